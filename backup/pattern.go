@@ -1,0 +1,64 @@
+package backup
+
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
+// A pattern names paths below apps/. Its elements are matched as by path.Match;
+// an element "**" matches any number of elements, none included. A pattern
+// without a slash matches in the top directory only. What matches a directory
+// covers what is below it.
+
+// CheckPattern says whether pattern can be used.
+func CheckPattern(pattern string) error {
+	if err := CheckPath(Path(pattern)); err != nil {
+		return fmt.Errorf("pattern %q: %w", pattern, err)
+	}
+	for el := range strings.SplitSeq(pattern, "/") {
+		if _, err := path.Match(el, ""); err != nil {
+			return fmt.Errorf("%w: pattern %q: an open bracket or a trailing backslash", ErrInvalid, pattern)
+		}
+	}
+	return nil
+}
+
+// matchAny says whether one of the patterns names p or a directory above it.
+func matchAny(patterns []string, p Path) bool {
+	for _, pattern := range patterns {
+		if matchPattern(pattern, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// matchPattern takes time in proportion to the elements of both, also for a
+// hostile pattern: only the last "**" that was met is ever taken up again.
+func matchPattern(pattern string, p Path) bool {
+	pat, name := strings.Split(pattern, "/"), strings.Split(string(p), "/")
+	pi, ni := 0, 0
+	starAt, starName := -1, 0
+	for pi < len(pat) {
+		if pat[pi] == "**" {
+			starAt, starName = pi, ni
+			pi++
+			continue
+		}
+		if ni < len(name) {
+			if ok, _ := path.Match(pat[pi], name[ni]); ok {
+				pi, ni = pi+1, ni+1
+				continue
+			}
+		}
+		if starAt < 0 || starName >= len(name) {
+			return false
+		}
+		starName++
+		pi, ni = starAt+1, starName
+	}
+	// The pattern is used up: p is what it names, or lies below it. A "**" at
+	// its end needs an element to stand for.
+	return pat[len(pat)-1] != "**" || ni < len(name)
+}

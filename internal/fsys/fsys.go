@@ -1,0 +1,221 @@
+// Package fsys is the seam between Tandem and the disk: a small file-system
+// interface rooted in one directory, its implementation on Linux, and the
+// durable writes that everything else is built from.
+//
+// Names are relative to the root, separated by slashes, and never climb out of
+// it; "." is the root itself. No operation follows a symbolic link out of the
+// root.
+//
+// An operation that returned nil has happened, but survives a power cut only
+// once it was synced: file data and attributes by File.Sync, directory entries
+// by SyncDir on the directory that holds them, everything at once by Sync.
+package fsys
+
+import (
+	"errors"
+	"io"
+	"path"
+)
+
+// Type is the kind of a directory entry.
+type Type string
+
+// The kinds of entry. Other stands for sockets, FIFOs and device nodes, which
+// are never copied.
+const (
+	TypeFile    Type = "file"
+	TypeDir     Type = "dir"
+	TypeSymlink Type = "symlink"
+	TypeOther   Type = "other"
+)
+
+// Info describes a directory entry. It never describes what a symbolic link
+// points to.
+type Info struct {
+	Name  string // last element of the name
+	Type  Type
+	Mode  uint32 // permission bits with setuid, setgid and sticky (07777)
+	UID   int
+	GID   int
+	Size  int64 // bytes; meaningful for files
+	Mtime int64 // nanoseconds since 1970-01-01 UTC
+	Dev   uint64
+	Ino   uint64 // stable across remounts on UBIFS and ext4
+	Nlink uint64
+}
+
+// Attr is what can be set on an entry. Mode is not applied to symbolic links.
+type Attr struct {
+	Mode   uint32
+	UID    int
+	GID    int
+	Mtime  int64             // nanoseconds since 1970-01-01 UTC
+	Xattrs map[string][]byte // the complete set; others are removed. nil leaves them alone
+}
+
+// Space is what a file system has left for us.
+type Space struct {
+	Free      int64 // bytes that this process may still write, reserve excluded
+	Inodes    int64 // entries that may still be made; -1 if the file system does not count them
+	BlockSize int64
+}
+
+// File is an open regular file.
+type File interface {
+	io.Reader
+	io.Writer
+	// Sync makes the data and attributes of the file durable, but not its
+	// directory entry. After an error the data is in doubt and must be written
+	// again to a new file.
+	Sync() error
+	Close() error
+}
+
+// FS is a tree of files rooted in one directory. Errors are *fs.PathError or
+// *os.LinkError with the full path, and wrap a syscall.Errno.
+type FS interface {
+	// Path gives the full path of name, for messages and for handing to others.
+	Path(name string) string
+
+	Lstat(name string) (Info, error)
+	// ReadDir lists a directory, sorted by name, each entry as Lstat gives it.
+	// An entry that vanishes meanwhile is left out.
+	ReadDir(name string) ([]Info, error)
+	Readlink(name string) (string, error)
+	// Xattrs gives the extended attributes that a copy keeps. A file system
+	// without extended attributes has none.
+	Xattrs(name string) (map[string][]byte, error)
+	// Open opens a regular file for reading. It does not block on FIFOs and
+	// refuses anything but a regular file.
+	Open(name string) (File, error)
+
+	// Create makes a new regular file for writing; it fails if name exists.
+	Create(name string, mode uint32) (File, error)
+	Mkdir(name string, mode uint32) error
+	Symlink(target, name string) error
+	Link(oldname, newname string) error
+	// Rename moves oldname to newname, replacing a file or an empty directory there.
+	Rename(oldname, newname string) error
+	// Exchange swaps two entries atomically. It fails with ErrUnsupported
+	// where the kernel or the file system cannot.
+	Exchange(a, b string) error
+	// Remove removes a file or an empty directory.
+	Remove(name string) error
+	// SetAttr sets owner, extended attributes, mode and modification time, in
+	// that order. What is as wanted already is not set again.
+	SetAttr(name string, a Attr) error
+
+	// SyncDir makes the entries of a directory durable.
+	SyncDir(name string) error
+	// Sync makes everything on the file system durable. Where it cannot tell
+	// whether that failed (before Linux 5.8), SyncReports is false and files
+	// and directories must be synced one by one as well.
+	Sync() error
+	SyncReports() bool
+	Space() (Space, error)
+}
+
+// ErrUnsupported says that the file system or the kernel lacks an operation.
+var ErrUnsupported = errors.ErrUnsupported
+
+// RemoveAll removes name and what is below it. A name that does not exist is
+// no error. After an error or a power cut some of it may be left.
+func RemoveAll(fsys FS, name string) error {
+	info, err := fsys.Lstat(name)
+	if IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Type == TypeDir {
+		entries, err := fsys.ReadDir(name)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := RemoveAll(fsys, path.Join(name, e.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := fsys.Remove(name); err != nil && !IsNotExist(err) {
+		return err
+	}
+	return nil
+}
+
+// MkdirAll makes the directory name and those above it that are missing. They
+// are not durable until their parents are synced.
+func MkdirAll(fsys FS, name string, mode uint32) error {
+	if name == "." {
+		return nil
+	}
+	info, err := fsys.Lstat(name)
+	switch {
+	case err == nil && info.Type == TypeDir:
+		return nil
+	case err != nil && !IsNotExist(err):
+		return err
+	}
+	if err := MkdirAll(fsys, path.Dir(name), mode); err != nil {
+		return err
+	}
+	return fsys.Mkdir(name, mode)
+}
+
+// ReadFile reads a whole file of at most limit bytes; a longer one is an error
+// that wraps ErrTooLong.
+func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, &TooLongError{Path: fsys.Path(name), Limit: limit}
+	}
+	return data, nil
+}
+
+// WriteFile durably replaces name with data: it writes name+".tmp", syncs it,
+// renames it over name and syncs the directory.
+//
+// After success the new content survives a power cut. After an error or a
+// power cut name holds either its old or its new content, whole; a ".tmp" file
+// may be left, which the next WriteFile replaces.
+func WriteFile(fsys FS, name string, data []byte, mode uint32) error {
+	tmp := name + ".tmp"
+	if err := fsys.Remove(tmp); err != nil && !IsNotExist(err) {
+		return err
+	}
+	if err := writeSynced(fsys, tmp, data, mode); err != nil {
+		_ = fsys.Remove(tmp) // the first error is the one to report
+		return err
+	}
+	if err := fsys.Rename(tmp, name); err != nil {
+		_ = fsys.Remove(tmp)
+		return err
+	}
+	return fsys.SyncDir(path.Dir(name))
+}
+
+func writeSynced(fsys FS, name string, data []byte, mode uint32) error {
+	f, err := fsys.Create(name, mode)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}

@@ -1,0 +1,168 @@
+// Package versioning knows what a version is and how a side's tag is read and
+// written.
+package versioning
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	version "github.com/hashicorp/go-version"
+)
+
+// maxLength bounds a version's text. Real versions are far shorter; the bound
+// keeps garbage out of file names and messages.
+const maxLength = 128
+
+// semver is the grammar of semver.org 2.0.0, anchored: go-version's own parser
+// also takes "v1", "1.2", "1.2.3.4" and "01.2.3".
+var semver = regexp.MustCompile(`^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)` +
+	`(-(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)(\.(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*))*)?` +
+	`(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
+
+// whole is a tag as the vendor's script writes it: 1, 2, 3 …
+var whole = regexp.MustCompile(`^(0|[1-9][0-9]*)$`)
+
+// ErrMalformed says that a text is no version.
+var ErrMalformed = errors.New("not a version")
+
+// Version is a semantic version, or a whole number as found on devices that
+// ran the vendor's script; 7 has the precedence of 7.0.0. The zero value is no
+// version and precedes all others. Versions are values; their original text is kept.
+type Version struct {
+	text   string
+	parsed *version.Version
+}
+
+// Parse reads a version: a semantic version of semver.org 2.0.0 or a whole
+// number, nothing before or after it. The error wraps ErrMalformed.
+func Parse(text string) (Version, error) {
+	if len(text) > maxLength {
+		return Version{}, fmt.Errorf("%w: %.20q… has %d characters, at most %d are allowed", ErrMalformed, text, len(text), maxLength)
+	}
+	if !semver.MatchString(text) && !whole.MatchString(text) {
+		return Version{}, fmt.Errorf("%w: %q: expected MAJOR.MINOR.PATCH as in semver.org, such as 1.4.2 or 2.0.0-rc.1", ErrMalformed, text)
+	}
+	p, err := version.NewVersion(text)
+	if err != nil {
+		return Version{}, fmt.Errorf("%w: %q: %v", ErrMalformed, text, err)
+	}
+	return Version{text: text, parsed: p}, nil
+}
+
+// String gives the original text, or "" for the zero Version.
+func (v Version) String() string { return v.text }
+
+// IsZero says whether v is no version at all.
+func (v Version) IsZero() bool { return v.parsed == nil }
+
+// Compare orders versions by the precedence of semver.org: negative if v comes
+// before w, positive if after, 0 if neither. Build metadata does not count.
+func (v Version) Compare(w Version) int {
+	switch {
+	case v.parsed == nil && w.parsed == nil:
+		return 0
+	case v.parsed == nil:
+		return -1
+	case w.parsed == nil:
+		return 1
+	}
+	if c := v.parsed.Core().Compare(w.parsed.Core()); c != 0 {
+		return c
+	}
+	return comparePrerelease(v.parsed.Prerelease(), w.parsed.Prerelease())
+}
+
+// comparePrerelease follows semver.org 2.0.0, item 11. go-version 1.9.0 does
+// not: to it alpha comes after alpha.beta, "-1" is a number, and numbers
+// beyond 63 bits are words.
+func comparePrerelease(a, b string) int {
+	switch {
+	case a == b:
+		return 0
+	case a == "":
+		return 1
+	case b == "":
+		return -1
+	}
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range min(len(as), len(bs)) {
+		if c := compareIdentifier(as[i], bs[i]); c != 0 {
+			return c
+		}
+	}
+	return cmp.Compare(len(as), len(bs))
+}
+
+func compareIdentifier(a, b string) int {
+	an, bn := whole.MatchString(a), whole.MatchString(b)
+	switch {
+	case an && bn: // no leading zeros: the longer number is the larger one
+		return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+	case an:
+		return -1
+	case bn:
+		return 1
+	}
+	return strings.Compare(a, b)
+}
+
+// MarshalText implements encoding.TextMarshaler with the original text.
+func (v Version) MarshalText() ([]byte, error) { return []byte(v.text), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler. An empty text is the zero Version.
+func (v *Version) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*v = Version{}
+		return nil
+	}
+	p, err := Parse(string(text))
+	if err == nil {
+		*v = p
+	}
+	return err
+}
+
+// Part is a part of a version that can be raised.
+type Part string
+
+// The parts of a version.
+const (
+	Major Part = "major"
+	Minor Part = "minor"
+	Patch Part = "patch"
+)
+
+// Bump gives the next version: part raised by one, those after it zero,
+// prerelease and build metadata gone. A prerelease becomes the release it leads
+// to when that is no lower than asked: 1.2.0-rc.1 bumped by minor is 1.2.0. The
+// zero Version counts as 0.0.0.
+func (v Version) Bump(part Part) (Version, error) {
+	var n [3]int64
+	pre := false
+	if v.parsed != nil {
+		copy(n[:], v.parsed.Segments64())
+		pre = v.parsed.Prerelease() != ""
+	}
+	switch part {
+	case Major:
+		if !pre || n[1] != 0 || n[2] != 0 {
+			n[0]++
+		}
+		n[1], n[2] = 0, 0
+	case Minor:
+		if !pre || n[2] != 0 {
+			n[1]++
+		}
+		n[2] = 0
+	case Patch:
+		if !pre {
+			n[2]++
+		}
+	default:
+		return Version{}, fmt.Errorf("cannot raise %q: expected %s, %s or %s", part, Major, Minor, Patch)
+	}
+	return Parse(fmt.Sprintf("%d.%d.%d", n[0], n[1], n[2]))
+}
