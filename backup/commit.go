@@ -1,0 +1,388 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+
+	"tandem/internal/fsys"
+	"tandem/versioning"
+)
+
+// commit is the content of commit.json: a change to a side that is staged and
+// durable, and only has to be put in place. From the moment it is durable the
+// side is the new version.
+type commit struct {
+	Version versioning.Version `json:"version"`
+	// Apps is the inode number of the staged tree, when the whole tree is
+	// swapped: it tells the staged tree from the old one whatever they are
+	// called. 0 for a patch.
+	Apps uint64 `json:"apps,omitempty"`
+	// The rest is for a patch, which changes single files of the tree.
+	Remove []Path  `json:"remove,omitempty"`
+	Put    []place `json:"put,omitempty"`
+	Attr   []Entry `json:"attr,omitempty"`
+}
+
+// place is an entry that a patch puts in place.
+type place struct {
+	Entry Entry  `json:"entry"`
+	File  string `json:"file,omitempty"` // its staged content below next/files/
+}
+
+func (c *commit) encode() ([]byte, error) { return seal("commit", c) }
+
+func decodeCommit(data []byte) (*commit, error) {
+	var c commit
+	if err := unseal("commit", data, &c); err != nil {
+		return nil, err
+	}
+	for _, p := range c.Remove {
+		if err := CheckPath(p); err != nil {
+			return nil, err
+		}
+	}
+	for i := range c.Attr {
+		if err := CheckPath(c.Attr[i].Path); err != nil {
+			return nil, err
+		}
+	}
+	for i := range c.Put {
+		if err := CheckPath(c.Put[i].Entry.Path); err != nil {
+			return nil, err
+		}
+		if f := c.Put[i].File; f != "" && f != path.Base(f) {
+			return nil, fmt.Errorf("%w: staged file %q is not a plain name", ErrInvalid, f)
+		}
+	}
+	return &c, nil
+}
+
+// loadCommit reads commit.json; without one it gives nil and no error.
+func loadCommit(fs fsys.FS) (*commit, error) {
+	data, err := readSealed(fs, commitFile, maxRecord)
+	if err != nil || data == nil {
+		return nil, err
+	}
+	c, err := decodeCommit(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", fs.Path(commitFile), err)
+	}
+	return c, nil
+}
+
+// recoverSide finishes or undoes what a power cut interrupted: with a
+// commit.json it rolls forward, without one it discards what was staged. It
+// says which version it rolled forward to, if any.
+//
+// After success nothing is pending. After an error or a power cut it can be
+// run again, from wherever it came to.
+func recoverSide(fs fsys.FS) (versioning.Version, error) {
+	c, err := loadCommit(fs)
+	switch {
+	case errors.Is(err, ErrInvalid):
+		// It was durable before anything was moved, so this is flash that went
+		// bad. The record and the other side say what is left to save.
+		return versioning.Version{}, abandon(fs)
+	case err != nil:
+		return versioning.Version{}, err
+	case c != nil:
+		return c.Version, c.finish(fs)
+	}
+	return versioning.Version{}, discard(fs)
+}
+
+// discard removes what was staged and never committed.
+func discard(fs fsys.FS) error {
+	for _, tmp := range []string{recordFile + ".tmp", commitFile + ".tmp", revokedFile + ".tmp", tagFile + ".tmp"} {
+		if err := fsys.RemoveAll(fs, tmp); err != nil {
+			return err
+		}
+	}
+	return fsys.RemoveAll(fs, nextDir)
+}
+
+func abandon(fs fsys.FS) error {
+	if _, err := fs.Lstat(appsDir); fsys.IsNotExist(err) {
+		if err := fs.Rename(path.Join(nextDir, oldDir, appsDir), appsDir); err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
+	}
+	if err := fs.SyncDir("."); err != nil {
+		return err
+	}
+	if err := fs.Remove(commitFile); err != nil {
+		return err
+	}
+	return discard(fs)
+}
+
+// finish puts the staged change in place: the tree or the files, then the
+// record, then the tag. Each step looks at what is done already, so that it
+// can be run again after a power cut at any point.
+func (c *commit) finish(fs fsys.FS) error {
+	var err error
+	if c.Apps != 0 {
+		err = c.swap(fs)
+	} else {
+		err = c.patch(fs)
+	}
+	if err != nil {
+		return err
+	}
+	if err := moveStaged(fs, recordFile); err != nil {
+		return err
+	}
+	if err := fs.SyncDir(ownDir); err != nil {
+		return err
+	}
+	if err := moveStaged(fs, tagFile); err != nil {
+		return err
+	}
+	if err := syncDirs(fs, ".", nextDir); err != nil {
+		return err
+	}
+	if err := keepPrevious(fs); err != nil {
+		return err
+	}
+	if err := fs.Remove(commitFile); err != nil {
+		return err
+	}
+	if err := fs.SyncDir(ownDir); err != nil {
+		return err
+	}
+	return discard(fs)
+}
+
+func syncDirs(fs fsys.FS, names ...string) error {
+	for _, n := range names {
+		if err := fs.SyncDir(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// moveStaged moves the staged file to its name. A file that is not staged has
+// been moved before.
+func moveStaged(fs fsys.FS, name string) error {
+	staged := path.Join(nextDir, path.Base(name))
+	if _, err := fs.Lstat(staged); err != nil {
+		if fsys.IsNotExist(err) {
+			return nil
+		}
+		return err
+	}
+	if info, err := fs.Lstat(name); err == nil && info.Type == fsys.TypeDir {
+		// Somebody made a directory of that name. It is not ours to delete.
+		aside := name + ".damaged"
+		if err := fsys.RemoveAll(fs, aside); err != nil {
+			return err
+		}
+		if err := fs.Rename(name, aside); err != nil {
+			return err
+		}
+	}
+	return fs.Rename(staged, name)
+}
+
+// swap exchanges the tree with the staged one and leaves the old one in
+// next/old/apps. After a power cut the inode number of the staged tree tells
+// how far it came.
+func (c *commit) swap(fs fsys.FS) error {
+	staged, old := path.Join(nextDir, appsDir), path.Join(nextDir, oldDir, appsDir)
+	now, err := fs.Lstat(appsDir)
+	if err != nil && !fsys.IsNotExist(err) {
+		return err
+	}
+	exists := err == nil
+	if !exists || now.Ino != c.Apps {
+		next, err := fs.Lstat(staged)
+		if err != nil {
+			return err
+		}
+		if next.Ino != c.Apps {
+			return fmt.Errorf("%s: not the tree that was staged: expected inode %d, found %d", fs.Path(staged), c.Apps, next.Ino)
+		}
+		if exists {
+			err = fs.Exchange(appsDir, staged)
+			if errors.Is(err, fsys.ErrUnsupported) {
+				if err := fs.Rename(appsDir, old); err != nil {
+					return err
+				}
+				if err := syncDirs(fs, ".", path.Join(nextDir, oldDir)); err != nil {
+					return err
+				}
+				err = fs.Rename(staged, appsDir)
+			}
+		} else {
+			err = fs.Rename(staged, appsDir)
+		}
+		if err != nil {
+			return err
+		}
+		if err := syncDirs(fs, ".", nextDir); err != nil {
+			return err
+		}
+	}
+	if err := fs.Rename(staged, old); err != nil {
+		if fsys.IsNotExist(err) {
+			return nil // not left there, or moved on already
+		}
+		return err
+	}
+	return syncDirs(fs, nextDir, path.Join(nextDir, oldDir))
+}
+
+// keepPrevious makes the tree that was swapped out the one that a rollback
+// returns to, unless what was there had no name.
+func keepPrevious(fs fsys.FS) error {
+	old := path.Join(nextDir, oldDir)
+	for _, part := range []string{appsDir, tagFile} {
+		if _, err := fs.Lstat(path.Join(old, part)); err != nil {
+			if fsys.IsNotExist(err) {
+				return nil
+			}
+			return err
+		}
+	}
+	if err := fsys.RemoveAll(fs, prevDir); err != nil {
+		return err
+	}
+	if err := fs.Rename(old, prevDir); err != nil {
+		return err
+	}
+	return syncDirs(fs, nextDir, ownDir)
+}
+
+// patch puts single files in place.
+func (c *commit) patch(fs fsys.FS) error {
+	dirs := map[string]bool{}
+	for _, p := range c.Remove {
+		name := app(".", p)
+		info, err := fs.Lstat(name)
+		if err == nil && info.Type == fsys.TypeDir {
+			if left, err := fs.ReadDir(name); err == nil && len(left) > 0 {
+				continue // holds files that are not ours to remove
+			}
+		}
+		if err := fs.Remove(name); err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
+		dirs[path.Dir(name)] = true
+	}
+	for i := range c.Put {
+		if err := c.Put[i].inPlace(fs); err != nil {
+			return err
+		}
+		dirs[path.Dir(app(".", c.Put[i].Entry.Path))] = true
+		dirs[path.Join(nextDir, filesDir)] = true
+	}
+	for i := range c.Attr {
+		if err := setAttr(fs, &c.Attr[i]); err != nil {
+			if fsys.IsNotExist(err) {
+				continue
+			}
+			return err
+		}
+	}
+	var order []string
+	for d := range dirs {
+		order = append(order, d)
+	}
+	slices.Sort(order)
+	for _, d := range order {
+		if err := fs.SyncDir(d); err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// setAttr durably sets the attributes of an entry that is in place.
+func setAttr(fs fsys.FS, e *Entry) error {
+	name := app(".", e.Path)
+	if err := fs.SetAttr(name, e.attr()); err != nil {
+		return err
+	}
+	switch e.Type {
+	case Dir:
+		return fs.SyncDir(name)
+	case File:
+		return syncFile(fs, name)
+	}
+	return nil
+}
+
+func syncFile(fs fsys.FS, name string) error {
+	f, err := fs.Open(name)
+	if err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+func (p *place) inPlace(fs fsys.FS) error {
+	name := app(".", p.Entry.Path)
+	info, err := fs.Lstat(name)
+	if err != nil && !fsys.IsNotExist(err) {
+		return err
+	}
+	exists := err == nil
+	switch p.Entry.Type {
+	case Dir:
+		if exists && info.Type != fsys.TypeDir {
+			if err := fs.Remove(name); err != nil {
+				return err
+			}
+			exists = false
+		}
+		if !exists {
+			if err := fs.Mkdir(name, 0o700); err != nil {
+				return err
+			}
+		}
+		if err := fs.SetAttr(name, p.Entry.attr()); err != nil {
+			return err
+		}
+		return fs.SyncDir(name)
+	case Hardlink:
+		to := app(".", p.Entry.Link)
+		target, err := fs.Lstat(to)
+		if err != nil {
+			return err
+		}
+		if exists && info.Ino == target.Ino {
+			return nil
+		}
+		if exists {
+			if err := fsys.RemoveAll(fs, name); err != nil {
+				return err
+			}
+		}
+		return fs.Link(to, name)
+	}
+	staged := path.Join(nextDir, filesDir, p.File)
+	if _, err := fs.Lstat(staged); fsys.IsNotExist(err) {
+		return nil // in place already
+	}
+	if exists && info.Type == fsys.TypeDir {
+		if err := fsys.RemoveAll(fs, name); err != nil {
+			return err
+		}
+	}
+	return fs.Rename(staged, name)
+}
+
+func (e *Entry) attr() fsys.Attr {
+	x := e.Xattrs
+	if x == nil {
+		x = map[string][]byte{}
+	}
+	return fsys.Attr{Mode: uint32(e.Mode), UID: e.UID, GID: e.GID, Mtime: e.Mtime, Xattrs: x}
+}

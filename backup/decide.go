@@ -1,0 +1,142 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+
+	"tandem/internal/digest"
+	"tandem/versioning"
+)
+
+// The outcomes that are not a change. The program gives each an exit code of
+// its own.
+var (
+	ErrNoApplication = errors.New("no application on either side")
+	ErrDamage        = errors.New("damage remains")
+	ErrUnavailable   = errors.New("a side cannot be used")
+	ErrNoSpace       = errors.New("not enough space")
+)
+
+// Action is what a decision comes down to.
+type Action string
+
+// The actions.
+const (
+	Nothing       Action = "nothing"        // both sides are in step
+	BackUp        Action = "back up"        // usr_data follows system
+	Restore       Action = "restore"        // system follows usr_data
+	Repair        Action = "repair"         // both hold the same version; damaged files are mended
+	Capture       Action = "capture"        // changed configuration is recorded and backed up
+	RestoreConfig Action = "restore config" // system takes over newer configuration of its version
+)
+
+// Candidate is all that the decision needs to know of a side.
+type Candidate struct {
+	State    State
+	Version  versioning.Version
+	Revision int
+	Revoked  bool          // the version is revoked
+	Mendable bool          // damaged, but everything that it lacks is on the other side
+	Edited   bool          // it has configuration that is not captured
+	Adopted  bool          // there is no record for its tag yet
+	Nested   bool          // the application lies one directory too deep
+	Record   digest.SHA256 // of the side's record.json
+}
+
+// usable says whether the side holds a version, whole or not.
+func (c *Candidate) usable() bool { return c.State == Intact || c.State == Damaged }
+
+// whole says whether the side's version can be had complete.
+func (c *Candidate) whole() bool { return c.State == Intact || c.State == Damaged && c.Mendable }
+
+// Decision is which side the other one follows, and why.
+type Decision struct {
+	Action Action
+	From   SideName // the side whose version and configuration both have afterwards
+	Reason string   // for people
+}
+
+// Decide chooses between two sides. It is a pure function: the design's table
+// "The decision". Sides rank by whole, then not revoked, then version, then
+// revision; of equals the live side wins.
+//
+// The error wraps ErrUnavailable, ErrNoApplication or ErrDamage: nothing may
+// be touched then.
+func Decide(system, usrData Candidate) (Decision, error) {
+	sides := map[SideName]*Candidate{System: &system, UsrData: &usrData}
+	for _, n := range []SideName{System, UsrData} {
+		if sides[n].State == Unavailable {
+			return Decision{}, fmt.Errorf("%w: %s", ErrUnavailable, n)
+		}
+	}
+	switch {
+	case system.State == Absent && usrData.State == Absent:
+		return Decision{}, ErrNoApplication
+	case !system.usable() && !usrData.usable():
+		return Decision{}, fmt.Errorf("%w: neither side holds a version: system is %s, usr_data is %s", ErrDamage, system.State, usrData.State)
+	}
+
+	from, why := rank(system, usrData)
+	winner, loser := sides[from], sides[from.Other()]
+	if !winner.whole() && !sameVersion(system, usrData) {
+		return Decision{}, fmt.Errorf("%w: %s %s is damaged, and no side holds a version that is whole", ErrDamage, from, winner.Version)
+	}
+	d := Decision{From: from}
+	switch {
+	case !loser.usable():
+		d.Action, d.Reason = follow(from), fmt.Sprintf("%s has %s; %s is %s", from, winner.Version, from.Other(), loser.State)
+	case !sameVersion(system, usrData):
+		d.Action, d.Reason = follow(from), fmt.Sprintf("%s has %s, %s has %s: %s", from, winner.Version, from.Other(), loser.Version, why)
+	case winner.State == Damaged || loser.State == Damaged:
+		d.Action, d.Reason = Repair, fmt.Sprintf("both sides have %s; damaged files are mended", winner.Version)
+	case from == UsrData:
+		d.Action, d.Reason = RestoreConfig, fmt.Sprintf("both sides have %s; usr_data has configuration of revision %d, system of %d", winner.Version, usrData.Revision, system.Revision)
+	case system.Edited || usrData.Edited:
+		d.Action, d.Reason = Capture, fmt.Sprintf("configuration of %s was changed", winner.Version)
+	case winner.Revision != loser.Revision:
+		d.Action, d.Reason = BackUp, fmt.Sprintf("both sides have %s; system has configuration of revision %d, usr_data of %d", winner.Version, system.Revision, usrData.Revision)
+	case winner.Adopted || loser.Adopted || winner.Nested || loser.Nested:
+		d.Action, d.Reason = follow(from), fmt.Sprintf("both sides have %s; a record of it is made", winner.Version)
+	case winner.Record != loser.Record:
+		d.Action, d.Reason = BackUp, fmt.Sprintf("both sides have %s, with different content: the live side wins", winner.Version)
+	default:
+		d.Action, d.Reason = Nothing, fmt.Sprintf("both sides have %s", winner.Version)
+	}
+	return d, nil
+}
+
+func follow(from SideName) Action {
+	if from == System {
+		return BackUp
+	}
+	return Restore
+}
+
+func sameVersion(a, b Candidate) bool {
+	return a.usable() && b.usable() && a.Version.Compare(b.Version) == 0
+}
+
+// rank gives the side that the other one follows, and what tipped the scales.
+func rank(system, usrData Candidate) (SideName, string) {
+	better := func(systemWins bool, why string) (SideName, string) {
+		if systemWins {
+			return System, why
+		}
+		return UsrData, why
+	}
+	switch {
+	case system.usable() != usrData.usable():
+		return better(system.usable(), "the other has none")
+	case system.whole() != usrData.whole():
+		return better(system.whole(), "the other is damaged beyond repair")
+	case system.Revoked != usrData.Revoked:
+		return better(usrData.Revoked, "the other is revoked")
+	}
+	if c := system.Version.Compare(usrData.Version); c != 0 {
+		return better(c > 0, "the higher version")
+	}
+	if system.Revision != usrData.Revision {
+		return better(system.Revision > usrData.Revision, "the newer configuration")
+	}
+	return System, "the live side"
+}

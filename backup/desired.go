@@ -1,0 +1,206 @@
+package backup
+
+import (
+	"context"
+	"path"
+	"slices"
+
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+// desired is the version that both sides shall hold.
+type desired struct {
+	record *Record
+	kept   []Path // configuration that was kept beside the one that won
+	lost   []Path // captured configuration that neither side has any more
+	src    *sources
+}
+
+// aim works out what both sides shall hold once the side from has won. It
+// reads configuration that was edited, and changes nothing.
+func (in *inspector) aim(ctx context.Context, from SideName, system, usrData *Snapshot) (*desired, error) {
+	winner, loser := system, usrData
+	if from == UsrData {
+		winner, loser = usrData, system
+	}
+	config := make(map[Path]Entry)
+	for _, e := range winner.basis.Config {
+		config[e.Path] = e
+	}
+	changed := false
+	set := func(e Entry) {
+		if old, ok := config[e.Path]; !ok || !equalEntries([]Entry{old}, []Entry{e}) {
+			changed = true
+		}
+		config[e.Path] = e
+	}
+
+	edits, err := in.entriesOf(ctx, winner, winner.Edited)
+	if err != nil {
+		return nil, err
+	}
+	var others []Entry
+	if loser.usable() && loser.Version.Compare(winner.Version) == 0 {
+		if others, err = in.entriesOf(ctx, loser, loser.Edited); err != nil {
+			return nil, err
+		}
+	}
+	// The edits are hashed now: what one side lost may be what the other has.
+	d := &desired{src: newSources(system, usrData)}
+	for _, e := range edits {
+		set(e)
+	}
+	for _, e := range winner.basis.Config {
+		if !d.src.lacks(winner, &e) {
+			continue
+		}
+		d.lost = append(d.lost, e.Path)
+		changed = true
+		now, err := in.entriesOf(ctx, winner, []Path{e.Path})
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err == nil && len(now) > 0 {
+			config[e.Path] = now[0]
+		} else {
+			delete(config, e.Path)
+		}
+	}
+
+	known := make(map[Path]*Entry, len(winner.basis.Manifest.Files))
+	for i := range winner.basis.Manifest.Files {
+		known[winner.basis.Manifest.Files[i].Path] = &winner.basis.Manifest.Files[i]
+	}
+	for _, e := range others {
+		now, clash := config[e.Path]
+		shipped := known[e.Path]
+		switch {
+		case !clash && shipped != nil && !matchAny(winner.basis.Manifest.Config, e.Path):
+			// an application file of the version that won
+		case !clash:
+			set(e)
+		case sameContent(&now, &e) || e.Type == Dir || e.Type == Hardlink:
+		case shipped != nil && sameContent(shipped, &e):
+			// the release's own default, not an edit
+		case loser == system:
+			e.Path += ".conflict"
+			d.kept = append(d.kept, e.Path)
+			set(e)
+		}
+	}
+
+	d.record = &Record{Manifest: winner.basis.Manifest, Revision: winner.Revision}
+	for _, e := range config {
+		d.record.Config = append(d.record.Config, e)
+	}
+	slices.SortFunc(d.record.Config, byPath)
+	d.record.Config = dropOrphans(d.record)
+	switch {
+	case changed:
+		d.record.Revision = max(system.Revision, usrData.Revision) + 1
+	case d.record.Revision == 0:
+		d.record.Revision = 1
+	}
+	return d, nil
+}
+
+// dropOrphans leaves out configuration whose directory is gone, or is no
+// directory any more, and hard links to what is gone.
+func dropOrphans(r *Record) []Entry {
+	types := make(map[Path]EntryType)
+	for _, e := range r.Manifest.Files {
+		if !matchAny(r.Manifest.Config, e.Path) {
+			types[e.Path] = e.Type
+		}
+	}
+	for _, e := range r.Config {
+		types[e.Path] = e.Type
+	}
+	return slices.DeleteFunc(r.Config, func(e Entry) bool {
+		dir := path.Dir(string(e.Path))
+		gone := dir != "." && types[Path(dir)] != Dir || e.Type == Hardlink && types[e.Link] != File
+		if gone {
+			delete(types, e.Path)
+		}
+		return gone
+	})
+}
+
+// entriesOf describes paths of a side as they are now.
+func (in *inspector) entriesOf(ctx context.Context, s *Snapshot, paths []Path) ([]Entry, error) {
+	var entries []Entry
+	for _, p := range paths {
+		if s.tree.get(p) == nil {
+			continue
+		}
+		e, err := s.tree.entry(ctx, p, in.buf)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// source is where the content of an entry can be read.
+type source struct {
+	fs   fsys.FS
+	name string
+	side SideName
+	path Path
+}
+
+// sources finds content by digest, on the nearest side first.
+type sources struct {
+	snaps  map[SideName]*Snapshot
+	offers map[SideName]map[digest.SHA256]Path
+}
+
+func newSources(system, usrData *Snapshot) *sources {
+	return &sources{
+		snaps:  map[SideName]*Snapshot{System: system, UsrData: usrData},
+		offers: map[SideName]map[digest.SHA256]Path{System: system.offers(), UsrData: usrData.offers()},
+	}
+}
+
+// find gives a place that is believed to hold the content of e. It prefers
+// side near, and there the path of e itself.
+func (s *sources) find(near SideName, e *Entry) (source, bool) {
+	for _, n := range []SideName{near, near.Other()} {
+		if p, ok := s.offers[n][*e.SHA256]; ok {
+			t := s.snaps[n].tree
+			return source{fs: t.fs, name: t.name(p), side: n, path: p}, true
+		}
+	}
+	return source{}, false
+}
+
+// lacks says whether the content of e is damaged on snap and found nowhere.
+func (s *sources) lacks(snap *Snapshot, e *Entry) bool {
+	kind := snap.bad[e.Path]
+	if kind == "" || kind == ProblemAttributes || e.Type != File {
+		return false
+	}
+	_, ok := s.find(snap.Side, e)
+	return !ok
+}
+
+// mendable says whether all application files that snap lacks can be had from
+// somewhere. Configuration that is lost on both sides is a loss to report, but
+// no reason to give up a version.
+func (s *sources) mendable(snap *Snapshot) bool {
+	if snap.bad["."] != "" && !s.snaps[snap.Side.Other()].usable() {
+		return false
+	}
+	config := make(map[Path]bool, len(snap.basis.Config))
+	for _, e := range snap.basis.Config {
+		config[e.Path] = true
+	}
+	for _, e := range snap.basis.Tree() {
+		if !config[e.Path] && s.lacks(snap, &e) {
+			return false
+		}
+	}
+	return true
+}

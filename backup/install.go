@@ -1,0 +1,384 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"time"
+
+	"tandem/internal/fsys"
+	"tandem/versioning"
+)
+
+// The reasons to refuse a version.
+var (
+	ErrDowngrade = errors.New("older than what is installed")
+	ErrRevoked   = errors.New("revoked")
+)
+
+// InstallOptions says what an operator at the device asked for by name.
+type InstallOptions struct {
+	AllowDowngrade bool
+	AllowRevoked   bool
+	Now            time.Time // modification time of files whose manifest has none
+	UID, GID       int       // owner of all files where Tandem may not choose; below 0 means as the manifest says
+}
+
+// Install is a release on its way onto system. It ends with Commit or Discard.
+type Install struct {
+	r       *Reconciler
+	st      *staging
+	from    map[Path]Entry // path in the release → the entry that its content becomes
+	revoked []versioning.Version
+	revoke  bool // the list above is to be written before the commit
+	release *Manifest
+	New     []Path // defaults put beside configuration that was edited here
+}
+
+// Permits says whether m may be installed on a device where res was found. The
+// error wraps ErrDowngrade or ErrRevoked.
+func (r *Reconciler) Permits(m *Manifest, installed versioning.Version, o InstallOptions) error {
+	bad, err := r.Revoked()
+	if err != nil {
+		return err
+	}
+	if isRevoked(bad, m.Version) && !o.AllowRevoked {
+		return fmt.Errorf("%w: %s failed here or was taken back", ErrRevoked, m.Version)
+	}
+	if c := m.Version.Compare(installed); !installed.IsZero() && c <= 0 && !o.AllowDowngrade && !(c == 0 && isRevoked(bad, installed)) {
+		if c == 0 {
+			return fmt.Errorf("%w: %s is installed already", ErrDowngrade, m.Version)
+		}
+		return fmt.Errorf("%w: the bundle has %s, the device %s", ErrDowngrade, m.Version, installed)
+	}
+	return nil
+}
+
+// Installed brings the sides in step and gives the version they have: zero on
+// a device without an application, or with nothing that could be saved.
+func (r *Reconciler) Installed(ctx context.Context) (versioning.Version, error) {
+	res, err := r.Reconcile(ctx, Options{})
+	switch {
+	case err == nil:
+		return res.Version, nil
+	case errors.Is(err, ErrNoApplication), errors.Is(err, ErrDamage):
+		if res == nil || res.System == nil {
+			return versioning.Version{}, err
+		}
+		return res.Version, nil
+	}
+	return versioning.Version{}, err
+}
+
+// BeginInstall prepares the release m on system beside what runs: it works out
+// what configuration to keep, checks the room, and stages all that is on the
+// device already. Content that is not has to be given by Put.
+//
+// After an error or a power cut the sides are as they were.
+func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOptions) (*Install, error) {
+	for range rounds {
+		in, err := r.beginInstall(ctx, m, o)
+		var stale *staleError
+		if errors.As(err, &stale) {
+			r.Log.WithField("file", string(stale.path)).Info("changed while it was copied; copying it again")
+			continue
+		}
+		return in, err
+	}
+	return nil, fmt.Errorf("%s: files keep changing while they are copied: stop the application first", System)
+}
+
+func (r *Reconciler) beginInstall(ctx context.Context, m *Manifest, o InstallOptions) (*Install, error) {
+	in := newInspector(false)
+	system, usrData, err := in.look(ctx, r.System, r.UsrData)
+	if err != nil {
+		return nil, err
+	}
+	if system.State == Unavailable {
+		return nil, fmt.Errorf("%w: %s", ErrUnavailable, system.Detail)
+	}
+	i := &Install{r: r, release: m}
+	record, err := i.merge(ctx, in, system, o)
+	if err != nil {
+		return nil, err
+	}
+	record.Revision = max(system.Revision, usrData.Revision) + 1
+	if i.revoked, err = r.Revoked(); err != nil {
+		return nil, err
+	}
+	i.judge(system, usrData)
+
+	i.st, err = planStaging(ctx, r.System, system, record, in.buf)
+	if err != nil {
+		return nil, err
+	}
+	i.st.awaited = map[Path]bool{}
+	wanted := map[Path]bool{}
+	for _, e := range i.st.wanted {
+		wanted[e.Path] = true
+	}
+	for p, e := range i.from {
+		if wanted[e.Path] {
+			i.st.awaited[e.Path] = true
+		} else {
+			delete(i.from, p)
+		}
+	}
+	err = i.st.begin()
+	if err == nil {
+		err = i.st.fill(ctx, newSources(system, usrData))
+	}
+	if err != nil {
+		_ = i.st.discard() // makes room; where it fails, recovery does it
+		return nil, sideError(r.System, err)
+	}
+	return i, nil
+}
+
+// judge works out which versions are revoked once this one is installed: not
+// itself, but all that an operator went back from, or boot would return to them.
+func (i *Install) judge(sides ...*Snapshot) {
+	n := len(i.revoked)
+	i.revoked = slices.DeleteFunc(i.revoked, func(v versioning.Version) bool { return v.String() == i.release.Version.String() })
+	i.revoke = len(i.revoked) != n
+	for _, s := range sides {
+		if s.usable() && s.Version.Compare(i.release.Version) > 0 && !isRevoked(i.revoked, s.Version) {
+			i.revoked = append(i.revoked, s.Version)
+			i.revoke = true
+		}
+	}
+}
+
+// merge makes the record of the release on this device: its application files,
+// and configuration merged three ways from the old default, what is here, and
+// the new default.
+func (i *Install) merge(ctx context.Context, in *inspector, system *Snapshot, o InstallOptions) (*Record, error) {
+	r := &Record{Manifest: *i.release}
+	r.Manifest.Files = slices.Clone(i.release.Files)
+	i.from = make(map[Path]Entry)
+	shipped := make(map[Path]*Entry, len(r.Manifest.Files))
+	for k := range r.Manifest.Files {
+		e := &r.Manifest.Files[k]
+		if o.UID >= 0 {
+			e.UID, e.GID = o.UID, o.GID
+		}
+		if e.Mtime == 0 {
+			e.Mtime = o.Now.Unix() * second
+		}
+		shipped[e.Path] = e
+	}
+	before := map[Path]*Entry{}
+	var old Manifest
+	if system.basis != nil {
+		old = system.basis.Manifest
+		for k := range old.Files {
+			before[old.Files[k].Path] = &old.Files[k]
+		}
+	}
+	division := r.Manifest.split()
+	config := map[Path]Entry{}
+
+	for k := range r.Manifest.Files {
+		e := &r.Manifest.Files[k]
+		if !matchAny(r.Manifest.Config, e.Path) {
+			if err := i.takeNew(ctx, in, system, e, before); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		here, err := in.local(ctx, system, e.Path)
+		if err != nil {
+			return nil, err
+		}
+		def := before[e.Path]
+		switch {
+		case here == nil, matchAny(r.Manifest.Replace, e.Path), here.Type == Dir && e.Type == Dir:
+			config[e.Path] = *e
+			i.from[e.Path] = *e
+		case sameContent(here, e):
+			config[e.Path] = *here
+		case def != nil && sameContent(here, def): // never edited here
+			config[e.Path] = *e
+			i.from[e.Path] = *e
+		case def != nil && sameContent(def, e): // edited here, the same release after release
+			config[e.Path] = *here
+		default:
+			config[e.Path] = *here
+			beside := *e
+			beside.Path += ".new"
+			config[beside.Path] = beside
+			i.from[e.Path] = beside
+			i.New = append(i.New, beside.Path)
+		}
+	}
+
+	var paths []Path
+	if system.tree != nil {
+		paths = system.tree.paths
+	}
+	for _, p := range paths {
+		if _, done := config[p]; done || division.isIgnored(p) || matchAny(r.Manifest.Remove, p) {
+			continue
+		}
+		def, known := before[p], before[p] != nil
+		wasApp := known && !matchAny(old.Config, p)
+		if shipped[p] != nil || wasApp {
+			continue
+		}
+		here, err := in.local(ctx, system, p)
+		if err != nil {
+			return nil, err
+		}
+		if here == nil || known && sameContent(here, def) && here.Type != Dir {
+			continue // a default that is shipped no longer, and was never edited
+		}
+		config[p] = *here
+	}
+	if err := in.addParents(ctx, system, config, shipped); err != nil {
+		return nil, err
+	}
+	for _, e := range config {
+		r.Config = append(r.Config, e)
+	}
+	slices.SortFunc(r.Config, byPath)
+	r.Config = dropOrphans(r)
+	return r, nil
+}
+
+// takeNew notes that an application file comes from the release. Where the
+// device has it unchanged, it stays as it is, its time included: only what
+// changed is written.
+func (i *Install) takeNew(ctx context.Context, in *inspector, system *Snapshot, e *Entry, before map[Path]*Entry) error {
+	i.from[e.Path] = *e
+	if e.Type != File || before[e.Path] == nil {
+		return nil
+	}
+	m, err := system.holds(ctx, e, in.buf)
+	if err == nil && m == matches {
+		e.Mtime = system.tree.byPath[e.Path].info.Mtime
+	}
+	return err
+}
+
+// local describes what lies at p on a side now; nil if there is nothing that
+// could be kept. A hard link is described as a file of its own, since the file
+// that it shares may not stay.
+func (in *inspector) local(ctx context.Context, s *Snapshot, p Path) (*Entry, error) {
+	f := s.tree.get(p)
+	if f == nil || f.err != nil || f.info.Type == fsys.TypeOther {
+		return nil, nil
+	}
+	link := f.link
+	f.link = ""
+	e, err := s.tree.entry(ctx, p, in.buf)
+	f.link = link
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, &staleError{s.Side, p, err}
+	}
+	return &e, nil
+}
+
+// addParents keeps the directories of what is kept.
+func (in *inspector) addParents(ctx context.Context, s *Snapshot, config map[Path]Entry, shipped map[Path]*Entry) error {
+	for p := range config {
+		for dir := path.Dir(string(p)); dir != "."; dir = path.Dir(dir) {
+			d := Path(dir)
+			if _, ok := config[d]; ok || shipped[d] != nil {
+				continue
+			}
+			here, err := in.local(ctx, s, d)
+			if err != nil {
+				return err
+			}
+			if here != nil && here.Type == Dir {
+				config[d] = *here
+			}
+		}
+	}
+	return nil
+}
+
+// Wants says whether the content of the release's file p is needed.
+func (i *Install) Wants(p Path) bool {
+	e, ok := i.from[p]
+	return ok && e.Type == File
+}
+
+// Bytes says how much content has to be given.
+func (i *Install) Bytes() int64 {
+	var n int64
+	for _, e := range i.from {
+		n += e.Size
+	}
+	return n
+}
+
+// Put stages the content of the release's file p.
+func (i *Install) Put(ctx context.Context, p Path, content io.Reader) error {
+	e, ok := i.from[p]
+	if !ok {
+		return fmt.Errorf("%w: %s: content that nobody asked for", ErrInvalid, p)
+	}
+	return sideError(i.r.System, i.st.give(ctx, &e, content))
+}
+
+// Commit makes the release the version of system.
+//
+// After success it is, also after a power cut; usr_data still has the old
+// version until Reconcile. After an error or a power cut system holds either
+// the old version or the new one, whole.
+func (i *Install) Commit(ctx context.Context) error {
+	if i.revoke {
+		if err := i.r.setRevoked(i.revoked); err != nil {
+			return err
+		}
+	}
+	if _, err := i.st.seal(ctx); err != nil {
+		return sideError(i.r.System, err)
+	}
+	return nil
+}
+
+// Discard forgets what was staged. Nothing else was touched.
+func (i *Install) Discard() error { return i.st.discard() }
+
+// Bump makes what lies on system a new version: it writes the tag, the rest is
+// Reconcile's. The error wraps ErrDowngrade if v is not higher than what
+// either side has.
+//
+// After a power cut the tag is the old one or the new one; the next Reconcile
+// takes it from there.
+func (r *Reconciler) Bump(ctx context.Context, next func(versioning.Version) (versioning.Version, error)) (versioning.Version, error) {
+	if _, err := r.Recover(); err != nil {
+		return versioning.Version{}, err
+	}
+	in := newInspector(false)
+	system, usrData, err := in.look(ctx, r.System, r.UsrData)
+	if err != nil {
+		return versioning.Version{}, err
+	}
+	if system.tree.empty() {
+		return versioning.Version{}, fmt.Errorf("%w: nothing lies on %s that could become a version", ErrNoApplication, System)
+	}
+	highest := system.Version
+	if usrData.usable() && usrData.Version.Compare(highest) > 0 {
+		highest = usrData.Version
+	}
+	v, err := next(highest)
+	if err != nil {
+		return versioning.Version{}, err
+	}
+	if v.Compare(highest) <= 0 {
+		return versioning.Version{}, fmt.Errorf("%w: %s is not higher than %s", ErrDowngrade, v, highest)
+	}
+	if err := versioning.WriteTag(r.System.FS, tagFile, v); err != nil {
+		return versioning.Version{}, sideError(r.System, err)
+	}
+	return v, nil
+}

@@ -1,0 +1,61 @@
+package backup
+
+import (
+	"path"
+
+	"tandem/internal/fsys"
+)
+
+// SideName names one of the two homes of the application.
+type SideName string
+
+// The two sides.
+const (
+	System  SideName = "system"   // live: the application runs from it
+	UsrData SideName = "usr_data" // backup
+)
+
+// Other gives the other side.
+func (n SideName) Other() SideName {
+	if n == System {
+		return UsrData
+	}
+	return System
+}
+
+// The layout of a side, as the design fixes it.
+const (
+	appsDir     = "apps"
+	tagFile     = "app_ver.txt"
+	ownDir      = ".tandem"
+	recordFile  = ".tandem/record.json"
+	commitFile  = ".tandem/commit.json"
+	nextDir     = ".tandem/next"
+	prevDir     = ".tandem/previous"
+	revokedFile = ".tandem/revoked.json"
+)
+
+// Below next/ and previous/ a version lies as on a side; next/ holds besides:
+const (
+	oldDir   = "old"   // what becomes previous/
+	filesDir = "files" // single files that a patch puts in place
+)
+
+// Side is one of the two homes of the application.
+type Side struct {
+	Name SideName
+	FS   fsys.FS // rooted at the side's path
+	// Ready makes sure that the side can be used: mounted, there. Its error
+	// wraps ErrUnavailable. nil means always ready.
+	Ready func() error
+}
+
+func (s *Side) ready() error {
+	if s.Ready == nil {
+		return nil
+	}
+	return s.Ready()
+}
+
+// app gives the name of p below the directory of a version, "." for the side itself.
+func app(version string, p Path) string { return path.Join(version, appsDir, string(p)) }

@@ -1,0 +1,523 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+	"tandem/versioning"
+)
+
+// State is what a look at a side found.
+type State string
+
+// The states of a side.
+const (
+	Intact      State = "intact"      // as its record says; configuration may have been edited
+	Damaged     State = "damaged"     // files are missing, changed, unreadable or have wrong attributes
+	Tagless     State = "tagless"     // files without a tag that can be read: an unfinished copy
+	Absent      State = "absent"      // no application
+	Unavailable State = "unavailable" // not mounted, or not there
+)
+
+// ProblemKind says how a file is damaged.
+type ProblemKind string
+
+// The kinds of problem.
+const (
+	ProblemContent    ProblemKind = "damaged"    // its content is not what the record says
+	ProblemMissing    ProblemKind = "missing"    // it is not there
+	ProblemUnreadable ProblemKind = "unreadable" // the disk does not give it
+	ProblemAttributes ProblemKind = "attributes" // mode, owner or extended attributes are wrong
+)
+
+// Problem is one damaged file.
+type Problem struct {
+	Side   SideName    `json:"side"`
+	Path   Path        `json:"path"`
+	Kind   ProblemKind `json:"kind"`
+	Detail string      `json:"detail"`
+}
+
+// Snapshot is what lies on a side, compared with what its record says. It is a
+// value that is never changed once it was made.
+type Snapshot struct {
+	Side     SideName
+	Path     string
+	State    State
+	Version  versioning.Version // zero without a tag
+	Revision int                // 0 without a record of this version
+	Files    int                // files and links of the version
+	Previous versioning.Version // zero if none is kept
+	Detail   string             // why the state is what it is, for people; may be empty
+	Problems []Problem          // damage, sorted by path
+	Edited   []Path             // configuration that differs from its capture, sorted
+	Foreign  []Path             // sockets, FIFOs and device nodes, which are left alone
+	Adopted  bool               // there is no record for this tag: what lies there is taken as it is
+	Nested   bool               // the vendor's script put the application one directory too deep
+	Commit   versioning.Version // an interrupted change to this version is still to be finished
+
+	own     *Record         // its record, be it of this version or another
+	basis   *Record         // what its files are compared with; nil without a usable tag
+	split   split           // of basis
+	tree    *tree           // nil without one
+	index   map[Path]*Entry // basis by path
+	ownSum  digest.SHA256   // of the record as it lies there
+	bad     map[Path]ProblemKind
+	edited  map[Path]bool
+	touched []Entry // application files that are intact but for their time
+}
+
+// usable says whether the side holds a version that can be named.
+func (s *Snapshot) usable() bool { return s.basis != nil }
+
+// inspector looks at both sides.
+type inspector struct {
+	full     bool                       // hash everything
+	suspects map[SideName]map[Path]bool // hash these in any case
+	buf      []byte
+	decoded  map[digest.SHA256]*Record // sides in step have the same record
+}
+
+func newInspector(full bool) *inspector {
+	return &inspector{
+		full:     full,
+		suspects: map[SideName]map[Path]bool{System: {}, UsrData: {}},
+		buf:      make([]byte, 128<<10),
+		decoded:  map[digest.SHA256]*Record{},
+	}
+}
+
+// loadRecord reads the record name and gives the digest of the file too. A
+// missing one gives nil and no error.
+func (in *inspector) loadRecord(fs fsys.FS, name string) (*Record, digest.SHA256, error) {
+	data, err := readSealed(fs, name, maxRecord)
+	if err != nil || data == nil {
+		return nil, digest.SHA256{}, err
+	}
+	sum := digest.Of(data)
+	if r := in.decoded[sum]; r != nil {
+		return r, sum, nil
+	}
+	r, err := DecodeRecord(data)
+	if err != nil {
+		return nil, sum, fmt.Errorf("%s: %w", fs.Path(name), err)
+	}
+	in.decoded[sum] = r
+	return r, sum, nil
+}
+
+// look takes a snapshot of both sides. It changes nothing.
+func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot, *Snapshot, error) {
+	a, err := in.load(ctx, system)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := in.load(ctx, usrData)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := straighten(ctx, a, b); err != nil {
+		return nil, nil, err
+	}
+	for _, s := range []struct{ me, other *Snapshot }{{a, b}, {b, a}} {
+		if err := in.judge(ctx, s.me, s.other); err != nil {
+			return nil, nil, err
+		}
+	}
+	return a, b, nil
+}
+
+// load reads what a side says of itself and walks its tree.
+func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
+	s := &Snapshot{Side: side.Name, State: Absent, bad: map[Path]ProblemKind{}, edited: map[Path]bool{}}
+	if err := side.ready(); err != nil {
+		s.State, s.Detail = Unavailable, err.Error()
+		return s, nil
+	}
+	fs := side.FS
+	s.Path = fs.Path(".")
+	var err error
+	if s.own, s.ownSum, err = in.loadRecord(fs, recordFile); err != nil {
+		s.Detail = err.Error()
+	}
+	if prev, err := versioning.ReadTag(fs, path.Join(prevDir, tagFile)); err == nil {
+		s.Previous = prev
+	}
+	if c, err := loadCommit(fs); err == nil && c != nil {
+		s.Commit = c.Version
+		// The side is the new version already; only finishing it is left.
+		if r, _, err := in.loadRecord(fs, path.Join(nextDir, path.Base(recordFile))); err == nil && r != nil {
+			s.own = r
+		}
+		if s.own != nil && s.own.Manifest.Version.String() == c.Version.String() {
+			s.State, s.Version, s.Revision, s.basis = Intact, c.Version, s.own.Revision, s.own
+			s.split = s.basis.Manifest.split()
+			s.Files = s.basis.files()
+			s.Detail = fmt.Sprintf("the change to %s was interrupted: tandem boot finishes it", c.Version)
+			return s, nil
+		}
+	}
+	if s.tree, err = scan(ctx, fs, appsDir); err != nil && !fsys.IsNotExist(err) {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		s.State, s.Detail = Damaged, err.Error()
+	}
+	s.Version, err = versioning.ReadTag(fs, tagFile)
+	var te *versioning.TagError
+	switch {
+	case errors.As(err, &te):
+		s.Detail = te.Error()
+	case err != nil && !errors.Is(err, versioning.ErrNoTag):
+		return nil, err
+	}
+	switch {
+	case s.Version.IsZero() && !s.tree.empty():
+		s.State = Tagless
+		if s.Detail == "" {
+			s.Detail = fmt.Sprintf("%s: missing: an unfinished copy", fs.Path(tagFile))
+		}
+	case s.tree.empty() && s.own == nil:
+		s.State, s.Version = Absent, versioning.Version{}
+	case s.Version.IsZero():
+		s.State = Absent
+	}
+	return s, nil
+}
+
+// straighten finds the application where the vendor's script nested it.
+func straighten(ctx context.Context, a, b *Snapshot) error {
+	da, db := nesting(a, b)
+	for _, s := range []struct {
+		snap  *Snapshot
+		depth int
+	}{{a, da}, {b, db}} {
+		for range s.depth {
+			s.snap.Nested = true
+			t, err := scan(ctx, s.snap.tree.fs, path.Join(s.snap.tree.root, appsDir))
+			if err != nil {
+				return err
+			}
+			s.snap.tree = t
+		}
+	}
+	return nil
+}
+
+// nesting says how many directories too deep the application lies on each
+// side. The vendor's script copies apps into an apps directory it has just
+// made, so each of its copies lies one deeper than what it was made from. A
+// record, where there is one, knows better than any guess.
+func nesting(system, usrData *Snapshot) (int, int) {
+	ds, du := depth(system), depth(usrData)
+	for _, r := range []*Record{system.own, usrData.own} {
+		if r == nil {
+			continue
+		}
+		want := 0
+		if r.Manifest.split().known[appsDir] || slices.ContainsFunc(r.Config, func(e Entry) bool { return e.Path == appsDir }) {
+			return 0, 0
+		}
+		if system.own != nil {
+			ds = want
+		}
+		if usrData.own != nil {
+			du = want
+		}
+		return max(ds, 0), max(du, 0)
+	}
+	switch {
+	case ds < 0 && du < 0:
+		return 0, 0
+	case ds < 0: // only the backup is left, and the script nested it
+		return 0, du
+	case du < 0: // nothing was ever copied
+		return 0, 0
+	case du > ds:
+		return 0, du - ds
+	case ds > du: // restored by the script from a backup that it had nested
+		base := max(du-1, 0)
+		return ds - base, du - base
+	}
+	return 0, 0
+}
+
+// depth counts the directories that hold nothing but a directory "apps"; -1
+// without an application.
+func depth(s *Snapshot) int {
+	if s.tree.empty() {
+		return -1
+	}
+	n, at := 0, Path("")
+	for {
+		next := Path(path.Join(string(at), appsDir))
+		f := s.tree.byPath[next]
+		if f == nil || f.info.Type != fsys.TypeDir {
+			return n
+		}
+		for _, p := range s.tree.paths {
+			if dir := path.Dir(string(p)); p != next && (dir == string(at) || dir == "." && at == "") {
+				return n
+			}
+		}
+		n, at = n+1, next
+	}
+}
+
+// judge finds what a side's files are to be compared with, and compares.
+func (in *inspector) judge(ctx context.Context, s, other *Snapshot) error {
+	if s.State == Unavailable || s.Version.IsZero() || !s.Commit.IsZero() && s.basis != nil {
+		return nil
+	}
+	if s.State == Damaged { // the tree itself cannot be walked
+		s.basis = s.own
+		if s.basis == nil || s.basis.Manifest.Version.String() != s.Version.String() {
+			s.basis = &Record{Manifest: Manifest{Version: s.Version}}
+		}
+		s.split = s.basis.Manifest.split()
+		s.Revision = s.basis.Revision
+		s.tree = &tree{byPath: map[Path]*found{}}
+		for _, e := range s.basis.Tree() {
+			s.problem(e.Path, ProblemUnreadable, s.Detail)
+		}
+		s.problem(".", ProblemUnreadable, s.Detail)
+		return nil
+	}
+	switch {
+	case s.own != nil && s.own.Manifest.Version.String() == s.Version.String():
+		s.basis = s.own
+	case s.tree.empty(): // a tag and a record, but of something else, and no files
+		s.State, s.Version = Absent, versioning.Version{}
+		return nil
+	case s.own == nil && other.own != nil && other.own.Manifest.Version.String() == s.Version.String():
+		s.basis, s.Adopted = &Record{Manifest: other.own.Manifest}, true
+	default:
+		if err := in.adopt(ctx, s); err != nil {
+			return err
+		}
+	}
+	s.split = s.basis.Manifest.split()
+	s.Revision = s.basis.Revision
+	if s.tree == nil {
+		s.tree = &tree{byPath: map[Path]*found{}}
+	}
+	if err := in.compare(ctx, s); err != nil {
+		return err
+	}
+	s.State = Intact
+	if len(s.Problems) > 0 {
+		s.State = Damaged
+		if s.Detail == "" {
+			s.Detail = fmt.Sprintf("%s: %s: %s", s.Problems[0].Path, s.Problems[0].Kind, s.Problems[0].Detail)
+			if n := len(s.Problems) - 1; n > 0 {
+				s.Detail += fmt.Sprintf(" (and %d more)", n)
+			}
+		}
+	}
+	s.Files = s.basis.files()
+	return nil
+}
+
+func (s *Snapshot) problem(p Path, kind ProblemKind, detail string) {
+	s.bad[p] = kind
+	s.Problems = append(s.Problems, Problem{Side: s.Side, Path: p, Kind: kind, Detail: detail})
+	s.State = Damaged
+}
+
+// adopt makes a record of what lies on a side. It keeps the division of an
+// older record; without one everything is configuration, so that an edit is
+// never mistaken for damage.
+func (in *inspector) adopt(ctx context.Context, s *Snapshot) error {
+	s.Adopted = true
+	r := &Record{Manifest: Manifest{Version: s.Version}}
+	var defaults []Entry
+	if s.own != nil {
+		r.Manifest = s.own.Manifest
+		r.Manifest.Version = s.Version
+		r.Revision = s.own.Revision + 1
+		for _, e := range s.own.Manifest.Files {
+			if matchAny(r.Manifest.Config, e.Path) {
+				defaults = append(defaults, e)
+			}
+		}
+	}
+	division := r.Manifest.split()
+	r.Manifest.Files = nil
+	for _, p := range s.tree.paths {
+		if division.isIgnored(p) {
+			continue
+		}
+		e, err := s.tree.entry(ctx, p, in.buf)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, errNotRegular):
+			continue
+		case err != nil:
+			s.problem(p, ProblemUnreadable, err.Error())
+			continue
+		}
+		if division.isConfig(p) {
+			r.Config = append(r.Config, e)
+		} else {
+			r.Manifest.Files = append(r.Manifest.Files, e)
+		}
+	}
+	r.Manifest.Files = append(r.Manifest.Files, defaults...)
+	slices.SortFunc(r.Manifest.Files, byPath)
+	s.basis = r
+	return nil
+}
+
+// compare finds damage and edits.
+func (in *inspector) compare(ctx context.Context, s *Snapshot) error {
+	expected := s.basis.Tree()
+	s.index = make(map[Path]*Entry, len(expected))
+	config := make(map[Path]bool, len(s.basis.Config))
+	for _, e := range s.basis.Config {
+		config[e.Path] = true
+	}
+	for i := range expected {
+		e := &expected[i]
+		s.index[e.Path] = e
+		if s.bad[e.Path] != "" {
+			continue
+		}
+		m, err := s.tree.compare(ctx, e, in.full || in.suspects[s.Side][e.Path], in.buf)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if m == matches {
+			if f := s.tree.get(e.Path); e.Type == File && !config[e.Path] && !sameMtime(f.info.Mtime, e.Mtime) {
+				s.touched = append(s.touched, *e)
+			}
+			continue
+		}
+		f := s.tree.get(e.Path)
+		if config[e.Path] && s.Side == System && isEdit(m, e, f) {
+			s.edit(e.Path)
+			continue
+		}
+		s.judgeProblem(e, f, m, err)
+	}
+	for _, p := range s.tree.paths {
+		if s.index[p] != nil || s.bad[p] != "" {
+			continue
+		}
+		f := s.tree.byPath[p]
+		switch {
+		case f.info.Type == fsys.TypeOther:
+			s.Foreign = append(s.Foreign, p)
+		case s.split.isIgnored(p):
+		default:
+			s.edit(p)
+		}
+	}
+	slices.SortFunc(s.Problems, func(a, b Problem) int { return byPath(Entry{Path: a.Path}, Entry{Path: b.Path}) })
+	slices.Sort(s.Edited)
+	return nil
+}
+
+func (s *Snapshot) edit(p Path) {
+	s.edited[p] = true
+	s.Edited = append(s.Edited, p)
+}
+
+// isEdit tells an edit of captured configuration from damage: a file that is
+// gone, cannot be read, was emptied, or changed although its time did not.
+func isEdit(m match, e *Entry, f *found) bool {
+	switch {
+	case m == missing || m == unreadable:
+		return false
+	case m == attrDiffers || e.Type != File || f.info.Type != fsys.TypeFile:
+		return true
+	case f.info.Size == 0 && e.Size > 0:
+		return false
+	}
+	return f.link != "" || f.info.Size != e.Size || f.info.Mtime != e.Mtime
+}
+
+func (s *Snapshot) judgeProblem(e *Entry, f *found, m match, err error) {
+	switch m {
+	case missing:
+		s.problem(e.Path, ProblemMissing, "expected a "+string(e.Type))
+	case unreadable:
+		s.problem(e.Path, ProblemUnreadable, err.Error())
+	case attrDiffers:
+		s.problem(e.Path, ProblemAttributes, fmt.Sprintf("mode %04o owner %d:%d, expected %04o %d:%d, or other extended attributes",
+			f.info.Mode, f.info.UID, f.info.GID, uint32(e.Mode), e.UID, e.GID))
+	default:
+		s.problem(e.Path, ProblemContent, describeDifference(e, f))
+	}
+}
+
+func describeDifference(e *Entry, f *found) string {
+	switch {
+	case e.Type == Hardlink:
+		return fmt.Sprintf("expected a hard link to %s", e.Link)
+	case string(e.Type) != string(f.info.Type):
+		return fmt.Sprintf("a %s, expected a %s", f.info.Type, e.Type)
+	case e.Type == Symlink:
+		return fmt.Sprintf("points to %q, expected %q", f.target, e.Target)
+	case f.link != "":
+		return fmt.Sprintf("a hard link to %s, expected a file of its own", f.link)
+	case f.info.Size != e.Size:
+		return fmt.Sprintf("%d bytes, expected %d", f.info.Size, e.Size)
+	case f.sum != nil:
+		return fmt.Sprintf("sha256 %s, expected %s", f.sum, e.SHA256)
+	}
+	return "differs"
+}
+
+// holds says how what lies on the side compares to an entry of a version that
+// need not be the side's own. Content is trusted where the side's record knows
+// it; elsewhere it is hashed.
+func (s *Snapshot) holds(ctx context.Context, e *Entry, buf []byte) (match, error) {
+	if s.tree.get(e.Path) == nil {
+		return missing, nil
+	}
+	own := s.index[e.Path]
+	if own != nil && (s.bad[e.Path] == "" || s.bad[e.Path] == ProblemAttributes) && !s.edited[e.Path] {
+		if !sameContent(own, e) {
+			return differs, nil
+		}
+		if s.bad[e.Path] == "" && sameAttr(own, e) {
+			return matches, nil
+		}
+		return attrDiffers, nil
+	}
+	m, err := s.tree.compare(ctx, e, true, buf)
+	if ctx.Err() != nil {
+		return m, ctx.Err()
+	}
+	if err != nil {
+		return unreadable, nil
+	}
+	return m, nil
+}
+
+// offers gives the paths of a side whose files are known to hold what their
+// record says, by content.
+func (s *Snapshot) offers() map[digest.SHA256]Path {
+	m := make(map[digest.SHA256]Path)
+	if s.basis == nil || s.tree == nil {
+		return m
+	}
+	for _, e := range s.basis.Tree() {
+		kind := s.bad[e.Path]
+		if e.Type == File && (kind == "" || kind == ProblemAttributes) && !s.edited[e.Path] && s.tree.get(e.Path) != nil {
+			m[*e.SHA256] = e.Path
+		}
+	}
+	for _, p := range s.tree.paths {
+		if f := s.tree.byPath[p]; f.sum != nil && f.err == nil {
+			m[*f.sum] = p
+		}
+	}
+	return m
+}

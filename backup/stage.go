@@ -1,0 +1,589 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strconv"
+
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+	"tandem/versioning"
+)
+
+// staleError says that a file is not what the plan took it for: it is damaged,
+// or it changed meanwhile. The sides must be looked at again.
+type staleError struct {
+	side SideName
+	path Path
+	err  error
+}
+
+func (e *staleError) Error() string {
+	return fmt.Sprintf("%s: %s: changed or damaged: %v", e.side, e.path, e.err)
+}
+
+func (e *staleError) Unwrap() error { return e.err }
+
+var errContent = errors.New("content does not match its sha256")
+
+// staging is a version being built in next/ of a side. Nothing outside next/
+// is touched before seal.
+type staging struct {
+	side    *Side
+	snap    *Snapshot
+	record  *Record
+	patch   *commit // what is to be put in place; nil if the whole tree is swapped
+	buf     []byte
+	tree    []Entry
+	wanted  []Entry         // files whose content is to come, sorted by path
+	links   []Entry         // files that are linked from the present tree
+	files   map[Path]string // names of a patch's staged content
+	holes   int             // damaged files of a patch that nobody can mend
+	batch   bool            // one Sync at the end makes all durable
+	awaited map[Path]bool   // wanted files that come from elsewhere than the sides
+	put     map[Path]bool   // wanted files that were given
+	report  func(bytes int64)
+}
+
+// planStaging works out what it takes to bring a side, of which snap was
+// taken, to record. It touches nothing.
+func planStaging(ctx context.Context, side *Side, snap *Snapshot, record *Record, buf []byte) (*staging, error) {
+	st := &staging{side: side, snap: snap, record: record, buf: buf, tree: record.Tree(), batch: side.FS.SyncReports(), put: map[Path]bool{}}
+	if snap.usable() && !snap.Nested && snap.Version.String() == record.Manifest.Version.String() {
+		return st, st.planPatch(ctx)
+	}
+	return st, st.planSwap(ctx)
+}
+
+// begin checks the room, then prepares next/ for the files that are wanted.
+// Nothing is touched when there is too little room.
+func (st *staging) begin() error {
+	if err := st.checkSpace(); err != nil || st.idle() {
+		return err
+	}
+	if err := discard(st.side.FS); err != nil {
+		return err
+	}
+	return st.prepare()
+}
+
+// idle says whether nothing but the record may have to be replaced.
+func (st *staging) idle() bool {
+	return st.patch != nil && len(st.patch.Remove)+len(st.patch.Put)+len(st.patch.Attr) == 0
+}
+
+// planSwap finds what of the tree can be linked from the present one:
+// application files that are there with the same content and attributes.
+// Configuration is copied, because it is written in place.
+func (st *staging) planSwap(ctx context.Context) error {
+	division := st.record.Manifest.split()
+	for i := range st.tree {
+		e := &st.tree[i]
+		if e.Type != File {
+			continue
+		}
+		if !division.isConfig(e.Path) {
+			m, err := st.snap.holds(ctx, e, st.buf)
+			if err != nil {
+				return err
+			}
+			if m == matches {
+				st.links = append(st.links, *e)
+				continue
+			}
+		}
+		st.wanted = append(st.wanted, *e)
+	}
+	return nil
+}
+
+// planPatch finds which single files of the tree have to change.
+func (st *staging) planPatch(ctx context.Context) error {
+	st.patch, st.files = &commit{}, map[Path]string{}
+	in := make(map[Path]bool, len(st.tree))
+	for i := range st.tree {
+		e := &st.tree[i]
+		in[e.Path] = true
+		m, err := st.snap.holds(ctx, e, st.buf)
+		switch {
+		case err != nil:
+			return err
+		case m == matches:
+			continue
+		case m == attrDiffers:
+			st.patch.Attr = append(st.patch.Attr, *e)
+			continue
+		}
+		put := place{Entry: *e}
+		if e.Type == File || e.Type == Symlink {
+			put.File = strconv.Itoa(len(st.patch.Put))
+			st.files[e.Path] = put.File
+		}
+		if e.Type == File {
+			st.wanted = append(st.wanted, *e)
+		}
+		st.patch.Put = append(st.patch.Put, put)
+	}
+	division := st.record.Manifest.split()
+	for _, p := range slices.Backward(st.snap.tree.paths) {
+		if !in[p] && !division.isIgnored(p) && st.snap.tree.byPath[p].info.Type != fsys.TypeOther {
+			st.patch.Remove = append(st.patch.Remove, p)
+		}
+	}
+	return nil
+}
+
+// SpaceError says how much room a change needs and how much there is. It
+// wraps ErrNoSpace.
+type SpaceError struct {
+	Path                     string
+	NeedBytes, FreeBytes     int64
+	NeedEntries, FreeEntries int64
+}
+
+func (e *SpaceError) Error() string {
+	if e.FreeEntries >= 0 && e.NeedEntries > e.FreeEntries {
+		return fmt.Sprintf("%s: %v: needs %d new files, the file system has room for %d", e.Path, ErrNoSpace, e.NeedEntries, e.FreeEntries)
+	}
+	return fmt.Sprintf("%s: %v: needs %d bytes, %d are free", e.Path, ErrNoSpace, e.NeedBytes, e.FreeBytes)
+}
+
+func (e *SpaceError) Unwrap() error { return ErrNoSpace }
+
+// recordEntry is what an entry takes in record.json and commit.json, in bytes;
+// generous, names are short.
+const recordEntry = 512
+
+func (st *staging) checkSpace() error {
+	space, err := st.side.FS.Space()
+	if err != nil {
+		return err
+	}
+	block := max(space.BlockSize, 1)
+	round := func(n int64) int64 { return (n + block - 1) / block * block }
+	need := SpaceError{Path: st.snap.Path, FreeBytes: space.Free, FreeEntries: space.Inodes}
+	for i := range st.wanted {
+		need.NeedBytes += round(st.wanted[i].Size)
+		need.NeedEntries++
+	}
+	if st.patch == nil {
+		for i := range st.tree {
+			if st.tree[i].Type != Hardlink && st.tree[i].Type != File {
+				need.NeedBytes += block
+				need.NeedEntries++
+			}
+		}
+	}
+	if !st.idle() {
+		need.NeedBytes += 2*round(int64(len(st.tree))*recordEntry) + 4*block // record, commit, directories
+		need.NeedEntries += 8
+	}
+	if need.NeedBytes > space.Free || space.Inodes >= 0 && need.NeedEntries > space.Inodes {
+		return &need
+	}
+	return nil
+}
+
+// staged gives the name in next/ for an entry.
+func (st *staging) staged(p Path) string {
+	if st.patch == nil {
+		return app(nextDir, p)
+	}
+	return path.Join(nextDir, filesDir, st.files[p])
+}
+
+func (st *staging) prepare() error {
+	fs := st.side.FS
+	if err := fsys.MkdirAll(fs, nextDir, 0o755); err != nil {
+		return err
+	}
+	if st.patch != nil {
+		if err := fs.Mkdir(path.Join(nextDir, filesDir), 0o700); err != nil {
+			return err
+		}
+		for i := range st.patch.Put {
+			if e := &st.patch.Put[i].Entry; e.Type == Symlink {
+				if err := st.symlink(e); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	for _, d := range []string{appsDir, oldDir} {
+		if err := fs.Mkdir(path.Join(nextDir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	for i := range st.tree {
+		var err error
+		switch e := &st.tree[i]; e.Type {
+		case Dir:
+			err = fs.Mkdir(app(nextDir, e.Path), 0o700)
+		case Symlink:
+			err = st.symlink(e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for i := range st.links {
+		e := &st.links[i]
+		if err := fs.Link(st.snap.tree.name(e.Path), app(nextDir, e.Path)); err != nil {
+			return err
+		}
+		if !sameMtime(st.snap.tree.byPath[e.Path].info.Mtime, e.Mtime) {
+			if err := fs.SetAttr(app(nextDir, e.Path), e.attr()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (st *staging) symlink(e *Entry) error {
+	name := st.staged(e.Path)
+	if err := st.side.FS.Symlink(e.Target, name); err != nil {
+		return err
+	}
+	return st.side.FS.SetAttr(name, e.attr())
+}
+
+// give stages the content of a wanted file and checks it against the size and
+// the digest of e.
+func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error {
+	fs, name := st.side.FS, st.staged(e.Path)
+	f, err := fs.Create(name, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // of no consequence once it was closed below
+	h := digest.New()
+	var n int64
+	src := withContext(ctx, content)
+	for {
+		k, rerr := src.Read(st.buf)
+		if k > 0 {
+			n += int64(k)
+			if n > e.Size {
+				return fmt.Errorf("%s: %w", e.Path, errContent)
+			}
+			h.Write(st.buf[:k])
+			if _, err := f.Write(st.buf[:k]); err != nil {
+				return err
+			}
+			if st.report != nil {
+				st.report(int64(k))
+			}
+		}
+		if rerr == io.EOF {
+			break
+		}
+		if rerr != nil {
+			return rerr
+		}
+	}
+	if n != e.Size || digest.Sum(h) != *e.SHA256 {
+		return fmt.Errorf("%s: %w", e.Path, errContent)
+	}
+	if err := fs.SetAttr(name, e.attr()); err != nil {
+		return err
+	}
+	if !st.batch {
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	st.put[e.Path] = true
+	return f.Close()
+}
+
+// seal makes what was staged durable and puts it in place.
+//
+// After success the side is the new version, also after a power cut. After an
+// error or a power cut it is either the old version or the new one; recovery
+// finishes or discards what is left in next/. It says whether there was
+// anything to write.
+func (st *staging) seal(ctx context.Context) (wrote bool, err error) {
+	record, err := st.record.Encode()
+	if err != nil {
+		return false, err
+	}
+	if st.idle() {
+		return st.replaceRecord(record)
+	}
+	if err := st.commit(ctx, record); err != nil {
+		if _, e := st.side.FS.Lstat(commitFile); fsys.IsNotExist(e) {
+			_ = st.discard() // makes room; where it fails, recovery does it
+		}
+		return false, err
+	}
+	return true, nil
+}
+
+func (st *staging) commit(ctx context.Context, record []byte) error {
+	fs := st.side.FS
+	for i := range st.wanted {
+		if p := st.wanted[i].Path; !st.put[p] {
+			return fmt.Errorf("%w: %s: its content was never given", ErrInvalid, p)
+		}
+	}
+	if st.patch == nil {
+		if err := st.completeTree(ctx); err != nil {
+			return err
+		}
+	}
+	if err := st.write(path.Join(nextDir, path.Base(recordFile)), record); err != nil {
+		return err
+	}
+	c := &commit{}
+	if st.patch != nil {
+		c = st.patch
+	} else {
+		info, err := fs.Lstat(path.Join(nextDir, appsDir))
+		if err != nil {
+			return err
+		}
+		c.Apps = info.Ino
+		if err := st.write(path.Join(nextDir, tagFile), versioning.EncodeTag(st.record.Manifest.Version)); err != nil {
+			return err
+		}
+	}
+	c.Version = st.record.Manifest.Version
+	if err := st.makeDurable(); err != nil {
+		return err
+	}
+	data, err := c.encode()
+	if err != nil {
+		return err
+	}
+	if err := fsys.WriteFile(fs, commitFile, data, 0o644); err != nil {
+		return err
+	}
+	return c.finish(fs)
+}
+
+// replaceRecord is all there is to do when the files are right already.
+func (st *staging) replaceRecord(data []byte) (wrote bool, err error) {
+	if digest.Of(data) == st.snap.ownSum || st.holes > 0 {
+		return false, nil
+	}
+	fs := st.side.FS
+	if err := fsys.MkdirAll(fs, ownDir, 0o755); err != nil {
+		return false, err
+	}
+	// What the record says must be durable before the record is: these files
+	// were written by others.
+	if st.batch {
+		err = fs.Sync()
+	} else {
+		err = st.syncEach(func(p Path) string { return app(".", p) })
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := fsys.WriteFile(fs, recordFile, data, 0o644); err != nil {
+		return false, err
+	}
+	return true, fs.SyncDir(".")
+}
+
+func (st *staging) syncEach(name func(Path) string) error {
+	for i := range st.tree {
+		var err error
+		switch e := &st.tree[i]; e.Type {
+		case File:
+			err = syncFile(st.side.FS, name(e.Path))
+		case Dir:
+			err = st.side.FS.SyncDir(name(e.Path))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (st *staging) write(name string, data []byte) error {
+	f, err := st.side.FS.Create(name, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // of no consequence once it was closed below
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// completeTree adds what needs the files to be there: hard links, what the
+// application keeps for itself, the attributes of directories.
+func (st *staging) completeTree(ctx context.Context) error {
+	fs := st.side.FS
+	in := make(map[Path]EntryType, len(st.tree))
+	for i := range st.tree {
+		e := &st.tree[i]
+		in[e.Path] = e.Type
+		if e.Type == Hardlink {
+			if err := fs.Link(app(nextDir, e.Link), app(nextDir, e.Path)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := st.carryOver(ctx, in); err != nil {
+		return err
+	}
+	for i := range slices.Backward(st.tree) {
+		if e := &st.tree[i]; e.Type == Dir {
+			if err := fs.SetAttr(app(nextDir, e.Path), e.attr()); err != nil {
+				return err
+			}
+		}
+	}
+	if !st.snap.usable() || st.snap.Version.Compare(st.record.Manifest.Version) == 0 {
+		return nil
+	}
+	for _, name := range []string{recordFile, tagFile} {
+		if err := fs.Link(name, path.Join(nextDir, oldDir, path.Base(name))); err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// carryOver brings along what is neither application file nor configuration:
+// logs and sockets, which the application may have open at this moment. They
+// are linked, so that it goes on writing to the same file.
+func (st *staging) carryOver(ctx context.Context, in map[Path]EntryType) error {
+	if st.snap.tree == nil {
+		return nil
+	}
+	fs := st.side.FS
+	division := st.record.Manifest.split()
+	var dirs []Entry
+	for _, p := range st.snap.tree.paths {
+		f := st.snap.tree.byPath[p]
+		if _, ok := in[p]; ok || f.err != nil || f.info.Type != fsys.TypeOther && !division.isIgnored(p) {
+			continue
+		}
+		if dir := path.Dir(string(p)); dir != "." && in[Path(dir)] != Dir {
+			continue // its directory went with the release that made it
+		}
+		if f.info.Type == fsys.TypeDir {
+			e, err := st.snap.tree.entry(ctx, p, st.buf)
+			if err != nil {
+				return err
+			}
+			if err := fs.Mkdir(app(nextDir, p), 0o700); err != nil {
+				return err
+			}
+			in[p] = Dir
+			dirs = append(dirs, e)
+			continue
+		}
+		if err := fs.Link(st.snap.tree.name(p), app(nextDir, p)); err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
+	}
+	for _, e := range slices.Backward(dirs) {
+		if err := fs.SetAttr(app(nextDir, e.Path), e.attr()); err != nil {
+			return err
+		}
+		if err := fs.SyncDir(app(nextDir, e.Path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeDurable syncs everything below next/, and the way to it.
+func (st *staging) makeDurable() error {
+	fs := st.side.FS
+	if st.batch {
+		return fs.Sync()
+	}
+	if st.patch == nil {
+		if err := st.syncEach(func(p Path) string { return app(nextDir, p) }); err != nil {
+			return err
+		}
+		if err := syncDirs(fs, path.Join(nextDir, appsDir), path.Join(nextDir, oldDir)); err != nil {
+			return err
+		}
+	} else if err := fs.SyncDir(path.Join(nextDir, filesDir)); err != nil {
+		return err
+	}
+	return syncDirs(fs, nextDir, ownDir, ".")
+}
+
+// discard removes what was staged. What cannot be removed is left to recovery.
+func (st *staging) discard() error { return discard(st.side.FS) }
+
+// fill gets every wanted file from where the sources have it.
+func (st *staging) fill(ctx context.Context, src *sources) error {
+	for i := range st.wanted {
+		e := &st.wanted[i]
+		if st.awaited[e.Path] {
+			continue
+		}
+		from, ok := src.find(st.side.Name, e)
+		if !ok {
+			return &staleError{st.side.Name, e.Path, errors.New("no side has it any more")}
+		}
+		if err := st.copyFrom(ctx, e, from); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropUnmendable leaves files alone that are damaged everywhere, so that the
+// others of the same version can be mended all the same.
+func (st *staging) dropUnmendable(src *sources) {
+	if st.patch == nil {
+		return
+	}
+	gone := map[Path]bool{}
+	for i := range st.wanted {
+		if _, ok := src.find(st.side.Name, &st.wanted[i]); !ok {
+			gone[st.wanted[i].Path] = true
+		}
+	}
+	st.holes = len(gone)
+	st.wanted = slices.DeleteFunc(st.wanted, func(e Entry) bool { return gone[e.Path] })
+	st.patch.Put = slices.DeleteFunc(st.patch.Put, func(p place) bool { return gone[p.Entry.Path] })
+}
+
+func (st *staging) copyFrom(ctx context.Context, e *Entry, from source) error {
+	f, err := from.fs.Open(from.name)
+	if err != nil {
+		return &staleError{from.side, from.path, err}
+	}
+	defer f.Close()
+	content := &readErrors{r: f}
+	err = st.give(ctx, e, content)
+	if ctx.Err() == nil && (errors.Is(err, errContent) || content.err != nil) {
+		return &staleError{from.side, from.path, err}
+	}
+	return err
+}
+
+// readErrors tells errors of the source from those of the destination.
+type readErrors struct {
+	r   io.Reader
+	err error
+}
+
+func (r *readErrors) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
+}

@@ -1,0 +1,409 @@
+package memfs
+
+import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+
+	"tandem/internal/fsys"
+)
+
+// change is an operation on directory entries. It happens as a whole or not at all.
+type change struct {
+	edits  []edit // one or two, never changed
+	synced uint8  // bit i: the directory of edits[i] was synced afterwards
+	link   bool   // adds a name to an inode that has one
+}
+
+// edit lets a name lead to another inode; 0 is none.
+type edit struct {
+	dir      uint64
+	name     string
+	from, to uint64
+}
+
+type slot struct {
+	dir  uint64
+	name string
+}
+
+func (c change) durable() bool { return c.synced == 1<<len(c.edits)-1 }
+
+// unlinks lists the inodes that lose a name and get no other.
+func (c change) unlinks() []uint64 {
+	var gone []uint64
+	for _, e := range c.edits {
+		if e.from != 0 && !slices.ContainsFunc(c.edits, func(o edit) bool { return o.to == e.from }) {
+			gone = append(gone, e.from)
+		}
+	}
+	return gone
+}
+
+// commit carries a checked change out and remembers that it may be lost.
+func (d *Disk) commit(c change) {
+	d.apply(c)
+	d.log = append(d.log, c)
+	for _, e := range c.edits {
+		d.touch(e.dir)
+	}
+	for _, ino := range c.unlinks() {
+		d.release(ino)
+	}
+}
+
+func (d *Disk) apply(c change) {
+	for _, e := range c.edits {
+		d.unlink(e.dir, e.name, e.from)
+	}
+	for _, e := range c.edits {
+		d.relink(e.dir, e.name, e.to)
+	}
+}
+
+func (d *Disk) revert(c change) {
+	for _, e := range c.edits {
+		d.unlink(e.dir, e.name, e.to)
+	}
+	for _, e := range c.edits {
+		d.relink(e.dir, e.name, e.from)
+	}
+}
+
+func (d *Disk) unlink(dir uint64, name string, ino uint64) {
+	if ino == 0 {
+		return
+	}
+	delete(d.mut(dir).entries, name)
+	n := d.mut(ino)
+	n.nlink--
+	if n.typ == fsys.TypeDir {
+		n.parent = 0
+	}
+}
+
+func (d *Disk) relink(dir uint64, name string, ino uint64) {
+	if ino == 0 {
+		return
+	}
+	d.mut(dir).entries[name] = ino
+	n := d.mut(ino)
+	n.nlink++
+	if n.typ == fsys.TypeDir {
+		n.parent = dir
+	}
+}
+
+// within says whether dir is top or lies below it.
+func (d *Disk) within(dir, top uint64) bool {
+	// A loop of directories, which a replay can make for a moment, is longer
+	// than there are inodes.
+	for range len(d.inodes) + 1 {
+		if dir == top {
+			return true
+		}
+		n := d.inodes[dir]
+		if n == nil || dir == rootIno {
+			return false
+		}
+		dir = n.parent
+	}
+	return false
+}
+
+// syncEntries makes the changes durable as far as they touch dir.
+func (d *Disk) syncEntries(dir uint64) {
+	for i := range d.log {
+		for j, e := range d.log[i].edits {
+			if e.dir == dir {
+				d.log[i].synced |= 1 << j
+			}
+		}
+	}
+	n := 0
+	for n < len(d.log) && d.log[n].durable() {
+		n++
+	}
+	d.log = d.log[n:]
+	d.forget()
+}
+
+// sure says of each change in the log whether it survives for certain: those
+// that are durable, and those that they build on.
+func (d *Disk) sure() []bool {
+	sure := make([]bool, len(d.log))
+	slots := make(map[slot]bool)  // names whose history is needed
+	dirs := make(map[uint64]bool) // directories that must have become empty
+	for i, c := range slices.Backward(d.log) {
+		need := c.durable()
+		for _, e := range c.edits {
+			need = need || slots[slot{e.dir, e.name}] || dirs[e.dir]
+		}
+		if !need {
+			continue
+		}
+		sure[i] = true
+		for _, e := range c.edits {
+			slots[slot{e.dir, e.name}] = true
+		}
+		for _, ino := range c.unlinks() {
+			if d.inodes[ino].typ == fsys.TypeDir {
+				dirs[ino] = true
+			}
+		}
+	}
+	return sure
+}
+
+// replay carries a change out on what survived before it, if that is possible.
+func (d *Disk) replay(c change, sure bool) {
+	for _, e := range c.edits {
+		if !d.within(e.dir, rootIno) || d.inodes[e.dir].entries[e.name] != e.from {
+			return
+		}
+		if c.link && !sure && d.inodes[e.to].nlink == 0 {
+			return
+		}
+	}
+	d.apply(c)
+	for _, e := range c.edits {
+		if e.to != 0 && d.inodes[e.to].typ == fsys.TypeDir && !d.within(e.to, rootIno) {
+			d.revert(c)
+			return
+		}
+	}
+	for _, ino := range c.unlinks() {
+		if len(d.inodes[ino].entries) > 0 {
+			d.revert(c)
+			return
+		}
+	}
+}
+
+// Choice picks one of the states that a power cut may leave. The zero value is
+// Nothing.
+type Choice struct {
+	entries, content keep
+	rng              *rand.Rand
+}
+
+type keep int
+
+const (
+	keepSynced keep = iota
+	keepAll
+	keepPrefix
+	keepSome
+)
+
+// Nothing lets only what was synced survive.
+func Nothing() Choice { return Choice{} }
+
+// Everything lets all operations and all data survive, data in doubt included.
+func Everything() Choice { return Choice{entries: keepAll, content: keepAll} }
+
+// EntriesOnly lets all entries survive, but of data and attributes only what was
+// synced: the file that was renamed before it was written out.
+func EntriesOnly() Choice { return Choice{entries: keepAll} }
+
+// DataOnly lets all data and attributes survive, but of the entries only what was
+// synced.
+func DataOnly() Choice { return Choice{content: keepAll} }
+
+// Prefix lets the entry operations up to a random one survive, as a journalling
+// file system does, and some of the data and attributes.
+func Prefix(rng *rand.Rand) Choice {
+	return Choice{entries: keepPrefix, content: keepSome, rng: orFixed(rng)}
+}
+
+// Random lets a random part of entry operations, data and attributes survive.
+func Random(rng *rand.Rand) Choice {
+	return Choice{entries: keepSome, content: keepSome, rng: orFixed(rng)}
+}
+
+// Choices gives every fixed Choice, and n each of Prefix and Random, each with
+// its own seed, so that one can be repeated without the others.
+func Choices(seed uint64, n int) []Choice {
+	c := []Choice{Nothing(), Everything(), EntriesOnly(), DataOnly()}
+	for i := range uint64(n) {
+		c = append(c, Prefix(rand.New(rand.NewPCG(seed, 2*i))), Random(rand.New(rand.NewPCG(seed, 2*i+1))))
+	}
+	return c
+}
+
+func orFixed(rng *rand.Rand) *rand.Rand {
+	if rng == nil {
+		return rand.New(rand.NewPCG(0, 0))
+	}
+	return rng
+}
+
+func (c Choice) String() string {
+	switch {
+	case c.entries == keepSome:
+		return "random"
+	case c.entries == keepPrefix:
+		return "prefix"
+	case c.entries == keepAll && c.content == keepAll:
+		return "everything"
+	case c.entries == keepAll:
+		return "entries only"
+	case c.content == keepAll:
+		return "data only"
+	}
+	return "nothing"
+}
+
+// Restart brings the power back, after a cut or right now: every disk falls into
+// a state of c's choice, in which everything is durable. Open files are dead, and
+// what CutAt and FailAt ordered is off.
+func (m *Machine) Restart(c Choice) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.off = false
+	m.cutAt = 0
+	m.failures = nil
+	m.boots++
+	m.trace = append(m.trace, event{what: "restart with " + c.String()})
+	for _, d := range m.disks {
+		d.crash(c)
+	}
+}
+
+func (d *Disk) crash(c Choice) {
+	d.crashEntries(c)
+
+	// What no entry leads to vanishes.
+	for ino, n := range d.inodes {
+		if n.nlink == 0 {
+			delete(d.inodes, ino)
+		}
+	}
+	d.gone = nil
+	d.open = make(map[uint64]int)
+
+	for _, ino := range slices.Sorted(maps.Keys(d.inodes)) {
+		n := d.inodes[ino]
+		if n.safe < len(n.data) || len(n.doubt) > 0 || n.wbErr != nil || !n.attr.equal(n.synced) {
+			n = d.mut(ino)
+			n.crash(c)
+		}
+	}
+	d.recount()
+}
+
+func (d *Disk) crashEntries(c Choice) {
+	log := d.log
+	d.log = nil
+	if c.entries == keepAll || len(log) == 0 {
+		return
+	}
+	d.log = log
+	sure := d.sure()
+	d.log = nil
+
+	survives := func(int) bool { return false }
+	switch c.entries {
+	case keepPrefix:
+		n := len(log)
+		for n > 0 && !sure[n-1] {
+			n--
+		}
+		n += c.rng.IntN(len(log) - n + 1)
+		survives = func(i int) bool { return i < n }
+	case keepSome:
+		share := c.rng.Float64()
+		survives = func(int) bool { return c.rng.Float64() < share }
+	}
+	for _, ch := range slices.Backward(log) {
+		d.revert(ch)
+	}
+	for i, ch := range log {
+		if sure[i] || survives(i) {
+			d.replay(ch, sure[i])
+		}
+	}
+}
+
+// crash gives a file or directory the content and attributes that it has after
+// the power cut.
+func (n *inode) crash(c Choice) {
+	end := n.safe  // length afterwards
+	zero := n.safe // from here on it holds zeros
+	switch c.content {
+	case keepAll:
+		end, zero = len(n.data), len(n.data)
+	case keepSome:
+		end, zero = n.tear(c.rng)
+	}
+	data := n.data[:zero:zero]
+	if zero < end {
+		data = append(data, make([]byte, end-zero)...)
+	}
+	if c.content != keepAll {
+		data = n.dropDoubt(data, c)
+	}
+	n.data = data
+
+	switch c.content {
+	case keepSynced:
+		n.attr = n.synced
+	case keepSome:
+		if c.rng.IntN(2) == 0 {
+			n.attr.mode = n.synced.mode
+		}
+		if c.rng.IntN(2) == 0 {
+			n.attr.uid, n.attr.gid = n.synced.uid, n.synced.gid
+		}
+		if c.rng.IntN(2) == 0 {
+			n.attr.mtime = n.synced.mtime
+		}
+		if c.rng.IntN(2) == 0 {
+			n.attr.xattrs = n.synced.xattrs
+		}
+	}
+	n.doubt, n.wbErr = nil, nil
+	n.flush()
+}
+
+// tear picks how much of the un-synced data is left, and what of that is zeros.
+func (n *inode) tear(rng *rand.Rand) (end, zero int) {
+	all := len(n.data)
+	if n.safe == all {
+		return all, all
+	}
+	torn := n.safe + rng.IntN(all-n.safe)
+	switch rng.IntN(5) {
+	case 0:
+		return n.safe, n.safe
+	case 1:
+		return all, all
+	case 2:
+		return torn, torn
+	case 3:
+		return all, torn
+	}
+	return all, n.safe
+}
+
+// dropDoubt loses data that a failed Sync did not write: always what keepSynced
+// is asked for, otherwise some of it. Lost data reads as zeros, or is cut off
+// where nothing follows it.
+func (n *inode) dropDoubt(data []byte, c Choice) []byte {
+	owned := false
+	for _, s := range slices.Backward(n.doubt) {
+		s.to = min(s.to, len(data))
+		if s.from >= s.to || c.content == keepSome && c.rng.IntN(2) == 0 {
+			continue
+		}
+		if s.to == len(data) && (c.content == keepSynced || c.rng.IntN(2) == 0) {
+			data = data[:s.from:s.from]
+			continue
+		}
+		if !owned {
+			data, owned = slices.Clone(data), true
+		}
+		clear(data[s.from:s.to])
+	}
+	return data
+}

@@ -1,0 +1,644 @@
+package memfs
+
+import (
+	"bytes"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"tandem/internal/fsys"
+)
+
+// tree is a directory of a disk as a fsys.FS.
+type tree struct {
+	d   *Disk
+	dir string
+}
+
+// place is where a name leads to. Without an entry there, ino is 0.
+type place struct {
+	dir  uint64
+	name string
+	ino  uint64
+}
+
+func (t *tree) rel(name string) string { return path.Join(t.dir, name) }
+
+func (t *tree) Path(name string) string { return t.d.path(t.rel(name)) }
+
+// do runs f with the machine locked and powered, and adds operation and path to
+// its error.
+func (t *tree) do(op, name string, f func() error) error {
+	m := t.d.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err := error(ErrPowerCut)
+	if !m.off {
+		err = f()
+	}
+	if err != nil {
+		return &fs.PathError{Op: op, Path: t.Path(name), Err: err}
+	}
+	return nil
+}
+
+// do2 is do for an operation on two names.
+func (t *tree) do2(op, a, b string, f func() error) error {
+	err := t.do(op, b, f)
+	if pe, ok := err.(*fs.PathError); ok {
+		return &os.LinkError{Op: op, Old: a, New: t.Path(b), Err: pe.Err}
+	}
+	return err
+}
+
+// find follows name, which never leads through a symbolic link.
+func (t *tree) find(name string) (place, error) {
+	if !fs.ValidPath(name) || strings.ContainsRune(name, 0) {
+		return place{}, syscall.EINVAL
+	}
+	p := place{dir: rootIno, name: ".", ino: rootIno}
+	full := t.rel(name)
+	if full == "." {
+		return p, nil
+	}
+	for elem := range strings.SplitSeq(full, "/") {
+		n := t.d.inodes[p.ino]
+		switch {
+		case n == nil:
+			return place{}, syscall.ENOENT
+		case n.typ == fsys.TypeSymlink:
+			return place{}, syscall.ELOOP
+		case n.typ != fsys.TypeDir:
+			return place{}, syscall.ENOTDIR
+		case len(elem) > 255:
+			return place{}, syscall.ENAMETOOLONG
+		}
+		p = place{dir: p.ino, name: elem, ino: n.entries[elem]}
+	}
+	return p, nil
+}
+
+// get finds what must exist.
+func (t *tree) get(name string) (place, *inode, error) {
+	p, err := t.find(name)
+	if err != nil {
+		return p, nil, err
+	}
+	n := t.d.inodes[p.ino]
+	if n == nil {
+		return p, nil, syscall.ENOENT
+	}
+	return p, n, nil
+}
+
+// regular finds what must be a regular file.
+func (t *tree) regular(name string) (place, error) {
+	p, n, err := t.get(name)
+	if err != nil {
+		return p, err
+	}
+	switch n.typ {
+	case fsys.TypeFile:
+		return p, nil
+	case fsys.TypeDir:
+		return p, syscall.EISDIR
+	case fsys.TypeSymlink:
+		return p, syscall.ELOOP
+	}
+	return p, syscall.EINVAL
+}
+
+func (t *tree) info(name string, ino uint64) fsys.Info {
+	n := t.d.inodes[ino]
+	i := fsys.Info{
+		Name: name, Type: n.typ, Mode: n.attr.mode, UID: n.attr.uid, GID: n.attr.gid,
+		Mtime: n.attr.mtime, Dev: t.d.dev, Ino: ino, Nlink: uint64(n.nlink),
+	}
+	switch n.typ {
+	case fsys.TypeFile:
+		i.Size = int64(len(n.data))
+	case fsys.TypeSymlink:
+		i.Size = int64(len(n.target))
+	case fsys.TypeDir:
+		i.Size = blockSize
+		i.Nlink = 2
+		for _, c := range n.entries {
+			if t.d.inodes[c].typ == fsys.TypeDir {
+				i.Nlink++
+			}
+		}
+	}
+	return i
+}
+
+func (t *tree) Lstat(name string) (info fsys.Info, err error) {
+	err = t.do("lstat", name, func() error {
+		p, _, err := t.get(name)
+		if err != nil {
+			return err
+		}
+		info = t.info(path.Base(name), p.ino)
+		return nil
+	})
+	return info, err
+}
+
+func (t *tree) ReadDir(name string) (infos []fsys.Info, err error) {
+	err = t.do("readdir", name, func() error {
+		_, n, err := t.get(name)
+		if err != nil {
+			return err
+		}
+		if n.typ != fsys.TypeDir {
+			return syscall.ENOTDIR
+		}
+		for _, e := range slices.Sorted(maps.Keys(n.entries)) {
+			infos = append(infos, t.info(e, n.entries[e]))
+		}
+		return nil
+	})
+	return infos, err
+}
+
+func (t *tree) Readlink(name string) (target string, err error) {
+	err = t.do("readlink", name, func() error {
+		_, n, err := t.get(name)
+		if err != nil {
+			return err
+		}
+		if n.typ != fsys.TypeSymlink {
+			return syscall.EINVAL
+		}
+		target = n.target
+		return nil
+	})
+	return target, err
+}
+
+func (t *tree) Xattrs(name string) (xattrs map[string][]byte, err error) {
+	err = t.do("xattrs", name, func() error {
+		_, n, err := t.get(name)
+		if err != nil {
+			return err
+		}
+		xattrs = cloneXattrs(n.attr.xattrs)
+		return nil
+	})
+	return xattrs, err
+}
+
+func cloneXattrs(x map[string][]byte) map[string][]byte {
+	if len(x) == 0 {
+		return nil
+	}
+	c := make(map[string][]byte, len(x))
+	for k, v := range x {
+		c[k] = bytes.Clone(v)
+	}
+	return c
+}
+
+func (t *tree) Open(name string) (fsys.File, error) {
+	if err := t.d.m.readError(t.Path(name)); err != nil {
+		return nil, &fs.PathError{Op: "open", Path: t.Path(name), Err: err}
+	}
+	var f *file
+	err := t.do("open", name, func() error {
+		p, err := t.regular(name)
+		if err != nil {
+			return err
+		}
+		f = t.handle(name, p.ino, false)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// readError asks the function of FailReads, unlocked, so that it may use the machine.
+func (m *Machine) readError(path string) error {
+	m.mu.Lock()
+	f := m.failReads
+	if m.off {
+		f = nil
+	}
+	m.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	return f(path)
+}
+
+func (t *tree) handle(name string, ino uint64, write bool) *file {
+	t.d.open[ino]++
+	return &file{t: t, name: name, ino: ino, write: write, boot: t.d.m.boots}
+}
+
+// create makes a new inode and its entry.
+func (t *tree) create(op, name string, typ fsys.Type, mode uint32, target string) (uint64, error) {
+	d := t.d
+	p, err := t.find(name)
+	if err != nil {
+		return 0, err
+	}
+	if p.ino != 0 || name == "." {
+		return 0, syscall.EEXIST
+	}
+	n := &inode{epoch: d.m.epoch, typ: typ, target: target}
+	if typ == fsys.TypeDir {
+		n.entries = make(map[string]uint64)
+	}
+	if err := d.writable(1, n.blocks()); err != nil {
+		return 0, err
+	}
+	if f := d.step(op, t.rel(name)); f.err != nil {
+		return 0, f.err
+	}
+	n.attr = attr{mode: mode & 0o7777, mtime: d.time(d.m.now)}
+	n.synced = n.attr
+	d.lastIno++
+	d.inodes[d.lastIno] = n
+	d.blocks += n.blocks()
+	d.count++
+	d.commit(change{edits: []edit{{dir: p.dir, name: p.name, to: d.lastIno}}})
+	return d.lastIno, nil
+}
+
+func (t *tree) Create(name string, mode uint32) (fsys.File, error) {
+	var f *file
+	err := t.do("create", name, func() error {
+		ino, err := t.create("create", name, fsys.TypeFile, mode, "")
+		if err != nil {
+			return err
+		}
+		f = t.handle(name, ino, true)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (t *tree) Mkdir(name string, mode uint32) error {
+	return t.do("mkdir", name, func() error {
+		_, err := t.create("mkdir", name, fsys.TypeDir, mode, "")
+		return err
+	})
+}
+
+func (t *tree) Symlink(target, name string) error {
+	return t.do2("symlink", target, name, func() error {
+		if target == "" {
+			return syscall.ENOENT
+		}
+		_, err := t.create("symlink", name, fsys.TypeSymlink, 0o777, target)
+		return err
+	})
+}
+
+func (t *tree) Link(oldname, newname string) error {
+	return t.do2("link", t.Path(oldname), newname, func() error {
+		old, n, err := t.get(oldname)
+		if err != nil {
+			return err
+		}
+		p, err := t.find(newname)
+		switch {
+		case err != nil:
+			return err
+		case p.ino != 0:
+			return syscall.EEXIST
+		case n.typ == fsys.TypeDir:
+			return syscall.EPERM
+		}
+		if err := t.d.writable(0, 0); err != nil {
+			return err
+		}
+		if f := t.d.step("link", t.rel(oldname), t.rel(newname)); f.err != nil {
+			return f.err
+		}
+		t.d.commit(change{link: true, edits: []edit{{dir: p.dir, name: p.name, to: old.ino}}})
+		return nil
+	})
+}
+
+// two finds what a rename is about. Neither root can be moved.
+func (t *tree) two(a, b string) (from, to place, err error) {
+	if from, _, err = t.get(a); err != nil {
+		return
+	}
+	if to, err = t.find(b); err != nil {
+		return
+	}
+	if a == "." || b == "." {
+		err = syscall.EBUSY
+	}
+	return
+}
+
+func (t *tree) Rename(oldname, newname string) error {
+	return t.do2("rename", t.Path(oldname), newname, func() error {
+		d := t.d
+		from, to, err := t.two(oldname, newname)
+		if err != nil {
+			return err
+		}
+		if from.ino == to.ino {
+			return nil
+		}
+		if d.within(to.dir, from.ino) {
+			return syscall.EINVAL
+		}
+		if old := d.inodes[to.ino]; old != nil {
+			moved := d.inodes[from.ino].typ == fsys.TypeDir
+			switch {
+			case moved && old.typ != fsys.TypeDir:
+				return syscall.ENOTDIR
+			case !moved && old.typ == fsys.TypeDir:
+				return syscall.EISDIR
+			case len(old.entries) > 0:
+				return syscall.ENOTEMPTY
+			}
+		}
+		if err := d.writable(0, 0); err != nil {
+			return err
+		}
+		if f := d.step("rename", t.rel(oldname), t.rel(newname)); f.err != nil {
+			return f.err
+		}
+		d.commit(change{edits: []edit{
+			{dir: from.dir, name: from.name, from: from.ino},
+			{dir: to.dir, name: to.name, from: to.ino, to: from.ino},
+		}})
+		return nil
+	})
+}
+
+func (t *tree) Exchange(a, b string) error {
+	return t.do2("exchange", t.Path(a), b, func() error {
+		d := t.d
+		if d.opts.NoExchange {
+			return syscall.ENOTSUP
+		}
+		from, to, err := t.two(a, b)
+		if err != nil {
+			return err
+		}
+		if to.ino == 0 {
+			return syscall.ENOENT
+		}
+		if from.ino == to.ino {
+			return nil
+		}
+		if d.within(to.dir, from.ino) || d.within(from.dir, to.ino) {
+			return syscall.EINVAL
+		}
+		if err := d.writable(0, 0); err != nil {
+			return err
+		}
+		if f := d.step("exchange", t.rel(a), t.rel(b)); f.err != nil {
+			return f.err
+		}
+		d.commit(change{edits: []edit{
+			{dir: from.dir, name: from.name, from: from.ino, to: to.ino},
+			{dir: to.dir, name: to.name, from: to.ino, to: from.ino},
+		}})
+		return nil
+	})
+}
+
+func (t *tree) Remove(name string) error {
+	return t.do("remove", name, func() error {
+		p, n, err := t.get(name)
+		switch {
+		case err != nil:
+			return err
+		case name == ".":
+			return syscall.EBUSY
+		case len(n.entries) > 0:
+			return syscall.ENOTEMPTY
+		}
+		if err := t.d.writable(0, 0); err != nil {
+			return err
+		}
+		if f := t.d.step("remove", t.rel(name)); f.err != nil {
+			return f.err
+		}
+		t.d.commit(change{edits: []edit{{dir: p.dir, name: p.name, from: p.ino}}})
+		return nil
+	})
+}
+
+func (t *tree) SetAttr(name string, a fsys.Attr) error {
+	return t.do("setattr", name, func() error {
+		d := t.d
+		p, n, err := t.get(name)
+		if err != nil {
+			return err
+		}
+		want := attr{mode: a.Mode & 0o7777, uid: a.UID, gid: a.GID, mtime: d.time(a.Mtime), xattrs: n.attr.xattrs}
+		if n.typ == fsys.TypeSymlink {
+			want.mode = n.attr.mode
+		}
+		if a.Xattrs != nil && n.typ != fsys.TypeSymlink {
+			want.xattrs = cloneXattrs(a.Xattrs)
+		}
+		if want.equal(n.attr) {
+			return nil
+		}
+		if err := d.writable(0, 0); err != nil {
+			return err
+		}
+		if d.opts.NoXattrs && len(want.xattrs) > 0 {
+			return syscall.ENOTSUP
+		}
+		if f := d.step("setattr", t.rel(name)); f.err != nil {
+			return f.err
+		}
+		d.mut(p.ino).attr = want
+		return nil
+	})
+}
+
+func (a attr) equal(b attr) bool {
+	return a.mode == b.mode && a.uid == b.uid && a.gid == b.gid && a.mtime == b.mtime &&
+		maps.EqualFunc(a.xattrs, b.xattrs, bytes.Equal)
+}
+
+func (t *tree) SyncDir(name string) error {
+	return t.do("syncdir", name, func() error {
+		p, n, err := t.get(name)
+		if err != nil {
+			return err
+		}
+		if n.typ != fsys.TypeDir {
+			return syscall.ENOTDIR
+		}
+		if f := t.d.step("syncdir", t.rel(name)); f.err != nil {
+			return f.err
+		}
+		t.d.mut(p.ino).flush()
+		t.d.syncEntries(p.ino)
+		return nil
+	})
+}
+
+func (t *tree) Sync() error {
+	return t.do("sync", ".", func() error {
+		d := t.d
+		f := d.step("sync")
+		if f.err == ErrPowerCut {
+			return f.err
+		}
+		for ino, n := range d.inodes {
+			switch {
+			case f.err == nil && (n.safe < len(n.data) || !n.attr.equal(n.synced)):
+				d.mut(ino).flush()
+			case f.err != nil && n.clean < len(n.data):
+				n = d.mut(ino)
+				n.lose()
+				n.wbErr = f.err
+			}
+		}
+		if f.err != nil {
+			if d.opts.NoSyncReports {
+				return nil
+			}
+			return f.err
+		}
+		d.log = nil
+		d.forget()
+		return nil
+	})
+}
+
+func (t *tree) SyncReports() bool { return !t.d.opts.NoSyncReports }
+
+func (t *tree) Space() (s fsys.Space, err error) {
+	err = t.do("statfs", ".", func() error {
+		d := t.d
+		s = fsys.Space{Free: d.room() * blockSize, Inodes: -1, BlockSize: blockSize}
+		if d.opts.Inodes > 0 {
+			s.Inodes = max(d.opts.Inodes-d.count, 0)
+		}
+		return nil
+	})
+	return s, err
+}
+
+// file is an open regular file.
+type file struct {
+	t      *tree
+	name   string
+	ino    uint64
+	boot   int
+	pos    int
+	write  bool
+	closed bool
+}
+
+// do runs f if the file is still open. It is locked meanwhile.
+func (f *file) do(op string, run func(d *Disk) error) error {
+	return f.t.do(op, f.name, func() error {
+		if f.boot != f.t.d.m.boots {
+			return ErrPowerCut
+		}
+		if f.closed {
+			return fs.ErrClosed
+		}
+		return run(f.t.d)
+	})
+}
+
+func (f *file) Read(p []byte) (n int, err error) {
+	if err := f.t.d.m.readError(f.t.Path(f.name)); err != nil {
+		return 0, &fs.PathError{Op: "read", Path: f.t.Path(f.name), Err: err}
+	}
+	err = f.do("read", func(d *Disk) error {
+		if f.write {
+			return syscall.EBADF
+		}
+		n = copy(p, d.inodes[f.ino].data[f.pos:])
+		f.pos += n
+		return nil
+	})
+	if err == nil && n == 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// Write appends p. Where the disk has room for a part of it only, that part is
+// written.
+func (f *file) Write(p []byte) (n int, err error) {
+	err = f.do("write", func(d *Disk) error {
+		if !f.write {
+			return syscall.EBADF
+		}
+		if len(p) == 0 {
+			return nil
+		}
+		if d.opts.ReadOnly {
+			return syscall.EROFS
+		}
+		fail := d.step("write", f.t.rel(f.name))
+		n = len(p)
+		if fail.err != nil {
+			n = min(n, fail.written)
+		}
+		node := d.inodes[f.ino]
+		if room := (d.room()+node.blocks())*blockSize - int64(len(node.data)); int64(n) > room {
+			n = int(room)
+			if fail.err == nil {
+				fail.err = syscall.ENOSPC
+			}
+		}
+		if n > 0 {
+			node = d.mut(f.ino)
+			d.blocks -= node.blocks()
+			node.data = append(node.data, p[:n]...)
+			d.blocks += node.blocks()
+			d.touch(f.ino)
+		}
+		return fail.err
+	})
+	return n, err
+}
+
+func (f *file) Sync() error {
+	return f.do("sync", func(d *Disk) error {
+		fail := d.step("fsync", f.t.rel(f.name))
+		if fail.err == ErrPowerCut {
+			return fail.err
+		}
+		n := d.mut(f.ino)
+		if fail.err == nil && n.wbErr != nil {
+			fail.err, n.wbErr = n.wbErr, nil
+		}
+		if fail.err != nil {
+			n.lose()
+			return fail.err
+		}
+		n.flush()
+		return nil
+	})
+}
+
+func (f *file) Close() error {
+	return f.do("close", func(d *Disk) error {
+		f.closed = true
+		if d.open[f.ino]--; d.open[f.ino] <= 0 {
+			delete(d.open, f.ino)
+		}
+		d.release(f.ino)
+		return nil
+	})
+}
