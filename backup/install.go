@@ -15,7 +15,7 @@ import (
 
 // The reasons to refuse a version.
 var (
-	ErrDowngrade = errors.New("older than what is installed")
+	ErrDowngrade = errors.New("not newer than what is installed")
 	ErrRevoked   = errors.New("revoked")
 )
 
@@ -38,9 +38,38 @@ type Install struct {
 	New     []Path // defaults put beside configuration that was edited here
 }
 
-// Permits says whether m may be installed on a device where res was found. The
-// error wraps ErrDowngrade or ErrRevoked.
-func (r *Reconciler) Permits(m *Manifest, installed versioning.Version, o InstallOptions) error {
+// Admit says whether m may be installed, and gives the version that it
+// follows: zero on a device without an application, or with nothing that could
+// be saved. Only for a release that may be installed does it change anything:
+// it finishes what was interrupted, and where system lacks what usr_data has,
+// it reconciles first, so that the release meets the device's configuration.
+//
+// The error wraps ErrDowngrade or ErrRevoked for a release that may not.
+func (r *Reconciler) Admit(ctx context.Context, m *Manifest, o InstallOptions) (versioning.Version, error) {
+	res, err := r.Look(ctx, Options{})
+	var installed versioning.Version
+	switch {
+	case err == nil:
+		installed = res.Version
+	case !errors.Is(err, ErrNoApplication) && !errors.Is(err, ErrDamage):
+		return installed, err
+	}
+	if err := r.permits(m, installed, o); err != nil {
+		return installed, err
+	}
+	if _, err := r.Recover(); err != nil {
+		return installed, err
+	}
+	switch res.Decision.Action {
+	case Restore, Repair, RestoreConfig:
+		if _, err := r.Reconcile(ctx, Options{}); err != nil && !errors.Is(err, ErrDamage) {
+			return installed, err
+		}
+	}
+	return installed, nil
+}
+
+func (r *Reconciler) permits(m *Manifest, installed versioning.Version, o InstallOptions) error {
 	bad, err := r.Revoked()
 	if err != nil {
 		return err
@@ -48,29 +77,13 @@ func (r *Reconciler) Permits(m *Manifest, installed versioning.Version, o Instal
 	if isRevoked(bad, m.Version) && !o.AllowRevoked {
 		return fmt.Errorf("%w: %s failed here or was taken back", ErrRevoked, m.Version)
 	}
-	if c := m.Version.Compare(installed); !installed.IsZero() && c <= 0 && !o.AllowDowngrade && !(c == 0 && isRevoked(bad, installed)) {
-		if c == 0 {
-			return fmt.Errorf("%w: %s is installed already", ErrDowngrade, m.Version)
-		}
-		return fmt.Errorf("%w: the bundle has %s, the device %s", ErrDowngrade, m.Version, installed)
+	switch c := m.Version.Compare(installed); {
+	case installed.IsZero(), c > 0, o.AllowDowngrade, c == 0 && isRevoked(bad, installed):
+		return nil
+	case c == 0:
+		return fmt.Errorf("%w: %s is installed already", ErrDowngrade, m.Version)
 	}
-	return nil
-}
-
-// Installed brings the sides in step and gives the version they have: zero on
-// a device without an application, or with nothing that could be saved.
-func (r *Reconciler) Installed(ctx context.Context) (versioning.Version, error) {
-	res, err := r.Reconcile(ctx, Options{})
-	switch {
-	case err == nil:
-		return res.Version, nil
-	case errors.Is(err, ErrNoApplication), errors.Is(err, ErrDamage):
-		if res == nil || res.System == nil {
-			return versioning.Version{}, err
-		}
-		return res.Version, nil
-	}
-	return versioning.Version{}, err
+	return fmt.Errorf("%w: the bundle has %s, the device %s", ErrDowngrade, m.Version, installed)
 }
 
 // BeginInstall prepares the release m on system beside what runs: it works out
@@ -166,7 +179,7 @@ func (i *Install) merge(ctx context.Context, in *inspector, system *Snapshot, o 
 			e.UID, e.GID = o.UID, o.GID
 		}
 		if e.Mtime == 0 {
-			e.Mtime = o.Now.Unix() * second
+			e.Mtime = o.Now.UnixNano()
 		}
 		shipped[e.Path] = e
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 
@@ -135,23 +136,26 @@ func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot
 // load reads what a side says of itself and walks its tree.
 func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
 	s := &Snapshot{Side: side.Name, State: Absent, bad: map[Path]ProblemKind{}, edited: map[Path]bool{}}
-	if err := side.ready(); err != nil {
+	switch err := side.ready(); {
+	case errors.Is(err, fs.ErrNotExist): // not made yet
+		return s, nil
+	case err != nil:
 		s.State, s.Detail = Unavailable, err.Error()
 		return s, nil
 	}
-	fs := side.FS
-	s.Path = fs.Path(".")
+	disk := side.FS
+	s.Path = disk.Path(".")
 	var err error
-	if s.own, s.ownSum, err = in.loadRecord(fs, recordFile); err != nil {
+	if s.own, s.ownSum, err = in.loadRecord(disk, recordFile); err != nil {
 		s.Detail = err.Error()
 	}
-	if prev, err := versioning.ReadTag(fs, path.Join(prevDir, tagFile)); err == nil {
+	if prev, err := versioning.ReadTag(disk, path.Join(prevDir, tagFile)); err == nil {
 		s.Previous = prev
 	}
-	if c, err := loadCommit(fs); err == nil && c != nil {
+	if c, err := loadCommit(disk); err == nil && c != nil {
 		s.Commit = c.Version
 		// The side is the new version already; only finishing it is left.
-		if r, _, err := in.loadRecord(fs, path.Join(nextDir, path.Base(recordFile))); err == nil && r != nil {
+		if r, _, err := in.loadRecord(disk, path.Join(nextDir, path.Base(recordFile))); err == nil && r != nil {
 			s.own = r
 		}
 		if s.own != nil && s.own.Manifest.Version.String() == c.Version.String() {
@@ -162,13 +166,13 @@ func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
 			return s, nil
 		}
 	}
-	if s.tree, err = scan(ctx, fs, appsDir); err != nil && !fsys.IsNotExist(err) {
+	if s.tree, err = scan(ctx, disk, appsDir); err != nil && !fsys.IsNotExist(err) {
 		if ctx.Err() != nil {
 			return nil, err
 		}
 		s.State, s.Detail = Damaged, err.Error()
 	}
-	s.Version, err = versioning.ReadTag(fs, tagFile)
+	s.Version, err = versioning.ReadTag(disk, tagFile)
 	var te *versioning.TagError
 	switch {
 	case errors.As(err, &te):
@@ -180,7 +184,7 @@ func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
 	case s.Version.IsZero() && !s.tree.empty():
 		s.State = Tagless
 		if s.Detail == "" {
-			s.Detail = fmt.Sprintf("%s: missing: an unfinished copy", fs.Path(tagFile))
+			s.Detail = fmt.Sprintf("%s: missing: an unfinished copy", disk.Path(tagFile))
 		}
 	case s.tree.empty() && s.own == nil:
 		s.State, s.Version = Absent, versioning.Version{}

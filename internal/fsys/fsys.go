@@ -164,8 +164,8 @@ func MkdirAll(fsys FS, name string, mode uint32) error {
 	return fsys.Mkdir(name, mode)
 }
 
-// ReadFile reads a whole file of at most limit bytes; a longer one is an error
-// that wraps ErrTooLong.
+// ReadFile reads a whole file of at most limit bytes; a longer one is a
+// *TooLongError.
 func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 	f, err := fsys.Open(name)
 	if err != nil {
@@ -190,7 +190,7 @@ func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 // may be left, which the next WriteFile replaces.
 func WriteFile(fsys FS, name string, data []byte, mode uint32) error {
 	tmp := name + ".tmp"
-	if err := fsys.Remove(tmp); err != nil && !IsNotExist(err) {
+	if err := RemoveAll(fsys, tmp); err != nil {
 		return err
 	}
 	if err := writeSynced(fsys, tmp, data, mode); err != nil {

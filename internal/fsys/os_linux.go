@@ -57,7 +57,7 @@ func (o *OS) Path(name string) string { return filepath.Join(o.dir, name) }
 // at calls f with the directory that holds name, opened without ever leaving
 // the root, and the last element of name. It adds what failed and where.
 func (o *OS) at(op, name string, f func(dir int, base string) error) error {
-	d, err := o.openDir(op, path.Dir(name))
+	d, err := o.parent(op, name)
 	if err != nil {
 		return err
 	}
@@ -65,12 +65,29 @@ func (o *OS) at(op, name string, f func(dir int, base string) error) error {
 	return o.wrap(op, name, f(int(d.Fd()), path.Base(name)))
 }
 
-func (o *OS) openDir(op, name string) (*os.File, error) {
-	d, err := o.root.OpenFile(name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+// parent opens the directory that holds name. A name that climbs is refused
+// here, because its last element is used as it is.
+func (o *OS) parent(op, name string) (*os.File, error) {
+	if path.Base(name) == ".." || path.IsAbs(name) {
+		return nil, o.wrap(op, name, syscall.EINVAL)
+	}
+	d, err := o.root.OpenFile(path.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, o.wrap(op, name, err)
 	}
 	return d, nil
+}
+
+// openDir opens a directory, not a symbolic link to one.
+func (o *OS) openDir(op, name string) (d *os.File, err error) {
+	err = o.at(op, name, func(dir int, base string) error {
+		fd, err := unix.Openat(dir, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == nil {
+			d = os.NewFile(uintptr(fd), o.Path(name))
+		}
+		return err
+	})
+	return d, err
 }
 
 func (o *OS) wrap(op, name string, err error) error {
@@ -86,12 +103,12 @@ func (o *OS) wrap(op, name string, err error) error {
 
 // both is at for operations on two names.
 func (o *OS) both(op, oldname, newname string, f func(oldDir int, oldBase string, newDir int, newBase string) error) error {
-	a, err := o.openDir(op, path.Dir(oldname))
+	a, err := o.parent(op, oldname)
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	b, err := o.openDir(op, path.Dir(newname))
+	b, err := o.parent(op, newname)
 	if err != nil {
 		return err
 	}
@@ -124,7 +141,7 @@ func infoOf(name string, st *unix.Stat_t) Info {
 		Size:  st.Size,
 		Mtime: st.Mtim.Nano(),
 		Dev:   uint64(st.Dev),
-		Ino:   st.Ino,
+		Ino:   uint64(st.Ino),
 		Nlink: uint64(st.Nlink),
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -181,42 +198,49 @@ func (o *OS) Readlink(name string) (string, error) {
 // Open implements FS. Reading does not change the access time where the
 // process may ask for that, so that looking at a file does not write to flash.
 func (o *OS) Open(name string) (File, error) {
-	fd, st, err := o.open("open", name)
+	fd, err := o.open("open", name, unix.S_IFREG)
 	if err != nil {
 		return nil, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		unix.Close(fd)
-		return nil, o.wrap("open", name, errors.New("not a regular file"))
 	}
 	return os.NewFile(uintptr(fd), o.Path(name)), nil
 }
 
-func (o *OS) open(op, name string) (fd int, st unix.Stat_t, err error) {
+// open opens an entry of one of the types. It looks before it opens, because
+// opening a device node can do things.
+func (o *OS) open(op, name string, types ...uint32) (fd int, err error) {
 	err = o.at(op, name, func(dir int, base string) (err error) {
+		var st unix.Stat_t
+		if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		if !slices.Contains(types, uint32(st.Mode)&unix.S_IFMT) {
+			return errNotRegular
+		}
 		const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
 		fd, err = unix.Openat(dir, base, flags|unix.O_NOATIME, 0)
 		if errors.Is(err, syscall.EPERM) {
 			fd, err = unix.Openat(dir, base, flags, 0)
 		}
-		if err != nil {
-			return err
-		}
-		if err := unix.Fstat(fd, &st); err != nil {
-			unix.Close(fd)
-			return err
-		}
-		return nil
+		return err
 	})
-	return fd, st, err
+	return fd, err
 }
+
+var errNotRegular = errors.New("not a regular file")
 
 // Create implements FS.
 func (o *OS) Create(name string, mode uint32) (File, error) {
 	var fd int
 	err := o.at("create", name, func(dir int, base string) (err error) {
 		fd, err = unix.Openat(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
-		return err
+		if err != nil {
+			return err
+		}
+		if err := unix.Fchmod(fd, mode); err != nil { // whatever the umask is
+			unix.Close(fd)
+			return err
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -227,7 +251,10 @@ func (o *OS) Create(name string, mode uint32) (File, error) {
 // Mkdir implements FS.
 func (o *OS) Mkdir(name string, mode uint32) error {
 	return o.at("make directory", name, func(dir int, base string) error {
-		return unix.Mkdirat(dir, base, mode)
+		if err := unix.Mkdirat(dir, base, mode); err != nil {
+			return err
+		}
+		return unix.Fchmodat(dir, base, mode, 0) // whatever the umask is
 	})
 }
 
@@ -288,9 +315,13 @@ func (o *OS) SetAttr(name string, a Attr) error {
 			if err := unix.Fchownat(dir, base, a.UID, a.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 				return err
 			}
-			now.Mode &^= unix.S_ISUID | unix.S_ISGID
+			// Which of setuid and setgid chown clears depends on the entry.
+			if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+				return err
+			}
+			now = infoOf(base, &st)
 		}
-		if a.Xattrs != nil && now.Type != TypeSymlink {
+		if a.Xattrs != nil && (now.Type == TypeFile || now.Type == TypeDir) {
 			if err := o.setXattrs(name, a.Xattrs); err != nil {
 				return err
 			}
@@ -310,9 +341,9 @@ func (o *OS) SetAttr(name string, a Attr) error {
 
 // Xattrs implements FS.
 func (o *OS) Xattrs(name string) (map[string][]byte, error) {
-	fd, _, err := o.open("read attributes", name)
-	if errors.Is(err, syscall.ELOOP) {
-		return nil, nil // a symbolic link has none that we could carry
+	fd, err := o.open("read attributes", name, unix.S_IFREG, unix.S_IFDIR)
+	if errors.Is(err, errNotRegular) {
+		return nil, nil // a symbolic link or a device has none that we could carry
 	}
 	if err != nil {
 		return nil, err
@@ -373,7 +404,7 @@ func xattrValue(get func(buf []byte) (int, error)) ([]byte, error) {
 }
 
 func (o *OS) setXattrs(name string, want map[string][]byte) error {
-	fd, _, err := o.open("set attributes", name)
+	fd, err := o.open("set attributes", name, unix.S_IFREG, unix.S_IFDIR)
 	if err != nil {
 		return err
 	}

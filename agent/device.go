@@ -1,0 +1,484 @@
+// Package agent does what Tandem is for on one device: it puts the sides, the
+// source and the configuration together.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"tandem/backup"
+	"tandem/internal/config"
+	"tandem/internal/fsys"
+	"tandem/internal/lock"
+	"tandem/internal/mounts"
+	"tandem/ota"
+	"tandem/packaging/trust"
+	"tandem/versioning"
+)
+
+// ErrNoRoot says that the device has no root of trust.
+var ErrNoRoot = errors.New("no root of trust")
+
+// Environment is what a device needs of the world.
+type Environment struct {
+	Log      *logrus.Logger
+	Now      func() time.Time
+	Built    time.Time // when this program was built; zero if unknown
+	Version  string    // of this program
+	Progress backup.Progress
+	EUID     int
+	EGID     int
+}
+
+// Device is the device that this process runs on.
+type Device struct {
+	cfg        *config.Config
+	env        Environment
+	reconciler *backup.Reconciler
+	release    func() error // of the lock; nil without one
+	open       []io.Closer
+	stateFS    fsys.FS // nil until it is needed
+}
+
+// Access says what a command will do with the device.
+type Access int
+
+// The kinds of access.
+const (
+	Look   Access = iota // read only, without a lock: others may be at work
+	Change               // alone, and directories that are missing are made
+)
+
+// Open opens the device that cfg describes. Close lets go of it.
+//
+// With Change it takes the lock, and makes the directories of the sides where
+// the partitions they belong on are mounted; the error wraps lock.ErrBusy or
+// backup.ErrUnavailable where that is the reason.
+func Open(cfg *config.Config, env Environment, access Access) (d *Device, err error) {
+	d = &Device{cfg: cfg, env: env}
+	defer func() {
+		if err != nil {
+			_ = d.Close() // the error that came first says what is wrong
+			d = nil
+		}
+	}()
+	if access == Change {
+		if d.release, err = lock.Acquire(cfg.Agent.Lock); err != nil {
+			return d, err
+		}
+	}
+	d.reconciler = &backup.Reconciler{Log: env.Log, Progress: env.Progress}
+	if d.reconciler.System, err = d.side(backup.System, cfg.System, access); err != nil {
+		return d, err
+	}
+	if d.reconciler.UsrData, err = d.side(backup.UsrData, cfg.UsrData, access); err != nil {
+		return d, err
+	}
+	return d, nil
+}
+
+// side opens a side. One that cannot be used is part of the device all the
+// same, so that its state can be told.
+func (d *Device) side(name backup.SideName, c config.Side, access Access) (*backup.Side, error) {
+	s := &backup.Side{Name: name}
+	unusable := func(err error) *backup.Side {
+		s.Ready = func() error { return err }
+		return s
+	}
+	if c.Mount != "" {
+		ok, err := mounts.Mounted(c.Mount)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if !ok {
+			return unusable(fmt.Errorf("%w: %s: nothing is mounted at %s", backup.ErrUnavailable, name, c.Mount)), nil
+		}
+	}
+	if access == Change {
+		if err := makeDir(c.Path); err != nil {
+			return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
+		}
+	}
+	disk, err := fsys.OpenOS(c.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return unusable(err), nil
+	case err != nil:
+		return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
+	}
+	d.open = append(d.open, disk)
+	s.FS = disk
+	return s, nil
+}
+
+// makeDir durably makes a directory and those above it that are missing.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	p, err := os.Open(parent)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return p.Sync()
+}
+
+// Close lets go of the device.
+func (d *Device) Close() error {
+	var errs []error
+	for _, c := range d.open {
+		errs = append(errs, c.Close())
+	}
+	if d.release != nil {
+		errs = append(errs, d.release())
+	}
+	return errors.Join(errs...)
+}
+
+// Boot brings the sides in step: backup.Reconciler.Reconcile says what holds
+// afterwards. It remembers what it did under the name of the command.
+func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*backup.Result, error) {
+	res, err := d.reconciler.Reconcile(ctx, o)
+	changed := res != nil && len(res.Changed)+len(res.Finished) > 0
+	if changed || err != nil && !errors.Is(err, backup.ErrNoApplication) {
+		d.remember(reconciled(command, res, err))
+	}
+	return res, err
+}
+
+// Plan says what Boot would do, and changes nothing.
+func (d *Device) Plan(ctx context.Context, o backup.Options) (*backup.Result, error) {
+	return d.reconciler.Look(ctx, o)
+}
+
+// Status is what is known of the device without reading every file.
+type Status struct {
+	InStep     bool                           `json:"in_step"`
+	Sides      map[backup.SideName]SideStatus `json:"sides"`
+	Pending    *Pending                       `json:"pending"`
+	Revoked    []versioning.Version           `json:"revoked"`
+	LastUpdate *Event                         `json:"last_update"`
+}
+
+// SideStatus is what is known of a side.
+type SideStatus struct {
+	Path     string             `json:"path"`
+	State    backup.State       `json:"state"`
+	Version  versioning.Version `json:"version"`
+	Revision int                `json:"revision"`
+	Files    int                `json:"files"`
+	Previous versioning.Version `json:"previous"`
+	Detail   string             `json:"detail,omitempty"` // why the state is not intact
+}
+
+// Pending is a version that is installed and not yet confirmed healthy.
+type Pending struct {
+	Version versioning.Version `json:"version"`
+}
+
+// Status looks at both sides. Other than Boot it has no error for a device
+// that is not well: its answer says so.
+func (d *Device) Status(ctx context.Context) (*Status, error) {
+	res, err := d.reconciler.Look(ctx, backup.Options{})
+	if res == nil {
+		return nil, err
+	}
+	s := &Status{
+		InStep: err == nil && res.Decision.Action == backup.Nothing,
+		Sides: map[backup.SideName]SideStatus{
+			backup.System:  sideStatus(res.System, d.cfg.System.Path),
+			backup.UsrData: sideStatus(res.UsrData, d.cfg.UsrData.Path),
+		},
+	}
+	if s.Revoked, err = d.reconciler.Revoked(); err != nil {
+		return nil, err
+	}
+	if s.Revoked == nil {
+		s.Revoked = []versioning.Version{}
+	}
+	events, err := d.History()
+	if err != nil {
+		return nil, err
+	}
+	for i := range events {
+		if events[i].Command == "install" || events[i].Command == "update" {
+			s.LastUpdate = &events[i]
+		}
+	}
+	return s, nil
+}
+
+func sideStatus(s *backup.Snapshot, path string) SideStatus {
+	return SideStatus{Path: path, State: s.State, Version: s.Version, Revision: s.Revision, Files: s.Files, Previous: s.Previous, Detail: s.Detail}
+}
+
+// Verify hashes every file of both sides. The error wraps backup.ErrDamage if
+// a side is not as it should be.
+func (d *Device) Verify(ctx context.Context) (*backup.Result, error) {
+	res, err := d.reconciler.Look(ctx, backup.Options{Full: true})
+	if err != nil {
+		return res, err
+	}
+	var wrong []string
+	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
+		if s.State != backup.Intact {
+			wrong = append(wrong, fmt.Sprintf("%s is %s", s.Side, s.State))
+		}
+	}
+	if len(wrong) > 0 {
+		return res, fmt.Errorf("%w: %s", backup.ErrDamage, strings.Join(wrong, ", "))
+	}
+	return res, nil
+}
+
+// Bump makes what lies on system a new version and backs it up.
+func (d *Device) Bump(ctx context.Context, next func(versioning.Version) (versioning.Version, error)) (*backup.Result, error) {
+	if _, err := d.reconciler.Bump(ctx, next); err != nil {
+		return nil, err
+	}
+	return d.Boot(ctx, "bump", backup.Options{})
+}
+
+// Update is what an installation did: to system, and to usr_data after it.
+type Update struct {
+	Installed *ota.Installed
+	Offer     *ota.Offer // nil for a bundle installed by hand
+	BackUp    *backup.Result
+}
+
+// Install installs the bundle that src holds and backs it up at once.
+//
+// After success both sides are the new version. After an error or a power cut
+// each side is the old version or the new one, and the next Boot brings them in
+// step. If the backup alone failed, the result is there beside the error.
+func (d *Device) Install(ctx context.Context, src io.Reader, o backup.InstallOptions) (*Update, error) {
+	return d.install(ctx, "install", src, o)
+}
+
+func (d *Device) install(ctx context.Context, command string, src io.Reader, o backup.InstallOptions) (*Update, error) {
+	root, err := d.root()
+	if err != nil {
+		return nil, err
+	}
+	owner := ota.Owner(d.env.EUID, d.env.EGID, d.env.Now())
+	o.Now, o.UID, o.GID = owner.Now, owner.UID, owner.GID
+	in := &ota.Installer{
+		Reconciler: d.reconciler,
+		Trust:      trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned},
+		App:        d.cfg.Device.App,
+		Compatible: d.cfg.Device.Compatible,
+		Log:        d.env.Log,
+		Progress:   d.env.Progress,
+		KeepRoot: func(data []byte) error {
+			store, err := d.store()
+			if err != nil {
+				return err
+			}
+			return store.AddRoot(data)
+		},
+	}
+	done, err := in.Install(ctx, src, o)
+	if err != nil {
+		d.remember(Event{Command: command, Error: err.Error()})
+		return nil, err
+	}
+	u := &Update{Installed: done}
+	u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{})
+	event := Event{Command: command, Action: "installed", From: done.From, Version: done.Version, Bytes: done.Bytes}
+	if err != nil {
+		err = fmt.Errorf("%s is installed on system, but not backed up: %w", done.Version, err)
+		event.Error = err.Error()
+	}
+	d.remember(event)
+	return u, err
+}
+
+// root gives the newest root that the device trusts; nil if there is none and
+// none is needed.
+func (d *Device) root() (*trust.Root, error) {
+	provisioned, err := d.provisioned()
+	if err != nil || provisioned == nil {
+		return nil, err
+	}
+	store, err := d.store()
+	if err != nil {
+		d.env.Log.WithError(err).Warn("the agent's state cannot be used; trusting the root that the device came with")
+		return provisioned, nil
+	}
+	return store.Root(), nil
+}
+
+func (d *Device) provisioned() (*trust.Root, error) {
+	data, err := os.ReadFile(d.cfg.Trust.Root)
+	if errors.Is(err, fs.ErrNotExist) && d.cfg.Trust.AllowUnsigned {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: trust.root: %w", ErrNoRoot, err)
+	}
+	root, err := trust.ParseRoot(data)
+	if err != nil {
+		return nil, fmt.Errorf("trust.root: %s: %w", d.cfg.Trust.Root, err)
+	}
+	return root, nil
+}
+
+// state opens the agent's state directory, and makes it if need be. Where it
+// belongs on a partition that is not mounted, it is not made on the one below.
+func (d *Device) state() (fsys.FS, error) {
+	if d.stateFS != nil {
+		return d.stateFS, nil
+	}
+	for _, side := range []config.Side{d.cfg.System, d.cfg.UsrData} {
+		if rel, err := filepath.Rel(side.Mount, d.cfg.Agent.State); side.Mount == "" || err != nil || !filepath.IsLocal(rel) {
+			continue
+		}
+		if ok, err := mounts.Mounted(side.Mount); err != nil || !ok {
+			return nil, errors.Join(fmt.Errorf("%s: nothing is mounted at %s", d.cfg.Agent.State, side.Mount), err)
+		}
+	}
+	if err := makeDir(d.cfg.Agent.State); err != nil {
+		return nil, err
+	}
+	disk, err := fsys.OpenOS(d.cfg.Agent.State)
+	if err != nil {
+		return nil, err
+	}
+	d.open = append(d.open, disk)
+	d.stateFS = disk
+	return disk, nil
+}
+
+func (d *Device) store() (*ota.Store, error) {
+	provisioned, err := d.provisioned()
+	if err != nil {
+		return nil, err
+	}
+	if provisioned == nil {
+		return nil, fmt.Errorf("%w: trust.root: %s", ErrNoRoot, d.cfg.Trust.Root)
+	}
+	state, err := d.state()
+	if err != nil {
+		return nil, err
+	}
+	return ota.OpenStore(state, provisioned, d.env.Log), nil
+}
+
+// now is the reference time: no earlier than what is known for sure.
+func (d *Device) now() time.Time {
+	store, err := d.store()
+	if err != nil {
+		return trust.ReferenceTime(d.env.Now(), d.env.Built)
+	}
+	return store.RefTime(d.env.Now(), d.env.Built)
+}
+
+// source opens the configured source.
+func (d *Device) source() (*ota.Repo, error) {
+	c, err := d.cfg.NeedSource()
+	if err != nil {
+		return nil, err
+	}
+	if c.Type != config.Repo {
+		return nil, fmt.Errorf("%w: %s: source.type %q is not built in yet: expected %q", config.ErrInvalid, d.cfg.File, c.Type, config.Repo)
+	}
+	store, err := d.store()
+	if err != nil {
+		return nil, err
+	}
+	state, err := d.state()
+	if err != nil {
+		return nil, err
+	}
+	client := ota.NewClient(ota.ClientOptions{UserAgent: "tandem/" + d.env.Version, Proxy: http.ProxyFromEnvironment, Files: true})
+	return ota.NewRepo(ota.RepoOptions{
+		URL:       c.URL,
+		Client:    client,
+		Store:     store,
+		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: d.env.Log}),
+		Now:       d.env.Now,
+		Built:     d.env.Built,
+		Log:       d.env.Log,
+	})
+}
+
+// Check asks the source which release the device should have. It gives the
+// version that is installed, too.
+func (d *Device) Check(ctx context.Context) (ota.Decision, versioning.Version, error) {
+	dec, installed, _, err := d.check(ctx)
+	return dec, installed, err
+}
+
+func (d *Device) check(ctx context.Context) (ota.Decision, versioning.Version, *ota.Repo, error) {
+	src, err := d.source()
+	if err != nil {
+		return ota.Decision{}, versioning.Version{}, nil, err
+	}
+	res, err := d.reconciler.Look(ctx, backup.Options{})
+	if err != nil && !errors.Is(err, backup.ErrNoApplication) && !errors.Is(err, backup.ErrDamage) {
+		return ota.Decision{}, versioning.Version{}, nil, err
+	}
+	installed := res.Version
+	revoked, err := d.reconciler.Revoked()
+	if err != nil {
+		return ota.Decision{}, installed, nil, err
+	}
+	dec, err := src.Consider(ctx, ota.Device{
+		ID:         d.cfg.Device.ID,
+		App:        d.cfg.Device.App,
+		Compatible: d.cfg.Device.Compatible,
+		Channel:    d.cfg.Source.Channel,
+		Installed:  installed,
+		Revoked:    revoked,
+	})
+	return dec, installed, src, err
+}
+
+// Update asks the source, downloads what it offers, installs it and backs it
+// up, once. A nil Update says that there is nothing newer. What holds after an
+// error is said at Install.
+func (d *Device) Update(ctx context.Context) (*Update, versioning.Version, error) {
+	dec, installed, src, err := d.check(ctx)
+	if err != nil || dec.Best == nil {
+		return nil, installed, err
+	}
+	name, err := src.Fetch(ctx, *dec.Best, func(done, total int64) {
+		if d.env.Progress != nil {
+			d.env.Progress("downloading", done, total)
+		}
+	})
+	if err != nil {
+		return nil, installed, err
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, installed, err
+	}
+	defer f.Close()
+	u, err := d.install(ctx, "update", f, backup.InstallOptions{})
+	if u != nil {
+		u.Offer = dec.Best
+		if e := os.Remove(name); e != nil { // it has done its work; the space is scarce
+			d.env.Log.WithError(e).Warn("the installed bundle could not be removed")
+		}
+	}
+	return u, installed, err
+}

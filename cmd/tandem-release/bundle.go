@@ -1,0 +1,530 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tandem/internal/fsys"
+	"tandem/packaging/bundle"
+	"tandem/packaging/repository"
+	"tandem/packaging/signing"
+	"tandem/packaging/trust"
+	"tandem/versioning"
+)
+
+func newBundleCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "bundle",
+		Short: "Make, sign and look at bundles",
+		Long: `A bundle is one file that carries one release of an application: a tar with
+signed metadata, the list of files, and their compressed contents.`,
+		Example: `  tandem-release bundle create hello/ --app hello --version 1.1.0 --compatible demo --out hello-1.1.0.tandem
+  tandem-release bundle info hello-1.1.0.tandem`,
+	}
+	group(cmd)
+	cmd.AddCommand(
+		newBundleCreateCommand(p),
+		newBundleInfoCommand(p),
+		newBundleVerifyCommand(p),
+		newBundleSignCommand(p),
+		newBundleExtractCommand(p),
+	)
+	return cmd
+}
+
+func newBundleCreateCommand(p *program) *cobra.Command {
+	var (
+		o                        bundle.Options
+		version, keys, root, out string
+	)
+	cmd := &cobra.Command{
+		Use:   "create APPDIR --app NAME --version VERSION --compatible HARDWARE --out FILE",
+		Short: "Make a bundle out of a directory",
+		Long: `Make a bundle out of the directory APPDIR. Files, directories, symbolic links and
+hard links among them are kept, with modes and extended attributes (user.* and
+security.capability); on the device they belong to root. A socket, FIFO or device
+node is an error.
+
+The same directory and flags give the same bytes, on any machine and at any time.
+SOURCE_DATE_EPOCH, if set, becomes the time of the release and of its files.
+
+With --keys and --root the bundle is signed; without, "bundle sign" can do that
+later, possibly on another machine. A signature does not expire: a device takes
+newer versions only, and the root that vouches for the key has a date of its own.
+
+Patterns are relative to APPDIR. An element ** stands for any number of elements.
+--config-pattern names files that may change on the device, --ignore names files
+that are neither backed up nor restored.`,
+		Example: `  tandem-release bundle create hello/ --app hello --version 1.1.0 --compatible demo \
+      --config-pattern 'etc/*.conf' --ignore 'log/**' \
+      --keys keys --root repo/root.json --out hello-1.1.0.tandem`,
+		Args: exactly("APPDIR"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			for _, f := range []string{"app", "version", "compatible", "out"} {
+				if !cmd.Flags().Changed(f) {
+					return usage(cmd, "--%s is missing", f)
+				}
+			}
+			if o.Version, err = versioning.Parse(version); err != nil {
+				return usage(cmd, "--version: %w", err)
+			}
+			if o.Time, err = p.sourceDate(cmd); err != nil {
+				return err
+			}
+			if (keys == "") != (root == "") {
+				return usage(cmd, "--keys and --root go together: the root must name the key that signs")
+			}
+			if keys != "" {
+				if o.Signing, err = signWith(keys, root); err != nil {
+					return err
+				}
+			}
+			if err := outside(cmd, args[0], out); err != nil {
+				return err
+			}
+			app, err := fsys.OpenOS(args[0])
+			if err != nil {
+				return err
+			}
+			defer app.Close()
+			dir, name, err := openParent(cmd, out)
+			if err != nil {
+				return err
+			}
+			defer dir.Close()
+			m, err := bundle.Create(cmd.Context(), app, dir, name, o)
+			if err != nil {
+				return err
+			}
+			p.say("%s %s: %s", m.App, m.Version, contents(m))
+			if keys == "" {
+				p.say("it is not signed: devices will refuse it until \"tandem-release bundle sign\" has signed it")
+			}
+			_, err = fmt.Fprintln(p.stdout, out)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.App, "app", "", "application that the bundle carries")
+	f.StringVar(&version, "version", "", "semantic version, such as 1.1.0")
+	f.StringArrayVar(&o.Compatible, "compatible", nil, "hardware that it is for (repeatable)")
+	f.StringArrayVar(&o.Config, "config-pattern", nil, "files that may change on the device (repeatable)")
+	f.StringArrayVar(&o.Ignore, "ignore", nil, "files that are neither backed up nor restored (repeatable)")
+	f.StringVar(&keys, "keys", "", "directory of the keys to sign with")
+	f.StringVar(&root, "root", "", "root.json that names the key")
+	f.StringVar(&out, "out", "", "file to write")
+	return cmd
+}
+
+// outside refuses to write a bundle into the tree that it is made of: the next
+// one would carry it.
+func outside(cmd *cobra.Command, app, out string) error {
+	a, err := filepath.EvalSymlinks(app)
+	if err != nil {
+		return err
+	}
+	o, err := filepath.EvalSymlinks(filepath.Dir(out))
+	if err != nil {
+		return err
+	}
+	if a, err = filepath.Abs(a); err != nil {
+		return err
+	}
+	if o, err = filepath.Abs(o); err != nil {
+		return err
+	}
+	if rel, err := filepath.Rel(a, o); err == nil && filepath.IsLocal(rel) {
+		return usage(cmd, "--out %s lies in %s: expected a file outside of it", out, app)
+	}
+	return nil
+}
+
+// openParent opens the directory that file lies in, or is to lie in.
+func openParent(cmd *cobra.Command, file string) (*fsys.OS, string, error) {
+	name := filepath.Base(file)
+	if name == "." || name == ".." || name == "/" || strings.HasSuffix(file, "/") {
+		return nil, "", usage(cmd, "%q is no name of a file", file)
+	}
+	dir, err := fsys.OpenOS(filepath.Dir(file))
+	return dir, name, err
+}
+
+// loadRoot reads a root.json.
+func loadRoot(name string) (*trust.Root, error) {
+	dir, err := fsys.OpenOS(filepath.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	raw, err := fsys.ReadFile(dir, filepath.Base(name), trust.MaxRoot)
+	if err != nil {
+		return nil, err
+	}
+	root, err := trust.ParseRoot(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return root, nil
+}
+
+// signWith says how to sign with the targets key in keys, which root must name.
+func signWith(keys, rootFile string) (bundle.Signing, error) {
+	root, err := loadRoot(rootFile)
+	if err != nil {
+		return bundle.Signing{}, err
+	}
+	dir, err := fsys.OpenOS(keys)
+	if err != nil {
+		return bundle.Signing{}, err
+	}
+	defer dir.Close()
+	sign, err := signing.ForBundle(signing.Dir{FS: dir}, root)
+	if err != nil {
+		return bundle.Signing{}, err
+	}
+	beside, err := fsys.OpenOS(filepath.Dir(rootFile))
+	if err != nil {
+		return bundle.Signing{}, err
+	}
+	defer beside.Close()
+	roots, first, err := repository.Carried(beside, root)
+	return bundle.Signing{Roots: roots, FirstRoot: first, Sign: sign}, err
+}
+
+// facts is what info and verify say about a bundle.
+type facts struct {
+	File         string     `json:"file"`
+	Kind         string     `json:"kind"`
+	App          string     `json:"app"`
+	Version      string     `json:"version"`
+	Compatible   []string   `json:"compatible"`
+	Base         string     `json:"base,omitempty"`
+	Time         *time.Time `json:"time,omitempty"`
+	Config       []string   `json:"config"`
+	Ignore       []string   `json:"ignore"`
+	Replace      []string   `json:"replace"`
+	Remove       []string   `json:"remove"`
+	Entries      int        `json:"entries"`      // files, directories and links
+	Size         int64      `json:"size"`         // of all files, bytes
+	PayloadSize  int64      `json:"payload_size"` // compressed, bytes
+	PayloadFiles int        `json:"payload_files"`
+	Signed       bool       `json:"signed"` // carries a signature, of whomever
+	Keys         []string   `json:"keys"`   // that it claims to be signed by
+	Expires      *time.Time `json:"expires,omitempty"`
+	// Trusted says that the root given with --root vouches for the bundle.
+	Trusted bool `json:"trusted"`
+	// Verified says that every byte was read and found right.
+	Verified bool `json:"verified"`
+}
+
+func gather(name string, r *bundle.Reader) (*facts, error) {
+	t, _, err := bundle.ParseTargets(r.TargetsMetadata())
+	if err != nil {
+		return nil, err
+	}
+	m := r.Manifest()
+	f := &facts{
+		File:         name,
+		Kind:         string(m.Kind),
+		App:          m.App,
+		Version:      m.Version.String(),
+		Compatible:   m.Compatible,
+		Base:         m.Base.String(),
+		Config:       list(m.Config),
+		Ignore:       list(m.Ignore),
+		Replace:      list(m.Replace),
+		Remove:       list(m.Remove),
+		Entries:      len(m.Files),
+		PayloadSize:  r.Signed().Payload.Length,
+		PayloadFiles: m.Payload.Files,
+		Signed:       len(t.Signatures) > 0,
+		Keys:         []string{},
+	}
+	f.Size, _ = m.Content()
+	if m.Time > 0 {
+		at := time.Unix(m.Time, 0).UTC()
+		f.Time = &at
+	}
+	for _, s := range t.Signatures {
+		f.Keys = append(f.Keys, s.KeyID)
+	}
+	if f.Signed && !t.Signed.Expires.Equal(bundle.Never()) {
+		f.Expires = &t.Signed.Expires
+	}
+	return f, nil
+}
+
+// list keeps an empty list from becoming null in JSON.
+func list(s []string) []string { return append([]string{}, s...) }
+
+func (f *facts) print(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	row := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(b, "%-12s %s\n", name, value)
+		}
+	}
+	row("app", f.App)
+	row("version", f.Version)
+	row("kind", f.Kind)
+	row("compatible", strings.Join(f.Compatible, ", "))
+	row("base", f.Base)
+	if f.Time != nil {
+		row("time", f.Time.Format(time.RFC3339))
+	}
+	row("config", strings.Join(f.Config, ", "))
+	row("ignore", strings.Join(f.Ignore, ", "))
+	row("replace", strings.Join(f.Replace, ", "))
+	row("remove", strings.Join(f.Remove, ", "))
+	row("entries", fmt.Sprintf("%d, %s", f.Entries, bytesText(f.Size)))
+	row("payload", fmt.Sprintf("%d files, %s compressed", f.PayloadFiles, bytesText(f.PayloadSize)))
+	if f.Signed {
+		row("signed by", strings.Join(f.Keys, ", "))
+	} else {
+		row("signed by", "nobody")
+	}
+	if f.Expires != nil {
+		row("expires", f.Expires.Format(time.RFC3339))
+	}
+	trusted := "not checked: no --root"
+	if f.Trusted {
+		trusted = "yes"
+	}
+	row("trusted", trusted)
+	if f.Verified {
+		row("verified", "yes, every byte")
+	}
+	return b.Flush()
+}
+
+func bytesText(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	v, i := float64(n)/unit, 0
+	for v >= unit && i < 3 {
+		v, i = v/unit, i+1
+	}
+	return fmt.Sprintf("%.1f %ciB", v, "KMGT"[i])
+}
+
+func contents(m *bundle.Manifest) string {
+	all, _ := m.Content()
+	return fmt.Sprintf("%d entries, %s", len(m.Files), bytesText(all))
+}
+
+func newBundleInfoCommand(p *program) *cobra.Command {
+	return newLookCommand(p, false, &cobra.Command{
+		Use:   "info FILE [--root ROOT.json]",
+		Short: "Show what a bundle is",
+		Long: `Show what a bundle is: application, version, hardware, patterns, sizes, and by
+which keys it claims to be signed. Its contents are not read.
+
+With --root it fails with exit code 20 unless that root vouches for the bundle.`,
+		Example: `  tandem-release bundle info hello-1.1.0.tandem
+  tandem-release bundle info hello-1.1.0.tandem --json`,
+	})
+}
+
+func newBundleVerifyCommand(p *program) *cobra.Command {
+	return newLookCommand(p, true, &cobra.Command{
+		Use:   "verify FILE [--root ROOT.json]",
+		Short: "Check a bundle as a device does",
+		Long: `Read a whole bundle and check it as a device does: its form, the hash of every
+file, and with --root whether that root vouches for it. Without --root damage is
+found, but not who made the bundle.
+
+Exit code 20 means not signed by the root, 24 malformed or damaged.`,
+		Example: `  tandem-release bundle verify hello-1.1.0.tandem --root repo/root.json`,
+	})
+}
+
+// newLookCommand is info, and verify where whole is true.
+func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
+	var (
+		root   string
+		asJSON bool
+	)
+	cmd.Args = exactly("FILE")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		f, r, err := p.openBundle(args[0], root)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		found, err := gather(args[0], r)
+		if err != nil {
+			return err
+		}
+		found.Trusted = root != ""
+		if whole {
+			if err := finish(cmd, args[0], r); err != nil {
+				return err
+			}
+			found.Verified = true
+		}
+		if asJSON {
+			return json.NewEncoder(p.stdout).Encode(found)
+		}
+		return found.print(p.stdout)
+	}
+	cmd.Flags().StringVar(&root, "root", "", "root.json that must vouch for the bundle")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
+	return cmd
+}
+
+// finish verifies the rest of a bundle; it ends early when the command is told to.
+func finish(cmd *cobra.Command, name string, r *bundle.Reader) error {
+	for {
+		if err := cmd.Context().Err(); err != nil {
+			return err
+		}
+		if _, _, err := r.Next(); err == io.EOF {
+			break
+		} else if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if err := r.Finish(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// openBundle opens a bundle and reads it up to its payload. Without rootFile
+// nobody needs to have signed it.
+func (p *program) openBundle(name, rootFile string) (*os.File, *bundle.Reader, error) {
+	var v bundle.Verifier = bundle.Inspect{}
+	if rootFile != "" {
+		root, err := loadRoot(rootFile)
+		if err != nil {
+			return nil, nil, err
+		}
+		if v, err = trust.New(trust.Options{Root: root, Time: p.now()}); err != nil {
+			return nil, nil, err
+		}
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s is a directory: expected a bundle", name)
+	}
+	r, err := bundle.NewReader(f, v)
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return f, r, nil
+}
+
+func newBundleSignCommand(p *program) *cobra.Command {
+	var keys, root string
+	cmd := &cobra.Command{
+		Use:   "sign FILE --keys KEYS --root ROOT.json",
+		Short: "Sign a bundle",
+		Long: `Sign a bundle in place with the targets key in KEYS. The whole bundle is checked
+first. ROOT.json must name that key; newer roots are carried along in the bundle,
+so that devices which were off line can follow a change of keys. Signatures of
+other keys stay.`,
+		Example: `  tandem-release bundle sign hello-1.1.0.tandem --keys keys --root repo/root.json`,
+		Args:    exactly("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if keys == "" || root == "" {
+				return usage(cmd, "--keys and --root are both needed: the root must name the key that signs")
+			}
+			s, err := signWith(keys, root)
+			if err != nil {
+				return err
+			}
+			dir, name, err := openParent(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			defer dir.Close()
+			if err := bundle.Sign(cmd.Context(), dir, name, s); err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			_, err = fmt.Fprintln(p.stdout, args[0])
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&keys, "keys", "", "directory of the keys to sign with")
+	cmd.Flags().StringVar(&root, "root", "", "root.json that names the key")
+	return cmd
+}
+
+func newBundleExtractCommand(p *program) *cobra.Command {
+	var root string
+	cmd := &cobra.Command{
+		Use:   "extract FILE DIR [--root ROOT.json]",
+		Short: "Unpack a bundle into a directory",
+		Long: `Unpack a bundle into the directory DIR, which must be empty or missing, and verify
+it on the way. Modes are set, owners and extended attributes are not. If the
+bundle turns out to be bad, what was unpacked is removed again.`,
+		Example: `  tandem-release bundle extract hello-1.1.0.tandem hello/ --root repo/root.json`,
+		Args:    exactly("FILE", "DIR"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			f, r, err := p.openBundle(args[0], root)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if err := extract(args[1], r); err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			_, err = fmt.Fprintln(p.stdout, args[1])
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", "", "root.json that must vouch for the bundle")
+	return cmd
+}
+
+// extract unpacks into a directory beside dir that takes its place at the end,
+// so that dir never holds anything unverified.
+func extract(dir string, r *bundle.Reader) error {
+	dir = filepath.Clean(dir)
+	parent, err := os.OpenRoot(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	name := filepath.Base(dir)
+	if !filepath.IsLocal(name) || name == "." {
+		return fmt.Errorf("%s: expected a directory with a name", dir)
+	}
+	if err := parent.Remove(name); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("%s: expected an empty or a missing directory: %w", dir, err)
+	}
+	tmp := name + ".tmp"
+	if err := parent.Mkdir(tmp, 0o755); err != nil {
+		return err
+	}
+	root, err := parent.OpenRoot(tmp)
+	if err != nil {
+		return err
+	}
+	err = bundle.Extract(r, root)
+	if e := root.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = parent.Rename(tmp, name)
+	}
+	if err != nil {
+		_ = parent.RemoveAll(tmp) // the first error is the one to report
+	}
+	return err
+}

@@ -1,0 +1,25 @@
+// Command tandem-release makes, signs and publishes releases. It runs on a
+// build machine and holds what a device must not have: the means to sign.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, &program{
+		stdout: os.Stdout,
+		stderr: os.Stderr,
+		lookup: os.LookupEnv,
+		now:    time.Now,
+		random: rand.Reader,
+	}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}

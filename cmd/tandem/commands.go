@@ -1,0 +1,519 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tandem/agent"
+	"tandem/backup"
+	"tandem/versioning"
+)
+
+const barThrottle = 100 * time.Millisecond
+
+// reconciliation is the JSON document of boot, backup, bump and verify --repair.
+type reconciliation struct {
+	DryRun    bool               `json:"dry_run,omitempty"`
+	Action    backup.Action      `json:"action,omitempty"`
+	From      backup.SideName    `json:"from,omitempty"`
+	Reason    string             `json:"reason,omitempty"`
+	Version   versioning.Version `json:"version"`
+	Revision  int                `json:"revision"`
+	Changed   []backup.SideName  `json:"changed"`
+	Files     int                `json:"files"`
+	Bytes     int64              `json:"bytes"`
+	Finished  []backup.Finished  `json:"finished,omitempty"`
+	Problems  []backup.Problem   `json:"problems,omitempty"`
+	Conflicts []backup.Path      `json:"conflicts,omitempty"`
+	Lost      []backup.Path      `json:"lost,omitempty"`
+	failure
+}
+
+func describe(res *backup.Result) reconciliation {
+	doc := reconciliation{Changed: []backup.SideName{}}
+	if res == nil {
+		return doc
+	}
+	doc.Action, doc.From, doc.Reason = res.Decision.Action, res.Decision.From, res.Decision.Reason
+	doc.Version, doc.Revision = res.Version, res.Revision
+	doc.Changed = append(doc.Changed, res.Changed...)
+	doc.Files, doc.Bytes = res.Files, res.Bytes
+	doc.Finished, doc.Conflicts, doc.Lost = res.Finished, res.Conflicts, res.Lost
+	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
+		if s != nil {
+			doc.Problems = append(doc.Problems, s.Problems...)
+		}
+	}
+	return doc
+}
+
+// reconciled prints what a reconciliation did.
+func (p *program) reconciled(res *backup.Result, err error) error {
+	doc := describe(res)
+	doc.failure = p.failure(err)
+	if res != nil {
+		p.remarks(res)
+	}
+	var lines []string
+	switch {
+	case err != nil:
+	case len(doc.Changed) == 0 && len(doc.Finished) == 0:
+		lines = []string{fmt.Sprintf("in step at %s", doc.Version)}
+	default:
+		lines = []string{fmt.Sprintf("%s: in step at %s now (%d files, %s written)", done(doc.Action), doc.Version, doc.Files, size(doc.Bytes))}
+	}
+	return errors.Join(p.print(doc, lines...), err)
+}
+
+// remarks tells what a person should know of a reconciliation.
+func (p *program) remarks(res *backup.Result) {
+	if res.Decision.Reason != "" && res.Decision.Action != backup.Nothing {
+		p.say("tandem: %s", res.Decision.Reason)
+	}
+	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
+		if s == nil {
+			continue
+		}
+		if s.Detail != "" && s.State != backup.Damaged {
+			p.say("tandem: %s: %s", s.Side, s.Detail)
+		}
+		for _, pr := range s.Problems {
+			p.say("tandem: %s: %s: %s: %s", pr.Side, pr.Path, pr.Kind, pr.Detail)
+		}
+		for _, f := range s.Foreign {
+			p.say("tandem: %s: %s: left alone: neither file, directory nor symbolic link", s.Side, f)
+		}
+	}
+	for _, c := range res.Conflicts {
+		p.say("tandem: %s: an edit made here was kept beside the newer configuration", c)
+	}
+	for _, l := range res.Lost {
+		p.say("tandem: %s: captured configuration was lost on both sides", l)
+	}
+}
+
+func done(a backup.Action) string {
+	switch a {
+	case backup.BackUp:
+		return "backed up"
+	case backup.Restore:
+		return "restored"
+	case backup.Repair:
+		return "repaired"
+	case backup.Capture:
+		return "configuration captured"
+	case backup.RestoreConfig:
+		return "configuration restored"
+	}
+	return "recovered"
+}
+
+// size writes bytes for people.
+func size(n int64) string {
+	switch {
+	case n >= 10<<20:
+		return fmt.Sprintf("%d MiB", n>>20)
+	case n >= 10<<10:
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
+	var dryRun bool
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the decision, change nothing")
+	cmd.Args = exactly()
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		access := agent.Change
+		if dryRun {
+			access = agent.Look
+		}
+		d, end, err := p.open(access)
+		if err != nil {
+			return err
+		}
+		defer end()
+		if !dryRun {
+			return p.reconciled(d.Boot(cmd.Context(), cmd.Name(), backup.Options{}))
+		}
+		res, err := d.Plan(cmd.Context(), backup.Options{})
+		doc := describe(res)
+		doc.DryRun, doc.failure = true, p.failure(err)
+		if res != nil {
+			p.remarks(res)
+		}
+		var lines []string
+		if err == nil {
+			lines = []string{fmt.Sprintf("would do: %s (%s)", doc.Action, doc.Reason)}
+		}
+		return errors.Join(p.print(doc, lines...), err)
+	}
+	return cmd
+}
+
+func newBootCommand(p *program) *cobra.Command {
+	return newReconcileCommand(p, &cobra.Command{
+		Use:   "boot",
+		Short: "Bring both sides in step; for the init script",
+		Long: `boot finishes what a power cut interrupted, finds out which side holds the
+higher version and the newer configuration, and brings the other one in step.
+Damaged files are mended. It is meant to run after the partitions are mounted and
+before the application starts; with nothing to do it writes nothing.`,
+		Example: `  tandem boot
+  tandem boot --dry-run`,
+	})
+}
+
+func newBackupCommand(p *program) *cobra.Command {
+	return newReconcileCommand(p, &cobra.Command{
+		Use:   "backup",
+		Short: "Bring both sides in step, by hand",
+		Long: `backup runs the same reconciler as boot. Run it after a change to the
+configuration that must not be lost.`,
+		Example: `  tandem backup
+  tandem backup --json`,
+	})
+}
+
+func newStatusCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:     "status",
+		Short:   "Show both sides",
+		Long:    `status shows which version each side holds and whether they are in step.`,
+		Example: "  tandem status\n  tandem status --json",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, end, err := p.open(agent.Look)
+			if err != nil {
+				return err
+			}
+			defer end()
+			s, err := d.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var lines []string
+			for _, n := range []backup.SideName{backup.System, backup.UsrData} {
+				side := s.Sides[n]
+				l := fmt.Sprintf("%-9s %-11s %s", n, side.State, orNone(side.Version))
+				if !side.Version.IsZero() {
+					l += fmt.Sprintf("  revision %d, %d files", side.Revision, side.Files)
+				}
+				if !side.Previous.IsZero() {
+					l += ", previous " + side.Previous.String()
+				}
+				lines = append(lines, l+"  "+side.Path)
+				if side.Detail != "" {
+					lines = append(lines, "          "+side.Detail)
+				}
+			}
+			if s.InStep {
+				lines = append(lines, "the sides are in step")
+			} else {
+				lines = append(lines, "the sides are not in step: \"tandem boot --dry-run\" tells what would be done")
+			}
+			for _, v := range s.Revoked {
+				lines = append(lines, "revoked: "+v.String())
+			}
+			if e := s.LastUpdate; e != nil {
+				lines = append(lines, "last update: "+eventLine(e))
+			}
+			return p.print(s, lines...)
+		},
+	}
+}
+
+func newVerifyCommand(p *program) *cobra.Command {
+	var repair bool
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Hash every file of both sides",
+		Long: `verify reads every file of both sides and compares it with what the side's
+record says. With --repair it mends what it finds from the other side.`,
+		Example: "  tandem verify\n  tandem verify --repair",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, end, err := p.open(agent.Change)
+			if err != nil {
+				return err
+			}
+			defer end()
+			if repair {
+				return p.reconciled(d.Boot(cmd.Context(), "verify", backup.Options{Full: true}))
+			}
+			res, err := d.Verify(cmd.Context())
+			if res == nil {
+				return err
+			}
+			doc := verification{Sides: map[backup.SideName]backup.State{}, Problems: []backup.Problem{}, Edited: []edited{}, failure: p.failure(err)}
+			var lines []string
+			for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
+				doc.Sides[s.Side] = s.State
+				lines = append(lines, fmt.Sprintf("%-9s %-11s %s", s.Side, s.State, orNone(s.Version)))
+				doc.Problems = append(doc.Problems, s.Problems...)
+				for _, pr := range s.Problems {
+					lines = append(lines, fmt.Sprintf("  %s: %s: %s", pr.Path, pr.Kind, pr.Detail))
+				}
+				for _, e := range s.Edited {
+					doc.Edited = append(doc.Edited, edited{s.Side, e})
+					lines = append(lines, fmt.Sprintf("  %s: configuration that is not backed up yet", e))
+				}
+			}
+			return errors.Join(p.print(doc, lines...), err)
+		},
+	}
+	cmd.Flags().BoolVar(&repair, "repair", false, "mend what is damaged from the other side")
+	return cmd
+}
+
+// verification is the JSON document of verify.
+type verification struct {
+	Sides    map[backup.SideName]backup.State `json:"sides"`
+	Problems []backup.Problem                 `json:"problems"`
+	Edited   []edited                         `json:"edited"`
+	failure
+}
+
+type edited struct {
+	Side backup.SideName `json:"side"`
+	Path backup.Path     `json:"path"`
+}
+
+// updated is the JSON document of install and update.
+type updated struct {
+	Updated  bool               `json:"updated"`
+	App      string             `json:"app,omitempty"`
+	From     versioning.Version `json:"from"`
+	Version  versioning.Version `json:"version"`
+	Bytes    int64              `json:"bytes"`
+	New      []backup.Path      `json:"new,omitempty"`
+	BackedUp bool               `json:"backed_up"`
+	failure
+}
+
+func (p *program) updated(u *agent.Update, err error) error {
+	if u == nil {
+		return err
+	}
+	i := u.Installed
+	doc := updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, BackedUp: err == nil, failure: p.failure(err)}
+	for _, n := range i.New {
+		p.say("tandem: %s: the release's new default, beside a file that was edited here", n)
+	}
+	if u.BackUp != nil {
+		for _, s := range []*backup.Snapshot{u.BackUp.System, u.BackUp.UsrData} {
+			if s != nil && s.State == backup.Tagless {
+				p.say("tandem: %s: %s", s.Side, s.Detail)
+			}
+		}
+	}
+	var lines []string
+	if err == nil {
+		lines = []string{fmt.Sprintf("installed %s %s (before: %s), %s written; backed up to usr_data", i.App, i.Version, orNone(i.From), size(i.Bytes))}
+	}
+	return errors.Join(p.print(doc, lines...), err)
+}
+
+func newInstallCommand(p *program) *cobra.Command {
+	var o backup.InstallOptions
+	cmd := &cobra.Command{
+		Use:   "install FILE",
+		Short: "Install a bundle from a file and back it up",
+		Long: `install checks the bundle's signature, hardware, application and version,
+installs it on system, and backs it up to usr_data at once. A FILE of "-" is
+standard input.`,
+		Example: `  tandem install /mnt/usb/hello-1.1.0.tandem
+  tandem install --allow-downgrade hello-1.0.0.tandem`,
+		Args: exactly("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			src := p.stdin
+			if args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return &usageError{err, cmd.CommandPath()}
+				}
+				defer f.Close()
+				if info, err := f.Stat(); err != nil || info.IsDir() {
+					return usage(cmd, "%s: not a file", args[0])
+				}
+				src = f
+			}
+			d, end, err := p.open(agent.Change)
+			if err != nil {
+				return err
+			}
+			defer end()
+			u, err := d.Install(cmd.Context(), src, o)
+			if err != nil && u == nil {
+				err = fmt.Errorf("%s: %w", args[0], err)
+			}
+			return p.updated(u, err)
+		},
+	}
+	cmd.Flags().BoolVar(&o.AllowDowngrade, "allow-downgrade", false, "install a version that is not newer; those above it are revoked")
+	cmd.Flags().BoolVar(&o.AllowRevoked, "allow-revoked", false, "install a version that failed here or was taken back")
+	return cmd
+}
+
+// answer is the JSON document of check.
+type answer struct {
+	Available bool               `json:"available"`
+	Installed versioning.Version `json:"installed"`
+	Version   versioning.Version `json:"version,omitzero"`
+	Size      int64              `json:"size,omitempty"`
+	Passed    []string           `json:"passed"` // the other releases, with the reason
+}
+
+func newCheckCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Ask the source which release this device should have",
+		Long: `check asks the configured source and installs nothing. With --verbose it tells
+why each other release is passed over.`,
+		Example: "  tandem check\n  tandem check --verbose",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, end, err := p.open(agent.Change)
+			if err != nil {
+				return err
+			}
+			defer end()
+			dec, installed, err := d.Check(cmd.Context())
+			if err != nil {
+				return err
+			}
+			doc := answer{Installed: installed, Passed: []string{}}
+			for _, o := range dec.Passed {
+				doc.Passed = append(doc.Passed, o.String())
+				if p.verbose {
+					p.say("tandem: %s", o)
+				}
+			}
+			line := fmt.Sprintf("nothing newer than %s", orNone(installed))
+			if b := dec.Best; b != nil {
+				doc.Available, doc.Version, doc.Size = true, b.Release.Version, b.Size
+				line = fmt.Sprintf("%s %s is available (installed: %s), %s", b.Release.App, b.Release.Version, orNone(installed), size(b.Size))
+			}
+			return p.print(doc, line)
+		},
+	}
+}
+
+func newUpdateCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "update",
+		Short: "Ask the source, download, install and back up, once",
+		Long: `update asks the configured source, downloads the release that this device should
+have, installs it on system and backs it up to usr_data at once. A download that
+was cut off goes on where it stopped.`,
+		Example: "  tandem update\n  tandem update --json",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, end, err := p.open(agent.Change)
+			if err != nil {
+				return err
+			}
+			defer end()
+			u, installed, err := d.Update(cmd.Context())
+			if err == nil && u == nil {
+				return p.print(updated{From: installed, Version: installed, BackedUp: true}, fmt.Sprintf("nothing newer than %s", orNone(installed)))
+			}
+			return p.updated(u, err)
+		},
+	}
+}
+
+func newBumpCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "bump major|minor|patch|VERSION",
+		Short: "Make what lies on system a new version and back it up",
+		Long: `bump takes the files on system as they are, gives them a new version, and backs
+them up. It is for changes made by hand, without a bundle.`,
+		Example: "  tandem bump patch\n  tandem bump 2.0.0-rc.1",
+		Args:    exactly("major|minor|patch|VERSION"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var next func(versioning.Version) (versioning.Version, error)
+			switch part := versioning.Part(args[0]); part {
+			case versioning.Major, versioning.Minor, versioning.Patch:
+				next = func(v versioning.Version) (versioning.Version, error) { return v.Bump(part) }
+			default:
+				v, err := versioning.Parse(args[0])
+				if err != nil {
+					return usage(cmd, "%w", err)
+				}
+				next = func(versioning.Version) (versioning.Version, error) { return v, nil }
+			}
+			d, end, err := p.open(agent.Change)
+			if err != nil {
+				return err
+			}
+			defer end()
+			res, err := d.Bump(cmd.Context(), next)
+			if res == nil {
+				return err
+			}
+			return p.reconciled(res, err)
+		},
+	}
+}
+
+func newHistoryCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "history",
+		Short: "Show what happened and when",
+		Long: `history lists what boots, backups, installations and repairs did, oldest first.
+With --json each event is a line of its own.`,
+		Example: "  tandem history\n  tandem history --json",
+		Args:    exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			d, end, err := p.open(agent.Look)
+			if err != nil {
+				return err
+			}
+			defer end()
+			events, err := d.History()
+			if err != nil {
+				return err
+			}
+			for i := range events {
+				if p.asJSON {
+					err = p.jsonLine(events[i])
+				} else {
+					_, err = io.WriteString(p.stdout, eventLine(&events[i])+"\n")
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// eventLine writes an event for people.
+func eventLine(e *agent.Event) string {
+	parts := []string{e.Time.Format("2006-01-02 15:04:05Z"), e.Command}
+	if e.Action != "" {
+		parts = append(parts, e.Action)
+	}
+	if !e.Version.IsZero() {
+		parts = append(parts, e.Version.String())
+	}
+	l := strings.Join(parts, " ")
+	if !e.From.IsZero() {
+		l += " (before: " + e.From.String() + ")"
+	}
+	if n := len(e.Repaired); n > 0 {
+		l += fmt.Sprintf(", %d damaged files", n)
+	}
+	if e.Error != "" {
+		l += ", failed: " + e.Error
+	}
+	return l
+}

@@ -1,0 +1,614 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/BurntSushi/toml"
+)
+
+// maxName bounds device, application, channel and hardware names.
+const maxName = 128
+
+// setter takes one value as the TOML parser gives it.
+type setter func(value any) error
+
+// section is a table of the file. Keys are matched exactly: toml's own decoder
+// would also take "Path" for "path".
+type section map[string]setter
+
+// reader turns one file into a Config.
+type reader struct {
+	file  string
+	text  string
+	md    toml.MetaData
+	roots map[string]toml.Primitive // the file, undecoded, to ask for positions
+	c     Config
+}
+
+func parse(file string, text []byte) (*Config, error) {
+	r := &reader{file: file, text: string(text)}
+	var values map[string]any
+	md, err := toml.Decode(r.text, &values)
+	var syntax toml.ParseError
+	switch {
+	case errors.As(err, &syntax):
+		return nil, &Error{File: file, Line: syntax.Position.Line, Key: syntax.LastKey, Message: "not TOML: " + syntax.Message}
+	case err != nil:
+		return nil, &Error{File: file, Message: "not TOML: " + err.Error()}
+	}
+	if r.md, err = toml.Decode(r.text, &r.roots); err != nil {
+		return nil, &Error{File: file, Message: "not TOML: " + err.Error()}
+	}
+	if err := r.read(md, values); err != nil {
+		return nil, err
+	}
+	if err := r.check(values); err != nil {
+		return nil, err
+	}
+	return &r.c, nil
+}
+
+func defaults(file string) Config {
+	return Config{
+		File:    file,
+		System:  Side{Path: "/usrapp/apprun"},
+		UsrData: Side{Path: "/usrdata/appbackup"},
+		Trust:   Trust{Root: "/etc/tandem/root.json"},
+		Agent: Agent{
+			State: "/usrdata/tandem", Lock: "/run/tandem.lock", Backup: Immediate,
+			Poll: time.Hour, Scrub: 24 * time.Hour, Boots: 3,
+		},
+		Hooks: Hooks{HealthTimeout: time.Minute},
+	}
+}
+
+// read fills in what the file says, key by key in the order of the file, so
+// that the first mistake is the first that is reported.
+func (r *reader) read(md toml.MetaData, values map[string]any) error {
+	r.c = defaults(r.file)
+	var source Source
+	sections := r.sections(&source)
+	firmwareRead := false
+	for _, key := range md.Keys() {
+		if key[0] == "firmware" {
+			if firmwareRead {
+				continue
+			}
+			firmwareRead = true
+			if err := r.readFirmware(values["firmware"]); err != nil {
+				return err
+			}
+			continue
+		}
+		sec, ok := sections[key[0]]
+		if !ok {
+			return r.unknown(key[:1], "the file", append(names(sections), "firmware"))
+		}
+		table, ok := values[key[0]].(map[string]any)
+		if !ok {
+			return r.errorAt(key[:1], fmt.Sprintf("found %s: expected a section [%s]", typeName(values[key[0]]), key[0]))
+		}
+		if len(key) == 1 {
+			continue
+		}
+		set, ok := sec[key[1]]
+		if !ok {
+			return r.unknown(key[:2], "["+key[0]+"]", names(sec))
+		}
+		if err := set(table[key[1]]); err != nil {
+			return r.errorAt(key[:2], err.Error())
+		}
+	}
+	if _, ok := values["source"]; ok {
+		if source.Type == "" {
+			source.Type = Repo
+		}
+		if source.Channel == "" {
+			source.Channel = "stable"
+		}
+		r.c.Source = &source
+	}
+	return nil
+}
+
+func (r *reader) sections(source *Source) map[string]section {
+	c := &r.c
+	side := func(s *Side) section {
+		return section{"path": r.path(&s.Path), "mount": r.optionalPath(&s.Mount), "remount": boolean(&s.Remount)}
+	}
+	return map[string]section{
+		"device": {
+			"id":         optionalName(&c.Device.ID),
+			"compatible": nameList(&c.Device.Compatible),
+			"app":        name(&c.Device.App),
+		},
+		"system":   side(&c.System),
+		"usr_data": side(&c.UsrData),
+		"trust":    {"root": r.path(&c.Trust.Root), "allow_unsigned": boolean(&c.Trust.AllowUnsigned)},
+		"source": {
+			"type":    oneOf(&source.Type, Repo, HawkBit),
+			"url":     r.url(&source.URL),
+			"channel": name(&source.Channel),
+		},
+		"agent": {
+			"state":  r.path(&c.Agent.State),
+			"lock":   r.path(&c.Agent.Lock),
+			"backup": oneOf(&c.Agent.Backup, Immediate, Confirmed),
+			"poll":   duration(&c.Agent.Poll),
+			"window": windows(&c.Agent.Window),
+			"scrub":  duration(&c.Agent.Scrub),
+			"boots":  integer(&c.Agent.Boots, 1, 1000),
+		},
+		"hooks": {
+			"pre_install":    r.command(&c.Hooks.PreInstall, true),
+			"stop":           r.command(&c.Hooks.Stop, true),
+			"start":          r.command(&c.Hooks.Start, true),
+			"health":         r.command(&c.Hooks.Health, true),
+			"health_timeout": duration(&c.Hooks.HealthTimeout),
+		},
+	}
+}
+
+func (r *reader) readFirmware(value any) error {
+	tables, ok := value.([]map[string]any)
+	if !ok {
+		return r.errorAt(toml.Key{"firmware"}, fmt.Sprintf("found %s: expected sections [[firmware]]", typeName(value)))
+	}
+	for i, table := range tables {
+		var f Firmware
+		sec := section{"name": name(&f.Name), "handler": r.command(&f.Handler, false)}
+		keys := names(table)
+		slices.SortFunc(keys, func(a, b string) int { return r.firmwareLine(i, a) - r.firmwareLine(i, b) })
+		fail := func(key, message string) error {
+			return &Error{File: r.file, Line: r.firmwareLine(i, key), Key: strings.TrimSuffix("firmware."+key, "."), Message: message}
+		}
+		for _, key := range keys {
+			set, ok := sec[key]
+			if !ok {
+				return fail(key, "unknown key: [[firmware]] knows "+strings.Join(names(sec), ", "))
+			}
+			if err := set(table[key]); err != nil {
+				return fail(key, err.Error())
+			}
+		}
+		for _, key := range []string{"name", "handler"} {
+			if _, ok := table[key]; !ok {
+				return fail("", "has no "+key+": expected name and handler")
+			}
+		}
+		for _, other := range r.c.Firmware {
+			if other.Name == f.Name {
+				return fail("name", fmt.Sprintf("%q is named twice: expected one handler for each firmware", f.Name))
+			}
+		}
+		r.c.Firmware = append(r.c.Firmware, f)
+	}
+	return nil
+}
+
+// check finds what does not fit together.
+func (r *reader) check(values map[string]any) error {
+	c := &r.c
+	// The default of mount belongs to the default of path: another path need
+	// not lie on the same partition.
+	usrData, _ := values["usr_data"].(map[string]any)
+	if _, ok := usrData["mount"]; !ok && c.UsrData.Path == "/usrdata/appbackup" {
+		c.UsrData.Mount = "/usrdata"
+	}
+	if c.Source != nil && c.Source.URL == "" {
+		return r.errorAt(toml.Key{"source"}, `has no url: expected one such as "https://updates.example.com/hello"`)
+	}
+	for _, f := range c.Firmware {
+		if f.Name == c.Device.App {
+			return r.errorAt(toml.Key{"device", "app"}, fmt.Sprintf("%q is also the name of a [[firmware]]: expected different names", f.Name))
+		}
+	}
+	switch sys, usr := c.System.Path, c.UsrData.Path; {
+	case sys == usr:
+		return r.errorAt(toml.Key{"usr_data", "path"}, fmt.Sprintf("%s is also system.path: expected two different directories", usr))
+	case inside(usr, sys):
+		return r.errorAt(toml.Key{"usr_data", "path"}, fmt.Sprintf("%s lies inside system.path, %s: expected directories apart from each other", usr, sys))
+	case inside(sys, usr):
+		return r.errorAt(toml.Key{"system", "path"}, fmt.Sprintf("%s lies inside usr_data.path, %s: expected directories apart from each other", sys, usr))
+	}
+	for _, side := range []struct {
+		name string
+		Side
+	}{{"system", c.System}, {"usr_data", c.UsrData}} {
+		if side.Mount != "" && side.Path != side.Mount && !inside(side.Path, side.Mount) {
+			return r.errorAt(toml.Key{side.name, "mount"}, fmt.Sprintf("%s does not hold %s.path, %s: expected the mount point that it lies on", side.Mount, side.name, side.Path))
+		}
+		// What lies there is swapped, compared and removed with a version.
+		for _, ours := range []string{"apps", ".tandem"} {
+			dir := filepath.Join(side.Path, ours)
+			for _, own := range []struct{ key, path string }{{"state", c.Agent.State}, {"lock", c.Agent.Lock}} {
+				if own.path == dir || inside(own.path, dir) {
+					return r.errorAt(toml.Key{"agent", own.key}, fmt.Sprintf("%s lies inside %s: expected a place outside the application", own.path, dir))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// inside says whether p lies below dir; both are clean and absolute.
+func inside(p, dir string) bool {
+	return p != dir && strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// The setters. Each error says what was found and what was expected.
+
+func text(value any) (string, error) {
+	s, ok := value.(string)
+	if !ok {
+		return "", fmt.Errorf("found %s: expected a text in quotes", typeName(value))
+	}
+	return s, nil
+}
+
+func texts(value any) ([]string, error) {
+	list, ok := value.([]any)
+	if !ok {
+		return nil, fmt.Errorf("found %s: expected a list of texts", typeName(value))
+	}
+	out := make([]string, 0, len(list))
+	for _, v := range list {
+		s, ok := v.(string)
+		if !ok {
+			return nil, fmt.Errorf("found %s in the list: expected a list of texts", typeName(v))
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func boolean(dst *bool) setter {
+	return func(value any) error {
+		b, ok := value.(bool)
+		if !ok {
+			return fmt.Errorf("found %s: expected true or false", typeName(value))
+		}
+		*dst = b
+		return nil
+	}
+}
+
+func integer(dst *int, low, high int64) setter {
+	return func(value any) error {
+		n, ok := value.(int64)
+		if !ok {
+			return fmt.Errorf("found %s: expected a whole number", typeName(value))
+		}
+		if n < low || n > high {
+			return fmt.Errorf("%d is out of range: expected %d to %d", n, low, high)
+		}
+		*dst = int(n)
+		return nil
+	}
+}
+
+func duration(dst *time.Duration) setter {
+	return func(value any) error {
+		s, ok := value.(string)
+		if !ok {
+			return fmt.Errorf(`found %s: expected a duration such as "90s" or "1h"`, typeName(value))
+		}
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return fmt.Errorf(`%q is no duration: expected one such as "90s" or "1h"`, s)
+		}
+		if d < time.Second {
+			return fmt.Errorf(`%q is too short: expected at least "1s"`, s)
+		}
+		*dst = d
+		return nil
+	}
+}
+
+func oneOf[T ~string](dst *T, choices ...T) setter {
+	return func(value any) error {
+		s, err := text(value)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(choices, T(s)) {
+			all := make([]string, len(choices))
+			for i, c := range choices {
+				all[i] = fmt.Sprintf("%q", c)
+			}
+			return fmt.Errorf("%q is unknown: expected %s", s, strings.Join(all, " or "))
+		}
+		*dst = T(s)
+		return nil
+	}
+}
+
+// checkName says whether s can name a thing in messages, URLs and lists.
+func checkName(s string) error {
+	switch {
+	case s == "":
+		return errors.New("is empty: expected a name")
+	case len(s) > maxName:
+		return fmt.Errorf("%.20q… has %d bytes: expected a name of at most %d", s, len(s), maxName)
+	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }):
+		return fmt.Errorf("%q holds a space or a control character: expected a name without", s)
+	}
+	return nil
+}
+
+func name(dst *string) setter {
+	return func(value any) error {
+		s, err := text(value)
+		if err != nil {
+			return err
+		}
+		if err := checkName(s); err != nil {
+			return err
+		}
+		*dst = s
+		return nil
+	}
+}
+
+// optionalName is name, with "" standing for the default.
+func optionalName(dst *string) setter {
+	return func(value any) error {
+		if value == "" {
+			return nil
+		}
+		return name(dst)(value)
+	}
+}
+
+func nameList(dst *[]string) setter {
+	return func(value any) error {
+		list, err := texts(value)
+		if err != nil {
+			return err
+		}
+		for i, s := range list {
+			if err := checkName(s); err != nil {
+				return err
+			}
+			if slices.Contains(list[:i], s) {
+				return fmt.Errorf("%q is listed twice", s)
+			}
+		}
+		*dst = list
+		return nil
+	}
+}
+
+func windows(dst *[]Window) setter {
+	return func(value any) error {
+		list, err := texts(value)
+		if err != nil {
+			return err
+		}
+		*dst = nil
+		for _, s := range list {
+			w, err := ParseWindow(s)
+			if err != nil {
+				return err
+			}
+			*dst = append(*dst, w)
+		}
+		return nil
+	}
+}
+
+// absolute resolves a path of the file.
+func (r *reader) absolute(p string) string {
+	if filepath.IsAbs(p) {
+		return filepath.Clean(p)
+	}
+	return filepath.Join(filepath.Dir(r.file), p)
+}
+
+func (r *reader) path(dst *string) setter {
+	return func(value any) error {
+		s, err := text(value)
+		switch {
+		case err != nil:
+			return err
+		case s == "":
+			return errors.New("is empty: expected a path")
+		case strings.IndexByte(s, 0) >= 0:
+			return errors.New("holds a zero byte: expected a path")
+		}
+		*dst = r.absolute(s)
+		return nil
+	}
+}
+
+// optionalPath is path, with "" standing for none.
+func (r *reader) optionalPath(dst *string) setter {
+	return func(value any) error {
+		if value == "" {
+			*dst = ""
+			return nil
+		}
+		return r.path(dst)(value)
+	}
+}
+
+// command reads an argument list.
+func (r *reader) command(dst *[]string, optional bool) setter {
+	return func(value any) error {
+		list, err := texts(value)
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 && !optional {
+			return errors.New("is empty: expected a command as a list of arguments")
+		}
+		for _, arg := range list {
+			if strings.IndexByte(arg, 0) >= 0 {
+				return errors.New("an argument holds a zero byte")
+			}
+		}
+		if len(list) > 0 {
+			if list[0] == "" {
+				return errors.New("the program's name is empty: expected a command as a list of arguments")
+			}
+			if strings.Contains(list[0], "/") {
+				list[0] = r.absolute(list[0])
+			}
+		}
+		*dst = list
+		return nil
+	}
+}
+
+// url reads the address of a source. "file:DIR" with a relative DIR is
+// relative to the directory of the configuration, as paths are.
+func (r *reader) url(dst *string) setter {
+	return func(value any) error {
+		s, err := text(value)
+		if err != nil {
+			return err
+		}
+		bad := func(why string) error {
+			return fmt.Errorf(`%q %s: expected a URL such as "https://updates.example.com/hello"`, s, why)
+		}
+		u, err := url.Parse(s)
+		if err != nil {
+			return bad("is no URL")
+		}
+		if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+			return bad("has a query or a fragment")
+		}
+		switch u.Scheme {
+		case "http", "https":
+			if u.Hostname() == "" {
+				return bad("names no host")
+			}
+		case "file":
+			if u.Host != "" && u.Host != "localhost" {
+				return bad("names a host")
+			}
+			p := u.Path
+			if u.Opaque != "" {
+				if p, err = url.PathUnescape(u.Opaque); err != nil {
+					return bad("is no URL")
+				}
+			}
+			if p == "" || strings.IndexByte(p, 0) >= 0 {
+				return bad("names no directory")
+			}
+			u = &url.URL{Scheme: "file", Path: r.absolute(p)}
+		case "":
+			return bad("has no scheme")
+		default:
+			return fmt.Errorf("%q has the scheme %s: expected http, https or file", s, u.Scheme)
+		}
+		*dst = strings.TrimRight(u.String(), "/")
+		return nil
+	}
+}
+
+// Positions.
+
+func (r *reader) errorAt(key toml.Key, message string) error {
+	return &Error{File: r.file, Line: r.line(key), Key: strings.Join(key, "."), Message: message}
+}
+
+func (r *reader) unknown(key toml.Key, where string, known []string) error {
+	slices.Sort(known)
+	return r.errorAt(key, "unknown key: "+where+" knows "+strings.Join(known, ", "))
+}
+
+// refuse is a value that takes nothing: the decoder then says where it stands.
+type refuse struct{}
+
+func (refuse) UnmarshalTOML(any) error { return errors.New("asked for the position") }
+
+// line finds the line of a key, or that of its section where the file has no
+// such key, or 0. The decoder tells positions only in its errors.
+func (r *reader) line(key toml.Key) int {
+	tables := r.roots
+	for i, k := range key {
+		prim, ok := tables[k]
+		if !ok {
+			return r.line(key[:i])
+		}
+		if i == len(key)-1 {
+			var at toml.ParseError
+			if errors.As(r.md.PrimitiveDecode(prim, &refuse{}), &at) && at.Position.Line > 0 {
+				return at.Position.Line
+			}
+			return r.line(key[:i])
+		}
+		tables = nil
+		if err := r.md.PrimitiveDecode(prim, &tables); err != nil {
+			return r.line(key[:i+1])
+		}
+	}
+	return 0
+}
+
+var firmwareHeader = regexp.MustCompile(`(?m)^[ \t]*\[\[[ \t]*firmware[ \t]*\]\]`)
+
+// firmwareLine finds the line of a key in section i of [[firmware]], or of
+// that section when key is "". The decoder knows the positions of the last
+// section only, so each is read by itself.
+func (r *reader) firmwareLine(i int, key string) int {
+	at := firmwareHeader.FindAllStringIndex(r.text, -1)
+	if i >= len(at) {
+		return r.line(toml.Key{"firmware"})
+	}
+	start, end := at[i][0], len(r.text)
+	if i+1 < len(at) {
+		end = at[i+1][0]
+	}
+	header := 1 + strings.Count(r.text[:start], "\n")
+	one := reader{text: r.text[start:end]}
+	var file struct{ Firmware []map[string]toml.Primitive }
+	md, err := toml.Decode(one.text, &file)
+	if err != nil || key == "" || len(file.Firmware) != 1 {
+		return header
+	}
+	one.md, one.roots = md, file.Firmware[0]
+	if n := one.line(toml.Key{key}); n > 0 {
+		return header + n - 1
+	}
+	return header
+}
+
+func names[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// typeName says what a value is, for a person.
+func typeName(value any) string {
+	switch v := value.(type) {
+	case string:
+		return fmt.Sprintf("the text %.40q", v)
+	case bool:
+		return fmt.Sprintf("%t", v)
+	case int64, float64:
+		return fmt.Sprintf("the number %v", v)
+	case time.Time:
+		return "a date"
+	case map[string]any:
+		return "a section"
+	case []map[string]any:
+		return "a list of sections"
+	case []any:
+		return "a list"
+	}
+	return "something else"
+}

@@ -1,0 +1,98 @@
+package ota
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"tandem/internal/digest"
+	"tandem/versioning"
+)
+
+// Passed is an offer that a device does not take, and why.
+type Passed struct {
+	Offer  Offer
+	Reason string
+}
+
+func (p Passed) String() string { return p.Offer.Name + ": " + p.Reason }
+
+// Choose finds the offer that d should take: one for its application, hardware
+// and channel, higher than what is installed, not revoked, whose rollout has
+// reached d and whose base, if it needs one, is installed. Of those the
+// highest version wins, in its smallest form. best is nil where there is none.
+// All other offers are passed over, in the order in which they were given.
+func Choose(offers []Offer, d Device) (best *Offer, passed []Passed) {
+	reasons := make([]string, len(offers))
+	chosen := -1
+	for i := range offers {
+		reasons[i] = against(&offers[i], d)
+		if reasons[i] == "" && (chosen < 0 || prefer(&offers[i], &offers[chosen]) < 0) {
+			chosen = i
+		}
+	}
+	for i := range offers {
+		switch {
+		case i == chosen:
+			o := offers[i]
+			best = &o
+		case reasons[i] == "":
+			passed = append(passed, Passed{offers[i], outdone(&offers[i], &offers[chosen])})
+		default:
+			passed = append(passed, Passed{offers[i], reasons[i]})
+		}
+	}
+	return best, passed
+}
+
+// against says why d cannot take o, or "".
+func against(o *Offer, d Device) string {
+	r := &o.Release
+	sameVersion := func(v versioning.Version) bool { return v.Compare(r.Version) == 0 }
+	switch {
+	case r.App != d.App:
+		return fmt.Sprintf("for the application %s, this device runs %s", r.App, d.App)
+	case !slices.ContainsFunc(r.Compatible, func(hw string) bool { return slices.Contains(d.Compatible, hw) }):
+		return fmt.Sprintf("for the hardware %s, this device is %s", list(r.Compatible), list(d.Compatible))
+	case r.Channel != d.Channel:
+		return fmt.Sprintf("in the channel %s, this device follows %s", r.Channel, d.Channel)
+	case r.Yanked:
+		return fmt.Sprintf("version %s was taken back by its publisher", r.Version)
+	case slices.ContainsFunc(d.Revoked, sameVersion):
+		return fmt.Sprintf("version %s is revoked here", r.Version)
+	case r.Version.Compare(d.Installed) <= 0: // never for the zero Version: nothing is installed
+		return fmt.Sprintf("version %s is not higher than %s, which is installed", r.Version, d.Installed)
+	case !r.Base.IsZero() && r.Base.Compare(d.Installed) != 0:
+		return fmt.Sprintf("builds on version %s, which is not installed", r.Base)
+	case r.Rollout < 100 && d.ID == "":
+		return fmt.Sprintf("rolled out to %d %% of devices, and this one has no device.id", r.Rollout)
+	case r.Rollout < 100 && RolloutPlace(d.ID, r.Version) >= r.Rollout:
+		return fmt.Sprintf("rolled out to %d %% of devices, this one comes after %d %%", r.Rollout, RolloutPlace(d.ID, r.Version))
+	}
+	return ""
+}
+
+// prefer is negative if a is to be taken before b. Names decide last, so that
+// the order in which a repository lists its releases never matters.
+func prefer(a, b *Offer) int {
+	return cmp.Or(-a.Release.Version.Compare(b.Release.Version), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Name, b.Name))
+}
+
+func outdone(o, by *Offer) string {
+	if o.Release.Version.Compare(by.Release.Version) < 0 {
+		return fmt.Sprintf("version %s is lower than %s, which is offered too", o.Release.Version, by.Release.Version)
+	}
+	return fmt.Sprintf("%s carries the same version in %d bytes instead of %d", by.Name, by.Size, o.Size)
+}
+
+// RolloutPlace gives the place of a device in the rollout of a version, 0 to
+// 99: the device takes the version once it is rolled out to more per cent than
+// that. It is the first eight bytes, as a big-endian number, of the SHA-256 of
+// the device's id, a zero byte and the version, modulo 100; so raising the
+// percentage never takes a version from a device that had it, and no device is
+// always among the first.
+func RolloutPlace(id string, v versioning.Version) int {
+	sum := digest.Of([]byte(id + "\x00" + v.String()))
+	return int(binary.BigEndian.Uint64(sum[:8]) % 100)
+}

@@ -1,0 +1,192 @@
+package ota
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"tandem/packaging/repository"
+	"tandem/versioning"
+)
+
+func TestChoose(t *testing.T) {
+	// Places in the rollout of 2.0.0, 0 to 99, are what the hash gives.
+	place := RolloutPlace("gate-17", version(t, "2.0.0"))
+	if place < 1 || place > 98 {
+		t.Fatalf("gate-17 comes at %d: take another name for this test", place)
+	}
+	type change = func(*repository.Release)
+	// offer writes "NAME VERSION" or "NAME VERSION SIZE".
+	offer := func(text string, changes ...change) Offer {
+		o := Offer{Size: 100}
+		var v string
+		if _, err := fmt.Sscan(text, &o.Name, &v); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Sscan(text, &o.Name, &v, &o.Size)
+		o.Release = repository.Release{App: "hello", Version: version(t, v), Compatible: []string{"demo"}, Channel: "stable", Rollout: 100}
+		for _, f := range changes {
+			f(&o.Release)
+		}
+		return o
+	}
+	for _, tt := range []struct {
+		name   string
+		offers []Offer
+		device func(*Device)
+		want   string // name of the best
+		passed []string
+	}{
+		{name: "nothing offered"},
+		{
+			name:   "the highest version wins",
+			offers: []Offer{offer("a 1.2.0"), offer("c 2.0.0-rc.1"), offer("d 1.10.0"), offer("b 1.3.0")},
+			want:   "c",
+			passed: []string{
+				"a: version 1.2.0 is lower than 2.0.0-rc.1, which is offered too",
+				"d: version 1.10.0 is lower than 2.0.0-rc.1, which is offered too",
+				"b: version 1.3.0 is lower than 2.0.0-rc.1, which is offered too",
+			},
+		},
+		{
+			name:   "not higher than installed",
+			offers: []Offer{offer("a 0.9.0"), offer("b 1.0.0"), offer("c 1.0.0+build.2"), offer("d 1.0.0-rc.1")},
+			passed: []string{
+				"a: version 0.9.0 is not higher than 1.0.0, which is installed",
+				"b: version 1.0.0 is not higher than 1.0.0, which is installed",
+				"c: version 1.0.0+build.2 is not higher than 1.0.0, which is installed",
+				"d: version 1.0.0-rc.1 is not higher than 1.0.0, which is installed",
+			},
+		},
+		{
+			name:   "nothing installed",
+			offers: []Offer{offer("a 0.0.1-a")},
+			device: func(d *Device) { d.Installed = versioning.Version{} },
+			want:   "a",
+		},
+		{
+			name:   "a whole number installed",
+			offers: []Offer{offer("a 7.0.0"), offer("b 7.0.1")},
+			device: func(d *Device) { d.Installed = version(t, "7") },
+			want:   "b",
+			passed: []string{"a: version 7.0.0 is not higher than 7, which is installed"},
+		},
+		{
+			name:   "other application",
+			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.App = "bye" })},
+			passed: []string{"a: for the application bye, this device runs hello"},
+		},
+		{
+			name: "hardware",
+			offers: []Offer{
+				offer("a 2.0.0", func(r *repository.Release) { r.Compatible = []string{"x", "y"} }),
+				offer("b 2.0.0", func(r *repository.Release) { r.Compatible = nil }),
+				offer("c 1.1.0", func(r *repository.Release) { r.Compatible = []string{"x", "demo"} }),
+			},
+			device: func(d *Device) { d.Compatible = []string{"other", "demo"} },
+			want:   "c",
+			passed: []string{
+				"a: for the hardware x, y, this device is other, demo",
+				"b: for the hardware none, this device is other, demo",
+			},
+		},
+		{
+			name:   "channel",
+			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.Channel = "beta" })},
+			passed: []string{"a: in the channel beta, this device follows stable"},
+		},
+		{
+			name:   "revoked here, and taken back there",
+			offers: []Offer{offer("a 2.0.0"), offer("b 1.9.0", func(r *repository.Release) { r.Yanked = true }), offer("c 1.1.0")},
+			device: func(d *Device) { d.Revoked = []versioning.Version{version(t, "1.5.0"), version(t, "2.0.0")} },
+			want:   "c",
+			passed: []string{"a: version 2.0.0 is revoked here", "b: version 1.9.0 was taken back by its publisher"},
+		},
+		{
+			name:   "rollout has not come so far",
+			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.Rollout = place }), offer("b 1.1.0")},
+			want:   "b",
+			passed: []string{fmt.Sprintf("a: rolled out to %d %% of devices, this one comes after %d %%", place, place)},
+		},
+		{
+			name:   "rollout has come",
+			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.Rollout = place + 1 })},
+			want:   "a",
+		},
+		{
+			name:   "rollout to nobody, to a device without a name",
+			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.Rollout = 0 }), offer("b 2.0.0", func(r *repository.Release) { r.Rollout = 99 }), offer("c 2.0.0")},
+			device: func(d *Device) { d.ID = "" },
+			want:   "c",
+			passed: []string{
+				"a: rolled out to 0 % of devices, and this one has no device.id",
+				"b: rolled out to 99 % of devices, and this one has no device.id",
+			},
+		},
+		{
+			name: "the smallest form that applies",
+			offers: []Offer{
+				offer("full 2.0.0 100"),
+				offer("from-0.9 2.0.0 5", func(r *repository.Release) { r.Base = version(t, "0.9.0") }),
+				offer("from-1.0 2.0.0 10", func(r *repository.Release) { r.Base = version(t, "1.0.0") }),
+			},
+			want: "from-1.0",
+			passed: []string{
+				"full: from-1.0 carries the same version in 10 bytes instead of 100",
+				"from-0.9: builds on version 0.9.0, which is not installed",
+			},
+		},
+		{
+			name:   "the same in every way but the name",
+			offers: []Offer{offer("b 2.0.0"), offer("a 2.0.0")},
+			want:   "a",
+			passed: []string{"b: a carries the same version in 100 bytes instead of 100"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channel: "stable", Installed: version(t, "1.0.0")}
+			if tt.device != nil {
+				tt.device(&d)
+			}
+			best, passed := Choose(tt.offers, d)
+			got := ""
+			if best != nil {
+				got = best.Name
+			}
+			if got != tt.want {
+				t.Errorf("best %q, want %q", got, tt.want)
+			}
+			var reasons []string
+			for _, p := range passed {
+				reasons = append(reasons, p.String())
+			}
+			if diff := cmp.Diff(strings.Join(tt.passed, "\n"), strings.Join(reasons, "\n")); diff != "" {
+				t.Errorf("passed over (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestRolloutPlace(t *testing.T) {
+	// Publishers and devices must agree for ever.
+	for _, tt := range []struct {
+		id, version string
+		want        int
+	}{{"gate-17", "2.0.0", 67}, {"gate-17", "2.0.1", 26}, {"gate-18", "2.0.0", 95}} {
+		if got := RolloutPlace(tt.id, version(t, tt.version)); got != tt.want {
+			t.Errorf("place of %s for %s is %d, want %d", tt.id, tt.version, got, tt.want)
+		}
+	}
+	// Evenly spread: of 10,000 devices each place gets about 100.
+	var places [100]int
+	for i := range 10_000 {
+		places[RolloutPlace(fmt.Sprintf("device-%d", i), version(t, "1.0.0"))]++
+	}
+	for place, n := range places {
+		if n < 50 || n > 150 {
+			t.Errorf("%d of 10,000 devices at place %d", n, place)
+		}
+	}
+}

@@ -1,0 +1,589 @@
+package ota
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cavaliergopher/grab/v3"
+	"github.com/cenkalti/backoff/v5"
+	"github.com/sirupsen/logrus"
+
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+// downloadDir holds what is being fetched and what is complete, below the
+// agent's state directory, as SHA256.part and SHA256.bundle.
+const downloadDir = "downloads"
+
+// File is something to download: what it is, and where it can be had.
+type File struct {
+	URL    string
+	Size   int64 // bytes, more than 0
+	SHA256 digest.SHA256
+}
+
+// DownloadOptions is what a Downloader works with. FS, Client and Log are needed.
+type DownloadOptions struct {
+	// FS is the agent's state directory on the running system: the download
+	// itself is written by path.
+	FS     fsys.FS
+	Client *http.Client
+	Log    *logrus.Logger
+	// Stall is how long a server may send nothing; 0 is one minute.
+	Stall time.Duration
+	// Attempts is how often in a row a request may fail without having brought
+	// a byte more; 0 is 5.
+	Attempts int
+	// Backoff gives the waits between attempts; nil is 1 to 30 seconds, growing,
+	// with jitter.
+	Backoff func() backoff.BackOff
+	// Ticker gives a channel that receives every d, and a way to stop it; nil
+	// is time.NewTicker. It drives the stall watchdog and the progress.
+	Ticker func(d time.Duration) (<-chan time.Time, func())
+}
+
+// Downloader fetches files into the agent's state directory. One at a time may
+// be under way.
+type Downloader struct{ o DownloadOptions }
+
+// NewDownloader makes a Downloader.
+func NewDownloader(o DownloadOptions) *Downloader {
+	if o.Stall == 0 {
+		o.Stall = time.Minute
+	}
+	if o.Attempts == 0 {
+		o.Attempts = 5
+	}
+	if o.Backoff == nil {
+		o.Backoff = func() backoff.BackOff {
+			b := backoff.NewExponentialBackOff()
+			b.InitialInterval, b.MaxInterval, b.Multiplier = time.Second, 30*time.Second, 2
+			return b
+		}
+	}
+	if o.Ticker == nil {
+		o.Ticker = func(d time.Duration) (<-chan time.Time, func()) {
+			t := time.NewTicker(d)
+			return t.C, t.Stop
+		}
+	}
+	return &Downloader{o}
+}
+
+// Get gives the path of a local copy of f, its length and SHA-256 verified. A
+// copy that is complete already is used without a request; a part of one is
+// continued; those of other files are removed.
+//
+// After success the copy is durable. After an error, a cancelled context or a
+// power cut a part may be left, from which the next Get goes on; a name that
+// ends in .bundle is never anything but a verified copy.
+func (d *Downloader) Get(ctx context.Context, f File, p Progress) (string, error) {
+	u, err := url.Parse(f.URL)
+	if err != nil {
+		return "", err
+	}
+	if f.Size <= 0 {
+		return "", fmt.Errorf("%s: a length of %d bytes: expected more than 0", u.Redacted(), f.Size)
+	}
+	if p == nil {
+		p = func(int64, int64) {}
+	}
+	t := &transfer{
+		Downloader: d, f: f, shown: u.Redacted(), progress: p,
+		part:   path.Join(downloadDir, f.SHA256.String()+".part"),
+		bundle: path.Join(downloadDir, f.SHA256.String()+".bundle"),
+	}
+	if done, err := t.prepare(); err != nil {
+		return "", unwritable(err)
+	} else if !done {
+		if err := t.run(ctx); err != nil {
+			return "", err
+		}
+		if err := t.finish(); err != nil {
+			return "", unwritable(err)
+		}
+	}
+	p(f.Size, f.Size)
+	return d.o.FS.Path(t.bundle), nil
+}
+
+// transfer is one call of Get.
+type transfer struct {
+	*Downloader
+	f            File
+	shown        string // the URL for messages
+	part, bundle string // names below FS
+	progress     Progress
+
+	most     int64 // the most bytes that were ever here
+	noRanges bool  // the server makes a mess of ranges: it is not asked for one
+	restart  bool  // a bad part was thrown away once
+	resumed  bool  // the last attempt went on from an earlier one's bytes
+	retries  *retries
+}
+
+// prepare looks at what is here. done says that a verified copy is.
+func (t *transfer) prepare() (done bool, err error) {
+	fs := t.o.FS
+	if err := makeDir(fs, t.o.Log, downloadDir, 0o755); err != nil {
+		return false, err
+	}
+	for _, name := range []string{t.part, t.bundle} {
+		if err := clear(fs, t.o.Log, name, fsys.TypeFile); err != nil {
+			return false, err
+		}
+	}
+	if err := t.tidy(); err != nil {
+		return false, err
+	}
+	ok, err := t.verify()
+	if ok || err != nil {
+		return ok, err
+	}
+	have, err := t.size()
+	if err != nil {
+		return false, err
+	}
+	if have > t.f.Size { // grab would refuse it for good
+		if err := t.discard(); err != nil {
+			return false, err
+		}
+		have = 0
+	}
+	t.most = have
+	space, err := fs.Space()
+	if err != nil {
+		return false, err
+	}
+	if need := t.f.Size - have; need > space.Free {
+		return false, fmt.Errorf("%w: the download needs %d bytes more, %d are free in %s", ErrNoSpace, need, space.Free, fs.Path("."))
+	}
+	return false, nil
+}
+
+var downloadName = regexp.MustCompile(`^([0-9a-f]{64})\.(part|bundle)$`)
+
+// tidy removes what other downloads left. A file that is not ours stays.
+func (t *transfer) tidy() error {
+	entries, err := t.o.FS.ReadDir(downloadDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		m := downloadName.FindStringSubmatch(e.Name)
+		if m == nil || m[1] == t.f.SHA256.String() {
+			continue
+		}
+		if err := fsys.RemoveAll(t.o.FS, path.Join(downloadDir, e.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verify says whether the complete copy is here. One that is damaged is removed.
+func (t *transfer) verify() (bool, error) {
+	file, err := t.o.FS.Open(t.bundle)
+	if fsys.IsNotExist(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	sum, n, err := digest.OfReader(io.LimitReader(file, t.f.Size+1), make([]byte, 64<<10))
+	if err == nil && n == t.f.Size && sum == t.f.SHA256 {
+		return true, nil
+	}
+	t.o.Log.Warnf("%s is damaged: fetched again", t.o.FS.Path(t.bundle))
+	return false, t.o.FS.Remove(t.bundle)
+}
+
+// size gives the length of the part, 0 if there is none.
+func (t *transfer) size() (int64, error) {
+	info, err := t.o.FS.Lstat(t.part)
+	if fsys.IsNotExist(err) {
+		return 0, nil
+	}
+	return info.Size, err
+}
+
+// discard removes the part.
+func (t *transfer) discard() error {
+	if err := t.o.FS.Remove(t.part); err != nil && !fsys.IsNotExist(err) {
+		return err
+	}
+	return nil
+}
+
+// retries counts down the attempts that bring nothing.
+type retries struct {
+	backoff.BackOff
+	left int
+}
+
+// NextBackOff implements backoff.BackOff.
+func (r *retries) NextBackOff() time.Duration {
+	if r.left--; r.left <= 0 {
+		return backoff.Stop
+	}
+	return r.BackOff.NextBackOff()
+}
+
+// run brings the part to its full length and verifies it.
+func (t *transfer) run(ctx context.Context) error {
+	t.retries = &retries{t.o.Backoff(), t.o.Attempts}
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		for {
+			err := t.attempt(ctx)
+			if cause := context.Cause(ctx); err != nil && cause != nil {
+				return struct{}{}, backoff.Permanent(cause)
+			}
+			if err == nil {
+				return struct{}{}, nil
+			}
+			again, err := t.startOver(err)
+			if !again {
+				return struct{}{}, t.judge(err)
+			}
+		}
+	}, backoff.WithBackOff(t.retries), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, wait time.Duration) {
+		t.o.Log.WithError(err).Infof("download interrupted: trying again in %s", wait.Round(100*time.Millisecond))
+	}))
+	var permanent *backoff.PermanentError
+	if errors.As(err, &permanent) {
+		return permanent.Unwrap()
+	}
+	return err
+}
+
+// startOver says whether to try again at once, because err speaks of how the
+// part was to be gone on with, not of the server. A part that is bad itself
+// goes.
+func (t *transfer) startOver(err error) (again bool, _ error) {
+	switch {
+	case errors.Is(err, errNoRange):
+		again, t.noRanges = !t.noRanges, true
+		return again, err
+	case errors.Is(err, grab.ErrBadChecksum):
+		// What was resumed may be of another day: torn by a power cut, or of
+		// a file that was replaced.
+		again = t.resumed && !t.restart
+	case errors.Is(err, errOverlong):
+	case errors.Is(err, grab.ErrBadLength):
+		n, sizeErr := t.size()
+		if sizeErr != nil {
+			return false, sizeErr
+		}
+		if n <= t.f.Size {
+			return false, err
+		}
+		again = !t.restart
+	default:
+		return false, err
+	}
+	t.restart = t.restart || again
+	if discardErr := t.discard(); discardErr != nil {
+		return false, discardErr
+	}
+	return again, err
+}
+
+// judge makes an error of an attempt one for the caller. Those that another
+// attempt would not mend are permanent.
+func (t *transfer) judge(err error) error {
+	have, sizeErr := t.size()
+	if sizeErr != nil {
+		return backoff.Permanent(sizeErr)
+	}
+	if have > t.most {
+		t.most = have
+		t.retries.left = t.o.Attempts + 1
+		t.retries.Reset()
+	}
+	refused := func(found string) error {
+		return backoff.Permanent(&Problem{
+			URL: t.shown, Found: found, Expected: fmt.Sprintf("%d bytes with the SHA-256 %s", t.f.Size, t.f.SHA256),
+			Advice: "see whether the repository is complete, and whether a proxy changes what it serves", kind: ErrRefused, cause: err,
+		})
+	}
+	var (
+		status statusError
+		length lengthError
+		file   *fs.PathError
+		link   *os.LinkError
+	)
+	switch {
+	case errors.As(err, &file), errors.As(err, &link):
+		// The part stays even on a full disk: without it there would seem to
+		// be room again, and the same bytes be paid for twice.
+		return backoff.Permanent(unwritable(err))
+	case errors.As(err, &length):
+		return refused(fmt.Sprintf("the server has %d bytes of it", int64(length)))
+	case errors.Is(err, errOverlong):
+		return refused("the server sent more than was announced")
+	case errors.Is(err, grab.ErrBadChecksum):
+		return refused("what the server sent has another SHA-256")
+	case errors.As(err, &status):
+		bad := badStatus(t.shown, int(status))
+		if status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout || status == http.StatusTooEarly {
+			return bad
+		}
+		return backoff.Permanent(bad)
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err // the URL is named already
+	}
+	found := "cut off: " + err.Error()
+	if errors.Is(err, grab.ErrBadLength) || errors.Is(err, io.ErrUnexpectedEOF) {
+		found = "cut off: the body ended early"
+	}
+	return &Problem{
+		URL: t.shown, Found: fmt.Sprintf("%s; %d of %d bytes are here", found, have, t.f.Size),
+		Advice: "check the network; the next attempt goes on from there", kind: ErrUnreachable, cause: err,
+	}
+}
+
+// attempt makes one request, unless the part has its full length already, and
+// verifies what came of it.
+func (t *transfer) attempt(ctx context.Context) error {
+	have, err := t.size()
+	if err != nil {
+		return err
+	}
+	t.resumed = have > 0
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// A request and a hash serve for one attempt only.
+	req, err := grab.NewRequest(t.o.FS.Path(t.part), t.f.URL)
+	if err != nil {
+		return err
+	}
+	req.Size = t.f.Size
+	req.SetChecksum(digest.New(), t.f.SHA256[:], false)
+	req.NoCreateDirectories = true
+	req.IgnoreRemoteTime = true
+	strict := &strictClient{client: t.o.Client, size: t.f.Size, noRanges: t.noRanges}
+	resp := (&grab.Client{HTTPClient: strict}).Do(req.WithContext(ctx))
+	t.watch(resp, &strict.skipped, cancel)
+	if err := resp.Err(); err != nil {
+		if errors.Is(context.Cause(ctx), errStalled) {
+			return errStalled
+		}
+		return err
+	}
+	return nil
+}
+
+// watch reports progress until the attempt ends, and cancels it when no byte
+// comes for the stall timeout. It counts ticks, so that a clock that is set
+// meanwhile does not matter.
+func (t *transfer) watch(resp *grab.Response, skipped *atomic.Int64, cancel context.CancelCauseFunc) {
+	interval := min(max(t.o.Stall/8, time.Millisecond), 500*time.Millisecond)
+	patience := int((t.o.Stall + interval - 1) / interval)
+	tick, stop := t.o.Ticker(interval)
+	defer stop()
+	last, quiet := int64(-1), 0
+	for {
+		select {
+		case <-resp.Done:
+			return
+		case <-tick:
+		}
+		n := resp.BytesComplete()
+		t.progress(min(n, t.f.Size), t.f.Size)
+		switch came := n + skipped.Load(); {
+		case came != last:
+			last, quiet = came, 0
+		case n >= t.f.Size: // all here, and being hashed
+		default:
+			if quiet++; quiet >= patience {
+				cancel(errStalled)
+			}
+		}
+	}
+}
+
+// finish makes the verified part the complete copy, durably.
+func (t *transfer) finish() error {
+	file, err := t.o.FS.Open(t.part)
+	if err != nil {
+		return err
+	}
+	err = file.Sync()
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		_ = t.discard() // its data is in doubt: it must be fetched again
+		return err
+	}
+	if err := t.o.FS.Rename(t.part, t.bundle); err != nil {
+		return err
+	}
+	return t.o.FS.SyncDir(downloadDir)
+}
+
+// errNoRange says that a server sent another range than was asked for, or none.
+var errNoRange = errors.New("the server did not send the range that was asked for")
+
+// errOverlong says that a body goes on after its announced end.
+var errOverlong = errors.New("the body is too long")
+
+// statusError is an HTTP status that is no answer.
+type statusError int
+
+func (e statusError) Error() string { return "status " + strconv.Itoa(int(e)) }
+
+// lengthError is the length that a server announces, where it is not the one
+// that was signed.
+type lengthError int64
+
+func (e lengthError) Error() string { return fmt.Sprintf("length %d", int64(e)) }
+
+// strictClient stands between grab and the server. grab takes any 2xx for what
+// it asked for and appends it to the part, sends a request first to learn of
+// ranges, and writes as much as a server cares to send.
+type strictClient struct {
+	client   *http.Client
+	size     int64
+	noRanges bool         // ask for the whole file
+	skipped  atomic.Int64 // bytes that came and are here already
+}
+
+// Do implements grab.HTTPClient.
+func (c *strictClient) Do(req *http.Request) (*http.Response, error) {
+	if req.Method == http.MethodHead {
+		// grab wants to know whether the server knows ranges. It is asked for
+		// one, and its answer checked.
+		return &http.Response{
+			Status: "200 OK", StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+			Header: http.Header{"Accept-Ranges": {"bytes"}}, ContentLength: c.size, Body: http.NoBody, Request: req,
+		}, nil
+	}
+	from := int64(0)
+	if spec := req.Header.Get("Range"); spec != "" {
+		n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(spec, "bytes="), "-"), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("range %q: %w", spec, err)
+		}
+		from = n
+	}
+	ranged := from > 0 && !c.noRanges
+	if !ranged {
+		req.Header.Del("Range")
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.check(resp, from, ranged); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	body := &exactBody{ReadCloser: resp.Body, left: c.size - from, skipped: &c.skipped}
+	if resp.StatusCode == http.StatusOK && from > 0 {
+		// The whole file: what is here already is passed over. That costs
+		// the same bytes as to start over, and a part that is good stays if
+		// this turns out to be something else.
+		body.skip = from
+		if resp.ContentLength >= 0 {
+			resp.ContentLength -= from
+		}
+	}
+	resp.Body = body
+	return resp, nil
+}
+
+// check says whether resp brings the file, whole or from that byte on.
+func (c *strictClient) check(resp *http.Response, from int64, ranged bool) error {
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		if resp.ContentLength >= 0 && resp.ContentLength != c.size {
+			return lengthError(resp.ContentLength)
+		}
+		return nil
+	case ranged && resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
+		return errNoRange
+	case !ranged || resp.StatusCode != http.StatusPartialContent:
+		return statusError(resp.StatusCode)
+	}
+	first, last, total, ok := contentRange(resp.Header.Get("Content-Range"))
+	switch {
+	case !ok || first != from:
+		return errNoRange
+	case total >= 0 && total != c.size:
+		return lengthError(total)
+	case last != c.size-1, resp.ContentLength >= 0 && resp.ContentLength != c.size-from:
+		return errNoRange
+	}
+	return nil
+}
+
+var contentRangeForm = regexp.MustCompile(`^bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)$`)
+
+// contentRange reads a Content-Range header; total is -1 if it is not told.
+func contentRange(header string) (first, last, total int64, ok bool) {
+	m := contentRangeForm.FindStringSubmatch(header)
+	if m == nil {
+		return 0, 0, 0, false
+	}
+	// 18 digits always fit.
+	first, _ = strconv.ParseInt(m[1], 10, 64)
+	last, _ = strconv.ParseInt(m[2], 10, 64)
+	total = -1
+	if m[3] != "*" {
+		total, _ = strconv.ParseInt(m[3], 10, 64)
+	}
+	return first, last, total, true
+}
+
+// exactBody is a body without what is to be skipped. It ends in an error when
+// more bytes come than there should be left.
+type exactBody struct {
+	io.ReadCloser
+	skip    int64
+	left    int64 // after what is skipped
+	skipped *atomic.Int64
+}
+
+func (b *exactBody) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for b.skip > 0 {
+		n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.skip)])
+		b.skip -= int64(n)
+		b.skipped.Add(int64(n))
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	if b.left == 0 {
+		n, err := b.ReadCloser.Read(p[:1])
+		if n > 0 {
+			return 0, errOverlong
+		}
+		return 0, err
+	}
+	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}

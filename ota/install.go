@@ -1,0 +1,161 @@
+package ota
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"tandem/backup"
+	"tandem/packaging/bundle"
+	"tandem/packaging/trust"
+	"tandem/versioning"
+)
+
+// ErrIncompatible says that a bundle is for other hardware or another application.
+var ErrIncompatible = errors.New("for another device")
+
+// Installer installs bundles on system.
+type Installer struct {
+	Reconciler *backup.Reconciler
+	Trust      trust.Options
+	App        string
+	Compatible []string
+	Log        logrus.FieldLogger
+	Progress   backup.Progress // may be nil
+	// KeepRoot durably remembers a newer root that a bundle brought along.
+	KeepRoot func(root []byte) error
+}
+
+// Installed says what an installation did.
+type Installed struct {
+	App     string
+	From    versioning.Version // zero on a device without an application
+	Version versioning.Version
+	Bytes   int64         // of new content that was written
+	New     []backup.Path // defaults put beside configuration that was edited here
+}
+
+// Install reads a bundle, checks it, and makes it the version of system. The
+// backup is the caller's: it runs the reconciler next.
+//
+// After success system is the new version, also after a power cut. After an
+// error or a power cut it is the old one or the new one, whole. Errors wrap
+// trust.ErrUntrusted, bundle.ErrMalformed, ErrIncompatible,
+// backup.ErrDowngrade, backup.ErrRevoked, backup.ErrNoSpace or
+// backup.ErrUnavailable where that is the reason.
+func (in *Installer) Install(ctx context.Context, src io.Reader, o backup.InstallOptions) (*Installed, error) {
+	verifier, err := trust.New(in.Trust)
+	if err != nil {
+		return nil, err
+	}
+	r, err := bundle.NewReader(contextReader{ctx, src}, verifier)
+	if err != nil {
+		return nil, err
+	}
+	m := r.Manifest()
+	if err := in.suits(m); err != nil {
+		return nil, err
+	}
+	release := m.Backup()
+	installed, err := in.Reconciler.Admit(ctx, &release, o)
+	if err != nil {
+		return nil, err
+	}
+	in.Log.WithFields(logrus.Fields{"app": m.App, "from": installed, "version": m.Version}).Info("installing")
+	i, err := in.Reconciler.BeginInstall(ctx, &release, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := in.unpack(ctx, r, i); err != nil {
+		return nil, errors.Join(err, i.Discard())
+	}
+	for _, root := range verifier.Followed() {
+		if err := in.KeepRoot(root.Bytes()); err != nil {
+			in.Log.WithError(err).Warn("the bundle's newer root of trust could not be kept; the next bundle or poll brings it again")
+			break
+		}
+	}
+	if err := i.Commit(ctx); err != nil {
+		return nil, err
+	}
+	return &Installed{App: m.App, From: installed, Version: m.Version, Bytes: i.Bytes(), New: i.New}, nil
+}
+
+// suits says whether the device runs what the bundle carries.
+func (in *Installer) suits(m *bundle.Manifest) error {
+	switch {
+	case m.Kind != bundle.App:
+		return fmt.Errorf("%w: the bundle carries %s, expected an application", ErrIncompatible, m.Kind)
+	case m.App != in.App:
+		return fmt.Errorf("%w: the bundle carries application %q, this device runs %q", ErrIncompatible, m.App, in.App)
+	case !slices.ContainsFunc(m.Compatible, func(c string) bool { return slices.Contains(in.Compatible, c) }):
+		return fmt.Errorf("%w: the bundle is for %s, this device is %s", ErrIncompatible, list(m.Compatible), list(in.Compatible))
+	}
+	return nil
+}
+
+// unpack stages what is new. The bundle is accepted once it was read to its end.
+func (in *Installer) unpack(ctx context.Context, r *bundle.Reader, i *backup.Install) error {
+	total := i.Bytes()
+	var done int64
+	for {
+		f, content, err := r.Next()
+		if err == io.EOF {
+			return r.Finish()
+		}
+		if err != nil {
+			return err
+		}
+		if !i.Wants(f.Path) {
+			continue
+		}
+		counted := &counter{r: content, report: func(n int) {
+			done += int64(n)
+			if in.Progress != nil {
+				in.Progress("installing", done, total)
+			}
+		}}
+		if err := i.Put(ctx, f.Path, counted); err != nil {
+			return err
+		}
+	}
+}
+
+type counter struct {
+	r      io.Reader
+	report func(int)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.report(n)
+	return n, err
+}
+
+// contextReader ends a long read when its context does.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// Owner gives the install options of this process: without the right to give
+// files away they belong to whoever runs it.
+func Owner(euid, egid int, now time.Time) backup.InstallOptions {
+	o := backup.InstallOptions{Now: now, UID: -1, GID: -1}
+	if euid != 0 {
+		o.UID, o.GID = euid, egid
+	}
+	return o
+}

@@ -1,0 +1,323 @@
+package ota
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/sirupsen/logrus"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+	"tandem/internal/fsys/memfs"
+	"tandem/packaging/bundle"
+	"tandem/packaging/repository"
+	"tandem/packaging/trust"
+	"tandem/versioning"
+)
+
+// start is when the tests' clocks start.
+var start = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
+
+func quiet() *logrus.Logger {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return l
+}
+
+func version(t testing.TB, s string) versioning.Version {
+	t.Helper()
+	v, err := versioning.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// publisher makes repositories, good ones and others. It signs with go-tuf
+// itself, so that it can sign what packaging/repository never would.
+type publisher struct {
+	t        testing.TB
+	keys     map[string]ed25519.PrivateKey
+	root     *metadata.Metadata[metadata.RootType]
+	targets  *metadata.Metadata[metadata.TargetsType]
+	version  int64 // of timestamp, snapshot and targets alike
+	expires  time.Time
+	noHashes bool              // the snapshot names its targets without a hash
+	files    map[string][]byte // by path
+}
+
+func newPublisher(t testing.TB) *publisher {
+	p := &publisher{
+		t: t, keys: map[string]ed25519.PrivateKey{}, files: map[string][]byte{},
+		root: metadata.Root(start.AddDate(1, 0, 0)), targets: metadata.Targets(start.AddDate(1, 0, 0)),
+		expires: start.Add(48 * time.Hour),
+	}
+	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+		p.newKey(role)
+	}
+	p.writeRoot()
+	p.publish()
+	return p
+}
+
+func must[T any](t testing.TB) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// newKey gives a role a new key in place of the one it has.
+func (p *publisher) newKey(role string) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if old, ok := p.keys[role]; ok {
+		id := must[string](p.t)(must[*metadata.Key](p.t)(metadata.KeyFromPublicKey(old.Public())).ID())
+		if err := p.root.Signed.RevokeKey(id, role); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	if err := p.root.Signed.AddKey(must[*metadata.Key](p.t)(metadata.KeyFromPublicKey(key.Public())), role); err != nil {
+		p.t.Fatal(err)
+	}
+	p.keys[role] = key
+}
+
+func signed[T metadata.Roles](p *publisher, meta *metadata.Metadata[T], keys ...ed25519.PrivateKey) []byte {
+	p.t.Helper()
+	meta.ClearSignatures()
+	for _, k := range keys {
+		must[*metadata.Signature](p.t)(meta.Sign(must[signature.Signer](p.t)(signature.LoadED25519Signer(k))))
+	}
+	return must[[]byte](p.t)(meta.ToBytes(false))
+}
+
+// writeRoot signs the root with its keys, and others that vouch for it.
+func (p *publisher) writeRoot(also ...ed25519.PrivateKey) {
+	p.files[fmt.Sprintf("/metadata/%d.root.json", p.root.Signed.Version)] = signed(p, p.root, append(also, p.keys[metadata.ROOT])...)
+}
+
+// rotate publishes a root with new keys for roles.
+func (p *publisher) rotate(roles ...string) {
+	old := p.keys[metadata.ROOT]
+	for _, role := range roles {
+		p.newKey(role)
+	}
+	p.root.Signed.Version++
+	if slices.Contains(roles, metadata.ROOT) {
+		p.writeRoot(old)
+	} else {
+		p.writeRoot()
+	}
+}
+
+// publish signs and writes a new version of all but the root.
+func (p *publisher) publish() {
+	p.version++
+	p.targets.Signed.Version = p.version
+	tg := signed(p, p.targets, p.keys[metadata.TARGETS])
+	p.files[fmt.Sprintf("/metadata/%d.targets.json", p.version)] = tg
+	snapshot := metadata.Snapshot(p.expires)
+	snapshot.Signed.Version = p.version
+	snapshot.Signed.Meta["targets.json"] = pin(p.version, tg)
+	if p.noHashes {
+		snapshot.Signed.Meta["targets.json"].Hashes = nil
+	}
+	sn := signed(p, snapshot, p.keys[metadata.SNAPSHOT])
+	p.files[fmt.Sprintf("/metadata/%d.snapshot.json", p.version)] = sn
+	p.stamp(p.version, pin(p.version, sn))
+}
+
+// stamp writes the timestamp.
+func (p *publisher) stamp(version int64, snapshot *metadata.MetaFiles) {
+	ts := metadata.Timestamp(p.expires)
+	ts.Signed.Version = version
+	ts.Signed.Meta = map[string]*metadata.MetaFiles{}
+	if snapshot != nil {
+		ts.Signed.Meta["snapshot.json"] = snapshot
+	}
+	p.files["/metadata/timestamp.json"] = signed(p, ts, p.keys[metadata.TIMESTAMP])
+}
+
+func pin(version int64, data []byte) *metadata.MetaFiles {
+	sum := digest.Of(data)
+	return &metadata.MetaFiles{Version: version, Length: int64(len(data)), Hashes: metadata.Hashes{"sha256": sum[:]}}
+}
+
+// add lists a release of hello for demo hardware in the channel stable, which
+// change may change.
+func (p *publisher) add(v string, content []byte, change ...func(*repository.Release)) {
+	r := repository.Release{
+		Kind: bundle.App, App: "hello", Version: version(p.t, v), Compatible: []string{"demo"}, Channel: "stable", Rollout: 100,
+	}
+	for _, f := range change {
+		f(&r)
+	}
+	custom := json.RawMessage(must[[]byte](p.t)(json.Marshal(r)))
+	sum := digest.Of(content)
+	name := "hello-" + v + ".bundle"
+	p.targets.Signed.Targets[name] = &metadata.TargetFiles{
+		Length: int64(len(content)), Hashes: metadata.Hashes{"sha256": sum[:]}, Custom: &custom,
+	}
+	p.files["/targets/"+sum.String()+"."+name] = content
+}
+
+func (p *publisher) provisioned() *trust.Root {
+	return must[*trust.Root](p.t)(trust.ParseRoot(p.files["/metadata/1.root.json"]))
+}
+
+// server serves what a publisher wrote, as a good server does, unless told
+// otherwise. It remembers what it was asked.
+type server struct {
+	*httptest.Server
+	mu    sync.Mutex
+	files map[string][]byte
+	asked []string
+	sent  int64 // bytes of bodies under /targets/
+	// odd answers in place of the good server if it returns true.
+	odd func(w http.ResponseWriter, req *http.Request) bool
+	// gone is closed when the server is to let go of requests it left hanging.
+	gone chan struct{}
+}
+
+func newServer(t testing.TB, p *publisher) *server {
+	s := &server{files: maps.Clone(p.files), gone: make(chan struct{})}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(func() { close(s.gone); s.Close() })
+	return s
+}
+
+type countingWriter struct {
+	http.ResponseWriter
+	s *server
+}
+
+func (c countingWriter) Write(b []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(b)
+	c.s.mu.Lock()
+	c.s.sent += int64(n)
+	c.s.mu.Unlock()
+	return n, err
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	s.mu.Lock()
+	s.asked = append(s.asked, req.Method+" "+req.URL.Path)
+	odd, data, ok := s.odd, s.files[req.URL.Path], false
+	_, ok = s.files[req.URL.Path]
+	s.mu.Unlock()
+	if strings.HasPrefix(req.URL.Path, "/targets/") {
+		w = countingWriter{w, s}
+	}
+	switch {
+	case odd != nil && odd(w, req):
+	case !ok:
+		http.Error(w, "secret page of the server", http.StatusNotFound)
+	default:
+		w.Header().Set("ETag", `"`+digest.Of(data).String()+`"`)
+		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(data))
+	}
+}
+
+// serve replaces what is served, and forgets what was asked.
+func (s *server) serve(p *publisher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.files, s.asked, s.sent, s.odd = maps.Clone(p.files), nil, 0, nil
+}
+
+func (s *server) misbehave(odd func(w http.ResponseWriter, req *http.Request) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.odd = odd
+}
+
+func (s *server) requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
+}
+
+func (s *server) bytesSent() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sent
+}
+
+// hang answers nothing until the client goes away.
+func (s *server) hang(req *http.Request) {
+	select {
+	case <-req.Context().Done():
+	case <-s.gone:
+	}
+}
+
+// device is one that follows a repository, its state on fs.
+type device struct {
+	t     testing.TB
+	fs    fsys.FS
+	root  *trust.Root
+	clock time.Time
+	built time.Time
+	url   string
+	about Device
+}
+
+func newDevice(t testing.TB, s *server, p *publisher) *device {
+	return &device{
+		t: t, fs: memfs.NewMachine().NewDisk("state", memfs.Options{}).FS(), root: p.provisioned(), clock: start, url: s.URL,
+		about: Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channel: "stable", Installed: version(t, "1.0.0")},
+	}
+}
+
+// repo is the device's source as it is after a start.
+func (d *device) repo() *Repo {
+	d.t.Helper()
+	client := NewClient(ClientOptions{Timeout: 200 * time.Millisecond, Files: strings.HasPrefix(d.url, "file:")})
+	d.t.Cleanup(client.CloseIdleConnections)
+	r, err := NewRepo(RepoOptions{
+		URL: d.url, Client: client, Store: OpenStore(d.fs, d.root, quiet()), Now: func() time.Time { return d.clock },
+		Built: d.built, Stall: 100 * time.Millisecond, Log: quiet(),
+		Downloads: NewDownloader(DownloadOptions{FS: d.fs, Client: client, Log: quiet()}),
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return r
+}
+
+// check asks the source, and gives the version on offer, "" for none.
+func (d *device) check() (string, error) {
+	d.t.Helper()
+	o, err := d.repo().Check(d.t.Context(), d.about)
+	if o == nil {
+		return "", err
+	}
+	return o.Release.Version.String(), err
+}
+
+// wants checks for a version.
+func (d *device) wants(v string) {
+	d.t.Helper()
+	if got, err := d.check(); err != nil || got != v {
+		d.t.Errorf("on offer: %q, %v; want %q", got, err, v)
+	}
+}

@@ -1,0 +1,254 @@
+package ota
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
+
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+	"tandem/packaging/trust"
+)
+
+// The limits on metadata, in bytes. A longer document is not read to its end.
+const (
+	maxTimestamp = 16_384
+	maxSnapshot  = 2_000_000
+	maxTargets   = 5_000_000
+	maxPoll      = 4096
+)
+
+// maxRotations bounds how many roots are followed at once.
+const maxRotations = 256
+
+// trustDir holds the trusted metadata, below the agent's state directory:
+//
+//	N.root.json      the roots that followed the provisioned one
+//	timestamp.json   the others as they were last trusted
+//	snapshot.json
+//	targets.json
+//	poll.json        ETag and time; its first line is the SHA-256 of the rest
+const trustDir = "trust"
+
+const pollName = "poll.json"
+
+// Poll is what is remembered of the last successful poll.
+type Poll struct {
+	// Time is the latest time at which metadata was trusted. It only moves forward.
+	Time time.Time `json:"time"`
+	// ETag is what the server called the timestamp metadata whose digest is
+	// Timestamp; "" if it had no name for it.
+	ETag      string        `json:"etag,omitempty"`
+	Timestamp digest.SHA256 `json:"timestamp"`
+}
+
+// Store keeps trusted metadata. Every root in it is verified, link by link, from
+// the one that the device was provisioned with, each time the store is opened:
+// whatever happens to the files, the device trusts what it was provisioned
+// with, or what that leads to. A damaged file counts as missing.
+type Store struct {
+	fs   fsys.FS
+	log  *logrus.Logger
+	root *trust.Root // in force
+}
+
+// OpenStore opens the store below fs, the agent's state directory. It reads
+// only. provisioned is the root that the device came with.
+func OpenStore(fs fsys.FS, provisioned *trust.Root, log *logrus.Logger) *Store {
+	s := &Store{fs: fs, log: log, root: provisioned}
+	for range maxRotations {
+		name := rootName(s.root.Version() + 1)
+		data := s.read(name, trust.MaxRoot)
+		if data == nil {
+			break
+		}
+		next, err := s.root.Follow(data)
+		if err != nil {
+			log.WithError(err).Warnf("%s: ignored", s.path(name))
+			break
+		}
+		s.root = next
+	}
+	return s
+}
+
+// Root gives the root in force.
+func (s *Store) Root() *trust.Root { return s.root }
+
+// AddRoot makes data the root in force, if it follows from the one that is. The
+// error of one that does not wraps trust.ErrUntrusted.
+//
+// After success data is durable. After an error or a power cut the root in
+// force is the old one or data.
+func (s *Store) AddRoot(data []byte) error {
+	next, err := s.root.Follow(data)
+	if err != nil {
+		return err
+	}
+	if err := s.write(rootName(next.Version()), data); err != nil {
+		return err
+	}
+	s.root = next
+	return nil
+}
+
+// Document gives the stored metadata of a role, as it lies on the disk: the
+// caller verifies it. nil if there is none.
+func (s *Store) Document(role string) []byte { return s.read(role+".json", limitOf(role)) }
+
+// SaveDocument durably replaces the metadata of a role. What is there already
+// is not written again.
+//
+// After an error or a power cut the old or the new metadata is there, whole.
+func (s *Store) SaveDocument(role string, data []byte) error {
+	if bytes.Equal(s.Document(role), data) {
+		return nil
+	}
+	return s.write(role+".json", data)
+}
+
+// Poll gives what is remembered of the last successful poll.
+func (s *Store) Poll() Poll {
+	data := s.read(pollName, maxPoll)
+	if data == nil {
+		return Poll{}
+	}
+	sum, rest, _ := bytes.Cut(data, []byte("\n"))
+	var p Poll
+	if want, err := digest.Parse(string(sum)); err != nil || want != digest.Of(rest) || json.Unmarshal(rest, &p) != nil {
+		s.log.Warnf("%s is damaged: ignored", s.path(pollName))
+		return Poll{}
+	}
+	return p
+}
+
+// SavePoll durably remembers a poll.
+//
+// After an error or a power cut the old or the new one is remembered.
+func (s *Store) SavePoll(p Poll) error {
+	data, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return s.write(pollName, append([]byte(digest.Of(data).String()+"\n"), data...))
+}
+
+// RefTime gives the time by which metadata is judged: the latest of the clock,
+// the time this program was built and the last time at which metadata was
+// trusted. A device without a clock is so never further back than it was.
+func (s *Store) RefTime(clock, built time.Time) time.Time {
+	return trust.ReferenceTime(clock, built, s.Poll().Time).UTC()
+}
+
+func rootName(version int64) string { return fmt.Sprintf("%d.root.json", version) }
+
+func limitOf(role string) int64 {
+	switch role {
+	case metadata.TIMESTAMP:
+		return maxTimestamp
+	case metadata.SNAPSHOT:
+		return maxSnapshot
+	}
+	return maxTargets
+}
+
+func (s *Store) path(name string) string { return s.fs.Path(path.Join(trustDir, name)) }
+
+// read gives the content of a file, or nil: what cannot be read is fetched again.
+func (s *Store) read(name string, limit int64) []byte {
+	data, err := fsys.ReadFile(s.fs, path.Join(trustDir, name), limit)
+	if err != nil {
+		if !fsys.IsNotExist(err) {
+			s.log.WithError(err).Warn("trusted metadata cannot be read: fetched again")
+		}
+		return nil
+	}
+	return data
+}
+
+// write durably replaces a file of the store. Whatever else lies in its place
+// is damage, and goes.
+func (s *Store) write(name string, data []byte) error {
+	name = path.Join(trustDir, name)
+	err := func() error {
+		if err := makeDir(s.fs, s.log, trustDir, 0o755); err != nil {
+			return err
+		}
+		for _, n := range []string{name, name + ".tmp"} {
+			if err := clear(s.fs, s.log, n, fsys.TypeFile); err != nil {
+				return err
+			}
+		}
+		return fsys.WriteFile(s.fs, name, data, 0o644)
+	}()
+	if err != nil {
+		return fmt.Errorf("keep trusted metadata: %w", unwritable(err))
+	}
+	return nil
+}
+
+// clear removes name unless it is of the type that belongs there.
+func clear(fs fsys.FS, log *logrus.Logger, name string, t fsys.Type) error {
+	info, err := fs.Lstat(name)
+	switch {
+	case fsys.IsNotExist(err):
+		return nil
+	case err != nil:
+		return err
+	case info.Type == t:
+		return nil
+	}
+	log.Warnf("%s is a %s, not a %s: removed", fs.Path(name), info.Type, t)
+	return fsys.RemoveAll(fs, name)
+}
+
+// makeDir makes a directory in the root of fs, durably, unless it is there.
+// Anything else of that name is damage, and goes.
+func makeDir(fs fsys.FS, log *logrus.Logger, name string, mode uint32) error {
+	if err := clear(fs, log, name, fsys.TypeDir); err != nil {
+		return err
+	}
+	if info, err := fs.Lstat(name); err == nil && info.Type == fsys.TypeDir {
+		return nil
+	}
+	if err := fs.Mkdir(name, mode); err != nil {
+		return err
+	}
+	if err := fs.SyncDir("."); err != nil {
+		_ = fs.Remove(name) // or the next call would take it for durable
+		return err
+	}
+	return nil
+}
+
+// newTrusted starts the client workflow from a root that is trusted already.
+func newTrusted(root *trust.Root, ref time.Time) (tm *trustedmetadata.TrustedMetadata, err error) {
+	err = guard(func() error { tm, err = trustedmetadata.New(root.Bytes()); return err })
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", trust.ErrRoot, err)
+	}
+	tm.RefTime = ref
+	return tm, nil
+}
+
+// errMalformed says that metadata lacks what every document of its role has.
+var errMalformed = errors.New("malformed metadata")
+
+// guard turns a panic of the metadata library into an error. It follows null
+// entries and takes keys of any length on its way to the signatures, so what a
+// server or a damaged disk says can make it panic before it is verified.
+func guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errMalformed, p)
+		}
+	}()
+	return f()
+}

@@ -1,0 +1,115 @@
+package bundle
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"tandem/backup"
+)
+
+// Extract unpacks the bundle that r reads into root, which must be empty:
+// modes are set, owners and extended attributes are not. Nothing is written
+// outside of root.
+//
+// The files are complete and verified if it returns nil. After an error some
+// of them may be there, unverified; none of them is made durable.
+func Extract(r *Reader, root *os.Root) error {
+	if err := checkEmpty(root); err != nil {
+		return err
+	}
+	m := r.Manifest()
+	for i := range m.Files {
+		e := &m.Files[i]
+		switch {
+		case e.Type == backup.Dir:
+			if err := root.Mkdir(string(e.Path), 0o700); err != nil {
+				return err
+			}
+		case e.From == Base:
+			return fmt.Errorf("%q is not in the bundle: it is a file of the version that the bundle is based on", e.Path)
+		}
+	}
+	for {
+		e, content, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := extractFile(root, e, content); err != nil {
+			return err
+		}
+	}
+	if err := r.Finish(); err != nil {
+		return err
+	}
+	return extractRest(root, m)
+}
+
+func checkEmpty(root *os.Root) error {
+	d, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	switch names, err := d.Readdirnames(1); {
+	case len(names) > 0:
+		return fmt.Errorf("%s is not empty: expected a directory without anything in it", root.Name())
+	case err != nil && err != io.EOF:
+		return err
+	}
+	return nil
+}
+
+func extractFile(root *os.Root, e *File, content io.Reader) error {
+	f, err := root.OpenFile(string(e.Path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	if err == nil {
+		err = f.Chmod(fileMode(e.Mode))
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// extractRest makes the links, and sets the directories' modes last, since
+// they may forbid writing; the deepest first.
+func extractRest(root *os.Root, m *Manifest) error {
+	for i := range m.Files {
+		var err error
+		switch e := &m.Files[i]; e.Type {
+		case backup.Symlink:
+			err = root.Symlink(e.Target, string(e.Path))
+		case backup.Hardlink:
+			err = root.Link(string(e.Link), string(e.Path))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for i := len(m.Files) - 1; i >= 0; i-- {
+		if e := &m.Files[i]; e.Type == backup.Dir {
+			if err := root.Chmod(string(e.Path), fileMode(e.Mode)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func fileMode(m backup.Mode) fs.FileMode {
+	mode := fs.FileMode(m) & fs.ModePerm
+	for bit, flag := range map[backup.Mode]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+		if m&bit != 0 {
+			mode |= flag
+		}
+	}
+	return mode
+}

@@ -1,0 +1,328 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+//go:embed vendor.sh
+var vendorScript string
+
+// state is what lies on a side.
+type state struct {
+	tree    string // name of a saved tree; "" for none
+	version int
+}
+
+// program is one way to do a job.
+type program struct {
+	name    string
+	argv    []string
+	stdin   string
+	record  string // the saved records that lie on the sides before; "" for none
+	tandem  bool
+	missing string // the tool that is not installed
+}
+
+// job is measured for each of its programs, from the same state.
+type job struct {
+	name            string
+	system, usrData state // before
+	after           state // of usr_data; system stays as it is
+	programs        []*program
+}
+
+// lab is a device on the bench, with the trees that its sides are set to.
+type lab struct {
+	tmp             string
+	spec            treeSpec
+	devices         []*device
+	counted         string // what counts the bytes written: "device", or "" for the kernel's per process
+	system, usrData string // paths of the sides
+	tandem, release string // the built programs
+	missing         []string
+}
+
+// The saved trees: as shipped, the next release, and with edited configuration.
+const (
+	shipped = "shipped"
+	next    = "next"
+	edited  = "edited"
+)
+
+// The saved records: as the release's bundle brings them, and as tandem makes
+// them when it finds an application that it knows nothing of.
+const (
+	installed = "installed"
+	adopted   = "adopted"
+)
+
+func (l *lab) saved(parts ...string) string {
+	return filepath.Join(append([]string{l.tmp, "saved"}, parts...)...)
+}
+
+// prepare writes the trees, the configuration and the records.
+func (l *lab) prepare(ctx context.Context) error {
+	l.system, l.usrData = filepath.Join(l.devices[0].dir, "apprun"), filepath.Join(l.devices[1].dir, "appbackup")
+	for n, g := range map[string]generation{
+		shipped: func(int) uint64 { return 0 },
+		next:    l.spec.changed(false),
+		edited:  l.spec.changed(true),
+	} {
+		if err := l.spec.write(l.saved(n), g); err != nil {
+			return err
+		}
+	}
+	mount := ""
+	if l.counted != "" {
+		mount = l.devices[1].dir
+	}
+	config := fmt.Sprintf(`[device]
+id = "bench"
+compatible = ["bench"]
+app = "bench"
+[system]
+path = %q
+[usr_data]
+path = %q
+mount = %q
+[trust]
+allow_unsigned = true
+[agent]
+state = %q
+lock = %q
+`, l.system, l.usrData, mount, filepath.Join(l.devices[1].dir, "tandem"), filepath.Join(l.tmp, "lock"))
+	if err := os.WriteFile(l.config(), []byte(config), 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(l.vendor(), []byte(vendorScript), 0o600); err != nil {
+		return err
+	}
+	bundle := filepath.Join(l.tmp, "release.tandem")
+	return errors.Join(
+		l.keepRecord(ctx, adopted, job{system: state{shipped, 1}}, l.own("tandem", "backup")),
+		l.keepRecord(ctx, installed, job{},
+			&program{name: "tandem-release", argv: []string{l.release, "bundle", "create", l.saved(shipped), "--app", "bench",
+				"--version", "1", "--compatible", "bench", "--config-pattern", "etc/**", "--out", bundle}},
+			l.own("tandem", "install", bundle)))
+}
+
+func (l *lab) config() string { return filepath.Join(l.tmp, "tandem.toml") }
+func (l *lab) vendor() string { return filepath.Join(l.tmp, "vendor.sh") }
+
+// keepRecord saves what tandem keeps of itself after the programs have run.
+func (l *lab) keepRecord(ctx context.Context, name string, from job, programs ...*program) error {
+	if err := l.reset(from, ""); err != nil {
+		return err
+	}
+	for _, p := range programs {
+		if out, err := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", strings.Join(p.argv, " "), err, strings.TrimSpace(string(out)))
+		}
+	}
+	for i, side := range []string{l.system, l.usrData} {
+		if err := errors.Join(
+			l.check(side, state{shipped, 1}),
+			mirror(filepath.Join(side, ".tandem"), l.saved(name, l.sideName(i)))); err != nil {
+			return fmt.Errorf("%s: %w", programs[len(programs)-1].name, err)
+		}
+	}
+	return nil
+}
+
+func (l *lab) sideName(i int) string { return filepath.Base(l.devices[i].dir) }
+
+// reset puts both sides into the state before j, with nothing left of the run before.
+func (l *lab) reset(j job, record string) error {
+	for i, s := range []struct {
+		dir string
+		state
+	}{{l.system, j.system}, {l.usrData, j.usrData}} {
+		entries, err := os.ReadDir(l.devices[i].dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if e.Name() != "lost+found" && e.Name() != filepath.Base(s.dir) {
+				err = errors.Join(err, os.RemoveAll(filepath.Join(l.devices[i].dir, e.Name())))
+			}
+		}
+		if err := errors.Join(err, os.MkdirAll(s.dir, 0o755)); err != nil {
+			return err
+		}
+		from, tagFile := l.saved("nothing"), filepath.Join(s.dir, "app_ver.txt")
+		if record != "" {
+			from = l.saved(record, l.sideName(i))
+		}
+		if err := errors.Join(mirror(from, filepath.Join(s.dir, ".tandem")), os.RemoveAll(tagFile)); err != nil {
+			return err
+		}
+		if s.tree == "" {
+			err = os.RemoveAll(filepath.Join(s.dir, "apps"))
+		} else {
+			err = errors.Join(
+				mirror(l.saved(s.tree), filepath.Join(s.dir, "apps")),
+				os.WriteFile(tagFile, []byte(tag(s.version)), 0o644))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// check says where a side does not hold exactly the tree and the tag of s.
+func (l *lab) check(side string, s state) error {
+	if err := same(l.saved(s.tree), filepath.Join(side, "apps")); err != nil {
+		return err
+	}
+	path := filepath.Join(side, "app_ver.txt")
+	got, err := os.ReadFile(path)
+	if err == nil && string(got) != tag(s.version) {
+		err = fmt.Errorf("%s: holds %q, expected %q", path, got, tag(s.version))
+	}
+	return err
+}
+
+// own gives a command of the built tandem.
+func (l *lab) own(name string, args ...string) *program {
+	return &program{name: name, argv: append([]string{l.tandem, "--config", l.config()}, args...), tandem: true}
+}
+
+// with gives p for a device that has the records already.
+func (p *program) with(record string) *program {
+	p.record = record
+	return p
+}
+
+// peer gives a program that needs tools. Where one is missing it stays in the
+// tables under that name.
+func (l *lab) peer(name string, tools []string, argv ...string) *program {
+	p := &program{name: name, argv: argv}
+	for _, t := range tools {
+		if _, err := exec.LookPath(t); err != nil {
+			p.missing = t
+			if !slices.Contains(l.missing, t) {
+				l.missing = append(l.missing, t)
+			}
+		}
+	}
+	return p
+}
+
+// shell gives a peer that is a line of shell; $1 is the live side, $2 the backup.
+func (l *lab) shell(name string, tools []string, line string) *program {
+	line = `flush() { sync -f "$1" 2>/dev/null || sync; }; ` + line
+	return l.peer(name, append(tools, "sh"), "sh", "-c", line, "sh", l.system, l.usrData)
+}
+
+// jobs gives what is measured. The first program of each is the one that the
+// others are compared with.
+func (l *lab) jobs() ([]job, error) {
+	const both = `"$1/apps" "$1/app_ver.txt" "$2/" && flush "$2"`
+	cp := l.shell("cp -a + sync", []string{"cp"}, `cp -a `+both)
+	fresh := l.shell("rm -rf + cp -a + sync", []string{"rm", "cp"}, `rm -rf "$2/apps" "$2/app_ver.txt" && cp -a `+both)
+	rsync := l.shell("rsync -a + sync", []string{"rsync"}, `rsync -a `+both)
+	vendor := []*program{l.peer("vendor's logic, busybox sh", []string{"busybox"}, "busybox", "sh", l.vendor(), l.system, l.usrData)}
+	if vendor[0].missing != "" {
+		vendor = append(vendor, l.peer("vendor's logic, sh", []string{"sh"}, "sh", l.vendor(), l.system, l.usrData))
+	}
+	find := func(name string, sides ...string) *program {
+		argv := []string{"find"}
+		for _, s := range sides {
+			argv = append(argv, filepath.Join(s, "apps"))
+		}
+		return l.peer(name, []string{"find"}, append(argv, "-ls")...)
+	}
+	openssl := l.peer("openssl dgst -sha256", []string{"openssl", "xargs"}, "xargs", "-0", "openssl", "dgst", "-sha256")
+	openssl.stdin = filepath.Join(l.tmp, "files")
+	var files strings.Builder
+	for _, side := range []string{l.system, l.usrData} {
+		for i := range l.spec.Files {
+			files.WriteString(filepath.Join(side, "apps", name(i)) + "\x00")
+		}
+	}
+	if err := os.WriteFile(openssl.stdin, []byte(files.String()), 0o600); err != nil {
+		return nil, err
+	}
+	old := state{shipped, 1}
+	return []job{
+		{"first backup", old, state{}, old, slices.Concat(
+			[]*program{l.own("tandem backup", "backup"), cp, rsync}, vendor)},
+		{"1 % changed, new tag", state{next, 2}, old, state{next, 2}, slices.Concat(
+			[]*program{
+				l.own("tandem backup", "backup").with(installed),
+				l.own("tandem backup, adopted", "backup").with(adopted),
+				cp, fresh, rsync,
+			}, vendor)},
+		{"1 % configuration, same tag", state{edited, 1}, old, state{edited, 1}, []*program{
+			l.own("tandem backup", "backup").with(installed),
+			l.own("tandem backup, adopted", "backup").with(adopted),
+			rsync,
+		}},
+		{"boot, nothing to do", old, old, old, slices.Concat(
+			[]*program{
+				l.own("tandem boot", "boot").with(installed),
+				find("find -ls, one side", l.system), find("find -ls, both sides", l.system, l.usrData),
+			}, vendor)},
+		{"full verification", old, old, old, []*program{l.own("tandem verify", "verify").with(installed), openssl}},
+	}, nil
+}
+
+// run measures a job n times, its programs in turn, so that what disturbs the
+// machine meets all of them. A first turn, which is not counted, warms the caches.
+func (l *lab) run(ctx context.Context, j job, n int) ([][]sample, error) {
+	samples := make([][]sample, len(j.programs))
+	for turn := range n + 1 {
+		for i, p := range j.programs {
+			if p.missing != "" {
+				continue
+			}
+			if err := l.reset(j, p.record); err != nil {
+				return nil, fmt.Errorf("prepare %s: %w", j.name, err)
+			}
+			s, err := l.measure(ctx, p)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", j.name, err)
+			}
+			if err := errors.Join(l.check(l.system, j.system), l.check(l.usrData, j.after)); err != nil {
+				return nil, fmt.Errorf("%s: %s: wrong result: %w", j.name, p.name, err)
+			}
+			if turn > 0 {
+				samples[i] = append(samples[i], s)
+			}
+		}
+	}
+	return samples, nil
+}
+
+// checkVerify makes sure that a full verification reads what it vouches for.
+func (l *lab) checkVerify(ctx context.Context) error {
+	old := state{shipped, 1}
+	if err := l.reset(job{system: old, usrData: old}, installed); err != nil {
+		return err
+	}
+	for _, side := range []string{l.system, l.usrData} {
+		path := filepath.Join(side, "apps", name(0))
+		if err := flip(path); err != nil {
+			return err
+		}
+		p := l.own("tandem verify", "verify")
+		err := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...).Run()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 11 {
+			return fmt.Errorf("tandem verify: expected exit 11 for a flipped byte in %s, got %v", path, err)
+		}
+		if err := flip(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
