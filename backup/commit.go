@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	"tandem/internal/fsys"
 	"tandem/versioning"
@@ -52,8 +53,8 @@ func decodeCommit(data []byte) (*commit, error) {
 		if err := CheckPath(c.Put[i].Entry.Path); err != nil {
 			return nil, err
 		}
-		if f := c.Put[i].File; f != "" && f != path.Base(f) {
-			return nil, fmt.Errorf("%w: staged file %q is not a plain name", ErrInvalid, f)
+		if f := c.Put[i].File; strings.Trim(f, "0123456789") != "" {
+			return nil, fmt.Errorf("%w: staged file %q: expected a number", ErrInvalid, f)
 		}
 	}
 	return &c, nil

@@ -1,0 +1,282 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tandem/internal/digest"
+	"tandem/internal/fsys/memfs"
+)
+
+// bundleOf makes the manifest of a release and its content.
+func bundleOf(version string, change func(map[string]string)) (*Manifest, map[Path]string) {
+	files := releaseFiles(version)
+	if change != nil {
+		change(files)
+	}
+	m := &Manifest{App: "hello", Version: v(version), Config: []string{"etc/*.conf"}, Ignore: []string{"log/**"}}
+	content := map[Path]string{}
+	dirs := map[Path]bool{}
+	for name, c := range files {
+		sum := digest.Of([]byte(c))
+		m.Files = append(m.Files, Entry{Path: Path(name), Type: File, Mode: 0o644, Size: int64(len(c)), SHA256: &sum})
+		content[Path(name)] = c
+		for i := range name {
+			if d := Path(name[:i]); name[i] == '/' && !dirs[d] {
+				dirs[d] = true
+				m.Files = append(m.Files, Entry{Path: d, Type: Dir, Mode: 0o755})
+			}
+		}
+	}
+	slices.SortFunc(m.Files, byPath)
+	return m, content
+}
+
+// install does what ota.Installer does with a verified bundle, and the backup
+// after it.
+func (l *lab) install(m *Manifest, content map[Path]string, o InstallOptions) (*Install, error) {
+	ctx := context.Background()
+	r := l.reconciler()
+	o.Now, o.UID = l.m.Now(), -1
+	if _, err := r.Admit(ctx, m, o); err != nil {
+		return nil, err
+	}
+	i, err := r.BeginInstall(ctx, m, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range m.Files {
+		if i.Wants(e.Path) {
+			if err := i.Put(ctx, e.Path, strings.NewReader(content[e.Path])); err != nil {
+				return nil, errors.Join(err, i.Discard())
+			}
+		}
+	}
+	if err := i.Commit(ctx); err != nil {
+		return nil, err
+	}
+	_, err = r.Reconcile(ctx, Options{})
+	return i, err
+}
+
+func (l *lab) mustInstall(version string, change func(map[string]string), o InstallOptions) *Install {
+	l.t.Helper()
+	m, content := bundleOf(version, change)
+	i, err := l.install(m, content, o)
+	if err != nil {
+		l.t.Fatalf("install %s: %v", version, err)
+	}
+	return i
+}
+
+func TestInstall(t *testing.T) {
+	for _, o := range []memfs.Options{{}, {NoExchange: true, NoSyncReports: true}} {
+		l := newLab(t, o)
+		l.mustInstall("1.0.0", nil, InstallOptions{})
+		l.wantInStep("1.0.0")
+		before, err := l.fs(System).Lstat("apps/bin/helper")
+		l.must(err)
+		l.mustInstall("1.1.0", nil, InstallOptions{})
+		l.wantInStep("1.1.0")
+		if err := l.holdsRelease(System, appsDir, "1.1.0"); err != nil {
+			t.Error(err)
+		}
+		after, err := l.fs(System).Lstat("apps/bin/helper")
+		l.must(err)
+		if before.Ino != after.Ino {
+			t.Error("an unchanged file was written again")
+		}
+		for _, side := range []SideName{System, UsrData} {
+			if err := l.holdsRelease(side, ".tandem/previous/apps", "1.0.0"); err != nil {
+				t.Errorf("previous: %v", err)
+			}
+		}
+		for _, version := range []string{"1.0.0", "1.1.0"} {
+			m, content := bundleOf(version, nil)
+			ops := l.m.Ops()
+			if _, err := l.install(m, content, InstallOptions{}); !errors.Is(err, ErrDowngrade) || l.m.Ops() != ops {
+				t.Errorf("%s over 1.1.0: %v, %d changes", version, err, l.m.Ops()-ops)
+			}
+		}
+	}
+}
+
+func TestDowngradeSticks(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	l.mustInstall("1.1.0", nil, InstallOptions{})
+	l.mustInstall("1.0.0", nil, InstallOptions{AllowDowngrade: true})
+	l.wantInStep("1.0.0")
+	m, content := bundleOf("1.1.0", nil)
+	if _, err := l.install(m, content, InstallOptions{}); !errors.Is(err, ErrRevoked) {
+		t.Errorf("1.1.0 again: %v, want ErrRevoked", err)
+	}
+	l.mustInstall("1.1.0", nil, InstallOptions{AllowRevoked: true})
+	l.wantInStep("1.1.0")
+	if bad, err := l.reconciler().Revoked(); err != nil || len(bad) != 0 {
+		t.Errorf("still revoked: %v, %v", bad, err)
+	}
+}
+
+// TestMerge has the three ways of configuration across an update, and what
+// else a device may have in its tree.
+func TestMerge(t *testing.T) {
+	conf := func(name, content string) func(map[string]string) {
+		return func(f map[string]string) { f[name] = content }
+	}
+	for _, tc := range []struct {
+		name     string
+		old, new func(map[string]string)
+		edit     func(l *lab)
+		want     map[string]string // "" = must be gone
+	}{
+		{"not edited: the new default", conf("etc/a.conf", "1"), conf("etc/a.conf", "22"), nil,
+			map[string]string{"etc/a.conf": "22", "etc/a.conf.new": ""}},
+		{"edited, default unchanged: the edit", conf("etc/a.conf", "1"), conf("etc/a.conf", "1"),
+			func(l *lab) { l.write(System, "apps/etc/a.conf", "mine") },
+			map[string]string{"etc/a.conf": "mine", "etc/a.conf.new": ""}},
+		{"both changed: the edit, and the default beside it", conf("etc/a.conf", "1"), conf("etc/a.conf", "22"),
+			func(l *lab) { l.write(System, "apps/etc/a.conf", "mine") },
+			map[string]string{"etc/a.conf": "mine", "etc/a.conf.new": "22"}},
+		{"edited to what the new default is", conf("etc/a.conf", "1"), conf("etc/a.conf", "22"),
+			func(l *lab) { l.write(System, "apps/etc/a.conf", "22") },
+			map[string]string{"etc/a.conf": "22", "etc/a.conf.new": ""}},
+		{"an application file edited by hand: the release's", conf("bin/x", "1"), conf("bin/x", "22"), nil,
+			map[string]string{"bin/x": "22"}},
+		{"a file the application made stays", nil, nil,
+			func(l *lab) { l.write(System, "apps/var/lib/state", "made here") },
+			map[string]string{"var/lib/state": "made here"}},
+		{"an ignored file stays on system", nil, nil,
+			func(l *lab) { l.write(System, "apps/log/today", "a line") },
+			map[string]string{"log/today": "a line"}},
+		{"a default that is shipped no longer goes", conf("etc/gone.conf", "1"), nil, nil,
+			map[string]string{"etc/gone.conf": ""}},
+		{"a default that is shipped no longer but was edited stays", conf("etc/gone.conf", "1"), nil,
+			func(l *lab) { l.write(System, "apps/etc/gone.conf", "mine") },
+			map[string]string{"etc/gone.conf": "mine"}},
+		{"a new default where the device has a file of its own", nil, conf("etc/b.conf", "theirs"),
+			func(l *lab) { l.write(System, "apps/etc/b.conf", "mine") },
+			map[string]string{"etc/b.conf": "mine", "etc/b.conf.new": "theirs"}},
+		{"an application file that is shipped no longer goes", conf("lib/old.so", "1"), nil, nil,
+			map[string]string{"lib/old.so": ""}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := newLab(t, memfs.Options{})
+			l.mustInstall("1.0.0", tc.old, InstallOptions{})
+			l.m.Advance(time.Second)
+			if tc.edit != nil {
+				tc.edit(l)
+			}
+			l.mustInstall("1.1.0", tc.new, InstallOptions{})
+			for name, want := range tc.want {
+				got := l.read(System, "apps/"+name)
+				if want == "" && !strings.HasPrefix(got, "error:") || want != "" && got != want {
+					t.Errorf("%s has %q, want %q", name, got, want)
+				}
+			}
+			l.remove(System, "apps/log")
+			if err := l.inStep("1.1.0"); err != nil && !strings.Contains(tc.name, "ignored") {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func installScenarios() []scenario {
+	return []scenario{
+		{"install", func(l *lab) {
+			l.mustInstall("1.0.0", nil, InstallOptions{})
+			l.write(System, "apps/etc/app.conf", "edited")
+			l.must(l.fs(System).Sync())
+		}, []string{"1.0.0", "1.1.0"}, func(l *lab) error {
+			if got := l.read(UsrData, "apps/etc/app.conf"); got != "edited" {
+				return fmt.Errorf("app.conf has %q", got)
+			}
+			return nil
+		}},
+		{"install on an empty device", func(*lab) {}, []string{"", "1.1.0"}, nil},
+		{"downgrade", func(l *lab) {
+			l.mustInstall("1.0.0", nil, InstallOptions{})
+			l.mustInstall("1.2.0", nil, InstallOptions{})
+		}, []string{"1.2.0", "1.1.0"}, nil},
+	}
+}
+
+func TestInstallPowerCut(t *testing.T) {
+	m, content := bundleOf("1.1.0", nil)
+	for _, sc := range installScenarios() {
+		for name, o := range map[string]memfs.Options{"exchange": {}, "two renames": {NoExchange: true, NoSyncReports: true}} {
+			t.Run(sc.name+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				l := newLab(t, o)
+				sc.prepare(l)
+				before := l.completeVersions()
+				work := func(machine *memfs.Machine) {
+					_, _ = (&lab{t, machine}).install(m, content, InstallOptions{AllowDowngrade: true})
+				}
+				cuts := 0
+				for n, machine := range l.m.Cuts(work) {
+					for i, choice := range memfs.Choices(uint64(n), 2) {
+						after := &lab{t, machine.Clone()}
+						after.m.Restart(choice)
+						if err := after.survives(sc, before, n+i); err != nil {
+							t.Fatalf("cut at operation %d, state %s (%d): %v", n, choice, i, err)
+						}
+						cuts++
+					}
+				}
+				t.Logf("%d cuts", cuts)
+			})
+		}
+	}
+}
+
+// TestFailures lets each operation of a boot and of an install fail in turn:
+// both sides are as whole as they were, and the next boot makes them whole.
+func TestFailures(t *testing.T) {
+	m, content := bundleOf("1.1.0", nil)
+	work := map[string]func(*lab) error{
+		"boot":    func(l *lab) error { _, err := l.boot(); return err },
+		"install": func(l *lab) error { _, err := l.install(m, content, InstallOptions{AllowDowngrade: true}); return err },
+	}
+	cases := map[string][]scenario{"boot": scenarios(), "install": installScenarios()}
+	for kind, list := range cases {
+		for _, sc := range list {
+			t.Run(kind+"/"+sc.name, func(t *testing.T) {
+				t.Parallel()
+				l := newLab(t, memfs.Options{})
+				sc.prepare(l)
+				before := l.completeVersions()
+				for n := 1; ; n++ {
+					struck := false
+					for _, fault := range []error{syscall.EIO, syscall.ENOSPC, syscall.EROFS} {
+						c := l.clone()
+						ops := c.m.Ops()
+						c.m.FailWriteAt(n, 3, fault)
+						err := work[kind](c)
+						struck = c.m.Ops()-ops >= n
+						if errors.Is(fault, syscall.ENOSPC) && err != nil && struck && !errors.Is(err, ErrNoSpace) {
+							t.Fatalf("operation %d, %v: %v does not tell of the space", n, fault, err)
+						}
+						if errors.Is(fault, syscall.EROFS) && err != nil && struck && !errors.Is(err, ErrUnavailable) {
+							t.Fatalf("operation %d, %v: %v does not tell that the side is not writable", n, fault, err)
+						}
+						c.m.Restart(memfs.Choices(uint64(n), 1)[n%6])
+						if err := c.survives(sc, before, n); err != nil {
+							t.Fatalf("operation %d failed with %v: %v\n%s", n, fault, err, strings.Join(c.m.Trace(), "\n"))
+						}
+					}
+					if !struck {
+						return
+					}
+				}
+			})
+		}
+	}
+}
