@@ -264,16 +264,17 @@ type Update struct {
 	BackUp    *backup.Result
 }
 
-// Install installs the bundle that src holds and backs it up at once.
+// Install installs the bundle that open gives and backs it up at once. What
+// open has to do is said at ota.Installer.Install.
 //
 // After success both sides are the new version. After an error or a power cut
 // each side is the old version or the new one, and the next Boot brings them in
 // step. If the backup alone failed, the result is there beside the error.
-func (d *Device) Install(ctx context.Context, src io.Reader, o backup.InstallOptions) (*Update, error) {
-	return d.install(ctx, "install", src, o)
+func (d *Device) Install(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Update, error) {
+	return d.install(ctx, "install", open, o)
 }
 
-func (d *Device) install(ctx context.Context, command string, src io.Reader, o backup.InstallOptions) (*Update, error) {
+func (d *Device) install(ctx context.Context, command string, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Update, error) {
 	root, err := d.root()
 	if err != nil {
 		return nil, err
@@ -295,7 +296,7 @@ func (d *Device) install(ctx context.Context, command string, src io.Reader, o b
 			return store.AddRoot(data)
 		},
 	}
-	done, err := in.Install(ctx, src, o)
+	done, err := in.Install(ctx, open, o)
 	if err != nil {
 		d.remember(Event{Command: command, Error: err.Error()})
 		return nil, err
@@ -468,12 +469,8 @@ func (d *Device) Update(ctx context.Context) (*Update, versioning.Version, error
 	if err != nil {
 		return nil, installed, err
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, installed, err
-	}
-	defer f.Close()
-	u, err := d.install(ctx, "update", f, backup.InstallOptions{})
+	open := func() (io.ReadCloser, error) { return os.Open(name) }
+	u, err := d.install(ctx, "update", open, backup.InstallOptions{})
 	if u != nil {
 		u.Offer = dec.Best
 		if e := os.Remove(name); e != nil { // it has done its work; the space is scarce

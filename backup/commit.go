@@ -20,6 +20,9 @@ type commit struct {
 	// swapped: it tells the staged tree from the old one whatever they are
 	// called. 0 for a patch.
 	Apps uint64 `json:"apps,omitempty"`
+	// Damaged says that the old tree is not worth a rollback, but is kept for
+	// people to look at.
+	Damaged bool `json:"damaged,omitempty"`
 	// The rest is for a patch, which changes single files of the tree.
 	Remove []Path  `json:"remove,omitempty"`
 	Put    []place `json:"put,omitempty"`
@@ -144,7 +147,7 @@ func (c *commit) finish(fs fsys.FS) error {
 	if err := syncDirs(fs, ".", nextDir); err != nil {
 		return err
 	}
-	if err := keepPrevious(fs); err != nil {
+	if err := c.keepOld(fs); err != nil {
 		return err
 	}
 	if err := fs.Remove(commitFile); err != nil {
@@ -236,10 +239,13 @@ func (c *commit) swap(fs fsys.FS) error {
 	return syncDirs(fs, nextDir, path.Join(nextDir, oldDir))
 }
 
-// keepPrevious makes the tree that was swapped out the one that a rollback
-// returns to, unless what was there had no name.
-func keepPrevious(fs fsys.FS) error {
-	old := path.Join(nextDir, oldDir)
+// keepOld makes the tree that was swapped out the one that a rollback returns
+// to, unless what was there had no name.
+func (c *commit) keepOld(fs fsys.FS) error {
+	old, keep := path.Join(nextDir, oldDir), prevDir
+	if c.Damaged {
+		keep = damagedDir
+	}
 	for _, part := range []string{appsDir, tagFile} {
 		if _, err := fs.Lstat(path.Join(old, part)); err != nil {
 			if fsys.IsNotExist(err) {
@@ -248,10 +254,10 @@ func keepPrevious(fs fsys.FS) error {
 			return err
 		}
 	}
-	if err := fsys.RemoveAll(fs, prevDir); err != nil {
+	if err := fsys.RemoveAll(fs, keep); err != nil {
 		return err
 	}
-	if err := fs.Rename(old, prevDir); err != nil {
+	if err := fs.Rename(old, keep); err != nil {
 		return err
 	}
 	return syncDirs(fs, nextDir, ownDir)
@@ -262,13 +268,7 @@ func (c *commit) patch(fs fsys.FS) error {
 	dirs := map[string]bool{}
 	for _, p := range c.Remove {
 		name := app(".", p)
-		info, err := fs.Lstat(name)
-		if err == nil && info.Type == fsys.TypeDir {
-			if left, err := fs.ReadDir(name); err == nil && len(left) > 0 {
-				continue // holds files that are not ours to remove
-			}
-		}
-		if err := fs.Remove(name); err != nil && !fsys.IsNotExist(err) {
+		if err := removeLeaf(fs, name); err != nil {
 			return err
 		}
 		dirs[path.Dir(name)] = true

@@ -99,7 +99,7 @@ type Entry struct {
 	Size   int64             `json:"size,omitempty"`   // bytes
 	Mtime  int64             `json:"mtime,omitempty"`  // nanoseconds since 1970-01-01 UTC
 	SHA256 *digest.SHA256    `json:"sha256,omitempty"` // of a file's content
-	Target string            `json:"target,omitempty"` // of a symbolic link
+	Target Path              `json:"target,omitempty"` // of a symbolic link: any text
 	Link   Path              `json:"link,omitempty"`   // of a hard link: the entry that holds the content
 	Xattrs map[string][]byte `json:"xattrs,omitempty"`
 }
@@ -200,7 +200,7 @@ func (e *Entry) check(seen map[Path]EntryType) error {
 		}
 	case Dir:
 	case Symlink:
-		if e.Target == "" || len(e.Target) > maxPath || strings.IndexByte(e.Target, 0) >= 0 {
+		if e.Target == "" || len(e.Target) > maxPath || strings.IndexByte(string(e.Target), 0) >= 0 {
 			return errors.New("a symbolic link needs a target")
 		}
 	case Hardlink:

@@ -24,7 +24,10 @@ type InstallOptions struct {
 	AllowDowngrade bool
 	AllowRevoked   bool
 	Now            time.Time // modification time of files whose manifest has none
-	UID, GID       int       // owner of all files where Tandem may not choose; below 0 means as the manifest says
+	// InPlace allows to write over what runs where there is no room beside it.
+	// The caller has read the whole bundle before and found it good.
+	InPlace  bool
+	UID, GID int // owner of all files where Tandem may not choose; below 0 means as the manifest says
 }
 
 // Install is a release on its way onto system. It ends with Commit or Discard.
@@ -42,7 +45,8 @@ type Install struct {
 // follows: zero on a device without an application, or with nothing that could
 // be saved. Only for a release that may be installed does it change anything:
 // it finishes what was interrupted, and where system lacks what usr_data has,
-// it reconciles first, so that the release meets the device's configuration.
+// or will be written in place, it reconciles first, so that the release meets
+// the device's configuration and none of that is on system alone.
 //
 // The error wraps ErrDowngrade or ErrRevoked for a release that may not.
 func (r *Reconciler) Admit(ctx context.Context, m *Manifest, o InstallOptions) (versioning.Version, error) {
@@ -60,9 +64,9 @@ func (r *Reconciler) Admit(ctx context.Context, m *Manifest, o InstallOptions) (
 	if _, err := r.Recover(); err != nil {
 		return installed, err
 	}
-	switch res.Decision.Action {
-	case Restore, Repair, RestoreConfig:
-		if _, err := r.Reconcile(ctx, Options{}); err != nil && !errors.Is(err, ErrDamage) {
+	switch a := res.Decision.Action; {
+	case o.InPlace, a == Restore, a == Repair, a == RestoreConfig:
+		if _, err := r.Reconcile(ctx, Options{}); err != nil && !errors.Is(err, ErrDamage) && !errors.Is(err, ErrNoApplication) {
 			return installed, err
 		}
 	}
@@ -140,7 +144,9 @@ func (r *Reconciler) beginInstall(ctx context.Context, m *Manifest, o InstallOpt
 			delete(i.from, p)
 		}
 	}
-	err = i.st.begin()
+	if err = i.st.begin(); errors.As(err, new(*SpaceError)) {
+		err = r.beginTight(ctx, i.st, err, o)
+	}
 	if err == nil {
 		err = i.st.fill(ctx, newSources(system, usrData))
 	}
@@ -149,6 +155,22 @@ func (r *Reconciler) beginInstall(ctx context.Context, m *Manifest, o InstallOpt
 		return nil, sideError(r.System, err)
 	}
 	return i, nil
+}
+
+// beginTight begins an installation for which there is not enough room beside
+// what runs.
+func (r *Reconciler) beginTight(ctx context.Context, st *staging, short error, o InstallOptions) error {
+	var space *SpaceError
+	errors.As(short, &space)
+	return st.tight(ctx, space, r.Log, func() error {
+		if !o.InPlace {
+			return fmt.Errorf("%w: %w", ErrInPlace, short)
+		}
+		if err := r.whole(ctx, UsrData, nil); err != nil {
+			return fmt.Errorf("%w; writing in place needs the other side whole: %w", short, err)
+		}
+		return nil
+	})
 }
 
 // judge works out which versions are revoked once this one is installed: not

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -25,6 +26,7 @@ type lab struct {
 
 func newLab(t testing.TB, o memfs.Options) *lab {
 	m := memfs.NewMachine()
+	m.Advance(123456789 * time.Nanosecond) // not a whole second
 	m.NewDisk("system", o)
 	m.NewDisk("usr_data", o)
 	return &lab{t, m}

@@ -37,6 +37,7 @@ type Result struct {
 	Version   versioning.Version // of both sides afterwards
 	Revision  int
 	Changed   []SideName // sides that were written
+	InPlace   []SideName // of those, where there was no room for old and new at once
 	Files     int        // files that were copied
 	Bytes     int64      // that were copied
 	Conflicts []Path     // configuration kept beside the one that won
@@ -286,13 +287,16 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, side *Side, snap 
 	if !st.idle() {
 		r.Log.WithFields(logrus.Fields{"side": side.Name, "version": d.record.Manifest.Version, "files": len(st.wanted), "bytes": all}).Info("writing")
 	}
-	err = st.begin()
+	err = r.makeRoom(ctx, st, d.record)
 	if err == nil {
 		err = st.fill(ctx, d.src)
 	}
 	if err != nil {
 		_ = st.discard() // makes room; where it fails, recovery does it
 		return false, err
+	}
+	if st.direct {
+		total.InPlace = append(total.InPlace, side.Name)
 	}
 	wrote, err := st.seal(ctx)
 	if err != nil {
@@ -308,8 +312,8 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, side *Side, snap 
 	return wrote, nil
 }
 
-// settleTimes gives application files back the time that their record has,
-// where only that differs, so that the next look need not hash them again.
+// settleTimes gives files back the time that their record has, where only that
+// differs, so that the next look need not hash them again.
 func (r *Reconciler) settleTimes(res *Result) error {
 	for _, s := range []struct {
 		side *Side

@@ -32,6 +32,7 @@ const (
 	commitFile  = ".tandem/commit.json"
 	nextDir     = ".tandem/next"
 	prevDir     = ".tandem/previous"
+	damagedDir  = ".tandem/damaged" // a tree that could not be mended, kept for people to look at
 	revokedFile = ".tandem/revoked.json"
 )
 

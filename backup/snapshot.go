@@ -70,7 +70,7 @@ type Snapshot struct {
 	ownSum  digest.SHA256   // of the record as it lies there
 	bad     map[Path]ProblemKind
 	edited  map[Path]bool
-	touched []Entry // application files that are intact but for their time
+	touched []Entry // files that are intact but for their time, and not the application's to touch
 }
 
 // usable says whether the side holds a version that can be named.
@@ -397,7 +397,7 @@ func (in *inspector) compare(ctx context.Context, s *Snapshot) error {
 			return ctx.Err()
 		}
 		if m == matches {
-			if f := s.tree.get(e.Path); e.Type == File && !config[e.Path] && !sameMtime(f.info.Mtime, e.Mtime) {
+			if f := s.tree.get(e.Path); e.Type == File && (s.Side == UsrData || !config[e.Path]) && !sameMtime(f.info.Mtime, e.Mtime) {
 				s.touched = append(s.touched, *e)
 			}
 			continue

@@ -42,6 +42,8 @@ type staging struct {
 	wanted  []Entry         // files whose content is to come, sorted by path
 	links   []Entry         // files that are linked from the present tree
 	files   map[Path]string // names of a patch's staged content
+	direct  bool            // written over what is there, for want of room
+	alloc   map[Path]int64  // what wanted files take where they lie now, in bytes
 	holes   int             // damaged files of a patch that nobody can mend
 	batch   bool            // one Sync at the end makes all durable
 	awaited map[Path]bool   // wanted files that come from elsewhere than the sides
@@ -76,9 +78,10 @@ func (st *staging) idle() bool {
 	return st.patch != nil && len(st.patch.Remove)+len(st.patch.Put)+len(st.patch.Attr) == 0
 }
 
-// planSwap finds what of the tree can be linked from the present one:
-// application files that are there with the same content and attributes.
-// Configuration is copied, because it is written in place.
+// planSwap finds what of the tree can be linked from the present one: files
+// that are there with the same content and attributes. Configuration on system
+// is copied, because the application writes it in place, and previous must not
+// change with it; nobody writes on usr_data.
 func (st *staging) planSwap(ctx context.Context) error {
 	division := st.record.Manifest.split()
 	for i := range st.tree {
@@ -86,7 +89,7 @@ func (st *staging) planSwap(ctx context.Context) error {
 		if e.Type != File {
 			continue
 		}
-		if !division.isConfig(e.Path) {
+		if st.side.Name == UsrData || !division.isConfig(e.Path) {
 			m, err := st.snap.holds(ctx, e, st.buf)
 			if err != nil {
 				return err
@@ -159,15 +162,27 @@ func (e *SpaceError) Unwrap() error { return ErrNoSpace }
 const recordEntry = 512
 
 func (st *staging) checkSpace() error {
-	space, err := st.side.FS.Space()
+	need, err := st.need()
 	if err != nil {
 		return err
 	}
+	if need.NeedBytes > need.FreeBytes || need.FreeEntries >= 0 && need.NeedEntries > need.FreeEntries {
+		return need
+	}
+	return nil
+}
+
+// need works out what the change takes, and what there is.
+func (st *staging) need() (*SpaceError, error) {
+	space, err := st.side.FS.Space()
+	if err != nil {
+		return nil, err
+	}
 	block := max(space.BlockSize, 1)
 	round := func(n int64) int64 { return (n + block - 1) / block * block }
-	need := SpaceError{Path: st.snap.Path, FreeBytes: space.Free, FreeEntries: space.Inodes}
+	need := &SpaceError{Path: st.snap.Path, FreeBytes: space.Free, FreeEntries: space.Inodes}
 	for i := range st.wanted {
-		need.NeedBytes += round(st.wanted[i].Size)
+		need.NeedBytes += round(st.sizeOnDisk(&st.wanted[i]))
 		need.NeedEntries++
 	}
 	if st.patch == nil {
@@ -182,15 +197,24 @@ func (st *staging) checkSpace() error {
 		need.NeedBytes += 2*round(int64(len(st.tree))*recordEntry) + 4*block // record, commit, directories
 		need.NeedEntries += 8
 	}
-	if need.NeedBytes > space.Free || space.Inodes >= 0 && need.NeedEntries > space.Inodes {
-		return &need
+	return need, nil
+}
+
+// sizeOnDisk is what the content of e takes: less than its size if where it
+// lies now it has holes.
+func (st *staging) sizeOnDisk(e *Entry) int64 {
+	if n, ok := st.alloc[e.Path]; ok {
+		return min(n, e.Size)
 	}
-	return nil
+	return e.Size
 }
 
 // staged gives the name in next/ for an entry.
 func (st *staging) staged(p Path) string {
-	if st.patch == nil {
+	switch {
+	case st.direct:
+		return app(".", p)
+	case st.patch == nil:
 		return app(nextDir, p)
 	}
 	return path.Join(nextDir, filesDir, st.files[p])
@@ -247,7 +271,7 @@ func (st *staging) prepare() error {
 
 func (st *staging) symlink(e *Entry) error {
 	name := st.staged(e.Path)
-	if err := st.side.FS.Symlink(e.Target, name); err != nil {
+	if err := st.side.FS.Symlink(string(e.Target), name); err != nil {
 		return err
 	}
 	return st.side.FS.SetAttr(name, e.attr())
@@ -263,29 +287,33 @@ func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error 
 	}
 	defer f.Close() // of no consequence once it was closed below
 	h := digest.New()
+	out := holeWriter{f: f}
 	var n int64
 	src := withContext(ctx, content)
 	for {
-		k, rerr := src.Read(st.buf)
+		k, rerr := io.ReadFull(src, st.buf)
 		if k > 0 {
 			n += int64(k)
 			if n > e.Size {
 				return fmt.Errorf("%s: %w", e.Path, errContent)
 			}
 			h.Write(st.buf[:k])
-			if _, err := f.Write(st.buf[:k]); err != nil {
+			if err := out.write(st.buf[:k]); err != nil {
 				return err
 			}
 			if st.report != nil {
 				st.report(int64(k))
 			}
 		}
-		if rerr == io.EOF {
+		if rerr == io.EOF || rerr == io.ErrUnexpectedEOF {
 			break
 		}
 		if rerr != nil {
 			return rerr
 		}
+	}
+	if err := out.end(); err != nil {
+		return err
 	}
 	if n != e.Size || digest.Sum(h) != *e.SHA256 {
 		return fmt.Errorf("%s: %w", e.Path, errContent)
@@ -313,7 +341,7 @@ func (st *staging) seal(ctx context.Context) (wrote bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if st.idle() {
+	if st.idle() && !st.direct {
 		return st.replaceRecord(record)
 	}
 	if err := st.commit(ctx, record); err != nil {
@@ -332,6 +360,9 @@ func (st *staging) commit(ctx context.Context, record []byte) error {
 			return fmt.Errorf("%w: %s: its content was never given", ErrInvalid, p)
 		}
 	}
+	if st.direct {
+		return st.sealDirect(record)
+	}
 	if st.patch == nil {
 		if err := st.completeTree(ctx); err != nil {
 			return err
@@ -349,6 +380,7 @@ func (st *staging) commit(ctx context.Context, record []byte) error {
 			return err
 		}
 		c.Apps = info.Ino
+		c.Damaged = st.snap.State == Damaged && st.snap.Version.Compare(st.record.Manifest.Version) > 0
 		if err := st.write(path.Join(nextDir, tagFile), versioning.EncodeTag(st.record.Manifest.Version)); err != nil {
 			return err
 		}
@@ -546,14 +578,19 @@ func (st *staging) fill(ctx context.Context, src *sources) error {
 // dropUnmendable leaves files alone that are damaged everywhere, so that the
 // others of the same version can be mended all the same.
 func (st *staging) dropUnmendable(src *sources) {
+	gone := map[Path]bool{}
+	st.alloc = map[Path]int64{}
+	for i := range st.wanted {
+		e := &st.wanted[i]
+		from, ok := src.find(st.side.Name, e)
+		if ok {
+			st.alloc[e.Path] = src.snaps[from.side].tree.byPath[from.path].info.Alloc
+		} else {
+			gone[e.Path] = true
+		}
+	}
 	if st.patch == nil {
 		return
-	}
-	gone := map[Path]bool{}
-	for i := range st.wanted {
-		if _, ok := src.find(st.side.Name, &st.wanted[i]); !ok {
-			gone[st.wanted[i].Path] = true
-		}
 	}
 	st.holes = len(gone)
 	st.wanted = slices.DeleteFunc(st.wanted, func(e Entry) bool { return gone[e.Path] })

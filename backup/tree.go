@@ -149,7 +149,7 @@ func (t *tree) entry(ctx context.Context, p Path, buf []byte) (Entry, error) {
 	case f.err != nil:
 		return e, f.err
 	case f.info.Type == fsys.TypeSymlink:
-		e.Type, e.Mode, e.Target = Symlink, 0, f.target
+		e.Type, e.Mode, e.Target = Symlink, 0, Path(f.target)
 		return e, nil
 	case f.link != "":
 		return Entry{Path: p, Type: Hardlink, Link: f.link}, nil
@@ -201,7 +201,7 @@ func (t *tree) compare(ctx context.Context, e *Entry, full bool, buf []byte) (ma
 		}
 		return differs, nil
 	case Symlink:
-		if f.info.Type != fsys.TypeSymlink || f.target != e.Target {
+		if f.info.Type != fsys.TypeSymlink || f.target != string(e.Target) {
 			return differs, nil
 		}
 		if f.info.UID != e.UID || f.info.GID != e.GID {
@@ -246,7 +246,8 @@ func (t *tree) compare(ctx context.Context, e *Entry, full bool, buf []byte) (ma
 
 const second = 1_000_000_000
 
-// sameMtime compares times of file systems that may keep whole seconds only.
-func sameMtime(a, b int64) bool {
-	return a == b || a/second == b/second && (a%second == 0 || b%second == 0)
+// sameMtime compares a file's time with a recorded one; the file may lie on a
+// file system that keeps whole seconds only.
+func sameMtime(found, recorded int64) bool {
+	return found == recorded || found%second == 0 && found/second == recorded/second
 }

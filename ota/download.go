@@ -142,7 +142,7 @@ func (t *transfer) prepare() (done bool, err error) {
 		return false, err
 	}
 	for _, name := range []string{t.part, t.bundle} {
-		if err := clear(fs, t.o.Log, name, fsys.TypeFile); err != nil {
+		if err := evict(fs, t.o.Log, name, fsys.TypeFile); err != nil {
 			return false, err
 		}
 	}

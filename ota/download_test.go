@@ -35,12 +35,13 @@ type lab struct {
 	file    File
 	options DownloadOptions
 	waits   int // between attempts
+	tick    chan time.Time
 }
 
 func newLab(t *testing.T) *lab {
 	body := make([]byte, bodySize)
 	rand.NewChaCha8([32]byte{1}).Read(body)
-	l := &lab{t: t, body: body, dir: t.TempDir()}
+	l := &lab{t: t, body: body, dir: t.TempDir(), tick: make(chan time.Time)}
 	l.s = newServer(t, &publisher{t: t, files: map[string][]byte{"/targets/f": body}})
 	osfs, err := fsys.OpenOS(l.dir)
 	if err != nil {
@@ -49,13 +50,35 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(func() { osfs.Close() })
 	l.fs = osfs
 	l.file = File{URL: l.s.URL + "/targets/f", Size: bodySize, SHA256: digest.Of(body)}
-	client := NewClient(ClientOptions{Timeout: 500 * time.Millisecond})
+	client := NewClient(ClientOptions{Timeout: time.Minute})
 	t.Cleanup(client.CloseIdleConnections)
 	l.options = DownloadOptions{
-		Client: client, Log: quiet(), Stall: 400 * time.Millisecond, Attempts: 3,
+		Client: client, Log: quiet(), Stall: 10 * time.Second, Attempts: 3,
 		Backoff: func() backoff.BackOff { return counted{l} },
+		// Time passes for the download only where a server lets it.
+		Ticker: func(time.Duration) (<-chan time.Time, func()) { return l.tick, func() {} },
 	}
 	return l
+}
+
+// silence lets time pass until the client goes away.
+func (l *lab) silence(req *http.Request) {
+	for {
+		select {
+		case l.tick <- time.Time{}:
+		case <-req.Context().Done():
+			return
+		case <-l.s.gone:
+			return
+		}
+	}
+}
+
+// impatient waits for the head of an answer a second only.
+func (l *lab) impatient() {
+	client := NewClient(ClientOptions{Timeout: time.Second})
+	l.t.Cleanup(client.CloseIdleConnections)
+	l.options.Client = client
 }
 
 // counted waits not at all, and counts how often.
@@ -265,6 +288,7 @@ func TestDownloadSurvives(t *testing.T) {
 		{"503 twice", func(l *lab) handler { return times(2, raw(503, []byte("busy"))) }, 3, 0},
 		{"429 twice", func(l *lab) handler { return times(2, raw(429, nil)) }, 3, 0},
 		{"no answer twice", func(l *lab) handler {
+			l.impatient()
 			return times(2, func(_ http.ResponseWriter, req *http.Request) bool { l.s.hang(req); return true })
 		}, 3, 0},
 		{"silence midway, twice", func(l *lab) handler {
@@ -273,7 +297,7 @@ func TestDownloadSurvives(t *testing.T) {
 				w.WriteHeader(206)
 				w.Write(l.body[first(req) : first(req)+20_000])
 				http.NewResponseController(w).Flush()
-				l.s.hang(req)
+				l.silence(req)
 				return true
 			})
 		}, 3, bodySize},
@@ -320,6 +344,7 @@ func TestDownloadSurvives(t *testing.T) {
 		{"416", func(l *lab) handler { return times(1, raw(416, nil)) }, 2, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			l.have("part", l.body[:had])
 			l.s.misbehave(tt.odd(l))
@@ -362,6 +387,7 @@ func TestDownloadFails(t *testing.T) {
 		{"204", func(l *lab) handler { return raw(204, nil) }, ErrUnreachable, "the server answered 204 No Content", 1, had},
 		{"416 for ever", func(l *lab) handler { return raw(416, nil) }, ErrUnreachable, "the server answered 416", 2, had},
 		{"no answer", func(l *lab) handler {
+			l.impatient()
 			return func(_ http.ResponseWriter, req *http.Request) bool { l.s.hang(req); return true }
 		}, ErrUnreachable, "cut off: ", 3, had},
 		{"reset before a byte came", func(l *lab) handler {
@@ -372,7 +398,7 @@ func TestDownloadFails(t *testing.T) {
 				w.Header().Set("Content-Range", contentRangeOf(req))
 				w.WriteHeader(206)
 				http.NewResponseController(w).Flush()
-				l.s.hang(req)
+				l.silence(req)
 				return true
 			}
 		}, ErrUnreachable, "cut off: the server stopped sending; 100000 of 300000 bytes are here", 3, had},
@@ -411,6 +437,7 @@ func TestDownloadFails(t *testing.T) {
 		}, ErrRefused, "what the server sent has another SHA-256: expected 300000 bytes with the SHA-256 ", 2, -1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			l := newLab(t)
 			l.have("part", l.body[:had])
 			l.s.misbehave(tt.odd(l))
@@ -491,20 +518,10 @@ func TestDownloadIsCancelled(t *testing.T) {
 	l.s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
 		w.Write(l.body[:50_000])
 		http.NewResponseController(w).Flush()
-		l.s.hang(req)
+		l.silence(req)
 		return true
 	})
-	l.options.FS, l.options.Stall = l.fs, time.Hour
-	tick := make(chan time.Time)
-	l.options.Ticker = func(time.Duration) (<-chan time.Time, func()) { return tick, func() {} }
-	go func() {
-		for ctx.Err() == nil {
-			select {
-			case tick <- time.Time{}:
-			case <-ctx.Done():
-			}
-		}
-	}()
+	l.options.FS, l.options.Stall = l.fs, 100*time.Hour
 	_, err := NewDownloader(l.options).Get(ctx, l.file, func(done, _ int64) {
 		if done == 50_000 {
 			cancel()
@@ -516,7 +533,6 @@ func TestDownloadIsCancelled(t *testing.T) {
 	if got := l.part(); got != 50_000 {
 		t.Errorf("a part of %d bytes is left, want 50000", got)
 	}
-	l.options.Ticker = nil
 	l.s.misbehave(nil)
 	l.fetched(l.get(t.Context()))
 }

@@ -37,23 +37,66 @@ type Installed struct {
 	From    versioning.Version // zero on a device without an application
 	Version versioning.Version
 	Bytes   int64         // of new content that was written
+	InPlace bool          // there was no room for old and new at once
 	New     []backup.Path // defaults put beside configuration that was edited here
 }
 
 // Install reads a bundle, checks it, and makes it the version of system. The
 // backup is the caller's: it runs the reconciler next.
 //
+// open gives the bundle from its beginning. It is asked a second time only
+// where there is no room for the new version beside the old one: then the whole
+// bundle is read and checked before anything is written over. A source that can
+// be read only once gives an error then.
+//
 // After success system is the new version, also after a power cut. After an
-// error or a power cut it is the old one or the new one, whole. Errors wrap
-// trust.ErrUntrusted, bundle.ErrMalformed, ErrIncompatible,
+// error or a power cut it is the old one or the new one, whole; or, written in
+// place, an unfinished copy, which the reconciler replaces from usr_data. Errors
+// wrap trust.ErrUntrusted, bundle.ErrMalformed, ErrIncompatible,
 // backup.ErrDowngrade, backup.ErrRevoked, backup.ErrNoSpace or
 // backup.ErrUnavailable where that is the reason.
-func (in *Installer) Install(ctx context.Context, src io.Reader, o backup.InstallOptions) (*Installed, error) {
+func (in *Installer) Install(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Installed, error) {
+	done, err := in.once(ctx, open, o)
+	if !errors.Is(err, backup.ErrInPlace) {
+		return done, err
+	}
+	tight := err
+	if err := in.check(ctx, open); err != nil {
+		return nil, errors.Join(tight, err)
+	}
+	o.InPlace = true
+	return in.once(ctx, open, o)
+}
+
+// check reads a whole bundle.
+func (in *Installer) check(ctx context.Context, open func() (io.ReadCloser, error)) error {
+	src, err := open()
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	verifier, err := trust.New(in.Trust)
+	if err != nil {
+		return err
+	}
+	r, err := bundle.NewReader(bundle.InContext(ctx, src), verifier)
+	if err != nil {
+		return err
+	}
+	return r.Finish()
+}
+
+func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Installed, error) {
+	src, err := open()
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
 	verifier, err := trust.New(in.Trust)
 	if err != nil {
 		return nil, err
 	}
-	r, err := bundle.NewReader(contextReader{ctx, src}, verifier)
+	r, err := bundle.NewReader(bundle.InContext(ctx, src), verifier)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +126,7 @@ func (in *Installer) Install(ctx context.Context, src io.Reader, o backup.Instal
 	if err := i.Commit(ctx); err != nil {
 		return nil, err
 	}
-	return &Installed{App: m.App, From: installed, Version: m.Version, Bytes: i.Bytes(), New: i.New}, nil
+	return &Installed{App: m.App, From: installed, Version: m.Version, Bytes: i.Bytes(), New: i.New, InPlace: o.InPlace}, nil
 }
 
 // suits says whether the device runs what the bundle carries.
@@ -135,19 +178,6 @@ func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.report(n)
 	return n, err
-}
-
-// contextReader ends a long read when its context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }
 
 // Owner gives the install options of this process: without the right to give

@@ -79,11 +79,11 @@ func (r *Repo) Check(ctx context.Context, d Device) (*Offer, error) {
 func (r *Repo) Consider(ctx context.Context, d Device) (Decision, error) {
 	targets, err := r.refresh(ctx)
 	if err != nil {
-		return Decision{}, fmt.Errorf("check %s: %w", r.base.Redacted(), err)
+		return Decision{}, fmt.Errorf("check for a release: %w", err)
 	}
 	offers, err := r.offers(targets)
 	if err != nil {
-		return Decision{}, err
+		return Decision{}, fmt.Errorf("check for a release: %w", err)
 	}
 	best, passed := Choose(offers, d)
 	return Decision{best, passed}, nil

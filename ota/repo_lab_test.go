@@ -221,8 +221,8 @@ func (c countingWriter) Write(b []byte) (int, error) {
 func (s *server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	s.mu.Lock()
 	s.asked = append(s.asked, req.Method+" "+req.URL.Path)
-	odd, data, ok := s.odd, s.files[req.URL.Path], false
-	_, ok = s.files[req.URL.Path]
+	odd := s.odd
+	data, ok := s.files[req.URL.Path]
 	s.mu.Unlock()
 	if strings.HasPrefix(req.URL.Path, "/targets/") {
 		w = countingWriter{w, s}
@@ -279,11 +279,13 @@ type device struct {
 	built time.Time
 	url   string
 	about Device
+	// patience is how long it waits for a server; short where that is tested.
+	patience time.Duration
 }
 
 func newDevice(t testing.TB, s *server, p *publisher) *device {
 	return &device{
-		t: t, fs: memfs.NewMachine().NewDisk("state", memfs.Options{}).FS(), root: p.provisioned(), clock: start, url: s.URL,
+		t: t, fs: memfs.NewMachine().NewDisk("state", memfs.Options{}).FS(), root: p.provisioned(), clock: start, url: s.URL, patience: time.Minute,
 		about: Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channel: "stable", Installed: version(t, "1.0.0")},
 	}
 }
@@ -291,11 +293,11 @@ func newDevice(t testing.TB, s *server, p *publisher) *device {
 // repo is the device's source as it is after a start.
 func (d *device) repo() *Repo {
 	d.t.Helper()
-	client := NewClient(ClientOptions{Timeout: 200 * time.Millisecond, Files: strings.HasPrefix(d.url, "file:")})
+	client := NewClient(ClientOptions{Timeout: d.patience, Files: strings.HasPrefix(d.url, "file:")})
 	d.t.Cleanup(client.CloseIdleConnections)
 	r, err := NewRepo(RepoOptions{
 		URL: d.url, Client: client, Store: OpenStore(d.fs, d.root, quiet()), Now: func() time.Time { return d.clock },
-		Built: d.built, Stall: 100 * time.Millisecond, Log: quiet(),
+		Built: d.built, Stall: d.patience, Log: quiet(),
 		Downloads: NewDownloader(DownloadOptions{FS: d.fs, Client: client, Log: quiet()}),
 	})
 	if err != nil {

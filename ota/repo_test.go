@@ -146,6 +146,7 @@ func TestBadAnswers(t *testing.T) {
 		// bad changes what the publisher signs or the server does; after it a
 		// release 1.2.0 was published.
 		bad   func(t *testing.T, p *publisher, s *server)
+		hangs bool          // the device waits for the server until it has enough
 		later time.Duration // by which the clock has moved
 		want  error
 		says  string // part of the message; it begins with the URL
@@ -209,13 +210,13 @@ func TestBadAnswers(t *testing.T) {
 			},
 		},
 		{
-			name: "no answer at all", want: ErrUnreachable, says: "/metadata/timestamp.json: no answer: ",
+			name: "no answer at all", hangs: true, want: ErrUnreachable, says: "/metadata/timestamp.json: no answer: ",
 			bad: func(t *testing.T, p *publisher, s *server) {
 				s.misbehave(func(w http.ResponseWriter, req *http.Request) bool { s.hang(req); return true })
 			},
 		},
 		{
-			name: "half an answer, then silence", want: ErrUnreachable, says: "/metadata/timestamp.json: no answer: the server stopped sending",
+			name: "half an answer, then silence", hangs: true, want: ErrUnreachable, says: "/metadata/timestamp.json: no answer: the server stopped sending",
 			bad: func(t *testing.T, p *publisher, s *server) {
 				s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
 					io.WriteString(w, `{"signed":`)
@@ -389,7 +390,11 @@ func TestBadAnswers(t *testing.T) {
 			tt.bad(t, p, s)
 
 			d.clock = d.clock.Add(tt.later)
+			if tt.hangs {
+				d.patience = 200 * time.Millisecond
+			}
 			_, err := d.check()
+			d.patience = time.Minute
 			if !errors.Is(err, tt.want) {
 				t.Fatalf("error %v, want %v", err, tt.want)
 			}

@@ -182,7 +182,7 @@ func (s *Store) write(name string, data []byte) error {
 			return err
 		}
 		for _, n := range []string{name, name + ".tmp"} {
-			if err := clear(s.fs, s.log, n, fsys.TypeFile); err != nil {
+			if err := evict(s.fs, s.log, n, fsys.TypeFile); err != nil {
 				return err
 			}
 		}
@@ -194,8 +194,8 @@ func (s *Store) write(name string, data []byte) error {
 	return nil
 }
 
-// clear removes name unless it is of the type that belongs there.
-func clear(fs fsys.FS, log *logrus.Logger, name string, t fsys.Type) error {
+// evict removes name unless it is of the type that belongs there.
+func evict(fs fsys.FS, log *logrus.Logger, name string, t fsys.Type) error {
 	info, err := fs.Lstat(name)
 	switch {
 	case fsys.IsNotExist(err):
@@ -212,7 +212,7 @@ func clear(fs fsys.FS, log *logrus.Logger, name string, t fsys.Type) error {
 // makeDir makes a directory in the root of fs, durably, unless it is there.
 // Anything else of that name is damage, and goes.
 func makeDir(fs fsys.FS, log *logrus.Logger, name string, mode uint32) error {
-	if err := clear(fs, log, name, fsys.TypeDir); err != nil {
+	if err := evict(fs, log, name, fsys.TypeDir); err != nil {
 		return err
 	}
 	if info, err := fs.Lstat(name); err == nil && info.Type == fsys.TypeDir {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -356,7 +357,7 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 	)
 	cmd.Args = exactly("FILE")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		f, r, err := p.openBundle(args[0], root)
+		f, r, err := p.openBundle(cmd.Context(), args[0], root)
 		if err != nil {
 			return err
 		}
@@ -367,8 +368,8 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 		}
 		found.Trusted = root != ""
 		if whole {
-			if err := finish(cmd, args[0], r); err != nil {
-				return err
+			if err := r.Finish(); err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			found.Verified = true
 		}
@@ -382,27 +383,9 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// finish verifies the rest of a bundle; it ends early when the command is told to.
-func finish(cmd *cobra.Command, name string, r *bundle.Reader) error {
-	for {
-		if err := cmd.Context().Err(); err != nil {
-			return err
-		}
-		if _, _, err := r.Next(); err == io.EOF {
-			break
-		} else if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	if err := r.Finish(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
 // openBundle opens a bundle and reads it up to its payload. Without rootFile
 // nobody needs to have signed it.
-func (p *program) openBundle(name, rootFile string) (*os.File, *bundle.Reader, error) {
+func (p *program) openBundle(ctx context.Context, name, rootFile string) (*os.File, *bundle.Reader, error) {
 	var v bundle.Verifier = bundle.Inspect{}
 	if rootFile != "" {
 		root, err := loadRoot(rootFile)
@@ -421,7 +404,7 @@ func (p *program) openBundle(name, rootFile string) (*os.File, *bundle.Reader, e
 		f.Close()
 		return nil, nil, fmt.Errorf("%s is a directory: expected a bundle", name)
 	}
-	r, err := bundle.NewReader(f, v)
+	r, err := bundle.NewReader(bundle.InContext(ctx, f), v)
 	if err != nil {
 		f.Close()
 		return nil, nil, fmt.Errorf("%s: %w", name, err)
@@ -475,8 +458,8 @@ it on the way. Modes are set, owners and extended attributes are not. If the
 bundle turns out to be bad, what was unpacked is removed again.`,
 		Example: `  tandem-release bundle extract hello-1.1.0.tandem hello/ --root repo/root.json`,
 		Args:    exactly("FILE", "DIR"),
-		RunE: func(_ *cobra.Command, args []string) error {
-			f, r, err := p.openBundle(args[0], root)
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, r, err := p.openBundle(cmd.Context(), args[0], root)
 			if err != nil {
 				return err
 			}

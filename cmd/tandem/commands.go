@@ -26,6 +26,7 @@ type reconciliation struct {
 	Version   versioning.Version `json:"version"`
 	Revision  int                `json:"revision"`
 	Changed   []backup.SideName  `json:"changed"`
+	InPlace   []backup.SideName  `json:"in_place,omitempty"`
 	Files     int                `json:"files"`
 	Bytes     int64              `json:"bytes"`
 	Finished  []backup.Finished  `json:"finished,omitempty"`
@@ -44,7 +45,7 @@ func describe(res *backup.Result) reconciliation {
 	doc.Version, doc.Revision = res.Version, res.Revision
 	doc.Changed = append(doc.Changed, res.Changed...)
 	doc.Files, doc.Bytes = res.Files, res.Bytes
-	doc.Finished, doc.Conflicts, doc.Lost = res.Finished, res.Conflicts, res.Lost
+	doc.InPlace, doc.Finished, doc.Conflicts, doc.Lost = res.InPlace, res.Finished, res.Conflicts, res.Lost
 	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
 		if s != nil {
 			doc.Problems = append(doc.Problems, s.Problems...)
@@ -294,6 +295,7 @@ type updated struct {
 	Bytes    int64              `json:"bytes"`
 	New      []backup.Path      `json:"new,omitempty"`
 	BackedUp bool               `json:"backed_up"`
+	InPlace  bool               `json:"in_place,omitempty"`
 	failure
 }
 
@@ -302,7 +304,7 @@ func (p *program) updated(u *agent.Update, err error) error {
 		return err
 	}
 	i := u.Installed
-	doc := updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, BackedUp: err == nil, failure: p.failure(err)}
+	doc := updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, BackedUp: err == nil, InPlace: i.InPlace, failure: p.failure(err)}
 	for _, n := range i.New {
 		p.say("tandem: %s: the release's new default, beside a file that was edited here", n)
 	}
@@ -332,24 +334,20 @@ standard input.`,
   tandem install --allow-downgrade hello-1.0.0.tandem`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src := p.stdin
-			if args[0] != "-" {
-				f, err := os.Open(args[0])
-				if err != nil {
-					return &usageError{err, cmd.CommandPath()}
-				}
-				defer f.Close()
-				if info, err := f.Stat(); err != nil || info.IsDir() {
-					return usage(cmd, "%s: not a file", args[0])
-				}
-				src = f
+			open := func() (io.ReadCloser, error) { return os.Open(args[0]) }
+			if args[0] == "-" {
+				open = once(p.stdin)
+			} else if info, err := os.Stat(args[0]); err != nil {
+				return &usageError{err, cmd.CommandPath()}
+			} else if info.IsDir() {
+				return usage(cmd, "%s: a directory, expected a bundle", args[0])
 			}
 			d, end, err := p.open(agent.Change)
 			if err != nil {
 				return err
 			}
 			defer end()
-			u, err := d.Install(cmd.Context(), src, o)
+			u, err := d.Install(cmd.Context(), open, o)
 			if err != nil && u == nil {
 				err = fmt.Errorf("%s: %w", args[0], err)
 			}
@@ -359,6 +357,18 @@ standard input.`,
 	cmd.Flags().BoolVar(&o.AllowDowngrade, "allow-downgrade", false, "install a version that is not newer; those above it are revoked")
 	cmd.Flags().BoolVar(&o.AllowRevoked, "allow-revoked", false, "install a version that failed here or was taken back")
 	return cmd
+}
+
+// once gives a stream that cannot be read a second time.
+func once(r io.Reader) func() (io.ReadCloser, error) {
+	used := false
+	return func() (io.ReadCloser, error) {
+		if used {
+			return nil, errors.New("standard input can be read only once: give the bundle as a file")
+		}
+		used = true
+		return io.NopCloser(r), nil
+	}
 }
 
 // answer is the JSON document of check.

@@ -38,6 +38,7 @@ type Info struct {
 	UID   int
 	GID   int
 	Size  int64 // bytes; meaningful for files
+	Alloc int64 // bytes that it takes on the disk; a file with holes takes less than Size
 	Mtime int64 // nanoseconds since 1970-01-01 UTC
 	Dev   uint64
 	Ino   uint64 // stable across remounts on UBIFS and ext4
@@ -64,6 +65,9 @@ type Space struct {
 type File interface {
 	io.Reader
 	io.Writer
+	// Skip leaves n bytes of zeros before the next Write, as a hole where the
+	// file system knows such. A file must not end with a Skip.
+	Skip(n int64) error
 	// Sync makes the data and attributes of the file durable, but not its
 	// directory entry. After an error the data is in doubt and must be written
 	// again to a new file.

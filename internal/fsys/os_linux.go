@@ -3,6 +3,7 @@ package fsys
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -139,6 +140,7 @@ func infoOf(name string, st *unix.Stat_t) Info {
 		UID:   int(st.Uid),
 		GID:   int(st.Gid),
 		Size:  st.Size,
+		Alloc: int64(st.Blocks) * 512,
 		Mtime: st.Mtim.Nano(),
 		Dev:   uint64(st.Dev),
 		Ino:   uint64(st.Ino),
@@ -202,7 +204,16 @@ func (o *OS) Open(name string) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), o.Path(name)), nil
+	return osFile{os.NewFile(uintptr(fd), o.Path(name))}, nil
+}
+
+// osFile is an open file.
+type osFile struct{ *os.File }
+
+// Skip implements File.
+func (f osFile) Skip(n int64) error {
+	_, err := f.Seek(n, io.SeekCurrent)
+	return err
 }
 
 // open opens an entry of one of the types. It looks before it opens, because
@@ -245,7 +256,7 @@ func (o *OS) Create(name string, mode uint32) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), o.Path(name)), nil
+	return osFile{os.NewFile(uintptr(fd), o.Path(name))}, nil
 }
 
 // Mkdir implements FS.

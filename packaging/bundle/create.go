@@ -119,7 +119,7 @@ func Create(ctx context.Context, app fsys.FS, out fsys.FS, name string, o Option
 		return nil, err
 	}
 	defer f.Close()
-	return m, write(out, name, &o.Signing, t, raw, m.Time, packed, inContext(ctx, f))
+	return m, write(out, name, &o.Signing, t, raw, m.Time, packed, InContext(ctx, f))
 }
 
 func describe(data []byte) SignedFile {
@@ -244,12 +244,11 @@ func scanDir(ctx context.Context, app fsys.FS, dir string, m *Manifest) error {
 			e.Type = backup.Dir
 		case fsys.TypeSymlink:
 			e.Type, e.Mode = backup.Symlink, 0
-			if e.Target, err = app.Readlink(name); err != nil {
+			target, err := app.Readlink(name)
+			if err != nil {
 				return err
 			}
-			if !utf8.ValidString(e.Target) {
-				return fmt.Errorf("%w: %s: its target %q is not UTF-8", ErrTree, app.Path(name), e.Target)
-			}
+			e.Target = backup.Path(target)
 		default:
 			return fmt.Errorf("%w: %s is a socket, a FIFO or a device: expected files, directories and links", ErrTree, app.Path(name))
 		}
@@ -389,7 +388,7 @@ func packFile(ctx context.Context, app fsys.FS, t *tar.Writer, e *File, mtime in
 	}
 	// One byte more than expected is asked for, so that a file that grew is noticed.
 	h := digest.New()
-	n, err := io.CopyBuffer(io.MultiWriter(h, t), io.LimitReader(inContext(ctx, f), e.Size), buf)
+	n, err := io.CopyBuffer(io.MultiWriter(h, t), io.LimitReader(InContext(ctx, f), e.Size), buf)
 	if err != nil {
 		return err
 	}
@@ -412,8 +411,8 @@ func (c *counting) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// inContext gives a reader that ends with ctx's error once ctx is done.
-func inContext(ctx context.Context, r io.Reader) io.Reader { return &contextReader{ctx, r} }
+// InContext gives a reader that ends with ctx's error once ctx is done.
+func InContext(ctx context.Context, r io.Reader) io.Reader { return &contextReader{ctx, r} }
 
 type contextReader struct {
 	ctx context.Context
@@ -442,7 +441,7 @@ func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
 		return err
 	}
 	defer f.Close()
-	r, err := NewReader(inContext(ctx, f), Inspect{})
+	r, err := NewReader(InContext(ctx, f), Inspect{})
 	if err != nil {
 		return err
 	}
@@ -462,7 +461,7 @@ func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
 		return err
 	}
 	defer again.Close()
-	second, err := NewReader(inContext(ctx, again), Inspect{})
+	second, err := NewReader(InContext(ctx, again), Inspect{})
 	if err != nil {
 		return err
 	}

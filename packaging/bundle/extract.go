@@ -86,7 +86,7 @@ func extractRest(root *os.Root, m *Manifest) error {
 		var err error
 		switch e := &m.Files[i]; e.Type {
 		case backup.Symlink:
-			err = root.Symlink(e.Target, string(e.Path))
+			err = root.Symlink(string(e.Target), string(e.Path))
 		case backup.Hardlink:
 			err = root.Link(string(e.Link), string(e.Path))
 		}

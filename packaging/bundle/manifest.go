@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"regexp"
 	"unicode/utf8"
 
@@ -280,5 +279,5 @@ func (m *Manifest) tarBounds() (low, high int64) {
 		long := int64(len(e.Path)) + 128
 		high += 2*block + long + pad(long) + block + e.Size + pad(e.Size)
 	}
-	return low, min(high, math.MaxInt64)
+	return low, high
 }

@@ -392,6 +392,9 @@ func (r *Repository) Add(ctx context.Context, src io.Reader, keys Keys, o AddOpt
 	if rel.Rollout < 0 || rel.Rollout > 100 {
 		return Release{}, fmt.Errorf("rollout %d: expected 0 to 100 per cent", rel.Rollout)
 	}
+	if err := checkKeys(s.root, keys); err != nil {
+		return Release{}, err
+	}
 	if err := r.take(ctx, src, s, &rel); err != nil {
 		_ = r.fs.Remove(incoming) // the first error is the one to report
 		return Release{}, err
@@ -408,6 +411,25 @@ func (r *Repository) Add(ctx context.Context, src io.Reader, keys Keys, o AddOpt
 	}
 	s.targets.Signed.Targets[rel.Name] = target
 	return rel, r.publish(keys, s)
+}
+
+// checkKeys says whether keys are those that root names for publishing, before
+// anything is copied.
+func checkKeys(root *trust.Root, keys Keys) error {
+	for _, role := range []string{metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
+		key, err := publicKey(keys, role)
+		if err != nil {
+			return err
+		}
+		id, err := key.ID()
+		if err != nil {
+			return err
+		}
+		if !root.HasKey(role, id) {
+			return fmt.Errorf("%s key: %w: version %d of the root does not name it", role, ErrKeys, root.Version())
+		}
+	}
+	return nil
 }
 
 // take copies a bundle to incoming, durably, and verifies it on the way.
@@ -436,7 +458,7 @@ func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Rea
 	}
 	h := digest.New()
 	out := &counter{w: io.MultiWriter(dst, h)}
-	b, err := bundle.NewReader(io.TeeReader(&contextReader{ctx, src}, out), v)
+	b, err := bundle.NewReader(io.TeeReader(bundle.InContext(ctx, src), out), v)
 	if err != nil {
 		return err
 	}
@@ -547,16 +569,4 @@ func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n += int64(n)
 	return n, err
-}
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

@@ -1,0 +1,305 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+
+	"github.com/sirupsen/logrus"
+
+	"tandem/internal/fsys"
+	"tandem/versioning"
+)
+
+// ErrInPlace says that a release fits only when it is written over what is
+// there. It wraps ErrNoSpace.
+var ErrInPlace = fmt.Errorf("%w for two versions", ErrNoSpace)
+
+// room is an amount of space.
+type room struct{ bytes, entries int64 }
+
+func (a room) plus(b room) room { return room{a.bytes + b.bytes, a.entries + b.entries} }
+
+// fits says whether need has its place in a. Negative entries are not counted
+// by the file system.
+func (a room) fits(need room, counted bool) bool {
+	return need.bytes <= a.bytes && (!counted || need.entries <= a.entries)
+}
+
+// tight is what is left when begin found too little room: first to give up
+// what was kept for a rollback, then to write in place. In place the side is
+// no version at all until it is done, so inPlace has to agree: it returns nil
+// only while the other side is verified whole.
+//
+// With an error that wraps ErrNoSpace or ErrInPlace nothing was touched.
+func (st *staging) tight(ctx context.Context, short *SpaceError, log logrus.FieldLogger, inPlace func() error) error {
+	counted := short.FreeEntries >= 0
+	have := room{short.FreeBytes, short.FreeEntries}
+	kept, links, err := st.keptAside()
+	if err != nil {
+		return err
+	}
+	if kept.bytes > 0 && have.plus(kept).fits(room{short.NeedBytes, short.NeedEntries}, counted) {
+		log.WithField("side", st.side.Name).Warn("not enough space: the previous version is given up")
+		if err := st.dropKept(); err != nil {
+			return err
+		}
+		return st.begin()
+	}
+	if st.snap.tree == nil || st.snap.Nested {
+		return short
+	}
+	direct := *st
+	direct.wanted, direct.links, direct.direct = nil, nil, true
+	if err := direct.planPatch(ctx); err != nil {
+		return err
+	}
+	need, err := direct.need()
+	if err != nil {
+		return err
+	}
+	if !have.plus(kept).plus(direct.reclaimed(links)).fits(room{need.NeedBytes, need.NeedEntries}, counted) {
+		return short
+	}
+	if err := inPlace(); err != nil {
+		return err
+	}
+	log.WithField("side", st.side.Name).Warn("not enough space for two versions: writing in place; until that is done only the other side has the application")
+	direct.awaited, direct.report = st.awaited, st.report
+	*st = direct
+	return st.beginDirect()
+}
+
+// keptAside says what giving up previous and damaged trees would free, and
+// how many names each inode has there.
+func (st *staging) keptAside() (room, map[uint64]uint64, error) {
+	var r room
+	links := map[uint64]uint64{}
+	var walk func(name string) error
+	files := map[uint64]fsys.Info{}
+	walk = func(name string) error {
+		infos, err := st.side.FS.ReadDir(name)
+		if fsys.IsNotExist(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, i := range infos {
+			if i.Type == fsys.TypeDir {
+				r.entries++
+				if err := walk(path.Join(name, i.Name)); err != nil {
+					return err
+				}
+				continue
+			}
+			links[i.Ino]++
+			files[i.Ino] = i
+		}
+		return nil
+	}
+	for _, dir := range []string{prevDir, damagedDir} {
+		if err := walk(dir); err != nil {
+			return r, nil, err
+		}
+	}
+	for ino, i := range files {
+		if links[ino] >= i.Nlink {
+			r.bytes += i.Alloc
+			r.entries++
+		}
+	}
+	return r, links, nil
+}
+
+// dropKept removes what was kept for a rollback. After a power cut some of it
+// may be left.
+func (st *staging) dropKept() error {
+	for _, dir := range []string{prevDir, damagedDir} {
+		if err := fsys.RemoveAll(st.side.FS, dir); err != nil {
+			return err
+		}
+	}
+	return st.side.FS.Sync() // some file systems give space back only then
+}
+
+// reclaimed says what writing in place frees before it writes. links has the
+// names of inodes that go anyway.
+func (st *staging) reclaimed(links map[uint64]uint64) room {
+	var r room
+	gone := func(p Path) {
+		f := st.snap.tree.get(p)
+		if f == nil || f.info.Type == fsys.TypeDir {
+			return
+		}
+		links[f.info.Ino]++
+		if links[f.info.Ino] == f.info.Nlink {
+			r.bytes += f.info.Alloc
+			r.entries++
+		}
+	}
+	for _, p := range st.patch.Remove {
+		gone(p)
+	}
+	for i := range st.patch.Put {
+		gone(st.patch.Put[i].Entry.Path)
+	}
+	return r
+}
+
+// beginDirect takes the tag away, then what has to go. From here until
+// sealDirect is done the side is an unfinished copy; what of it is right
+// already is found again by its hashes.
+func (st *staging) beginDirect() error {
+	fs := st.side.FS
+	if err := fsys.RemoveAll(fs, tagFile); err != nil {
+		return err
+	}
+	if err := fs.SyncDir("."); err != nil {
+		return err
+	}
+	if err := discard(fs); err != nil {
+		return err
+	}
+	if err := st.dropKept(); err != nil {
+		return err
+	}
+	for _, p := range st.patch.Remove {
+		if err := removeLeaf(fs, app(".", p)); err != nil {
+			return err
+		}
+	}
+	for i := range st.patch.Put {
+		if e := &st.patch.Put[i].Entry; e.Type != Dir || st.snap.tree.get(e.Path) != nil {
+			if err := fsys.RemoveAll(fs, app(".", e.Path)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := fs.Sync(); err != nil { // gives the space back
+		return err
+	}
+	for i := range st.patch.Put {
+		var err error
+		switch e := &st.patch.Put[i].Entry; e.Type {
+		case Dir:
+			err = fs.Mkdir(app(".", e.Path), 0o700)
+		case Symlink:
+			err = st.symlink(e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeLeaf removes a file or an empty directory. A directory that holds what
+// is not ours to remove stays.
+func removeLeaf(fs fsys.FS, name string) error {
+	info, err := fs.Lstat(name)
+	if err == nil && info.Type == fsys.TypeDir {
+		if left, err := fs.ReadDir(name); err == nil && len(left) > 0 {
+			return nil
+		}
+	}
+	if err == nil {
+		err = fs.Remove(name)
+	}
+	if fsys.IsNotExist(err) {
+		return nil
+	}
+	return err
+}
+
+// sealDirect ends what beginDirect began: the files are made durable, then
+// the record is written, then the tag.
+func (st *staging) sealDirect(record []byte) error {
+	fs := st.side.FS
+	for i := range st.patch.Put {
+		if e := &st.patch.Put[i].Entry; e.Type == Hardlink {
+			if err := fs.Link(app(".", e.Link), app(".", e.Path)); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range st.patch.Attr {
+		if e := &st.patch.Attr[i]; e.Type != Dir {
+			if err := fs.SetAttr(app(".", e.Path), e.attr()); err != nil {
+				return err
+			}
+		}
+	}
+	for _, e := range slices.Backward(st.tree) {
+		if e.Type == Dir {
+			if err := fs.SetAttr(app(".", e.Path), e.attr()); err != nil {
+				return err
+			}
+		}
+	}
+	if !st.batch {
+		if err := st.syncEach(func(p Path) string { return app(".", p) }); err != nil {
+			return err
+		}
+		if err := syncDirs(fs, appsDir, "."); err != nil {
+			return err
+		}
+	}
+	if err := fs.Sync(); err != nil {
+		return err
+	}
+	if err := fsys.MkdirAll(fs, ownDir, 0o755); err != nil {
+		return err
+	}
+	if err := fsys.WriteFile(fs, recordFile, record, 0o644); err != nil {
+		return err
+	}
+	return versioning.WriteTag(fs, tagFile, st.record.Manifest.Version)
+}
+
+// whole says whether side holds all of record, every byte read.
+func (r *Reconciler) whole(ctx context.Context, side SideName, record *Record) error {
+	in := newInspector(true)
+	system, usrData, err := in.look(ctx, r.System, r.UsrData)
+	if err != nil {
+		return err
+	}
+	snap := system
+	if side == UsrData {
+		snap = usrData
+	}
+	if !snap.usable() || snap.Nested {
+		return fmt.Errorf("%s is %s", side, snap.State)
+	}
+	if record == nil {
+		record = snap.basis
+	}
+	for _, e := range record.Tree() {
+		m, err := snap.holds(ctx, &e, in.buf)
+		if err != nil {
+			return err
+		}
+		if m != matches && m != attrDiffers {
+			return fmt.Errorf("%s: %s is not as it should be", side, e.Path)
+		}
+	}
+	return nil
+}
+
+// makeRoom begins st in whatever way there is room for. record is what the
+// other side must hold for writing in place; nil means its own version.
+func (r *Reconciler) makeRoom(ctx context.Context, st *staging, record *Record) error {
+	err := st.begin()
+	var short *SpaceError
+	if !errors.As(err, &short) {
+		return err
+	}
+	return st.tight(ctx, short, r.Log, func() error {
+		if err := r.whole(ctx, st.side.Name.Other(), record); err != nil {
+			return fmt.Errorf("%w; writing in place needs the other side whole: %w", short, err)
+		}
+		return nil
+	})
+}

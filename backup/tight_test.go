@@ -1,0 +1,206 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"tandem/internal/fsys/memfs"
+)
+
+// big is a release with one large file of its own: 40 blocks.
+func big(version string) func(map[string]string) {
+	return func(f map[string]string) { f["bin/big"] = strings.Repeat(version+" ", 40*4096/(len(version)+1)) }
+}
+
+// tightLab has a disk for one version of the big release and some more blocks.
+func tightLab(t testing.TB, blocks int64) *lab {
+	return newLab(t, memfs.Options{Capacity: blocks * 4096})
+}
+
+func TestTightFlash(t *testing.T) {
+	t.Run("room for old and new", func(t *testing.T) {
+		l := tightLab(t, 200)
+		l.mustInstall("1.0.0", big("1.0.0"), InstallOptions{})
+		l.mustInstall("1.1.0", big("1.1.0"), InstallOptions{})
+		l.wantInStep("1.1.0")
+		if got := l.read(System, ".tandem/previous/app_ver.txt"); got != "1.0.0\n" {
+			t.Errorf("previous is %q", got)
+		}
+	})
+	t.Run("room without previous", func(t *testing.T) {
+		l := tightLab(t, 150)
+		l.mustInstall("1.0.0", big("1.0.0"), InstallOptions{})
+		l.mustInstall("1.1.0", big("1.1.0"), InstallOptions{})
+		l.mustInstall("1.2.0", big("1.2.0"), InstallOptions{})
+		l.wantInStep("1.2.0")
+		if got := l.read(System, ".tandem/previous/app_ver.txt"); got != "1.1.0\n" {
+			t.Errorf("previous is %q", got)
+		}
+	})
+	t.Run("in place", func(t *testing.T) {
+		l := tightLab(t, 90)
+		l.mustInstall("1.0.0", big("1.0.0"), InstallOptions{})
+		m, content := bundleOf("1.1.0", big("1.1.0"))
+		ops := l.m.Ops()
+		if _, err := l.install(m, content, InstallOptions{}); !errors.Is(err, ErrInPlace) || l.m.Ops() != ops {
+			t.Fatalf("not asked for: %v, %d changes, want ErrInPlace and none", err, l.m.Ops()-ops)
+		}
+		l.mustInstall("1.1.0", big("1.1.0"), InstallOptions{InPlace: true})
+		l.wantInStep("1.1.0")
+	})
+	t.Run("in place, said so", func(t *testing.T) {
+		l := tightLab(t, 90)
+		l.mustInstall("1.0.0", big("1.0.0"), InstallOptions{})
+		l.remove(System, "apps/bin/big")
+		l.write(System, "apps/bin/big", strings.Repeat("9", 40*4096))
+		l.write(System, "app_ver.txt", "1.1.0\n")
+		res := l.mustBoot()
+		if !slices.Equal(res.InPlace, []SideName{UsrData}) {
+			t.Errorf("in place: %v", res.InPlace)
+		}
+		l.wantInStep("1.1.0")
+	})
+	t.Run("not while the other side is damaged", func(t *testing.T) {
+		l := tightLab(t, 90)
+		l.mustInstall("1.0.0", big("1.0.0"), InstallOptions{})
+		l.remove(System, "apps/bin/big")
+		l.write(System, "apps/bin/big", strings.Repeat("9", 40*4096))
+		l.write(System, "app_ver.txt", "1.1.0\n")
+		l.mustBootRecord()
+		l.must(l.m.Disk("system").Damage("apps/share/1.0.0", func(b []byte) []byte { b[0] ^= 1; return b }))
+		if _, err := l.boot(); err == nil {
+			t.Error("wrote over the last whole version")
+		}
+		if err := l.holdsRelease(UsrData, appsDir, "1.0.0"); err != nil && !strings.Contains(err.Error(), "big") {
+			t.Error(err)
+		}
+	})
+	t.Run("no room at all", func(t *testing.T) {
+		l := newLab(t, memfs.Options{})
+		l.m.NewDisk("small", memfs.Options{Capacity: 20 * 4096})
+		l.mustInstall("1.0.0", big("1.0.0"), InstallOptions{})
+		r := l.reconciler()
+		r.UsrData = &Side{Name: UsrData, FS: l.m.Disk("small").FS()}
+		ops := l.m.Ops()
+		_, err := r.Reconcile(t.Context(), Options{})
+		var short *SpaceError
+		if !errors.As(err, &short) || !errors.Is(err, ErrNoSpace) || short.NeedBytes <= short.FreeBytes {
+			t.Errorf("%v, want a SpaceError with the numbers", err)
+		}
+		if n := l.m.Ops() - ops; n != 0 {
+			t.Errorf("%d changes: %v", n, l.m.Trace()[ops:])
+		}
+	})
+}
+
+// mustBootRecord makes the record of what lies on system, and nothing else.
+func (l *lab) mustBootRecord() {
+	l.t.Helper()
+	c := l.clone()
+	r := c.reconciler()
+	m := c.m
+	m.NewDisk("room", memfs.Options{})
+	r.UsrData = &Side{Name: UsrData, FS: m.Disk("room").FS()}
+	if _, err := r.Reconcile(l.t.Context(), Options{}); err != nil {
+		l.t.Fatal(err)
+	}
+	l.write(System, recordFile, c.read(System, recordFile))
+}
+
+// TestTightPowerCut cuts everywhere while a side is written in place: the
+// other side carries it through.
+func TestTightPowerCut(t *testing.T) {
+	scs := []scenario{
+		{"upgrade by hand", func(l *lab) {
+			l.mustInstall("1.0.0", big("1.0.0"), InstallOptions{})
+			l.remove(System, "apps")
+			for name, content := range releaseFiles("1.1.0") {
+				l.write(System, "apps/"+name, content)
+			}
+			l.write(System, "apps/bin/big", strings.Repeat("9", 40*4096))
+			l.write(System, "app_ver.txt", "1.1.0\n")
+			l.must(l.fs(System).Sync())
+		}, []string{"1.1.0"}, func(l *lab) error {
+			if got := l.read(UsrData, "apps/bin/big"); got != strings.Repeat("9", 40*4096) {
+				return fmt.Errorf("big has %.20q", got)
+			}
+			return nil
+		}},
+	}
+	for _, sc := range scs {
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			l := tightLab(t, 90)
+			sc.prepare(l)
+			cuts := 0
+			for n, m := range l.m.Cuts(func(m *memfs.Machine) { _, _ = (&lab{t, m}).boot() }) {
+				for i, choice := range memfs.Choices(uint64(n), 2) {
+					after := &lab{t, m.Clone()}
+					after.m.Restart(choice)
+					// P3 of survives does not know the big file; P2 does.
+					if err := after.recovers(sc, n+i); err != nil {
+						t.Fatalf("cut at operation %d, state %s (%d): %v", n, choice, i, err)
+					}
+					cuts++
+				}
+			}
+			t.Logf("%d cuts", cuts)
+		})
+	}
+}
+
+func TestTightInstallPowerCut(t *testing.T) {
+	m, content := bundleOf("1.1.0", big("1.1.0"))
+	l := tightLab(t, 90)
+	l.mustInstall("1.0.0", big("1.0.0"), InstallOptions{})
+	l.write(System, "apps/etc/app.conf", "edited here")
+	l.must(l.fs(System).Sync())
+	sc := scenario{"install", nil, []string{"1.0.0", "1.1.0"}, func(l *lab) error {
+		if got := l.read(UsrData, "apps/etc/app.conf"); got != "edited here" {
+			return fmt.Errorf("app.conf has %q", got)
+		}
+		want := map[string]string{"1.0.0": "1.0.0", "1.1.0": "1.1.0"}[l.tag(System)]
+		if got := l.read(System, "apps/bin/big"); !strings.HasPrefix(got, want) {
+			return fmt.Errorf("big has %.20q", got)
+		}
+		return nil
+	}}
+	for n, machine := range l.m.Cuts(func(machine *memfs.Machine) {
+		_, _ = (&lab{t, machine}).install(m, content, InstallOptions{InPlace: true})
+	}) {
+		for i, choice := range memfs.Choices(uint64(n), 1) {
+			after := &lab{t, machine.Clone()}
+			after.m.Restart(choice)
+			if err := after.recovers(sc, n+i); err != nil {
+				t.Fatalf("cut at operation %d, state %s (%d): %v", n, choice, i, err)
+			}
+		}
+	}
+}
+
+func TestDamagedHigherVersionIsKeptAside(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	m, content := bundleOf("2.0.0", nil)
+	r := l.reconciler()
+	i, err := r.BeginInstall(t.Context(), m, InstallOptions{Now: l.m.Now(), UID: -1})
+	l.must(err)
+	for p, c := range content {
+		if i.Wants(p) {
+			l.must(i.Put(t.Context(), p, strings.NewReader(c)))
+		}
+	}
+	l.must(i.Commit(t.Context()))
+	l.must(l.m.Disk("system").Damage("apps/bin/app", func([]byte) []byte { return nil }))
+	res := l.mustBoot()
+	if res.Decision.Action != Restore {
+		t.Errorf("decided to %s (%s)", res.Decision.Action, res.Decision.Reason)
+	}
+	l.wantInStep("1.0.0")
+	if got := l.read(System, ".tandem/damaged/app_ver.txt"); got != "2.0.0\n" {
+		t.Errorf("the damaged tree's tag is %q", got)
+	}
+}

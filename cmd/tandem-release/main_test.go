@@ -1,0 +1,207 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+	"tandem/packaging/bundle"
+	"tandem/packaging/signing"
+	"tandem/packaging/trust"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tandem-release": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code":     code,
+			"flip":     flip,
+			"truncate": truncate,
+			"fetch":    fetch,
+			"craft":    craft,
+		},
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("SOURCE_DATE_EPOCH", "")
+			return nil
+		},
+	})
+}
+
+// code N COMMAND... runs a command that must end with exit code N, and keeps
+// its output.
+func code(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N command...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if exit, ok := err.(*exec.ExitError); ok {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("%s ends with exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// flip FILE TEXT changes the byte after the first place where FILE has TEXT to
+// a digit, so that what was valid text or hexadecimal stays that.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	data := ts.ReadFile(args[0])
+	i := strings.Index(data, args[1])
+	if i < 0 {
+		ts.Fatalf("%s has no %q", args[0], args[1])
+	}
+	raw := []byte(data)
+	if at := i + len(args[1]); raw[at] == '0' {
+		raw[at] = '1'
+	} else {
+		raw[at] = '0'
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), raw, 0o644))
+}
+
+// truncate FILE N removes the last N bytes of FILE.
+func truncate(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), int64(len(ts.ReadFile(args[0]))-n)))
+}
+
+// craft IN OUT OLD NEW gives the bundle IN another manifest, in which OLD is
+// replaced by NEW, and signs it with keys/: what a publisher who is not
+// tandem-release could make. It writes the tar with the standard library.
+func craft(ts *testscript.TestScript, _ bool, args []string) {
+	members := map[string]string{}
+	var order []string
+	for r := tar.NewReader(strings.NewReader(ts.ReadFile(args[0]))); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		ts.Check(err)
+		content, err := io.ReadAll(r)
+		ts.Check(err)
+		members[h.Name] = string(content)
+		order = append(order, h.Name)
+	}
+	manifest := strings.Replace(members["manifest.json"], args[2], args[3], 1)
+	if args[2] != args[3] && manifest == members["manifest.json"] {
+		ts.Fatalf("the manifest has no %q: %s", args[2], manifest)
+	}
+	members["manifest.json"] = manifest
+	targets, _, err := bundle.ParseTargets([]byte(members["metadata/targets.json"]))
+	ts.Check(err)
+	sum := digest.Of([]byte(manifest))
+	targets.Signed.Targets["manifest.json"].Length = int64(len(manifest))
+	targets.Signed.Targets["manifest.json"].Hashes["sha256"] = sum[:]
+	targets.ClearSignatures()
+	keys, err := fsys.OpenOS(ts.MkAbs("keys"))
+	ts.Check(err)
+	defer keys.Close()
+	root, err := trust.ParseRoot([]byte(ts.ReadFile("repo/root.json")))
+	ts.Check(err)
+	sign, err := signing.ForBundle(signing.Dir{FS: keys}, root)
+	ts.Check(err)
+	ts.Check(sign(targets))
+	raw, err := targets.ToBytes(false)
+	ts.Check(err)
+	members["metadata/targets.json"] = string(raw)
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range order {
+		ts.Check(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(members[name])), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}))
+		_, err := io.WriteString(w, members[name])
+		ts.Check(err)
+	}
+	ts.Check(w.Close())
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o644))
+}
+
+// fetch URLFILE PATH CODE OUT asks a server, whose URL is the first line of
+// URLFILE, for PATH; it waits for the server to say its URL.
+func fetch(ts *testscript.TestScript, _ bool, args []string) {
+	var url string
+	for range 200 {
+		raw, _ := os.ReadFile(ts.MkAbs(args[0]))
+		if line, _, ok := strings.Cut(string(raw), "\n"); ok {
+			url = line
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	resp, err := http.Get(url + args[1])
+	ts.Check(err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	if fmt.Sprint(resp.StatusCode) != args[2] {
+		ts.Fatalf("GET %s: %s, want %s", args[1], resp.Status, args[2])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[3]), body, 0o644))
+}
+
+// Each command explains itself.
+func TestHelp(t *testing.T) {
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if cmd.Long == "" || cmd.Example == "" || cmd.Short == "" {
+			t.Errorf("%s lacks help or an example", cmd.CommandPath())
+		}
+		if strings.HasSuffix(cmd.Short, ".") {
+			t.Errorf("%s: %q ends with a full stop", cmd.CommandPath(), cmd.Short)
+		}
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRootCommand(&program{stdout: io.Discard, stderr: io.Discard}))
+}
+
+func TestVersionLine(t *testing.T) {
+	info := &debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}}}
+	info.Main.Version = "v1.2.3"
+	if got := versionLine(info, true); !strings.HasPrefix(got, "tandem-release v1.2.3 abc go") {
+		t.Errorf("gives %q", got)
+	}
+	if got := versionLine(nil, false); !strings.HasPrefix(got, "tandem-release (devel) go") {
+		t.Errorf("without build information gives %q", got)
+	}
+}
+
+// A full output is an error, not silence.
+func TestOutputFull(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip("no /dev/full here")
+	}
+	defer full.Close()
+	var messages strings.Builder
+	p := &program{stdout: full, stderr: &messages, lookup: os.LookupEnv, now: time.Now}
+	if got := run(t.Context(), p, []string{"version"}); got != 1 || !strings.Contains(messages.String(), syscall.ENOSPC.Error()) {
+		t.Errorf("exit code %d, messages %q", got, messages.String())
+	}
+}
