@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -47,7 +48,8 @@ type Device struct {
 	reconciler *backup.Reconciler
 	release    func() error // of the lock; nil without one
 	open       []io.Closer
-	stateFS    fsys.FS // nil until it is needed
+	stateFS    fsys.FS  // nil until it is needed
+	remounted  []string // mount points to make read-only again
 }
 
 // Access says what a command will do with the device.
@@ -84,6 +86,9 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 	if d.reconciler.UsrData, err = d.side(backup.UsrData, cfg.UsrData, access); err != nil {
 		return d, err
 	}
+	if access == Change {
+		d.warnOfOneDisk()
+	}
 	return d, nil
 }
 
@@ -105,7 +110,13 @@ func (d *Device) side(name backup.SideName, c config.Side, access Access) (*back
 		}
 	}
 	if access == Change {
-		if err := makeDir(c.Path); err != nil {
+		err := makeDir(c.Path)
+		if c.Remount && errors.Is(err, syscall.EROFS) {
+			if err = d.remount(c.Path); err == nil {
+				err = makeDir(c.Path)
+			}
+		}
+		if err != nil {
 			return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
 		}
 	}
@@ -118,7 +129,37 @@ func (d *Device) side(name backup.SideName, c config.Side, access Access) (*back
 	}
 	d.open = append(d.open, disk)
 	s.FS = disk
+	if c.Remount && access == Change {
+		s.FS = fsys.OnReadOnly(disk, func() error { return d.remount(c.Path) })
+	}
 	return s, nil
+}
+
+// remount makes the file system that path lies on writable until Close.
+func (d *Device) remount(path string) error {
+	point, err := mounts.Point(path)
+	if err != nil {
+		return err
+	}
+	if err := mounts.Remount(point, false); err != nil {
+		return err
+	}
+	d.env.Log.WithField("mount", point).Info("remounted read-write for the change")
+	d.remounted = append(d.remounted, point)
+	return nil
+}
+
+// warnOfOneDisk tells when the two sides are lost together.
+func (d *Device) warnOfOneDisk() {
+	system, usrData := d.reconciler.System, d.reconciler.UsrData
+	if system.FS == nil || usrData.FS == nil {
+		return
+	}
+	a, errA := system.FS.Lstat(".")
+	b, errB := usrData.FS.Lstat(".")
+	if errA == nil && errB == nil && a.Dev == b.Dev {
+		d.env.Log.Warn("system and usr_data are on one file system: the copy does not survive its loss")
+	}
 }
 
 // makeDir durably makes a directory and those above it that are missing.
@@ -146,6 +187,11 @@ func (d *Device) Close() error {
 	var errs []error
 	for _, c := range d.open {
 		errs = append(errs, c.Close())
+	}
+	for _, point := range d.remounted {
+		if err := mounts.Remount(point, true); err != nil {
+			errs = append(errs, fmt.Errorf("it stays writable: %w", err))
+		}
 	}
 	if d.release != nil {
 		errs = append(errs, d.release())
@@ -349,7 +395,7 @@ func (d *Device) state() (fsys.FS, error) {
 		return d.stateFS, nil
 	}
 	for _, side := range []config.Side{d.cfg.System, d.cfg.UsrData} {
-		if rel, err := filepath.Rel(side.Mount, d.cfg.Agent.State); side.Mount == "" || err != nil || !filepath.IsLocal(rel) {
+		if side.Mount == "" || !mounts.Below(side.Mount, d.cfg.Agent.State) {
 			continue
 		}
 		if ok, err := mounts.Mounted(side.Mount); err != nil || !ok {
