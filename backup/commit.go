@@ -212,6 +212,9 @@ func (c *commit) swap(fs fsys.FS) error {
 		if exists {
 			err = fs.Exchange(appsDir, staged)
 			if errors.Is(err, fsys.ErrUnsupported) {
+				if err := clearWay(fs, old); err != nil {
+					return err
+				}
 				if err := fs.Rename(appsDir, old); err != nil {
 					return err
 				}
@@ -237,6 +240,28 @@ func (c *commit) swap(fs fsys.FS) error {
 		return err
 	}
 	return syncDirs(fs, nextDir, path.Join(nextDir, oldDir))
+}
+
+// clearWay moves an old tree that was moved out already to where people can
+// look at it. It is in the way only if something made a new tree between the
+// two renames, without recovery.
+func clearWay(fs fsys.FS, old string) error {
+	if _, err := fs.Lstat(old); err != nil {
+		if fsys.IsNotExist(err) {
+			return nil
+		}
+		return err
+	}
+	if err := fsys.RemoveAll(fs, damagedDir); err != nil {
+		return err
+	}
+	if err := fs.Mkdir(damagedDir, 0o755); err != nil {
+		return err
+	}
+	if err := fs.Rename(old, path.Join(damagedDir, appsDir)); err != nil {
+		return err
+	}
+	return syncDirs(fs, path.Dir(old), damagedDir, ownDir)
 }
 
 // keepOld makes the tree that was swapped out the one that a rollback returns

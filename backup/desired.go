@@ -68,6 +68,10 @@ func (in *inspector) aim(ctx context.Context, from SideName, system, usrData *Sn
 		}
 	}
 
+	if len(d.lost) > 0 {
+		d.src = newSources(system, usrData) // what is left of them counts now
+	}
+
 	known := make(map[Path]*Entry, len(winner.basis.Manifest.Files))
 	for i := range winner.basis.Manifest.Files {
 		known[winner.basis.Manifest.Files[i].Path] = &winner.basis.Manifest.Files[i]

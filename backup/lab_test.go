@@ -149,7 +149,11 @@ func (l *lab) files(side SideName, root string) map[string]string {
 					got[key] = "unreadable"
 					continue
 				}
-				got[key] = fmt.Sprintf("%04o %d %s", i.Mode, i.Mtime, data)
+				mtime := i.Mtime
+				if strings.HasPrefix(key, "etc/") {
+					mtime = 0 // configuration that was only rewritten is not captured again
+				}
+				got[key] = fmt.Sprintf("%04o %d %s", i.Mode, mtime, data)
 			default:
 				got[key] = string(i.Type)
 			}
