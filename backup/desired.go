@@ -149,35 +149,44 @@ func (in *inspector) entriesOf(ctx context.Context, s *Snapshot, paths []Path) (
 
 // source is where the content of an entry can be read.
 type source struct {
-	fs   fsys.FS
-	name string
-	side SideName
-	path Path
+	fs    fsys.FS
+	name  string
+	side  SideName
+	path  Path
+	alloc int64 // bytes on the disk
 }
 
-// sources finds content by digest, on the nearest side first.
+// sources finds content by digest.
 type sources struct {
-	snaps  map[SideName]*Snapshot
-	offers map[SideName]map[digest.SHA256]Path
+	snaps  []*Snapshot
+	offers []map[digest.SHA256]Path // as snaps; made when they are first asked for
 }
 
-func newSources(system, usrData *Snapshot) *sources {
-	return &sources{
-		snaps:  map[SideName]*Snapshot{System: system, UsrData: usrData},
-		offers: map[SideName]map[digest.SHA256]Path{System: system.offers(), UsrData: usrData.offers()},
-	}
-}
+// newSources makes sources of the two sides, and of other trees that may have
+// what these lack.
+func newSources(snaps ...*Snapshot) *sources { return &sources{snaps: snaps} }
 
-// find gives a place that is believed to hold the content of e. It prefers
-// side near, and there the path of e itself.
+// find gives a place that is believed to hold the content of e, on side near
+// if that has one.
 func (s *sources) find(near SideName, e *Entry) (source, bool) {
+	if s.offers == nil {
+		for _, snap := range s.snaps {
+			s.offers = append(s.offers, snap.offers())
+		}
+	}
 	for _, n := range []SideName{near, near.Other()} {
-		if p, ok := s.offers[n][*e.SHA256]; ok {
-			t := s.snaps[n].tree
-			return source{fs: t.fs, name: t.name(p), side: n, path: p}, true
+		for i, snap := range s.snaps {
+			if p, ok := s.offers[i][*e.SHA256]; ok && snap.Side == n {
+				return source{fs: snap.tree.fs, name: snap.tree.name(p), side: n, path: p, alloc: snap.tree.byPath[p].info.Alloc}, true
+			}
 		}
 	}
 	return source{}, false
+}
+
+// usable says whether side n holds a version.
+func (s *sources) usable(n SideName) bool {
+	return slices.ContainsFunc(s.snaps, func(snap *Snapshot) bool { return snap.Side == n && snap.usable() })
 }
 
 // lacks says whether the content of e is damaged on snap and found nowhere.
@@ -194,7 +203,7 @@ func (s *sources) lacks(snap *Snapshot, e *Entry) bool {
 // somewhere. Configuration that is lost on both sides is a loss to report, but
 // no reason to give up a version.
 func (s *sources) mendable(snap *Snapshot) bool {
-	if snap.bad["."] != "" && !s.snaps[snap.Side.Other()].usable() {
+	if snap.bad["."] != "" && !s.usable(snap.Side.Other()) {
 		return false
 	}
 	config := make(map[Path]bool, len(snap.basis.Config))

@@ -31,6 +31,7 @@ type Options struct {
 // Result is what a reconciliation found and did.
 type Result struct {
 	Decision  Decision
+	Returned  bool       // the version on system was revoked: it returned to the one before
 	Finished  []Finished // interrupted changes that were finished first
 	System    *Snapshot  // as found, before anything was done
 	UsrData   *Snapshot
@@ -198,6 +199,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 			return total, err
 		}
 		in.full = false // what was found damaged is a suspect from here on
+		if returned, err := r.resumeRollback(ctx, in, res); err != nil {
+			return total, err
+		} else if returned {
+			total.Returned = true
+			continue
+		}
 		done, err := r.round(ctx, in, res, total)
 		var stale *staleError
 		switch {

@@ -40,7 +40,7 @@ type staging struct {
 	buf     []byte
 	tree    []Entry
 	wanted  []Entry         // files whose content is to come, sorted by path
-	links   []Entry         // files that are linked from the present tree
+	links   []linked        // files that are linked from a tree of this side
 	files   map[Path]string // names of a patch's staged content
 	direct  bool            // written over what is there, for want of room
 	alloc   map[Path]int64  // what wanted files take where they lie now, in bytes
@@ -95,12 +95,44 @@ func (st *staging) planSwap(ctx context.Context) error {
 				return err
 			}
 			if m == matches {
-				st.links = append(st.links, *e)
+				st.links = append(st.links, linked{*e, st.snap.tree})
 				continue
 			}
 		}
 		st.wanted = append(st.wanted, *e)
 	}
+	return nil
+}
+
+// linked is a file that is linked, and the tree it is linked from.
+type linked struct {
+	Entry
+	from *tree
+}
+
+// linkFrom links what donor, another tree of this side, has of the files that
+// are still wanted. Configuration is copied all the same.
+func (st *staging) linkFrom(ctx context.Context, donor *Snapshot) error {
+	if st.patch != nil {
+		return nil
+	}
+	division := st.record.Manifest.split()
+	var still []Entry
+	for i := range st.wanted {
+		e := &st.wanted[i]
+		if st.side.Name == UsrData || !division.isConfig(e.Path) {
+			m, err := donor.holds(ctx, e, st.buf)
+			if err != nil {
+				return err
+			}
+			if m == matches {
+				st.links = append(st.links, linked{*e, donor.tree})
+				continue
+			}
+		}
+		still = append(still, *e)
+	}
+	st.wanted = still
 	return nil
 }
 
@@ -256,11 +288,11 @@ func (st *staging) prepare() error {
 		}
 	}
 	for i := range st.links {
-		e := &st.links[i]
-		if err := fs.Link(st.snap.tree.name(e.Path), app(nextDir, e.Path)); err != nil {
+		e, from := &st.links[i].Entry, st.links[i].from
+		if err := fs.Link(from.name(e.Path), app(nextDir, e.Path)); err != nil {
 			return err
 		}
-		if !sameMtime(st.snap.tree.byPath[e.Path].info.Mtime, e.Mtime) {
+		if !sameMtime(from.byPath[e.Path].info.Mtime, e.Mtime) {
 			if err := fs.SetAttr(app(nextDir, e.Path), e.attr()); err != nil {
 				return err
 			}
@@ -584,7 +616,7 @@ func (st *staging) dropUnmendable(src *sources) {
 		e := &st.wanted[i]
 		from, ok := src.find(st.side.Name, e)
 		if ok {
-			st.alloc[e.Path] = src.snaps[from.side].tree.byPath[from.path].info.Alloc
+			st.alloc[e.Path] = from.alloc
 		} else {
 			gone[e.Path] = true
 		}

@@ -1,0 +1,103 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"tandem/internal/fsys/memfs"
+	"tandem/versioning"
+)
+
+func (l *lab) rollback(to string) error {
+	r := l.reconciler()
+	var target versioning.Version
+	if to != "" {
+		target = v(to)
+	}
+	if _, _, err := r.Rollback(context.Background(), target); err != nil {
+		return err
+	}
+	_, err := r.Reconcile(context.Background(), Options{})
+	return err
+}
+
+func TestRollback(t *testing.T) {
+	for _, o := range []memfs.Options{{}, {NoExchange: true, NoSyncReports: true}} {
+		l := newLab(t, o)
+		l.mustInstall("1.0.0", nil, InstallOptions{})
+		l.write(System, "apps/etc/app.conf", "as it was in 1.0.0")
+		l.mustInstall("1.1.0", nil, InstallOptions{})
+		l.write(System, "apps/etc/app.conf", "as 1.1.0 wants it")
+		l.mustBoot()
+		l.must(l.rollback(""))
+		l.wantInStep("1.0.0")
+		if err := l.holdsRelease(System, appsDir, "1.0.0"); err != nil {
+			t.Error(err)
+		}
+		if got := l.read(System, "apps/etc/app.conf"); got != "as it was in 1.0.0" {
+			t.Errorf("configuration is %q", got)
+		}
+		if err := l.rollback(""); !errors.Is(err, ErrNothingToReturnTo) {
+			t.Errorf("again: %v, want nothing to return to: 1.1.0 is revoked", err)
+		}
+		l.must(l.rollback("1.1.0"))
+		l.wantInStep("1.1.0")
+		bad, err := l.reconciler().Revoked()
+		if err != nil || len(bad) != 1 || bad[0].String() != "1.0.0" {
+			t.Errorf("revoked: %v, %v", bad, err)
+		}
+		l.must(l.reconciler().Unrevoke(v("1.0.0")))
+		l.mustInstall("1.2.0", nil, InstallOptions{})
+		l.wantInStep("1.2.0")
+	}
+}
+
+func TestRollbackLeavesADamagedPreviousAlone(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	l.mustInstall("1.1.0", nil, InstallOptions{})
+	for _, side := range []SideName{System, UsrData} {
+		l.must(l.m.Disk(string(side)).Damage(".tandem/previous/apps/bin/app", func(b []byte) []byte { b[0] ^= 1; return b }))
+	}
+	if err := l.rollback(""); !errors.Is(err, ErrNothingToReturnTo) {
+		t.Errorf("%v, want nothing to return to", err)
+	}
+	l.wantInStep("1.1.0")
+}
+
+// TestRollbackPowerCut cuts a rollback at every operation: once the version is
+// revoked, the device returns to the one before whatever happens.
+func TestRollbackPowerCut(t *testing.T) {
+	for name, o := range map[string]memfs.Options{"exchange": {}, "two renames": {NoExchange: true, NoSyncReports: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t, o)
+			l.mustInstall("1.0.0", nil, InstallOptions{})
+			l.mustInstall("1.1.0", nil, InstallOptions{})
+			cuts := 0
+			for n, m := range l.m.Cuts(func(m *memfs.Machine) { _ = (&lab{t, m}).rollback("") }) {
+				for i, choice := range memfs.Choices(uint64(n), 2) {
+					after := &lab{t, m.Clone()}
+					after.m.Restart(choice)
+					sc := scenario{want: []string{"1.0.0", "1.1.0"}, check: func(l *lab) error {
+						bad, err := l.reconciler().Revoked()
+						if err != nil {
+							return err
+						}
+						if tag := l.tag(System); (tag == "1.1.0") == isRevoked(bad, v("1.1.0")) {
+							return fmt.Errorf("the device has %s, revoked are %v", tag, bad)
+						}
+						return nil
+					}}
+					if err := after.survives(sc, after.completeVersions(), n+i); err != nil {
+						t.Fatalf("cut at operation %d, state %s (%d): %v", n, choice, i, err)
+					}
+					cuts++
+				}
+			}
+			t.Logf("%d cuts", cuts)
+		})
+	}
+}
