@@ -202,10 +202,52 @@ func (d *Device) Close() error {
 // Boot brings the sides in step: backup.Reconciler.Reconcile says what holds
 // afterwards. It remembers what it did under the name of the command.
 func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*backup.Result, error) {
+	var err error
+	if o.Hold, err = d.hold(); err != nil {
+		return nil, err
+	}
 	res, err := d.reconciler.Reconcile(ctx, o)
 	changed := res != nil && len(res.Changed)+len(res.Finished) > 0
 	if changed || err != nil && !errors.Is(err, backup.ErrNoApplication) {
 		d.remember(reconciled(command, res, err))
+	}
+	return res, err
+}
+
+// hold gives the version whose backup waits until it is confirmed; zero if
+// there is none, or the configuration wants it backed up at once.
+func (d *Device) hold() (versioning.Version, error) {
+	if d.cfg.Agent.Backup != config.Confirmed {
+		return versioning.Version{}, nil
+	}
+	p, err := d.reconciler.Pending()
+	if err != nil || p == nil {
+		return versioning.Version{}, err
+	}
+	return p.Version, nil
+}
+
+// Start is Boot at the start of the device: it counts the starts of a version
+// that waits to be confirmed, and rolls it back when they are used up. The error
+// wraps ErrUnhealthy then.
+func (d *Device) Start(ctx context.Context) (*backup.Result, error) {
+	res, err := d.Boot(ctx, "boot", backup.Options{})
+	if err != nil {
+		return res, err
+	}
+	p, err := d.reconciler.Pending()
+	if err != nil || p == nil {
+		return res, err
+	}
+	if p.Starts < d.cfg.Agent.Boots {
+		p.Starts++
+		d.env.Log.WithField("version", p.Version).Warnf("not confirmed yet: start %d of %d", p.Starts, d.cfg.Agent.Boots)
+		return res, d.reconciler.SetPending(*p)
+	}
+	reason := fmt.Sprintf("%s was not confirmed within %d starts", p.Version, d.cfg.Agent.Boots)
+	returned, err := d.giveUp(ctx, *p, reason, false)
+	if returned != nil {
+		res = returned
 	}
 	return res, err
 }
@@ -219,7 +261,7 @@ func (d *Device) Plan(ctx context.Context, o backup.Options) (*backup.Result, er
 type Status struct {
 	InStep     bool                           `json:"in_step"`
 	Sides      map[backup.SideName]SideStatus `json:"sides"`
-	Pending    *Pending                       `json:"pending"`
+	Pending    *backup.Pending                `json:"pending"`
 	Revoked    []versioning.Version           `json:"revoked"`
 	LastUpdate *Event                         `json:"last_update"`
 }
@@ -233,11 +275,6 @@ type SideStatus struct {
 	Files    int                `json:"files"`
 	Previous versioning.Version `json:"previous"`
 	Detail   string             `json:"detail,omitempty"` // why the state is not intact
-}
-
-// Pending is a version that is installed and not yet confirmed healthy.
-type Pending struct {
-	Version versioning.Version `json:"version"`
 }
 
 // Status looks at both sides. Other than Boot it has no error for a device
@@ -260,12 +297,16 @@ func (d *Device) Status(ctx context.Context) (*Status, error) {
 	if s.Revoked == nil {
 		s.Revoked = []versioning.Version{}
 	}
+	if s.Pending, err = d.reconciler.Pending(); err != nil {
+		return nil, err
+	}
 	events, err := d.History()
 	if err != nil {
 		return nil, err
 	}
 	for i := range events {
-		if events[i].Command == "install" || events[i].Command == "update" {
+		switch events[i].Command {
+		case "install", "update", "rollback":
 			s.LastUpdate = &events[i]
 		}
 	}
@@ -342,20 +383,177 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 			return store.AddRoot(data)
 		},
 	}
+	var from, to versioning.Version
+	stopped := false
+	in.PreInstall = func(ctx context.Context, f, t versioning.Version) error {
+		from, to = f, t
+		return d.hook(ctx, "pre_install", d.cfg.Hooks.PreInstall, hookTimeout, f, t)
+	}
+	in.Stop = func(ctx context.Context, f, t versioning.Version) error {
+		stopped = true
+		return d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, f, t)
+	}
+	o.Pending = len(d.cfg.Hooks.Health) > 0
 	done, err := in.Install(ctx, open, o)
 	if err != nil {
-		d.remember(Event{Command: command, Error: err.Error()})
+		if stopped { // what was stopped for the commit goes on as it was
+			err = errors.Join(err, d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, to, from))
+		}
+		d.remember(Event{Command: command, From: from, Version: to, Error: err.Error()})
 		return nil, err
 	}
 	u := &Update{Installed: done}
-	u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{})
+	if d.cfg.Agent.Backup == config.Immediate || !o.Pending {
+		u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{})
+	}
 	event := Event{Command: command, Action: "installed", From: done.From, Version: done.Version, Bytes: done.Bytes}
 	if err != nil {
 		err = fmt.Errorf("%s is installed on system, but not backed up: %w", done.Version, err)
 		event.Error = err.Error()
 	}
 	d.remember(event)
-	return u, err
+	return u, errors.Join(err, d.prove(ctx, u))
+}
+
+// prove starts a version that was just installed and asks whether it is
+// healthy: if so it is confirmed, if not it is revoked and the one before comes
+// back. The error wraps ErrUnhealthy then. A health check that postpones leaves
+// it waiting.
+func (d *Device) prove(ctx context.Context, u *Update) error {
+	from, to := u.Installed.From, u.Installed.Version
+	err := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
+	if err == nil {
+		err = d.hook(ctx, "health", d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, from, to)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, ErrPostponed):
+		d.env.Log.WithError(err).Warn("not confirmed yet")
+		return nil
+	case err != nil:
+		res, e := d.giveUp(ctx, backup.Pending{Version: to, Previous: from}, err.Error(), true)
+		if res != nil {
+			u.BackUp = res
+		}
+		return e
+	case len(d.cfg.Hooks.Health) == 0:
+		return nil
+	}
+	res, err := d.Confirm(ctx)
+	if res != nil && u.BackUp == nil {
+		u.BackUp = res
+	}
+	return err
+}
+
+// giveUp revokes a version that failed and returns to the one before. The
+// error wraps ErrUnhealthy, also where there is none to return to. running says
+// that the application may run.
+func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, running bool) (*backup.Result, error) {
+	err := fmt.Errorf("%w: %s", ErrUnhealthy, reason)
+	res, now, e := d.rollback(ctx, versioning.Version{}, running)
+	if errors.Is(e, backup.ErrNothingToReturnTo) {
+		// It is the only one there is: it stays, but is never offered again.
+		e = errors.Join(e, d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())
+		err = fmt.Errorf("%w; it stays, because there is nothing to return to", err)
+	}
+	err = errors.Join(err, e)
+	d.remember(Event{Command: "rollback", Action: "rolled back", Reason: reason, From: p.Version, Version: now, Error: err.Error()})
+	return res, err
+}
+
+// rollback returns to another version that is kept here and brings the sides
+// in step. An application that may run is stopped before and started after it;
+// at boot that is the init script's business.
+func (d *Device) rollback(ctx context.Context, to versioning.Version, running bool) (*backup.Result, versioning.Version, error) {
+	look, err := d.reconciler.Look(ctx, backup.Options{})
+	if err != nil {
+		return nil, to, err
+	}
+	from := look.Version
+	if running {
+		if err := d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, from, to); err != nil {
+			d.env.Log.WithError(err).Warn("rolling back all the same")
+		}
+	}
+	_, now, err := d.reconciler.Rollback(ctx, to)
+	var res *backup.Result
+	if err == nil {
+		res, err = d.reconciler.Reconcile(ctx, backup.Options{})
+	}
+	if err == nil {
+		err = d.reconciler.ClearPending()
+	}
+	if running {
+		if e := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, now); e != nil {
+			d.env.Log.WithError(e).Warn("the application did not start")
+		}
+	}
+	return res, now, err
+}
+
+// Rollback returns to the version before, or to the one named. What holds
+// afterwards is said at backup.Reconciler.Rollback.
+func (d *Device) Rollback(ctx context.Context, to versioning.Version) (*backup.Result, error) {
+	res, now, err := d.rollback(ctx, to, true)
+	e := Event{Command: "rollback", Action: "rolled back", Version: now}
+	if err != nil {
+		e.Error = err.Error()
+	}
+	d.remember(e)
+	return res, err
+}
+
+// Confirm takes the version on system for healthy. With backup = "confirmed"
+// it is backed up now.
+func (d *Device) Confirm(ctx context.Context) (*backup.Result, error) {
+	p, err := d.reconciler.Pending()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.reconciler.ClearPending(); err != nil {
+		return nil, err
+	}
+	if p != nil {
+		d.remember(Event{Command: "confirm", Action: "confirmed", Version: p.Version})
+	}
+	return d.Boot(ctx, "confirm", backup.Options{})
+}
+
+// Revoke marks a version as one that is never to be chosen while anything else
+// is intact. If it is the one that runs, the one before comes back.
+func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Result, error) {
+	look, err := d.reconciler.Look(ctx, backup.Options{})
+	if err != nil {
+		return nil, err
+	}
+	runs := look.Version.String() == v.String()
+	if runs {
+		if err := d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, v, versioning.Version{}); err != nil {
+			d.env.Log.WithError(err).Warn("revoking all the same")
+		}
+	}
+	if err := d.reconciler.Revoke(v); err != nil {
+		return nil, err
+	}
+	d.remember(Event{Command: "revoke", Action: "revoked", Version: v})
+	res, err := d.Boot(ctx, "revoke", backup.Options{})
+	if runs && res != nil {
+		if e := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, v, res.Version); e != nil {
+			d.env.Log.WithError(e).Warn("the application did not start")
+		}
+	}
+	return res, err
+}
+
+// Unrevoke takes that mark away.
+func (d *Device) Unrevoke(v versioning.Version) error {
+	if err := d.reconciler.Unrevoke(v); err != nil {
+		return err
+	}
+	d.remember(Event{Command: "unrevoke", Action: "unrevoked", Version: v})
+	return nil
 }
 
 // root gives the newest root that the device trusts; nil if there is none and

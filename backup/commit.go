@@ -99,7 +99,7 @@ func recoverSide(fs fsys.FS) (versioning.Version, error) {
 
 // discard removes what was staged and never committed.
 func discard(fs fsys.FS) error {
-	for _, tmp := range []string{recordFile + ".tmp", commitFile + ".tmp", revokedFile + ".tmp", tagFile + ".tmp"} {
+	for _, tmp := range []string{recordFile + ".tmp", commitFile + ".tmp", revokedFile + ".tmp", pendingFile + ".tmp", tagFile + ".tmp"} {
 		if err := fsys.RemoveAll(fs, tmp); err != nil {
 			return err
 		}

@@ -64,8 +64,8 @@ func FuzzRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	var e envelope
-	if err := json.Unmarshal(good, &e); err != nil {
+	e, err := open(good)
+	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add([]byte(e.Body))
@@ -75,7 +75,7 @@ func FuzzRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		// The digest is no obstacle for whoever writes the file.
 		data := append([]byte(`{"tandem":"record","format":1,"sha256":"`+digest.Of(body).String()+`","body":`), body...)
-		r, err := DecodeRecord(append(data, '}'))
+		r, err := DecodeRecord(append(data, "}\n"...))
 		if err != nil {
 			if !errors.Is(err, ErrInvalid) {
 				t.Fatalf("not ErrInvalid: %v", err)
@@ -136,7 +136,7 @@ func FuzzCommit(f *testing.F) {
 	f.Add(body)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		data := append([]byte(`{"tandem":"commit","format":1,"sha256":"`+digest.Of(body).String()+`","body":`), body...)
-		c, err := decodeCommit(append(data, '}'))
+		c, err := decodeCommit(append(data, "}\n"...))
 		if err != nil {
 			if !errors.Is(err, ErrInvalid) {
 				t.Fatalf("not ErrInvalid: %v", err)

@@ -24,6 +24,8 @@ type InstallOptions struct {
 	AllowDowngrade bool
 	AllowRevoked   bool
 	Now            time.Time // modification time of files whose manifest has none
+	// Pending lets the version wait to be confirmed.
+	Pending bool
 	// InPlace allows to write over what runs where there is no room beside it.
 	// The caller has read the whole bundle before and found it good.
 	InPlace  bool
@@ -38,7 +40,8 @@ type Install struct {
 	revoked []versioning.Version
 	revoke  bool // the list above is to be written before the commit
 	release *Manifest
-	New     []Path // defaults put beside configuration that was edited here
+	pending *Pending // to be written before the commit; nil if it need not be confirmed
+	New     []Path   // defaults put beside configuration that was edited here
 }
 
 // Admit says whether m may be installed, and gives the version that it
@@ -118,6 +121,9 @@ func (r *Reconciler) beginInstall(ctx context.Context, m *Manifest, o InstallOpt
 		return nil, fmt.Errorf("%w: %s", ErrUnavailable, system.Detail)
 	}
 	i := &Install{r: r, release: m}
+	if o.Pending {
+		i.pending = &Pending{Version: m.Version, Previous: system.Version}
+	}
 	record, err := i.merge(ctx, in, system, o)
 	if err != nil {
 		return nil, err
@@ -371,6 +377,11 @@ func (i *Install) Put(ctx context.Context, p Path, content io.Reader) error {
 func (i *Install) Commit(ctx context.Context) error {
 	if i.revoke {
 		if err := i.r.setRevoked(i.revoked); err != nil {
+			return err
+		}
+	}
+	if i.pending != nil { // before the version is there: it never runs unwatched
+		if err := i.r.SetPending(*i.pending); err != nil {
 			return err
 		}
 	}

@@ -26,12 +26,16 @@ type Reconciler struct {
 // Options of a reconciliation.
 type Options struct {
 	Full bool // hash every file instead of trusting size, mode, owner and time
+	// Hold is a version that is not to replace another one on usr_data yet,
+	// while that is whole: it is what a rollback returns to.
+	Hold versioning.Version
 }
 
 // Result is what a reconciliation found and did.
 type Result struct {
 	Decision  Decision
 	Returned  bool       // the version on system was revoked: it returned to the one before
+	Held      bool       // the backup is held back until the version is confirmed
 	Finished  []Finished // interrupted changes that were finished first
 	System    *Snapshot  // as found, before anything was done
 	UsrData   *Snapshot
@@ -108,6 +112,12 @@ func (res *Result) winner() *Snapshot {
 		return res.UsrData
 	}
 	return res.System
+}
+
+// held says whether the decision is to back up a version that is to be held back.
+func (res *Result) held(hold versioning.Version) bool {
+	return res.Decision.Action == BackUp && !hold.IsZero() && res.System.State == Intact && res.UsrData.State == Intact &&
+		res.System.Version.String() == hold.String() && res.UsrData.Version.String() != hold.String()
 }
 
 func candidate(s *Snapshot, src *sources, bad []versioning.Version) Candidate {
@@ -204,6 +214,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 		} else if returned {
 			total.Returned = true
 			continue
+		}
+		if res.held(o.Hold) {
+			total.Version, total.Revision, total.Held = res.Version, res.Revision, true
+			return total, nil
 		}
 		done, err := r.round(ctx, in, res, total)
 		var stale *staleError

@@ -33,6 +33,7 @@ const (
 	nextDir     = ".tandem/next"
 	prevDir     = ".tandem/previous"
 	damagedDir  = ".tandem/damaged" // a tree that could not be mended, kept for people to look at
+	pendingFile = ".tandem/pending.json"
 	revokedFile = ".tandem/revoked.json"
 )
 

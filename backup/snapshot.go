@@ -161,7 +161,7 @@ func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
 		if s.own != nil && s.own.Manifest.Version.String() == c.Version.String() {
 			s.State, s.Version, s.Revision, s.basis = Intact, c.Version, s.own.Revision, s.own
 			s.split = s.basis.Manifest.split()
-			s.Files = s.basis.files()
+			s.Files = countFiles(s.basis.Tree())
 			s.Detail = fmt.Sprintf("the change to %s was interrupted: tandem boot finishes it", c.Version)
 			return s, nil
 		}
@@ -323,8 +323,18 @@ func (in *inspector) judge(ctx context.Context, s, other *Snapshot) error {
 			}
 		}
 	}
-	s.Files = s.basis.files()
 	return nil
+}
+
+// countFiles counts files and links.
+func countFiles(tree []Entry) int {
+	n := 0
+	for i := range tree {
+		if tree[i].Type != Dir {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Snapshot) problem(p Path, kind ProblemKind, detail string) {
@@ -381,6 +391,7 @@ func (in *inspector) adopt(ctx context.Context, s *Snapshot) error {
 // compare finds damage and edits.
 func (in *inspector) compare(ctx context.Context, s *Snapshot) error {
 	expected := s.basis.Tree()
+	s.Files = countFiles(expected)
 	s.index = make(map[Path]*Entry, len(expected))
 	config := make(map[Path]bool, len(s.basis.Config))
 	for _, e := range s.basis.Config {

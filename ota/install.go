@@ -27,6 +27,11 @@ type Installer struct {
 	Compatible []string
 	Log        logrus.FieldLogger
 	Progress   backup.Progress // may be nil
+	// PreInstall is asked once the bundle's manifest was checked, Stop when all
+	// that is left is the commit. Their errors end the installation; nothing
+	// is changed then. Both may be nil.
+	PreInstall func(ctx context.Context, from, to versioning.Version) error
+	Stop       func(ctx context.Context, from, to versioning.Version) error
 	// KeepRoot durably remembers a newer root that a bundle brought along.
 	KeepRoot func(root []byte) error
 }
@@ -109,6 +114,11 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err != nil {
 		return nil, err
 	}
+	if in.PreInstall != nil {
+		if err := in.PreInstall(ctx, installed, m.Version); err != nil {
+			return nil, err
+		}
+	}
 	in.Log.WithFields(logrus.Fields{"app": m.App, "from": installed, "version": m.Version}).Info("installing")
 	i, err := in.Reconciler.BeginInstall(ctx, &release, o)
 	if err != nil {
@@ -121,6 +131,11 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 		if err := in.KeepRoot(root.Bytes()); err != nil {
 			in.Log.WithError(err).Warn("the bundle's newer root of trust could not be kept; the next bundle or poll brings it again")
 			break
+		}
+	}
+	if in.Stop != nil {
+		if err := in.Stop(ctx, installed, m.Version); err != nil {
+			return nil, errors.Join(err, i.Discard())
 		}
 	}
 	if err := i.Commit(ctx); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	version "github.com/hashicorp/go-version"
 )
@@ -18,12 +19,17 @@ const maxLength = 128
 
 // semver is the grammar of semver.org 2.0.0, anchored: go-version's own parser
 // also takes "v1", "1.2", "1.2.3.4" and "01.2.3".
-var semver = regexp.MustCompile(`^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)` +
-	`(-(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)(\.(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*))*)?` +
-	`(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
+var semver = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)` +
+		`(-(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)(\.(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*))*)?` +
+		`(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
+})
 
-// whole is a tag as the vendor's script writes it: 1, 2, 3 …
-var whole = regexp.MustCompile(`^(0|[1-9][0-9]*)$`)
+// isWhole says whether s is a number as the vendor's script writes its tags:
+// 1, 2, 3 …
+func isWhole(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == "" && (s[0] != '0' || s == "0")
+}
 
 // ErrMalformed says that a text is no version.
 var ErrMalformed = errors.New("not a version")
@@ -42,7 +48,7 @@ func Parse(text string) (Version, error) {
 	if len(text) > maxLength {
 		return Version{}, fmt.Errorf("%w: %.20q… has %d characters, at most %d are allowed", ErrMalformed, text, len(text), maxLength)
 	}
-	if !semver.MatchString(text) && !whole.MatchString(text) {
+	if !semver().MatchString(text) && !isWhole(text) {
 		return Version{}, fmt.Errorf("%w: %q: expected MAJOR.MINOR.PATCH as in semver.org, such as 1.4.2 or 2.0.0-rc.1", ErrMalformed, text)
 	}
 	p, err := version.NewVersion(text)
@@ -97,7 +103,7 @@ func comparePrerelease(a, b string) int {
 }
 
 func compareIdentifier(a, b string) int {
-	an, bn := whole.MatchString(a), whole.MatchString(b)
+	an, bn := isWhole(a), isWhole(b)
 	switch {
 	case an && bn: // no leading zeros: the longer number is the larger one
 		return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))

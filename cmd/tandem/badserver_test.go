@@ -28,6 +28,8 @@ var badServers = map[string]func(http.Handler) http.Handler{
 	"reset":   always(reset),
 	"silent":  always(silent),
 
+	"timestamp-garbage": only("/metadata/timestamp.json", body("<html>please log in</html>")),
+
 	"bundle-404":     forBundles(status(http.StatusNotFound)),
 	"bundle-500":     forBundles(status(http.StatusInternalServerError)),
 	"bundle-garbage": forBundles(garbage),
@@ -50,11 +52,12 @@ func always(a badAnswer) func(http.Handler) http.Handler {
 	}
 }
 
-func isBundle(req *http.Request) bool { return strings.HasPrefix(req.URL.Path, "/targets/") }
+func forBundles(a badAnswer) func(http.Handler) http.Handler { return only("/targets/", a) }
 
-func forBundles(a badAnswer) func(http.Handler) http.Handler {
+// only answers requests for what begins with prefix badly.
+func only(prefix string, a badAnswer) func(http.Handler) http.Handler {
 	return always(func(w http.ResponseWriter, req *http.Request, good http.Handler) {
-		if isBundle(req) {
+		if strings.HasPrefix(req.URL.Path, prefix) {
 			a(w, req, good)
 		} else {
 			good.ServeHTTP(w, req)

@@ -25,6 +25,7 @@ type reconciliation struct {
 	Reason    string             `json:"reason,omitempty"`
 	Version   versioning.Version `json:"version"`
 	Revision  int                `json:"revision"`
+	Held      bool               `json:"held,omitempty"` // the backup waits for a confirm
 	Changed   []backup.SideName  `json:"changed"`
 	InPlace   []backup.SideName  `json:"in_place,omitempty"`
 	Files     int                `json:"files"`
@@ -42,7 +43,7 @@ func describe(res *backup.Result) reconciliation {
 		return doc
 	}
 	doc.Action, doc.From, doc.Reason = res.Decision.Action, res.Decision.From, res.Decision.Reason
-	doc.Version, doc.Revision = res.Version, res.Revision
+	doc.Version, doc.Revision, doc.Held = res.Version, res.Revision, res.Held
 	doc.Changed = append(doc.Changed, res.Changed...)
 	doc.Files, doc.Bytes = res.Files, res.Bytes
 	doc.InPlace, doc.Finished, doc.Conflicts, doc.Lost = res.InPlace, res.Finished, res.Conflicts, res.Lost
@@ -64,12 +65,14 @@ func (p *program) reconciled(res *backup.Result, err error) error {
 	var lines []string
 	switch {
 	case err != nil:
+	case doc.Held:
+		lines = []string{fmt.Sprintf("%s is not confirmed yet: it is backed up once it is", doc.Version)}
 	case len(doc.Changed) == 0 && len(doc.Finished) == 0:
 		lines = []string{fmt.Sprintf("in step at %s", doc.Version)}
 	default:
 		lines = []string{fmt.Sprintf("%s: in step at %s now (%d files, %s written)", done(doc.Action), doc.Version, doc.Files, size(doc.Bytes))}
 	}
-	return errors.Join(p.print(doc, lines...), err)
+	return errors.Join(p.report(doc, lines...), err)
 }
 
 // remarks tells what a person should know of a reconciliation.
@@ -140,7 +143,11 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 			return err
 		}
 		defer end()
-		if !dryRun {
+		switch {
+		case dryRun:
+		case cmd.Name() == "boot":
+			return p.reconciled(d.Start(cmd.Context()))
+		default:
 			return p.reconciled(d.Boot(cmd.Context(), cmd.Name(), backup.Options{}))
 		}
 		res, err := d.Plan(cmd.Context(), backup.Options{})
@@ -213,6 +220,9 @@ func newStatusCommand(p *program) *cobra.Command {
 				if side.Detail != "" {
 					lines = append(lines, "          "+side.Detail)
 				}
+			}
+			if w := s.Pending; w != nil {
+				lines = append(lines, fmt.Sprintf("%s is not confirmed yet (%d starts)", w.Version, w.Starts))
 			}
 			if s.InStep {
 				lines = append(lines, "the sides are in step")
@@ -304,7 +314,11 @@ func (p *program) updated(u *agent.Update, err error) error {
 		return err
 	}
 	i := u.Installed
-	doc := updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, BackedUp: err == nil, InPlace: i.InPlace, failure: p.failure(err)}
+	doc := updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, InPlace: i.InPlace, failure: p.failure(err)}
+	doc.BackedUp = err == nil && u.BackUp != nil
+	if errors.Is(err, agent.ErrUnhealthy) && u.BackUp != nil {
+		doc.Updated, doc.Version = false, u.BackUp.Version
+	}
 	for _, n := range i.New {
 		p.say("tandem: %s: the release's new default, beside a file that was edited here", n)
 	}
@@ -317,7 +331,11 @@ func (p *program) updated(u *agent.Update, err error) error {
 	}
 	var lines []string
 	if err == nil {
-		lines = []string{fmt.Sprintf("installed %s %s (before: %s), %s written; backed up to usr_data", i.App, i.Version, orNone(i.From), size(i.Bytes))}
+		end := "backed up to usr_data"
+		if !doc.BackedUp {
+			end = "backed up once it is confirmed"
+		}
+		lines = []string{fmt.Sprintf("installed %s %s (before: %s), %s written; %s", i.App, i.Version, orNone(i.From), size(i.Bytes), end)}
 	}
 	return errors.Join(p.print(doc, lines...), err)
 }
@@ -432,7 +450,7 @@ was cut off goes on where it stopped.`,
 			defer end()
 			u, installed, err := d.Update(cmd.Context())
 			if err == nil && u == nil {
-				return p.print(updated{From: installed, Version: installed, BackedUp: true}, fmt.Sprintf("nothing newer than %s", orNone(installed)))
+				return p.report(updated{From: installed, Version: installed, BackedUp: true}, fmt.Sprintf("nothing newer than %s", orNone(installed)))
 			}
 			return p.updated(u, err)
 		},
@@ -465,6 +483,9 @@ them up. It is for changes made by hand, without a bundle.`,
 			}
 			defer end()
 			res, err := d.Bump(cmd.Context(), next)
+			if errors.Is(err, backup.ErrDowngrade) {
+				return &hintedError{err, "raise a part of the highest version: tandem bump patch"}
+			}
 			if res == nil {
 				return err
 			}
@@ -473,12 +494,107 @@ them up. It is for changes made by hand, without a bundle.`,
 	}
 }
 
+func newRollbackCommand(p *program) *cobra.Command {
+	var to string
+	cmd := &cobra.Command{
+		Use:   "rollback",
+		Short: "Return to the version before",
+		Long: `rollback revokes the version that is installed, returns to the one before it with
+the configuration it had then, and backs that up. The revoked version does not
+come back from a source or from the other side.`,
+		Example: "  tandem rollback\n  tandem rollback --to 1.0.0",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var v versioning.Version
+			if to != "" {
+				var err error
+				if v, err = versioning.Parse(to); err != nil {
+					return usage(cmd, "--to: %w", err)
+				}
+			}
+			return p.change(func(d *agent.Device) (*backup.Result, error) { return d.Rollback(cmd.Context(), v) })
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "return to this `VERSION`, which must be kept on the device")
+	return cmd
+}
+
+// change opens the device, lets f change it and prints the result.
+func (p *program) change(f func(*agent.Device) (*backup.Result, error)) error {
+	d, end, err := p.open(agent.Change)
+	if err != nil {
+		return err
+	}
+	defer end()
+	res, err := f(d)
+	if res == nil && err != nil {
+		return err
+	}
+	return p.reconciled(res, err)
+}
+
+func newConfirmCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "confirm",
+		Short: "Take the installed version for healthy",
+		Long: `confirm ends the time in which an installed version is rolled back when it is not
+confirmed. With backup = "confirmed" it is backed up now.`,
+		Example: "  tandem confirm",
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return p.change(func(d *agent.Device) (*backup.Result, error) { return d.Confirm(cmd.Context()) })
+		},
+	}
+}
+
+func newRevokeCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "revoke VERSION",
+		Short: "Never choose a version again while anything else is intact",
+		Long: `revoke marks a version on both sides. If it is the one that is installed, the one
+before it comes back.`,
+		Example: "  tandem revoke 1.1.0",
+		Args:    exactly("VERSION"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v, err := versioning.Parse(args[0])
+			if err != nil {
+				return usage(cmd, "%w", err)
+			}
+			return p.change(func(d *agent.Device) (*backup.Result, error) { return d.Revoke(cmd.Context(), v) })
+		},
+	}
+}
+
+func newUnrevokeCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:     "unrevoke VERSION",
+		Short:   "Take back a revoke",
+		Long:    `unrevoke lets a version be chosen and installed again.`,
+		Example: "  tandem unrevoke 1.1.0",
+		Args:    exactly("VERSION"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v, err := versioning.Parse(args[0])
+			if err != nil {
+				return usage(cmd, "%w", err)
+			}
+			d, end, err := p.open(agent.Change)
+			if err != nil {
+				return err
+			}
+			defer end()
+			if err := d.Unrevoke(v); err != nil {
+				return err
+			}
+			return p.print(map[string]any{"unrevoked": v}, v.String()+" may be chosen again")
+		},
+	}
+}
+
 func newHistoryCommand(p *program) *cobra.Command {
 	return &cobra.Command{
-		Use:   "history",
-		Short: "Show what happened and when",
-		Long: `history lists what boots, backups, installations and repairs did, oldest first.
-With --json each event is a line of its own.`,
+		Use:     "history",
+		Short:   "Show what happened and when",
+		Long:    `history lists what boots, backups, installations and repairs did, oldest first.`,
 		Example: "  tandem history\n  tandem history --json",
 		Args:    exactly(),
 		RunE: func(*cobra.Command, []string) error {
@@ -491,17 +607,14 @@ With --json each event is a line of its own.`,
 			if err != nil {
 				return err
 			}
+			doc := struct {
+				Events []agent.Event `json:"events"`
+			}{append([]agent.Event{}, events...)}
+			var lines []string
 			for i := range events {
-				if p.asJSON {
-					err = p.jsonLine(events[i])
-				} else {
-					_, err = io.WriteString(p.stdout, eventLine(&events[i])+"\n")
-				}
-				if err != nil {
-					return err
-				}
+				lines = append(lines, eventLine(&events[i]))
 			}
-			return nil
+			return p.print(doc, lines...)
 		},
 	}
 }

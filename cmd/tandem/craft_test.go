@@ -154,6 +154,10 @@ func (c *crafted) payload() (packed []byte, size int, err error) {
 	if err := w.Close(); err != nil {
 		return nil, 0, err
 	}
+	// A device or a link has no content; the length must not be what gives it away.
+	if n := 4*512 - plain.Len(); n > 0 {
+		plain.Write(make([]byte, n))
+	}
 	z, err := zstd.NewWriter(nil)
 	if err != nil {
 		return nil, 0, err

@@ -57,6 +57,10 @@ func run(ctx context.Context, p *program, args []string) int {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted; nothing is lost, the next run goes on from here")
 	}
+	var u *usageError
+	if errors.As(err, &u) && slices.Contains(args, "--json") {
+		p.asJSON = true // what comes after a mistake was not parsed
+	}
 	f := p.failure(err)
 	if p.asJSON && !p.printed {
 		_ = p.document(f) // the exit code tells, too
@@ -91,14 +95,6 @@ func (p *program) document(v any) error {
 	return enc.Encode(v)
 }
 
-// jsonLine prints one document of many, in a line.
-func (p *program) jsonLine(v any) error {
-	p.printed = true
-	enc := json.NewEncoder(p.stdout)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
-}
-
 // print gives the result of a command: as a document or as lines.
 func (p *program) print(doc any, lines ...string) error {
 	if p.asJSON {
@@ -110,6 +106,14 @@ func (p *program) print(doc any, lines ...string) error {
 		}
 	}
 	return nil
+}
+
+// report tells what a command did, unless that is not wanted: the exit code tells, too.
+func (p *program) report(doc any, lines ...string) error {
+	if p.quiet {
+		lines = nil
+	}
+	return p.print(doc, lines...)
 }
 
 // usageError says that the command line is wrong.
@@ -125,6 +129,18 @@ func usage(cmd *cobra.Command, format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...), cmd.CommandPath()}
 }
 
+// hintedError is an error whose hint depends on the command.
+type hintedError struct {
+	err  error
+	hint string
+}
+
+func (e *hintedError) Error() string { return e.err.Error() }
+func (e *hintedError) Unwrap() error { return e.err }
+
+// Hint says what to do next.
+func (e *hintedError) Hint() string { return e.hint }
+
 // exitCode is the design's table of exit codes.
 func exitCode(err error) int {
 	var u *usageError
@@ -133,6 +149,10 @@ func exitCode(err error) int {
 		return 2
 	case errors.Is(err, lock.ErrBusy):
 		return 60
+	case errors.Is(err, agent.ErrUnhealthy):
+		return 51
+	case errors.Is(err, agent.ErrHook):
+		return 50
 	case errors.Is(err, backup.ErrNoSpace), errors.Is(err, ota.ErrNoSpace):
 		return 40
 	case errors.Is(err, backup.ErrUnavailable), errors.Is(err, ota.ErrNotWritable):
@@ -170,10 +190,16 @@ func hint(err error) string {
 		return h.Hint()
 	case errors.Is(err, trust.ErrRoot), errors.Is(err, agent.ErrNoRoot):
 		return "put the root.json that \"tandem-release repo init\" named there"
+	case errors.Is(err, agent.ErrPostponed):
+		return "try again later"
+	case errors.Is(err, agent.ErrHook):
+		return "the hook's output above says why; nothing was changed"
+	case errors.Is(err, backup.ErrNothingToReturnTo):
+		return "install a bundle of the version that you want, with --allow-downgrade"
 	case errors.Is(err, lock.ErrBusy):
 		return "wait until it is done, then try again"
 	case errors.Is(err, backup.ErrNoSpace), errors.Is(err, ota.ErrNoSpace):
-		return "make room on that file system; nothing was changed"
+		return "make room on that file system, then try again"
 	case errors.Is(err, backup.ErrUnavailable):
 		return "mount the partition read-write, or correct path and mount in the configuration"
 	case errors.Is(err, trust.ErrUntrusted):
@@ -209,7 +235,8 @@ Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage or configuration,
 10 no application, 11 damage remains, 12 a side is not mounted or not writable,
 20 not signed by this device's root, 21 for other hardware or application, 22 not
 newer than what is installed, 23 revoked, 24 malformed bundle, 30 source unreachable,
-31 source's answer refused, 40 not enough space, 60 another tandem is at work.`,
+31 source's answer refused, 40 not enough space, 50 hook refused or postponed,
+51 unhealthy and rolled back, 60 another tandem is at work.`,
 		Example: `  tandem boot                     # in the init script, before the application
   tandem status
   tandem install hello-1.1.0.tandem
@@ -233,9 +260,32 @@ newer than what is installed, 23 revoked, 24 malformed bundle, 30 source unreach
 	cmd.AddCommand(
 		newBootCommand(p), newBackupCommand(p), newStatusCommand(p), newVerifyCommand(p),
 		newInstallCommand(p), newCheckCommand(p), newUpdateCommand(p), newBumpCommand(p),
+		newRollbackCommand(p), newConfirmCommand(p), newRevokeCommand(p), newUnrevokeCommand(p),
 		newHistoryCommand(p), newVersionCommand(p),
 	)
+	addCompletion(cmd)
 	return cmd
+}
+
+// addCompletion adds cobra's own command for shell completion, made to answer
+// mistakes as the others do.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "completion" {
+			continue
+		}
+		cmd.Args, cmd.Example = cobra.ArbitraryArgs, "  tandem completion bash > /etc/bash_completion.d/tandem"
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usage(cmd, "the name of a shell is missing")
+			}
+			return usage(cmd, "unknown shell %q", args[0])
+		}
+		for _, shell := range cmd.Commands() {
+			shell.Args, shell.Example = exactly(), "  "+shell.CommandPath()
+		}
+	}
 }
 
 // exactly asks for arguments by name.

@@ -41,9 +41,8 @@ import (
 //	fill DIR                     leave no room on a file system
 //	cut FILE N OUT               copy the first N bytes, or all but the last -N
 //	xattr FILE NAME [VALUE]      set an attribute, or print it
-//	each PROGRAM                 the names of its commands, with a help each
 //
-// Conditions: [root], [mount] and [xattr] say that the test may do what it takes.
+// The conditions [mount] and [xattr] say that the test may do what it takes.
 func params(t *testing.T, dir string, vars ...string) testscript.Params {
 	return testscript.Params{
 		Dir:                dir,
@@ -62,8 +61,6 @@ func params(t *testing.T, dir string, vars ...string) testscript.Params {
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {
-			case "root":
-				return os.Geteuid() == 0, nil
 			case "mount":
 				return canMount(t), nil
 			case "xattr":

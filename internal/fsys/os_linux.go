@@ -21,6 +21,7 @@ import (
 type OS struct {
 	dir         string
 	root        *os.Root
+	parents     parents
 	syncReports bool
 }
 
@@ -50,7 +51,10 @@ func kernelAtLeast(release string, major, minor int) bool {
 }
 
 // Close lets go of the directory.
-func (o *OS) Close() error { return o.root.Close() }
+func (o *OS) Close() error {
+	o.parents.forget()
+	return o.root.Close()
+}
 
 // Path implements FS.
 func (o *OS) Path(name string) string { return filepath.Join(o.dir, name) }
@@ -62,17 +66,19 @@ func (o *OS) at(op, name string, f func(dir int, base string) error) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return o.wrap(op, name, f(int(d.Fd()), path.Base(name)))
+	defer d.release()
+	return o.wrap(op, name, f(d.fd, path.Base(name)))
 }
 
 // parent opens the directory that holds name. A name that climbs is refused
 // here, because its last element is used as it is.
-func (o *OS) parent(op, name string) (*os.File, error) {
+func (o *OS) parent(op, name string) (*parent, error) {
 	if path.Base(name) == ".." || path.IsAbs(name) {
 		return nil, o.wrap(op, name, syscall.EINVAL)
 	}
-	d, err := o.root.OpenFile(path.Dir(name), unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	d, err := o.parents.get(path.Dir(name), func(dir string) (*os.File, error) {
+		return o.root.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	})
 	if err != nil {
 		return nil, o.wrap(op, name, err)
 	}
@@ -108,13 +114,13 @@ func (o *OS) both(op, oldname, newname string, f func(oldDir int, oldBase string
 	if err != nil {
 		return err
 	}
-	defer a.Close()
+	defer a.release()
 	b, err := o.parent(op, newname)
 	if err != nil {
 		return err
 	}
-	defer b.Close()
-	if err := f(int(a.Fd()), path.Base(oldname), int(b.Fd()), path.Base(newname)); err != nil {
+	defer b.release()
+	if err := f(a.fd, path.Base(oldname), b.fd, path.Base(newname)); err != nil {
 		return &os.LinkError{Op: op, Old: o.Path(oldname), New: o.Path(newname), Err: err}
 	}
 	return nil
@@ -247,6 +253,9 @@ func (o *OS) Create(name string, mode uint32) (File, error) {
 		if err != nil {
 			return err
 		}
+		if mode&0o077 == 0 {
+			return nil
+		}
 		if err := unix.Fchmod(fd, mode); err != nil { // whatever the umask is
 			unix.Close(fd)
 			return err
@@ -285,12 +294,14 @@ func (o *OS) Link(oldname, newname string) error {
 
 // Rename implements FS.
 func (o *OS) Rename(oldname, newname string) error {
+	defer o.parents.forget()
 	return o.both("rename", oldname, newname, unix.Renameat)
 }
 
 // Exchange implements FS. Linux has it since 3.15, UBIFS since 4.9: older
 // ones answer ENOSYS and EINVAL.
 func (o *OS) Exchange(a, b string) error {
+	defer o.parents.forget()
 	return o.both("exchange", a, b, func(da int, na string, db int, nb string) error {
 		err := unix.Renameat2(da, na, db, nb, unix.RENAME_EXCHANGE)
 		if errors.Is(err, syscall.ENOSYS) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
@@ -305,6 +316,7 @@ func (o *OS) Remove(name string) error {
 	return o.at("remove", name, func(dir int, base string) error {
 		err := unix.Unlinkat(dir, base, 0)
 		if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EPERM) {
+			defer o.parents.forget()
 			if e := unix.Unlinkat(dir, base, unix.AT_REMOVEDIR); !errors.Is(e, syscall.ENOTDIR) {
 				return e
 			}
@@ -454,6 +466,7 @@ func (o *OS) SyncDir(name string) error {
 
 // Sync implements FS.
 func (o *OS) Sync() error {
+	defer o.parents.forget()
 	d, err := o.openDir("sync", ".")
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,13 +27,7 @@ type device struct {
 // nothing but the runs writes later; access times are off, as on UBIFS.
 func loopDevice(ctx context.Context, dir string, size int64) (*device, error) {
 	image := dir + ".img"
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		return nil, err
-	}
-	if err := os.Truncate(image, size); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size), os.MkdirAll(dir, 0o755)); err != nil {
 		return nil, err
 	}
 	for _, argv := range [][]string{
@@ -40,21 +35,25 @@ func loopDevice(ctx context.Context, dir string, size int64) (*device, error) {
 		{"mount", "-o", "loop,noatime", image, dir},
 	} {
 		if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("%s: %w: %s", argv[0], err, strings.TrimSpace(string(out)))
+			_ = exec.Command("umount", dir).Run() // a mount that was interrupted may be in place
+			line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+			return nil, fmt.Errorf("%s: %w: %s", argv[0], err, line)
 		}
 	}
-	d := &device{dir: dir}
 	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", dir, err), d.close())
+	err := unix.Stat(dir, &st)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", dir, err)
 	}
-	d.stat = fmt.Sprintf("/sys/dev/block/%d:%d/stat", unix.Major(st.Dev), unix.Minor(st.Dev))
-	return d, nil
+	return &device{dir, fmt.Sprintf("/sys/dev/block/%d:%d/stat", unix.Major(st.Dev), unix.Minor(st.Dev))}, err
 }
 
 // close unmounts the device. A command that was just killed may hold it for a
 // moment longer.
 func (d *device) close() error {
+	if d.stat == "" {
+		return nil
+	}
 	var out []byte
 	var err error
 	for range 50 {
@@ -97,35 +96,30 @@ func (d *device) sync() (int64, error) {
 
 // devices makes the file systems of both sides. Where that cannot be, plain
 // directories take their place, and the reason is given.
-func devices(ctx context.Context, tmp string, size int64) ([]*device, string, error) {
-	var devs []*device
-	for _, n := range []string{"system", "usr_data"} {
-		d, err := loopDevice(ctx, filepath.Join(tmp, n), size)
-		if err == nil {
-			devs = append(devs, d)
-			continue
-		}
-		if ctx.Err() != nil {
-			return devs, "", ctx.Err()
-		}
-		for _, d := range devs {
-			if err := d.close(); err != nil {
-				return nil, "", err
-			}
-		}
-		return plain(tmp, err.Error())
-	}
-	return devs, "", nil
-}
-
-func plain(tmp, why string) ([]*device, string, error) {
-	var devs []*device
-	for _, n := range []string{"system", "usr_data"} {
-		d := &device{dir: filepath.Join(tmp, n)}
-		if err := os.MkdirAll(d.dir, 0o755); err != nil {
-			return nil, "", err
+func devices(ctx context.Context, tmp string, size int64) (devs []*device, why string, err error) {
+	names := []string{filepath.Join(tmp, "system"), filepath.Join(tmp, "usr_data")}
+	for _, dir := range names {
+		d, err := loopDevice(ctx, dir, size)
+		if err != nil {
+			why = err.Error()
+			break
 		}
 		devs = append(devs, d)
+	}
+	if why == "" || ctx.Err() != nil {
+		return devs, "", ctx.Err()
+	}
+	for _, d := range devs {
+		if err := d.close(); err != nil {
+			return nil, "", err
+		}
+	}
+	devs = nil
+	for _, dir := range names {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, "", err
+		}
+		devs = append(devs, &device{dir: dir})
 	}
 	return devs, why, nil
 }
@@ -160,6 +154,7 @@ func (l *lab) measure(ctx context.Context, p *program) (sample, error) {
 		defer f.Close()
 		cmd.Stdin = f
 	}
+	debug.FreeOSMemory()
 	resetPeak()
 	start := time.Now()
 	err = cmd.Run()
@@ -182,7 +177,7 @@ func (l *lab) measure(ctx context.Context, p *program) (sample, error) {
 	s.peak = int64(usage.Maxrss) << 10
 	s.peakLess = s.peak <= ownPeak()+256<<10
 	s.written = after - before
-	if l.counted == "" {
+	if !l.counted {
 		s.written = int64(usage.Oublock) * 512
 	}
 	return s, nil

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 //go:embed vendor.sh
@@ -44,7 +45,7 @@ type lab struct {
 	tmp             string
 	spec            treeSpec
 	devices         []*device
-	counted         string // what counts the bytes written: "device", or "" for the kernel's per process
+	counted         bool   // the devices count what is written to them
 	system, usrData string // paths of the sides
 	tandem, release string // the built programs
 	missing         []string
@@ -71,17 +72,15 @@ func (l *lab) saved(parts ...string) string {
 // prepare writes the trees, the configuration and the records.
 func (l *lab) prepare(ctx context.Context) error {
 	l.system, l.usrData = filepath.Join(l.devices[0].dir, "apprun"), filepath.Join(l.devices[1].dir, "appbackup")
-	for n, g := range map[string]generation{
-		shipped: func(int) uint64 { return 0 },
-		next:    l.spec.changed(false),
-		edited:  l.spec.changed(true),
+	for n, changed := range map[string]map[int]bool{
+		shipped: nil, next: l.spec.onePercent(false), edited: l.spec.onePercent(true),
 	} {
-		if err := l.spec.write(l.saved(n), g); err != nil {
+		if err := l.spec.write(l.saved(n), changed); err != nil {
 			return err
 		}
 	}
 	mount := ""
-	if l.counted != "" {
+	if l.counted {
 		mount = l.devices[1].dir
 	}
 	config := fmt.Sprintf(`[device]
@@ -106,12 +105,13 @@ lock = %q
 		return err
 	}
 	bundle := filepath.Join(l.tmp, "release.tandem")
-	return errors.Join(
-		l.keepRecord(ctx, adopted, job{system: state{shipped, 1}}, l.own("tandem", "backup")),
-		l.keepRecord(ctx, installed, job{},
-			&program{name: "tandem-release", argv: []string{l.release, "bundle", "create", l.saved(shipped), "--app", "bench",
-				"--version", "1", "--compatible", "bench", "--config-pattern", "etc/**", "--out", bundle}},
-			l.own("tandem", "install", bundle)))
+	if err := l.keepRecord(ctx, adopted, job{system: state{shipped, 1}}, l.own("tandem", "backup")); err != nil {
+		return err
+	}
+	return l.keepRecord(ctx, installed, job{},
+		&program{name: "tandem-release", argv: []string{l.release, "bundle", "create", l.saved(shipped), "--app", "bench",
+			"--version", "1", "--compatible", "bench", "--config-pattern", "etc/**", "--out", bundle}},
+		l.own("tandem", "install", bundle))
 }
 
 func (l *lab) config() string { return filepath.Join(l.tmp, "tandem.toml") }
@@ -123,7 +123,9 @@ func (l *lab) keepRecord(ctx context.Context, name string, from job, programs ..
 		return err
 	}
 	for _, p := range programs {
-		if out, err := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...).CombinedOutput(); err != nil {
+		cmd := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...)
+		cmd.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", released))
+		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w: %s", strings.Join(p.argv, " "), err, strings.TrimSpace(string(out)))
 		}
 	}
@@ -169,7 +171,9 @@ func (l *lab) reset(j job, record string) error {
 		} else {
 			err = errors.Join(
 				mirror(l.saved(s.tree), filepath.Join(s.dir, "apps")),
-				os.WriteFile(tagFile, []byte(tag(s.version)), 0o644))
+				os.WriteFile(tagFile, []byte(fmt.Sprintln(s.version)), 0o644),
+				// rsync tells versions apart by size and whole seconds.
+				os.Chtimes(tagFile, time.Time{}, time.Unix(int64(released+s.version), 0)))
 		}
 		if err != nil {
 			return err
@@ -185,8 +189,8 @@ func (l *lab) check(side string, s state) error {
 	}
 	path := filepath.Join(side, "app_ver.txt")
 	got, err := os.ReadFile(path)
-	if err == nil && string(got) != tag(s.version) {
-		err = fmt.Errorf("%s: holds %q, expected %q", path, got, tag(s.version))
+	if err == nil && string(got) != fmt.Sprintln(s.version) {
+		err = fmt.Errorf("%s: holds %q, expected %q", path, got, fmt.Sprintln(s.version))
 	}
 	return err
 }

@@ -16,29 +16,31 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"syscall"
 )
 
 type options struct {
-	runs            int
-	seed            uint64
-	json            bool
-	tandem, release string
-	stdout, stderr  io.Writer
+	runs           int
+	seed           uint64
+	json           bool
+	tandem         string
+	stdout, stderr io.Writer
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A reader of our output that goes away must not end us before the file systems are unmounted.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	o := options{stdout: os.Stdout, stderr: os.Stderr}
 	flag.IntVar(&o.runs, "n", 5, "how often each program does each job")
 	flag.Uint64Var(&o.seed, "seed", 1, "what the content of the trees is made from")
 	flag.BoolVar(&o.json, "json", false, "print one JSON document")
 	flag.StringVar(&o.tandem, "tandem", "", "a built tandem, instead of building it")
-	flag.StringVar(&o.release, "tandem-release", "", "a built tandem-release, instead of building it")
 	flag.Parse()
 	err := run(ctx, o)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("interrupted: %w", err)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -49,30 +51,31 @@ func main() {
 // run leaves nothing behind, also after an error or a signal.
 func run(ctx context.Context, o options) (err error) {
 	if flag.NArg() > 0 || o.runs < 1 {
-		return errors.New("usage: bench [-n RUNS] [-seed N] [-json] [-tandem PATH] [-tandem-release PATH]")
+		return errors.New("usage: bench [-n RUNS] [-seed N] [-json] [-tandem PATH]")
 	}
 	tmp, err := os.MkdirTemp("", "tandem-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	for name, path := range map[string]*string{"tandem": &o.tandem, "tandem-release": &o.release} {
-		if *path == "" {
-			*path = filepath.Join(tmp, name)
-			err = build(ctx, name, *path)
-		} else {
-			*path, err = filepath.Abs(*path)
-		}
-		if err != nil {
-			return err
-		}
+	release := filepath.Join(tmp, "tandem-release")
+	err = build(ctx, release)
+	if err == nil && o.tandem == "" {
+		o.tandem = filepath.Join(tmp, "tandem")
+		err = build(ctx, o.tandem)
+	}
+	if err == nil {
+		o.tandem, err = filepath.Abs(o.tandem)
+	}
+	if err != nil {
+		return err
 	}
 	r := &report{Seed: o.seed, Runs: o.runs}
 	for _, spec := range []treeSpec{
 		{Files: 40, Bytes: 12 << 20, seed: o.seed},
 		{Files: 2000, Bytes: 64 << 20, seed: o.seed},
 	} {
-		if err := r.add(ctx, o, filepath.Join(tmp, fmt.Sprint(spec.Files)), spec); err != nil {
+		if err := r.add(ctx, o, release, filepath.Join(tmp, fmt.Sprint(spec.Files)), spec); err != nil {
 			return err
 		}
 	}
@@ -85,7 +88,8 @@ func run(ctx context.Context, o options) (err error) {
 }
 
 // build makes a program as it is shipped: without cgo and stripped.
-func build(ctx context.Context, name, out string) error {
+func build(ctx context.Context, out string) error {
+	name := filepath.Base(out)
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "tandem/cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if msg, err := cmd.CombinedOutput(); err != nil {
@@ -95,7 +99,7 @@ func build(ctx context.Context, name, out string) error {
 }
 
 // add measures all jobs on one tree.
-func (r *report) add(ctx context.Context, o options, tmp string, spec treeSpec) (err error) {
+func (r *report) add(ctx context.Context, o options, release, tmp string, spec treeSpec) (err error) {
 	if err := os.Mkdir(tmp, 0o755); err != nil {
 		return err
 	}
@@ -103,18 +107,13 @@ func (r *report) add(ctx context.Context, o options, tmp string, spec treeSpec) 
 	devs, why, err := devices(ctx, tmp, 4*spec.Bytes+(64<<20))
 	defer func() {
 		for _, d := range devs {
-			if d.stat != "" {
-				err = errors.Join(err, d.close())
-			}
+			err = errors.Join(err, d.close())
 		}
 	}()
 	if err != nil {
 		return err
 	}
-	l := &lab{tmp: tmp, spec: spec, devices: devs, tandem: o.tandem, release: o.release}
-	if why == "" {
-		l.counted = "device"
-	}
+	l := &lab{tmp: tmp, spec: spec, devices: devs, tandem: o.tandem, release: release, counted: why == ""}
 	fmt.Fprintf(o.stderr, "%s: writing the trees\n", spec)
 	if err := l.prepare(ctx); err != nil {
 		return err
@@ -126,7 +125,6 @@ func (r *report) add(ctx context.Context, o options, tmp string, spec treeSpec) 
 	if err != nil {
 		return err
 	}
-	debug.FreeOSMemory() // see resetPeak
 	t := treeReport{Tree: spec}
 	for _, j := range jobs {
 		fmt.Fprintf(o.stderr, "%s: %s\n", spec, j.name)

@@ -1,0 +1,173 @@
+// Package imports holds the test of the order in which packages may import
+// each other. It has no code of its own.
+package imports
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "tandem"
+
+// layers is the order of the design: each imports only those below it, or
+// packages of its own layer.
+var layers = []string{"cmd", "agent", "ota", "packaging", "backup", "versioning", "internal"}
+
+// outside are directories that use the programs and that nothing may import.
+var outside = []string{"test", "examples"}
+
+// restricted are packages that only some may import, tests apart: what signs
+// has no place on a device.
+var restricted = map[string][]string{
+	"packaging/signing": {"cmd/tandem-release", "packaging/repository", "packaging/signing"},
+}
+
+// exceptions are the imports that break the order for a reason: helpers of
+// tests that live in internal/ and drive what is above them. Each is written
+// "importer imports imported".
+var exceptions = []string{}
+
+// check says what is wrong with one package's import of another, both named
+// relative to the module; test says that only its tests do so. "" means nothing.
+func check(importer, imported string, test bool) string {
+	if importer == imported || slices.Contains(exceptions, importer+" imports "+imported) {
+		return ""
+	}
+	breaks := func(why string) string { return fmt.Sprintf("%s imports %s: %s", importer, imported, why) }
+	from, to := top(importer), top(imported)
+	switch {
+	case slices.Contains(outside, to) && from != to:
+		return breaks(to + "/ is for nobody to import")
+	case slices.Contains(outside, from):
+		return restrict(importer, imported, test, breaks)
+	case !slices.Contains(layers, from):
+		return breaks(from + "/ has no place in the order")
+	case !slices.Contains(layers, to):
+		return breaks(to + "/ has no place in the order")
+	case slices.Index(layers, from) > slices.Index(layers, to):
+		return breaks(fmt.Sprintf("%s/ is above %s/", to, from))
+	case from == "cmd" && to == "cmd":
+		return breaks("a program is for nobody to import")
+	}
+	return restrict(importer, imported, test, breaks)
+}
+
+func restrict(importer, imported string, test bool, breaks func(string) string) string {
+	who, ok := restricted[imported]
+	if !ok || test || slices.Contains(who, importer) {
+		return ""
+	}
+	return breaks("only " + strings.Join(who, ", ") + " and tests may")
+}
+
+// top gives the layer of a package.
+func top(pkg string) string {
+	first, _, _ := strings.Cut(pkg, "/")
+	return first
+}
+
+// inModule gives the name of a package relative to the module.
+func inModule(importPath string) (string, bool) {
+	return strings.CutPrefix(importPath, module+"/")
+}
+
+type listed struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+func TestImportOrder(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	seen := map[string]bool{}
+	for {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		importer, ok := inModule(p.ImportPath)
+		if !ok {
+			t.Errorf("%s: a package at the top of the module: expected one in %s", p.ImportPath, strings.Join(layers, ", "))
+			continue
+		}
+		seen[top(importer)] = true
+		for _, i := range []struct {
+			imports []string
+			test    bool
+		}{{p.Imports, false}, {p.TestImports, true}, {p.XTestImports, true}} {
+			for _, imported := range i.imports {
+				if imported, ok := inModule(imported); ok {
+					if wrong := check(importer, imported, i.test); wrong != "" {
+						t.Error(wrong)
+					}
+				}
+			}
+		}
+	}
+	for _, layer := range layers {
+		if !seen[layer] {
+			t.Errorf("there is no package in %s/: the order has changed, or nothing was listed", layer)
+		}
+	}
+}
+
+// The check finds what it is there to find.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		importer, imported string
+		test               bool
+		want               string // part of the message; "" means that it is allowed
+	}{
+		{"cmd/tandem", "agent", false, ""},
+		{"cmd/tandem", "internal/config", false, ""},
+		{"ota", "packaging/trust", false, ""},
+		{"packaging/trust", "packaging/bundle", false, ""},
+		{"internal/fsys/memfs", "internal/fsys", false, ""},
+		{"test/bench", "backup", false, ""},
+
+		{"agent", "cmd/tandem", false, "cmd/ is above agent/"},
+		{"ota", "agent", false, "agent/ is above ota/"},
+		{"packaging/bundle", "ota", false, "ota/ is above packaging/"},
+		{"backup", "packaging/bundle", false, "packaging/ is above backup/"},
+		{"backup", "packaging/bundle", true, "packaging/ is above backup/"},
+		{"versioning", "backup", false, "backup/ is above versioning/"},
+		{"internal/config", "versioning", false, "versioning/ is above internal/"},
+		{"internal/config", "agent", true, "agent/ is above internal/"},
+		{"cmd/tandem", "cmd/tandem-release", false, "a program is for nobody to import"},
+		{"agent", "test/bench", false, "test/ is for nobody to import"},
+		{"agent", "util", false, "util/ has no place in the order"},
+		{"util", "agent", false, "util/ has no place in the order"},
+
+		{"cmd/tandem-release", "packaging/signing", false, ""},
+		{"packaging/repository", "packaging/signing", false, ""},
+		{"cmd/tandem", "packaging/signing", true, ""},
+		{"ota", "packaging/signing", true, ""},
+		{"cmd/tandem", "packaging/signing", false, "only cmd/tandem-release, packaging/repository"},
+		{"ota", "packaging/signing", false, "only cmd/tandem-release"},
+		{"packaging/trust", "packaging/signing", false, "only cmd/tandem-release"},
+		{"test/bench", "packaging/signing", false, "only cmd/tandem-release"},
+		{"backup", "packaging/signing", true, "packaging/ is above backup/"},
+	} {
+		got := check(c.importer, c.imported, c.test)
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s imports %s (test: %t): %q, want %q", c.importer, c.imported, c.test, got, c.want)
+		}
+		if got != "" && !strings.HasPrefix(got, c.importer+" imports ") {
+			t.Errorf("%q does not name the importer", got)
+		}
+	}
+}
