@@ -86,9 +86,6 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 	if d.reconciler.UsrData, err = d.side(backup.UsrData, cfg.UsrData, access); err != nil {
 		return d, err
 	}
-	if access == Change {
-		d.warnOfOneDisk()
-	}
 	return d, nil
 }
 
@@ -207,6 +204,9 @@ func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*b
 		return nil, err
 	}
 	res, err := d.reconciler.Reconcile(ctx, o)
+	if res != nil && len(res.Changed) > 0 {
+		d.warnOfOneDisk()
+	}
 	changed := res != nil && len(res.Changed)+len(res.Finished) > 0
 	if changed || err != nil && !errors.Is(err, backup.ErrNoApplication) {
 		d.remember(reconciled(command, res, err))
@@ -405,6 +405,7 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 	u := &Update{Installed: done}
 	if d.cfg.Agent.Backup == config.Immediate || !o.Pending {
 		u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{})
+		d.warnOfOneDisk()
 	}
 	event := Event{Command: command, Action: "installed", From: done.From, Version: done.Version, Bytes: done.Bytes}
 	if err != nil {

@@ -291,6 +291,12 @@ func (c *commit) keepOld(fs fsys.FS) error {
 // patch puts single files in place.
 func (c *commit) patch(fs fsys.FS) error {
 	dirs := map[string]bool{}
+	if _, err := fs.Lstat(appsDir); fsys.IsNotExist(err) {
+		if err := fs.Mkdir(appsDir, 0o755); err != nil {
+			return err
+		}
+		dirs["."] = true
+	}
 	for _, p := range c.Remove {
 		name := app(".", p)
 		if err := removeLeaf(fs, name); err != nil {

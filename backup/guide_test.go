@@ -47,6 +47,16 @@ func TestGuide(t *testing.T) {
 			l.mustBoot()
 			l.remove(UsrData, "apps", "app_ver.txt")
 		}, BackUp, "1.0.0"},
+		{"only the files deleted on system", func(l *lab) {
+			l.release(System, "1.0.0")
+			l.mustBoot()
+			l.remove(System, "apps")
+		}, Repair, "1.0.0"},
+		{"only the files deleted on usr_data", func(l *lab) {
+			l.release(System, "1.0.0")
+			l.mustBoot()
+			l.remove(UsrData, "apps")
+		}, Repair, "1.0.0"},
 		{"whole-number tags", func(l *lab) { l.release(System, "9"); l.release(UsrData, "10") }, Restore, "10"},
 		{"a backup without a tag is an unfinished copy", func(l *lab) {
 			l.release(System, "1.0.0")

@@ -36,9 +36,10 @@ type InstallOptions struct {
 type Install struct {
 	r       *Reconciler
 	st      *staging
-	from    map[Path]Entry // path in the release → the entry that its content becomes
-	revoked []versioning.Version
-	revoke  bool // the list above is to be written before the commit
+	from    map[Path]Entry       // path in the release → the entry that its content becomes
+	bad     []versioning.Version // revoked now
+	before  []versioning.Version // to be revoked before the commit
+	after   []versioning.Version // to be revoked after it
 	release *Manifest
 	pending *Pending // to be written before the commit; nil if it need not be confirmed
 	New     []Path   // defaults put beside configuration that was edited here
@@ -129,10 +130,11 @@ func (r *Reconciler) beginInstall(ctx context.Context, m *Manifest, o InstallOpt
 		return nil, err
 	}
 	record.Revision = max(system.Revision, usrData.Revision) + 1
-	if i.revoked, err = r.Revoked(); err != nil {
+	bad, err := r.Revoked()
+	if err != nil {
 		return nil, err
 	}
-	i.judge(system, usrData)
+	i.judge(bad, system, usrData)
 
 	i.st, err = planStaging(ctx, r.System, system, record, in.buf)
 	if err != nil {
@@ -179,18 +181,18 @@ func (r *Reconciler) beginTight(ctx context.Context, st *staging, short error, o
 	})
 }
 
-// judge works out which versions are revoked once this one is installed: not
-// itself, but all that an operator went back from, or boot would return to them.
-func (i *Install) judge(sides ...*Snapshot) {
-	n := len(i.revoked)
-	i.revoked = slices.DeleteFunc(i.revoked, func(v versioning.Version) bool { return v.String() == i.release.Version.String() })
-	i.revoke = len(i.revoked) != n
+// judge works out which versions are revoked before this one is installed, and
+// after: itself is not, but all that an operator went back from are, or boot
+// would return to them.
+func (i *Install) judge(bad []versioning.Version, sides ...*Snapshot) {
+	i.before = without(bad, i.release.Version)
+	i.after = slices.Clone(i.before)
 	for _, s := range sides {
-		if s.usable() && s.Version.Compare(i.release.Version) > 0 && !isRevoked(i.revoked, s.Version) {
-			i.revoked = append(i.revoked, s.Version)
-			i.revoke = true
+		if s.usable() && s.Version.Compare(i.release.Version) > 0 && !isRevoked(i.after, s.Version) {
+			i.after = append(i.after, s.Version)
 		}
 	}
+	i.bad = bad
 }
 
 // merge makes the record of the release on this device: its application files,
@@ -373,10 +375,11 @@ func (i *Install) Put(ctx context.Context, p Path, content io.Reader) error {
 //
 // After success it is, also after a power cut; usr_data still has the old
 // version until Reconcile. After an error or a power cut system holds either
-// the old version or the new one, whole.
+// the old version or the new one, whole; a downgrade that was cut short is
+// undone by the next Reconcile.
 func (i *Install) Commit(ctx context.Context) error {
-	if i.revoke {
-		if err := i.r.setRevoked(i.revoked); err != nil {
+	if len(i.before) < len(i.bad) { // or boot would turn away from it at once
+		if err := i.r.setRevoked(i.before); err != nil {
 			return err
 		}
 	}
@@ -387,6 +390,10 @@ func (i *Install) Commit(ctx context.Context) error {
 	}
 	if _, err := i.st.seal(ctx); err != nil {
 		return sideError(i.r.System, err)
+	}
+	// Not before: until here the device may still go back to what it had.
+	if len(i.after) > len(i.before) {
+		return i.r.setRevoked(i.after)
 	}
 	return nil
 }

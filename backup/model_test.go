@@ -47,7 +47,6 @@ type model struct {
 	version []string          // what the device may have after the next boot
 	backed  map[string]string // configuration that the last boot backed up
 	edits   map[string]string // made on system since
-	app     map[string]string // application files of each version, by version
 	full    bool              // the next boot has to hash everything
 	hurt    map[string]bool   // paths damaged since the last boot, on whichever side
 	erased  SideName          // since the last boot

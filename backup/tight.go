@@ -181,6 +181,9 @@ func (st *staging) beginDirect() error {
 	if err := fs.Sync(); err != nil { // gives the space back
 		return err
 	}
+	if err := fsys.MkdirAll(fs, appsDir, 0o755); err != nil {
+		return err
+	}
 	for i := range st.patch.Put {
 		var err error
 		switch e := &st.patch.Put[i].Entry; e.Type {
