@@ -302,7 +302,7 @@ func (d *Device) Status(ctx context.Context) (*Status, error) {
 	}
 	events, err := d.History()
 	if err != nil {
-		return nil, err
+		d.env.Log.WithError(err).Warn("the history cannot be read")
 	}
 	for i := range events {
 		switch events[i].Command {

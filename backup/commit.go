@@ -83,6 +83,11 @@ func loadCommit(fs fsys.FS) (*commit, error) {
 // After success nothing is pending. After an error or a power cut it can be
 // run again, from wherever it came to.
 func recoverSide(fs fsys.FS) (versioning.Version, error) {
+	if info, err := fs.Lstat(ownDir); err == nil && info.Type != fsys.TypeDir {
+		if err := fs.Remove(ownDir); err != nil { // the name is ours, what lies there is not
+			return versioning.Version{}, err
+		}
+	}
 	c, err := loadCommit(fs)
 	switch {
 	case errors.Is(err, ErrInvalid):
@@ -116,10 +121,22 @@ func abandon(fs fsys.FS) error {
 	if err := fs.SyncDir("."); err != nil {
 		return err
 	}
-	if err := fs.Remove(commitFile); err != nil {
+	if err := fsys.RemoveAll(fs, commitFile); err != nil {
 		return err
 	}
 	return discard(fs)
+}
+
+// ownPlace makes way for a file of ours: its directory is there, and nothing
+// but a file lies in its place. All below .tandem is ours to remove.
+func ownPlace(fs fsys.FS, name string) error {
+	if err := fsys.MkdirAll(fs, path.Dir(name), 0o755); err != nil {
+		return err
+	}
+	if info, err := fs.Lstat(name); err != nil || info.Type == fsys.TypeFile {
+		return nil
+	}
+	return fsys.RemoveAll(fs, name)
 }
 
 // finish puts the staged change in place: the tree or the files, then the
@@ -178,7 +195,11 @@ func moveStaged(fs fsys.FS, name string) error {
 		}
 		return err
 	}
-	if info, err := fs.Lstat(name); err == nil && info.Type == fsys.TypeDir {
+	if name != tagFile {
+		if err := ownPlace(fs, name); err != nil {
+			return err
+		}
+	} else if info, err := fs.Lstat(name); err == nil && info.Type == fsys.TypeDir {
 		// Somebody made a directory of that name. It is not ours to delete.
 		aside := name + ".damaged"
 		if err := fsys.RemoveAll(fs, aside); err != nil {
@@ -291,7 +312,14 @@ func (c *commit) keepOld(fs fsys.FS) error {
 // patch puts single files in place.
 func (c *commit) patch(fs fsys.FS) error {
 	dirs := map[string]bool{}
-	if _, err := fs.Lstat(appsDir); fsys.IsNotExist(err) {
+	info, err := fs.Lstat(appsDir)
+	if err == nil && info.Type != fsys.TypeDir { // nothing that an application can be in
+		err = fs.Remove(appsDir)
+	}
+	if err != nil && !fsys.IsNotExist(err) {
+		return err
+	}
+	if info.Type != fsys.TypeDir {
 		if err := fs.Mkdir(appsDir, 0o755); err != nil {
 			return err
 		}
@@ -409,6 +437,12 @@ func (p *place) inPlace(fs fsys.FS) error {
 		}
 	}
 	return fs.Rename(staged, name)
+}
+
+// freshAttr is attr for an entry that was just made, and has no attributes yet
+// that would have to go.
+func (e *Entry) freshAttr() fsys.Attr {
+	return fsys.Attr{Mode: uint32(e.Mode), UID: e.UID, GID: e.GID, Mtime: e.Mtime, Xattrs: e.Xattrs}
 }
 
 func (e *Entry) attr() fsys.Attr {

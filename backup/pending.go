@@ -36,7 +36,7 @@ func (r *Reconciler) Pending() (*Pending, error) {
 			continue
 		}
 		data, err := readSealed(s.FS, pendingFile, maxPending)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrInvalid) {
 			return nil, sideError(s, err)
 		}
 		var p Pending
@@ -65,7 +65,7 @@ func (r *Reconciler) SetPending(p Pending) error {
 		if err := s.ready(); err != nil {
 			return err
 		}
-		err := fsys.MkdirAll(s.FS, ownDir, 0o755)
+		err := ownPlace(s.FS, pendingFile)
 		if err == nil {
 			err = fsys.WriteFile(s.FS, pendingFile, data, 0o644)
 		}
@@ -92,7 +92,7 @@ func (r *Reconciler) ClearPending() error {
 			}
 			return sideError(s, err)
 		}
-		err := s.FS.Remove(pendingFile)
+		err := fsys.RemoveAll(s.FS, pendingFile)
 		if err == nil {
 			err = s.FS.SyncDir(ownDir)
 		}

@@ -254,7 +254,7 @@ func (r *Reconciler) remaining(res, total *Result) error {
 func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Result) (done bool, err error) {
 	if res.Decision.Action == Nothing {
 		total.Version, total.Revision = res.Version, res.Revision
-		return true, r.settleTimes(res)
+		return true, errors.Join(r.settleTimes(res), r.shareRevoked())
 	}
 	winner := res.winner()
 	d, err := in.aim(ctx, res.Decision.From, res.System, res.UsrData)
@@ -273,12 +273,64 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 		if err != nil {
 			return false, sideError(side, err)
 		}
+		if wrote { // what was read from it before may have moved
+			d.src = newSources(brought(side, d.record), res.other(side.Name))
+			total.add(d)
+		}
 		changed = changed || wrote
 	}
 	total.Version, total.Revision = d.record.Manifest.Version, d.record.Revision
-	total.Conflicts = append(total.Conflicts, d.kept...)
-	total.Lost = append(total.Lost, d.lost...)
+	total.add(d)
 	return !changed, nil
+}
+
+func (res *Result) other(n SideName) *Snapshot {
+	if n == System {
+		return res.UsrData
+	}
+	return res.System
+}
+
+// add notes what became of configuration; the round after an interrupted one
+// notes it again.
+func (res *Result) add(d *desired) {
+	for _, p := range d.kept {
+		if !slices.Contains(res.Conflicts, p) {
+			res.Conflicts = append(res.Conflicts, p)
+		}
+	}
+	for _, p := range d.lost {
+		if !slices.Contains(res.Lost, p) {
+			res.Lost = append(res.Lost, p)
+		}
+	}
+}
+
+// brought is a side that was just brought to a record.
+func brought(side *Side, record *Record) *Snapshot {
+	t := &tree{fs: side.FS, root: appsDir, byPath: map[Path]*found{}}
+	for _, e := range record.Tree() {
+		t.byPath[e.Path] = &found{info: fsys.Info{Size: e.Size, Alloc: e.Size}}
+	}
+	return &Snapshot{Side: side.Name, State: Intact, Version: record.Manifest.Version, basis: record, tree: t}
+}
+
+// shareRevoked gives each side what the other one knows to be revoked.
+func (r *Reconciler) shareRevoked() error {
+	all, err := r.Revoked()
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	for _, s := range r.sides() {
+		have, err := loadRevoked(s.FS)
+		if err == nil && len(have) < len(all) {
+			err = saveRevoked(s.FS, all)
+		}
+		if err != nil {
+			return sideError(s, err)
+		}
+	}
+	return nil
 }
 
 func (r *Reconciler) order(winner SideName) []*Side {
@@ -323,6 +375,7 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, side *Side, snap 
 	if err != nil {
 		return false, err
 	}
+	in.decoded[st.sum] = d.record
 	if wrote {
 		if !slices.Contains(total.Changed, side.Name) {
 			total.Changed = append(total.Changed, side.Name)

@@ -148,11 +148,25 @@ func (s *split) isIgnored(p Path) bool {
 	return len(s.ignore) > 0 && !s.known[p] && matchAny(s.ignore, p) && !matchAny(s.config, p)
 }
 
-// readSealed reads one of our files. A missing one gives nil and no error.
+// readSealed reads one of our files. A missing one gives nil and no error;
+// something else of that name, or one that is too long, wraps ErrInvalid.
 func readSealed(fs fsys.FS, name string, limit int64) ([]byte, error) {
-	data, err := fsys.ReadFile(fs, name, limit)
-	if fsys.IsNotExist(err) {
+	info, err := fs.Lstat(name)
+	switch {
+	case fsys.IsNotExist(err):
 		return nil, nil
+	case err != nil:
+		return nil, err
+	case info.Type != fsys.TypeFile:
+		return nil, fmt.Errorf("%s: %w: a %s, expected a file", fs.Path(name), ErrInvalid, info.Type)
+	}
+	data, err := fsys.ReadFile(fs, name, limit)
+	var long *fsys.TooLongError
+	switch {
+	case fsys.IsNotExist(err):
+		return nil, nil
+	case errors.As(err, &long):
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return data, err
 }

@@ -21,7 +21,10 @@ type revoked struct {
 // none: the other side has it too.
 func loadRevoked(fs fsys.FS) ([]versioning.Version, error) {
 	data, err := readSealed(fs, revokedFile, maxRevoked)
-	if err != nil || data == nil {
+	if errors.Is(err, ErrInvalid) || data == nil {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	var r revoked
@@ -38,7 +41,7 @@ func saveRevoked(fs fsys.FS, versions []versioning.Version) error {
 	if err != nil {
 		return err
 	}
-	if err := fsys.MkdirAll(fs, ownDir, 0o755); err != nil {
+	if err := ownPlace(fs, revokedFile); err != nil {
 		return err
 	}
 	if err := fsys.WriteFile(fs, revokedFile, data, 0o644); err != nil {

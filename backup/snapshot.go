@@ -70,6 +70,7 @@ type Snapshot struct {
 	ownSum  digest.SHA256   // of the record as it lies there
 	bad     map[Path]ProblemKind
 	edited  map[Path]bool
+	noDir   bool    // apps is there, but is no directory
 	touched []Entry // files that are intact but for their time, and not the application's to touch
 }
 
@@ -166,7 +167,10 @@ func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
 			return s, nil
 		}
 	}
-	if s.tree, err = scan(ctx, disk, appsDir); err != nil && !fsys.IsNotExist(err) {
+	if info, err := disk.Lstat(appsDir); err == nil && info.Type != fsys.TypeDir {
+		s.noDir = true
+		s.Detail = fmt.Sprintf("%s: a %s, expected a directory", disk.Path(appsDir), info.Type)
+	} else if s.tree, err = scan(ctx, disk, appsDir); err != nil && !fsys.IsNotExist(err) {
 		if ctx.Err() != nil {
 			return nil, err
 		}
@@ -520,13 +524,15 @@ func (s *Snapshot) holds(ctx context.Context, e *Entry, buf []byte) (match, erro
 // record says, by content.
 func (s *Snapshot) offers() map[digest.SHA256]Path {
 	m := make(map[digest.SHA256]Path)
-	if s.basis == nil || s.tree == nil {
+	if s.tree == nil {
 		return m
 	}
-	for _, e := range s.basis.Tree() {
-		kind := s.bad[e.Path]
-		if e.Type == File && (kind == "" || kind == ProblemAttributes) && !s.edited[e.Path] && s.tree.get(e.Path) != nil {
-			m[*e.SHA256] = e.Path
+	if s.basis != nil {
+		for _, e := range s.basis.Tree() {
+			kind := s.bad[e.Path]
+			if e.Type == File && (kind == "" || kind == ProblemAttributes) && !s.edited[e.Path] && s.tree.get(e.Path) != nil {
+				m[*e.SHA256] = e.Path
+			}
 		}
 	}
 	for _, p := range s.tree.paths {

@@ -47,6 +47,7 @@ type staging struct {
 	holes   int             // damaged files of a patch that nobody can mend
 	batch   bool            // one Sync at the end makes all durable
 	awaited map[Path]bool   // wanted files that come from elsewhere than the sides
+	sum     digest.SHA256   // of the encoded record, once it is sealed
 	put     map[Path]bool   // wanted files that were given
 	report  func(bytes int64)
 }
@@ -55,7 +56,7 @@ type staging struct {
 // taken, to record. It touches nothing.
 func planStaging(ctx context.Context, side *Side, snap *Snapshot, record *Record, buf []byte) (*staging, error) {
 	st := &staging{side: side, snap: snap, record: record, buf: buf, tree: record.Tree(), batch: side.FS.SyncReports(), put: map[Path]bool{}}
-	if snap.usable() && !snap.Nested && snap.Version.String() == record.Manifest.Version.String() {
+	if snap.usable() && !snap.Nested && !snap.noDir && snap.Version.String() == record.Manifest.Version.String() {
 		return st, st.planPatch(ctx)
 	}
 	return st, st.planSwap(ctx)
@@ -350,7 +351,7 @@ func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error 
 	if n != e.Size || digest.Sum(h) != *e.SHA256 {
 		return fmt.Errorf("%s: %w", e.Path, errContent)
 	}
-	if err := fs.SetAttr(name, e.attr()); err != nil {
+	if err := fs.SetAttr(name, e.freshAttr()); err != nil {
 		return err
 	}
 	if !st.batch {
@@ -373,6 +374,7 @@ func (st *staging) seal(ctx context.Context) (wrote bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	st.sum = digest.Of(record)
 	if st.idle() && !st.direct {
 		return st.replaceRecord(record)
 	}
@@ -425,6 +427,9 @@ func (st *staging) commit(ctx context.Context, record []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := ownPlace(fs, commitFile); err != nil {
+		return err
+	}
 	if err := fsys.WriteFile(fs, commitFile, data, 0o644); err != nil {
 		return err
 	}
@@ -433,11 +438,11 @@ func (st *staging) commit(ctx context.Context, record []byte) error {
 
 // replaceRecord is all there is to do when the files are right already.
 func (st *staging) replaceRecord(data []byte) (wrote bool, err error) {
-	if digest.Of(data) == st.snap.ownSum || st.holes > 0 {
+	if st.sum == st.snap.ownSum || st.holes > 0 {
 		return false, nil
 	}
 	fs := st.side.FS
-	if err := fsys.MkdirAll(fs, ownDir, 0o755); err != nil {
+	if err := ownPlace(fs, recordFile); err != nil {
 		return false, err
 	}
 	// What the record says must be durable before the record is: these files

@@ -48,7 +48,7 @@ func (st *staging) tight(ctx context.Context, short *SpaceError, log logrus.Fiel
 		}
 		return st.begin()
 	}
-	if st.snap.tree == nil || st.snap.Nested {
+	if st.snap.tree == nil || st.snap.Nested || st.snap.noDir {
 		return short
 	}
 	direct := *st
@@ -253,7 +253,7 @@ func (st *staging) sealDirect(record []byte) error {
 	if err := fs.Sync(); err != nil {
 		return err
 	}
-	if err := fsys.MkdirAll(fs, ownDir, 0o755); err != nil {
+	if err := ownPlace(fs, recordFile); err != nil {
 		return err
 	}
 	if err := fsys.WriteFile(fs, recordFile, record, 0o644); err != nil {

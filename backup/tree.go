@@ -14,10 +14,11 @@ import (
 // found is what lies at a path of a side.
 type found struct {
 	info   fsys.Info
-	target string         // of a symbolic link
-	link   Path           // the first path of the same inode, if this is not it
-	sum    *digest.SHA256 // of the content, once it is known
-	err    error          // why it cannot be read
+	target string            // of a symbolic link
+	link   Path              // the first path of the same inode, if this is not it
+	sum    *digest.SHA256    // of the content, once it is known
+	xattrs map[string][]byte // with sum
+	err    error             // why it cannot be read
 }
 
 // tree is what lies below a directory, as a stat walk finds it.
@@ -104,23 +105,20 @@ func (t *tree) hash(ctx context.Context, p Path, buf []byte) (digest.SHA256, err
 		return digest.SHA256{}, f.err
 	}
 	for range hashAttempts {
-		sum, n, err := hashFile(ctx, t.fs, t.name(p), buf)
+		content, err := readContent(ctx, t.fs, t.name(p), buf)
 		if err != nil {
 			if ctx.Err() == nil {
 				f.err = err
 			}
 			return digest.SHA256{}, err
 		}
-		info, err := t.fs.Lstat(t.name(p))
-		if err != nil {
-			f.err = err
-			return digest.SHA256{}, err
-		}
-		settled := n == info.Size && info.Size == f.info.Size && info.Mtime == f.info.Mtime && info.Ino == f.info.Ino
-		f.info = info
+		info := content.info
+		info.Name = f.info.Name
+		settled := content.size == info.Size && info.Size == f.info.Size && info.Mtime == f.info.Mtime && info.Ino == f.info.Ino
+		f.info, f.xattrs = info, content.xattrs
 		if settled {
-			f.sum = &sum
-			return sum, nil
+			f.sum = &content.sum
+			return content.sum, nil
 		}
 	}
 	f.err = fmt.Errorf("%s: %w", t.fs.Path(t.name(p)), errUnsettled)
@@ -132,13 +130,28 @@ const hashAttempts = 5
 
 var errUnsettled = errors.New("keeps changing while it is read")
 
-func hashFile(ctx context.Context, fs fsys.FS, name string, buf []byte) (digest.SHA256, int64, error) {
+// content is what a file holds, and what was said of it once that was read.
+type content struct {
+	sum    digest.SHA256
+	size   int64
+	info   fsys.Info
+	xattrs map[string][]byte
+}
+
+func readContent(ctx context.Context, fs fsys.FS, name string, buf []byte) (c content, err error) {
 	f, err := fs.Open(name)
 	if err != nil {
-		return digest.SHA256{}, 0, err
+		return c, err
 	}
 	defer f.Close()
-	return digest.OfReader(withContext(ctx, f), buf)
+	if c.sum, c.size, err = digest.OfReader(withContext(ctx, f), buf); err != nil {
+		return c, err
+	}
+	if c.info, err = f.Stat(); err != nil {
+		return c, err
+	}
+	c.xattrs, err = f.Xattrs()
+	return c, err
 }
 
 // entry describes what lies at p, content included.
@@ -161,7 +174,8 @@ func (t *tree) entry(ctx context.Context, p Path, buf []byte) (Entry, error) {
 		if err != nil {
 			return e, err
 		}
-		e.SHA256, e.Size, e.Mtime = &sum, f.info.Size, f.info.Mtime
+		e.SHA256, e.Size, e.Mtime, e.Xattrs = &sum, f.info.Size, f.info.Mtime, f.xattrs
+		return e, nil
 	default:
 		return e, errNotRegular
 	}
@@ -233,9 +247,12 @@ func (t *tree) compare(ctx context.Context, e *Entry, full bool, buf []byte) (ma
 		return attrDiffers, nil
 	}
 	if full {
-		xattrs, err := t.fs.Xattrs(t.name(e.Path))
-		if err != nil {
-			return unreadable, err
+		xattrs := f.xattrs
+		if e.Type != File {
+			var err error
+			if xattrs, err = t.fs.Xattrs(t.name(e.Path)); err != nil {
+				return unreadable, err
+			}
 		}
 		if !sameXattrs(xattrs, e.Xattrs) {
 			return attrDiffers, nil

@@ -62,7 +62,7 @@ func ReadTag(fs fsys.FS, name string) (Version, error) {
 	case errors.Is(err, ErrNoTag):
 		return Version{}, &TagError{fs.Path(name), "empty"}
 	case err != nil:
-		return Version{}, &TagError{fs.Path(name), err.Error()}
+		return Version{}, &TagError{fs.Path(name), fmt.Sprintf("%.40q is not a version", bytes.TrimSpace(content))}
 	}
 	return v, nil
 }

@@ -337,7 +337,7 @@ func (p *program) updated(u *agent.Update, err error) error {
 		}
 		lines = []string{fmt.Sprintf("installed %s %s (before: %s), %s written; %s", i.App, i.Version, orNone(i.From), size(i.Bytes), end)}
 	}
-	return errors.Join(p.print(doc, lines...), err)
+	return errors.Join(p.report(doc, lines...), err)
 }
 
 func newInstallCommand(p *program) *cobra.Command {
@@ -585,7 +585,7 @@ func newUnrevokeCommand(p *program) *cobra.Command {
 			if err := d.Unrevoke(v); err != nil {
 				return err
 			}
-			return p.print(map[string]any{"unrevoked": v}, v.String()+" may be chosen again")
+			return p.report(map[string]any{"unrevoked": v}, v.String()+" may be chosen again")
 		},
 	}
 }

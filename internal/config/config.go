@@ -69,11 +69,23 @@ const (
 	HawkBit SourceType = "hawkbit"
 )
 
-// Source says where releases come from.
+// Source says where releases come from, and how the server is reached. Of what
+// shows the server who asks, one way at most is given: a token, or a user with a
+// password, or both in the URL; a client certificate may be shown as well.
+// Secrets stand in files of their own, which Access reads.
 type Source struct {
 	Type    SourceType
 	URL     string // http, https or file, without a slash at its end
 	Channel string
+
+	CA           string // ca: PEM file of the authorities that may vouch for the server; "": the system's
+	ClientCert   string // client_cert: PEM file of the certificate shown to the server, and those above it; "": none
+	ClientKey    string // client_key: PEM file of its private key
+	TokenFile    string // token_file: holds the bearer token; "": none
+	User         string // user: for basic authentication; "": none
+	PasswordFile string // password_file: holds the user's password
+
+	Bandwidth int64 // bandwidth: bytes a second that a download may take; 0: all there are
 }
 
 // BackupPolicy says when an update is backed up.

@@ -47,13 +47,18 @@ func TestEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	beside := func(name string) string { return filepath.Join(filepath.Dir(file), name) }
 	want := &Config{
 		File:    file,
 		Device:  Device{ID: "gate-17", Compatible: []string{"quectel-ec25"}, App: "hello"},
 		System:  Side{Path: "/usrapp/apprun", Mount: "/usrapp", Remount: true},
 		UsrData: Side{Path: "/usrdata/appbackup", Mount: "/usrdata"},
 		Trust:   Trust{Root: "/etc/tandem/root.json"},
-		Source:  &Source{Type: Repo, URL: "https://updates.example.com/hello", Channel: "stable"},
+		Source: &Source{
+			Type: Repo, URL: "https://updates.example.com/hello", Channel: "stable",
+			CA: beside("ca.pem"), ClientCert: beside("client.pem"), ClientKey: beside("client.key"),
+			User: "gate-17", PasswordFile: beside("password"), Bandwidth: 200 << 10,
+		},
 		Agent: Agent{
 			State: "/usrdata/tandem", Lock: "/run/tandem.lock", Backup: Immediate,
 			Poll: time.Hour, Window: []Window{weekdays()}, Scrub: 24 * time.Hour, Boots: 3,
@@ -181,6 +186,21 @@ func TestMistakes(t *testing.T) {
 		{"file on a host", "[source]\nurl = \"file://srv/y\"\n", `:2: source.url: "file://srv/y" names a host: expected a URL such as "https://updates.example.com/hello"`},
 		{"file without path", "[source]\nurl = \"file://\"\n", `:2: source.url: "file://" names no directory: expected a URL such as "https://updates.example.com/hello"`},
 		{"channel with space", "[source]\nchannel = \"not so stable\"\n", `:2: source.channel: "not so stable" holds a space or a control character: expected a name without`},
+		{"certificate without key", "[source]\nurl = \"https://x\"\nclient_cert = \"c\"\n", `:3: source.client_cert: there is no client_key: expected both or neither`},
+		{"key without certificate", "[source]\nurl = \"https://x\"\nclient_key = \"c\"\n", `:3: source.client_key: there is no client_cert: expected both or neither`},
+		{"user without password", "[source]\nurl = \"https://x\"\nuser = \"u\"\n", `:3: source.user: there is no password_file: expected both or neither`},
+		{"password without user", "[source]\nurl = \"https://x\"\npassword_file = \"u\"\n", `:3: source.password_file: there is no user: expected both or neither`},
+		{"token and user", "[source]\nurl = \"https://x\"\nuser = \"u\"\npassword_file = \"p\"\ntoken_file = \"t\"\n", `:5: source.token_file: there is a user, too: expected one way to show who asks`},
+		{"token and user in url", "[source]\nurl = \"https://u:p@x\"\ntoken_file = \"t\"\n", `:2: source.url: holds a user, and there are other credentials, too: expected one way to show who asks`},
+		{"user with colon", "[source]\nuser = \"u:v\"\n", `:2: source.user: "u:v" holds a colon or a control character: expected a name without`},
+		{"token in the clear", "[source]\nurl = \"http://x\"\ntoken_file = \"t\"\n", `:3: source.token_file: source.url is not encrypted: expected one that begins with https`},
+		{"ca without TLS", "[source]\nurl = \"http://localhost\"\nca = \"t\"\n", `:3: source.ca: source.url is not encrypted: expected one that begins with https`},
+		{"token for a directory", "[source]\nurl = \"file:x\"\ntoken_file = \"t\"\n", `:3: source.token_file: source.url is a directory: expected one that is reached over https`},
+		{"bandwidth as number", "[source]\nbandwidth = 200\n", `:2: source.bandwidth: found the number 200: expected a speed such as "200KiB/s"`},
+		{"no bandwidth", "[source]\nbandwidth = \"fast\"\n", `:2: source.bandwidth: "fast" is no speed: expected one such as "200KiB/s"`},
+		{"bits", "[source]\nbandwidth = \"2Mbit/s\"\n", `:2: source.bandwidth: "2Mbit/s" is no speed: expected one such as "200KiB/s"`},
+		{"too slow", "[source]\nbandwidth = \"1023B/s\"\n", `:2: source.bandwidth: "1023B/s" is too slow: expected at least "1KiB/s"; leave out bandwidth for no limit`},
+		{"too fast", "[source]\nbandwidth = \"999999999999GiB/s\"\n", `:2: source.bandwidth: "999999999999GiB/s" is out of range: expected a speed such as "200KiB/s"`},
 		{"empty hardware name", "[device]\ncompatible = [\"\"]\n", `:2: device.compatible: is empty: expected a name`},
 		{"hardware name twice", "[device]\ncompatible = [\"a\", \"b\", \"a\"]\n", `:2: device.compatible: "a" is listed twice`},
 		{"no window", "[agent]\nwindow = [\"02:00-04:30\", \"at night\"]\n", `:2: agent.window: "at night" is no window: expected days and hours such as "Mon-Fri 02:00-04:30"`},

@@ -3,10 +3,13 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
+	"net"
 	"net/url"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -137,6 +140,14 @@ func (r *reader) sections(source *Source) map[string]section {
 			"type":    oneOf(&source.Type, Repo, HawkBit),
 			"url":     r.url(&source.URL),
 			"channel": name(&source.Channel),
+
+			"ca":            r.optionalPath(&source.CA),
+			"client_cert":   r.optionalPath(&source.ClientCert),
+			"client_key":    r.optionalPath(&source.ClientKey),
+			"token_file":    r.optionalPath(&source.TokenFile),
+			"user":          user(&source.User),
+			"password_file": r.optionalPath(&source.PasswordFile),
+			"bandwidth":     bandwidth(&source.Bandwidth),
 		},
 		"agent": {
 			"state":  r.path(&c.Agent.State),
@@ -206,6 +217,9 @@ func (r *reader) check(values map[string]any) error {
 	if c.Source != nil && c.Source.URL == "" {
 		return r.errorAt(toml.Key{"source"}, `has no url: expected one such as "https://updates.example.com/hello"`)
 	}
+	if err := r.checkSource(); err != nil {
+		return err
+	}
 	for _, f := range c.Firmware {
 		if f.Name == c.Device.App {
 			return r.errorAt(toml.Key{"device", "app"}, fmt.Sprintf("%q is also the name of a [[firmware]]: expected different names", f.Name))
@@ -237,6 +251,54 @@ func (r *reader) check(values map[string]any) error {
 		}
 	}
 	return nil
+}
+
+// checkSource finds what does not fit together in [source].
+func (r *reader) checkSource() error {
+	s := r.c.Source
+	if s == nil {
+		return nil
+	}
+	at := func(key, message string) error { return r.errorAt(toml.Key{"source", key}, message) }
+	u, err := url.Parse(s.URL)
+	if err != nil {
+		return at("url", "is no URL")
+	}
+	switch {
+	case (s.ClientCert == "") != (s.ClientKey == ""):
+		key, other := "client_cert", "client_key"
+		if s.ClientCert == "" {
+			key, other = other, key
+		}
+		return at(key, "there is no "+other+": expected both or neither")
+	case s.User == "" && s.PasswordFile != "":
+		return at("password_file", "there is no user: expected both or neither")
+	case s.User != "" && s.PasswordFile == "":
+		return at("user", "there is no password_file: expected both or neither")
+	case s.TokenFile != "" && s.User != "":
+		return at("token_file", "there is a user, too: expected one way to show who asks")
+	case u.User != nil && (s.TokenFile != "" || s.User != ""):
+		return at("url", "holds a user, and there are other credentials, too: expected one way to show who asks")
+	}
+	for _, c := range []struct{ key, value string }{
+		{"ca", s.CA}, {"client_cert", s.ClientCert}, {"token_file", s.TokenFile}, {"user", s.User},
+	} {
+		switch {
+		case c.value == "":
+		case u.Scheme == "file":
+			return at(c.key, "source.url is a directory: expected one that is reached over https")
+		case u.Scheme == "http" && (c.key == "ca" || c.key == "client_cert" || !loopback(u.Hostname())):
+			// What is sent in the clear is no secret for long.
+			return at(c.key, "source.url is not encrypted: expected one that begins with https")
+		}
+	}
+	return nil
+}
+
+// loopback says whether a host is this machine itself, such as a forwarder.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // inside says whether p lies below dir; both are clean and absolute.
@@ -365,6 +427,57 @@ func optionalName(dst *string) setter {
 			return nil
 		}
 		return name(dst)(value)
+	}
+}
+
+// user reads the name for basic authentication, with "" standing for none.
+func user(dst *string) setter {
+	return func(value any) error {
+		s, err := text(value)
+		switch {
+		case err != nil:
+			return err
+		case len(s) > maxName:
+			return fmt.Errorf("%.20q… has %d bytes: expected at most %d", s, len(s), maxName)
+		case strings.ContainsFunc(s, func(r rune) bool { return r == ':' || unicode.IsControl(r) }):
+			return fmt.Errorf("%q holds a colon or a control character: expected a name without", s)
+		}
+		*dst = s
+		return nil
+	}
+}
+
+// minBandwidth is as slow as a download may be made: below it a limit cannot
+// be told from a server that has gone to sleep.
+const minBandwidth = 1 << 10
+
+var bandwidthForm = regexp.MustCompile(`^([0-9]{1,12}) ?(B|KiB|MiB|GiB|kB|MB|GB)/s$`)
+
+// bandwidth reads a speed, with "" standing for no limit.
+func bandwidth(dst *int64) setter {
+	units := map[string]int64{"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+	return func(value any) error {
+		s, ok := value.(string)
+		if !ok {
+			return fmt.Errorf(`found %s: expected a speed such as "200KiB/s"`, typeName(value))
+		}
+		if s == "" {
+			*dst = 0
+			return nil
+		}
+		m := bandwidthForm.FindStringSubmatch(s)
+		if m == nil {
+			return fmt.Errorf(`%q is no speed: expected one such as "200KiB/s"`, s)
+		}
+		n, err := strconv.ParseInt(m[1], 10, 64)
+		if err != nil || n > math.MaxInt64/units[m[2]] {
+			return fmt.Errorf(`%q is out of range: expected a speed such as "200KiB/s"`, s)
+		}
+		if n *= units[m[2]]; n < minBandwidth {
+			return fmt.Errorf(`%q is too slow: expected at least "1KiB/s"; leave out bandwidth for no limit`, s)
+		}
+		*dst = n
+		return nil
 	}
 }
 

@@ -26,7 +26,7 @@ const (
 	TypeFile    Type = "file"
 	TypeDir     Type = "dir"
 	TypeSymlink Type = "symlink"
-	TypeOther   Type = "other"
+	TypeOther   Type = "special file"
 )
 
 // Info describes a directory entry. It never describes what a symbolic link
@@ -65,6 +65,10 @@ type Space struct {
 type File interface {
 	io.Reader
 	io.Writer
+	// Stat describes the file as Lstat does, its name left out.
+	Stat() (Info, error)
+	// Xattrs gives what FS.Xattrs gives.
+	Xattrs() (map[string][]byte, error)
 	// Skip leaves n bytes of zeros before the next Write, as a hole where the
 	// file system knows such. A file must not end with a Skip.
 	Skip(n int64) error

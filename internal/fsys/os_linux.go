@@ -3,7 +3,6 @@ package fsys
 import (
 	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -210,16 +209,7 @@ func (o *OS) Open(name string) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osFile{os.NewFile(uintptr(fd), o.Path(name))}, nil
-}
-
-// osFile is an open file.
-type osFile struct{ *os.File }
-
-// Skip implements File.
-func (f osFile) Skip(n int64) error {
-	_, err := f.Seek(n, io.SeekCurrent)
-	return err
+	return &osFile{fd: fd, path: o.Path(name)}, nil
 }
 
 // open opens an entry of one of the types. It looks before it opens, because
@@ -265,7 +255,7 @@ func (o *OS) Create(name string, mode uint32) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return osFile{os.NewFile(uintptr(fd), o.Path(name))}, nil
+	return &osFile{fd: fd, path: o.Path(name)}, nil
 }
 
 // Mkdir implements FS.

@@ -614,6 +614,22 @@ func (f *file) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
+func (f *file) Stat() (info fsys.Info, err error) {
+	err = f.do("stat", func(*Disk) error {
+		info = f.t.info("", f.ino)
+		return nil
+	})
+	return info, err
+}
+
+func (f *file) Xattrs() (xattrs map[string][]byte, err error) {
+	err = f.do("xattrs", func(d *Disk) error {
+		xattrs = cloneXattrs(d.inodes[f.ino].attr.xattrs)
+		return nil
+	})
+	return xattrs, err
+}
+
 // Skip writes the zeros: this file system knows no holes.
 func (f *file) Skip(n int64) error {
 	_, err := f.Write(make([]byte, n))

@@ -1,0 +1,135 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"unicode"
+)
+
+// The limits on what Access reads, in bytes.
+const (
+	maxSecret = 16 << 10
+	maxPEM    = 1 << 20
+)
+
+// Secret is a text that is never shown: it prints as stars wherever it goes.
+type Secret string
+
+const hidden = "***"
+
+// String implements fmt.Stringer.
+func (Secret) String() string { return hidden }
+
+// GoString implements fmt.GoStringer.
+func (Secret) GoString() string { return hidden }
+
+// MarshalText implements encoding.TextMarshaler.
+func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// Access is what the files hold that [source] names. What is not asked for is
+// nil or "".
+type Access struct {
+	CAs         *x509.CertPool   // nil: the system's
+	Certificate *tls.Certificate `json:"-"`
+	Token       Secret
+	User        string
+	Password    Secret
+	// Warnings are for the log: nothing in them is secret.
+	Warnings []string
+}
+
+// Access reads the files that show the server who asks, and the device who
+// answers. It is called when the server is, so that a change of a file is seen
+// and a missing one keeps no other command from its work. The error wraps
+// ErrInvalid.
+func (s Source) Access() (*Access, error) {
+	a := &Access{User: s.User}
+	var err error
+	if s.CA != "" {
+		pem, err := a.read("ca", s.CA, maxPEM, false)
+		if err != nil {
+			return nil, err
+		}
+		a.CAs = x509.NewCertPool()
+		if !a.CAs.AppendCertsFromPEM(pem) {
+			return nil, badFile("ca", s.CA, "holds no certificate: expected PEM")
+		}
+	}
+	if s.ClientCert != "" {
+		cert, err := a.read("client_cert", s.ClientCert, maxPEM, false)
+		if err != nil {
+			return nil, err
+		}
+		key, err := a.read("client_key", s.ClientKey, maxPEM, true)
+		if err != nil {
+			return nil, err
+		}
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return nil, badFile("client_cert", s.ClientCert, err.Error()+": expected a certificate that client_key belongs to")
+		}
+		a.Certificate = &pair
+	}
+	if s.TokenFile != "" {
+		if a.Token, err = a.secret("token_file", s.TokenFile); err != nil {
+			return nil, err
+		}
+	}
+	if s.PasswordFile != "" {
+		if a.Password, err = a.secret("password_file", s.PasswordFile); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// secret reads a file that holds one line.
+func (a *Access) secret(key, file string) (Secret, error) {
+	data, err := a.read(key, file, maxSecret, true)
+	if err != nil {
+		return "", err
+	}
+	text := strings.TrimSpace(string(data))
+	switch {
+	case text == "":
+		return "", badFile(key, file, "is empty: expected one line")
+	case strings.ContainsFunc(text, unicode.IsControl):
+		return "", badFile(key, file, "holds more than one line, or a control character: expected one line")
+	}
+	return Secret(text), nil
+}
+
+// read reads a file, and warns of a secret one that others may read.
+func (a *Access) read(key, file string, limit int64, secret bool) ([]byte, error) {
+	info, err := os.Stat(file)
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("is not a file")
+	}
+	var data []byte
+	if err == nil {
+		data, err = readFile(file, limit)
+	}
+	if err != nil {
+		var bad *fs.PathError
+		if errors.As(err, &bad) {
+			err = bad.Err // the path is named already
+		}
+		return nil, badFile(key, file, err.Error())
+	}
+	if int64(len(data)) > limit {
+		return nil, badFile(key, file, fmt.Sprintf("is longer than %d bytes", limit))
+	}
+	if mode := info.Mode().Perm(); secret && mode&0o004 != 0 {
+		a.Warnings = append(a.Warnings, fmt.Sprintf("source.%s: %s may be read by every user of the device (mode %04o): expected 0600", key, file, mode))
+	}
+	return data, nil
+}
+
+func badFile(key, file, message string) error {
+	return &Error{File: file, Key: "source." + key, Message: message}
+}
