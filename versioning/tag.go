@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 
 	"tandem/internal/fsys"
 )
@@ -62,7 +63,8 @@ func ReadTag(fs fsys.FS, name string) (Version, error) {
 	case errors.Is(err, ErrNoTag):
 		return Version{}, &TagError{fs.Path(name), "empty"}
 	case err != nil:
-		return Version{}, &TagError{fs.Path(name), fmt.Sprintf("%.40q is not a version", bytes.TrimSpace(content))}
+		reason, _, _ := strings.Cut(err.Error(), ": expected") // TagError says that itself
+		return Version{}, &TagError{fs.Path(name), reason}
 	}
 	return v, nil
 }

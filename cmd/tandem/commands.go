@@ -592,9 +592,10 @@ func newUnrevokeCommand(p *program) *cobra.Command {
 
 func newHistoryCommand(p *program) *cobra.Command {
 	return &cobra.Command{
-		Use:     "history",
-		Short:   "Show what happened and when",
-		Long:    `history lists what boots, backups, installations and repairs did, oldest first.`,
+		Use:   "history",
+		Short: "Show what happened and when",
+		Long: `history lists what boots, backups, installations and repairs did, oldest first.
+With --json each event is a document of its own, in a line of its own.`,
 		Example: "  tandem history\n  tandem history --json",
 		Args:    exactly(),
 		RunE: func(*cobra.Command, []string) error {
@@ -607,14 +608,17 @@ func newHistoryCommand(p *program) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			doc := struct {
-				Events []agent.Event `json:"events"`
-			}{append([]agent.Event{}, events...)}
-			var lines []string
 			for i := range events {
-				lines = append(lines, eventLine(&events[i]))
+				if p.asJSON {
+					err = p.jsonLine(&events[i])
+				} else {
+					_, err = fmt.Fprintln(p.stdout, eventLine(&events[i]))
+				}
+				if err != nil {
+					return err
+				}
 			}
-			return p.print(doc, lines...)
+			return nil
 		},
 	}
 }

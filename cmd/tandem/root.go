@@ -95,6 +95,14 @@ func (p *program) document(v any) error {
 	return enc.Encode(v)
 }
 
+// jsonLine prints one document of several, in a line.
+func (p *program) jsonLine(v any) error {
+	p.printed = true
+	enc := json.NewEncoder(p.stdout)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
 // print gives the result of a command: as a document or as lines.
 func (p *program) print(doc any, lines ...string) error {
 	if p.asJSON {
