@@ -41,8 +41,9 @@ type Install struct {
 	before  []versioning.Version // to be revoked before the commit
 	after   []versioning.Version // to be revoked after it
 	release *Manifest
-	pending *Pending // to be written before the commit; nil if it need not be confirmed
-	New     []Path   // defaults put beside configuration that was edited here
+	pending *Pending  // to be written before the commit; nil if it need not be confirmed
+	old     *Manifest // what system ran when the installation began
+	New     []Path    // defaults put beside configuration that was edited here
 }
 
 // Admit says whether m may be installed, and gives the version that it
@@ -215,6 +216,7 @@ func (i *Install) merge(ctx context.Context, in *inspector, system *Snapshot, o 
 	}
 	before := map[Path]*Entry{}
 	var old Manifest
+	i.old = &old
 	if system.basis != nil {
 		old = system.basis.Manifest
 		for k := range old.Files {
@@ -371,13 +373,112 @@ func (i *Install) Put(ctx context.Context, p Path, content io.Reader) error {
 	return sideError(i.r.System, i.st.give(ctx, &e, content))
 }
 
-// Commit makes the release the version of system.
+// refresh copies once more what the application wrote since the installation
+// began: many save their configuration when they are stopped.
+func (i *Install) refresh(ctx context.Context) error {
+	if i.st.patch != nil || i.st.snap.tree == nil {
+		return nil // written in place, where the application writes too
+	}
+	now, err := scan(ctx, i.st.side.FS, i.st.snap.tree.root)
+	if err != nil {
+		return err
+	}
+	division, old := i.release.split(), i.old.split()
+	changed := false
+	for _, p := range now.paths {
+		f, before := now.byPath[p], i.st.snap.tree.get(p)
+		if !division.isConfig(p) || f.info.Type == fsys.TypeOther || matchAny(i.release.Remove, p) || matchAny(i.release.Replace, p) {
+			continue
+		}
+		if old.known[p] && !matchAny(i.old.Config, p) {
+			continue // an application file of the old release
+		}
+		if before != nil && (f.info.Type == fsys.TypeDir || f.info == before.info) {
+			continue
+		}
+		f.link = ""
+		e, err := now.entry(ctx, p, i.st.buf)
+		if err != nil {
+			return err
+		}
+		if err := i.replace(ctx, now, e); err != nil {
+			return err
+		}
+		changed = true
+	}
+	if changed {
+		slices.SortFunc(i.st.record.Config, byPath)
+		i.st.tree = i.st.record.Tree()
+	}
+	return nil
+}
+
+// replace stages what now lies at the path of e instead of what was staged
+// there. A default of the release that it displaces goes beside it.
+func (i *Install) replace(ctx context.Context, now *tree, e Entry) error {
+	fs, name := i.st.side.FS, i.st.staged(e.Path)
+	if _, err := fs.Lstat(name); err == nil {
+		shipped, ours := i.from[e.Path]
+		if ours && shipped.Path == e.Path && e.Type == File && !sameContent(&shipped, &e) && !i.sameDefault(e.Path, &shipped) {
+			beside := shipped
+			beside.Path += ".new"
+			if err := fsys.RemoveAll(fs, i.st.staged(beside.Path)); err != nil {
+				return err
+			}
+			if err := fs.Rename(name, i.st.staged(beside.Path)); err != nil {
+				return err
+			}
+			i.setConfig(beside)
+			i.New = append(i.New, beside.Path)
+		} else if err := fsys.RemoveAll(fs, name); err != nil {
+			return err
+		}
+	}
+	i.setConfig(e)
+	switch e.Type {
+	case Dir:
+		return fs.Mkdir(name, 0o700)
+	case Symlink:
+		return i.st.symlink(&e)
+	}
+	f, err := now.fs.Open(now.name(e.Path))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return i.st.give(ctx, &e, f)
+}
+
+// sameDefault says whether the old release shipped the same default at p.
+func (i *Install) sameDefault(p Path, shipped *Entry) bool {
+	for k := range i.old.Files {
+		if old := &i.old.Files[k]; old.Path == p {
+			return sameContent(old, shipped)
+		}
+	}
+	return false
+}
+
+func (i *Install) setConfig(e Entry) {
+	config := i.st.record.Config
+	if k := slices.IndexFunc(config, func(c Entry) bool { return c.Path == e.Path }); k >= 0 {
+		config[k] = e
+		return
+	}
+	i.st.record.Config = append(config, e)
+}
+
+// Commit makes the release the version of system. Configuration that was
+// written since the installation began is taken along.
 //
 // After success it is, also after a power cut; usr_data still has the old
 // version until Reconcile. After an error or a power cut system holds either
 // the old version or the new one, whole; a downgrade that was cut short is
 // undone by the next Reconcile.
 func (i *Install) Commit(ctx context.Context) error {
+	if err := i.refresh(ctx); err != nil {
+		return sideError(i.r.System, err)
+	}
 	if len(i.before) < len(i.bad) { // or boot would turn away from it at once
 		if err := i.r.setRevoked(i.before); err != nil {
 			return err

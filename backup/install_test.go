@@ -188,6 +188,45 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// TestConfigurationSavedAtStop has an application that writes its
+// configuration when it is stopped, which is after everything was staged.
+func TestConfigurationSavedAtStop(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	conf := func(c string) func(map[string]string) {
+		return func(f map[string]string) { f["etc/a.conf"], f["etc/b.conf"], f["etc/c.conf"] = c, c, "same" }
+	}
+	l.mustInstall("1.0.0", conf("1"), InstallOptions{})
+	l.write(System, "apps/etc/a.conf", "edited before")
+	r := l.reconciler()
+	m, content := bundleOf("1.1.0", conf("22"))
+	i, err := r.BeginInstall(t.Context(), m, InstallOptions{Now: l.m.Now(), UID: -1})
+	l.must(err)
+	for p, c := range content {
+		if i.Wants(p) {
+			l.must(i.Put(t.Context(), p, strings.NewReader(c)))
+		}
+	}
+	l.write(System, "apps/etc/a.conf", "saved at stop")
+	l.write(System, "apps/etc/b.conf", "saved at stop")
+	l.write(System, "apps/etc/c.conf", "saved at stop")
+	l.write(System, "apps/var/new/state", "saved at stop")
+	l.must(i.Commit(t.Context()))
+	l.mustBoot()
+	l.wantInStep("1.1.0")
+	for name, want := range map[string]string{
+		"etc/a.conf": "saved at stop", "etc/a.conf.new": "22",
+		"etc/b.conf": "saved at stop", "etc/b.conf.new": "22",
+		"etc/c.conf": "saved at stop", "var/new/state": "saved at stop",
+	} {
+		if got := l.read(System, "apps/"+name); got != want {
+			t.Errorf("%s has %q, want %q", name, got, want)
+		}
+	}
+	if got := l.read(System, "apps/etc/c.conf.new"); !strings.HasPrefix(got, "error:") {
+		t.Errorf("etc/c.conf.new has %q", got)
+	}
+}
+
 func installScenarios() []scenario {
 	return []scenario{
 		{"install", func(l *lab) {

@@ -61,25 +61,26 @@ func (r *Reconciler) sides() []*Side { return []*Side{r.System, r.UsrData} }
 // is the first step of all that changes a side.
 //
 // After success nothing is pending. After an error or a power cut it can be
-// run again.
+// run again; a side that could not be used does not keep the other one waiting.
 func (r *Reconciler) Recover() ([]Finished, error) {
 	var done []Finished
+	var errs []error
 	for _, s := range r.sides() {
 		if err := s.ready(); err != nil {
-			return done, err
+			errs = append(errs, err) // the other one may be all that there is to start from
+			continue
 		}
-	}
-	for _, s := range r.sides() {
 		v, err := recoverSide(s.FS)
 		if err != nil {
-			return done, sideError(s, fmt.Errorf("finish the interrupted change: %w", err))
+			errs = append(errs, sideError(s, fmt.Errorf("finish the interrupted change: %w", err)))
+			continue
 		}
 		if !v.IsZero() {
 			r.Log.WithFields(logrus.Fields{"side": s.Name, "version": v}).Info("finished an interrupted change")
 			done = append(done, Finished{s.Name, v})
 		}
 	}
-	return done, nil
+	return done, errors.Join(errs...)
 }
 
 // Look takes a snapshot of both sides and decides. It changes nothing. An
