@@ -79,30 +79,14 @@ func (st *staging) idle() bool {
 	return st.patch != nil && len(st.patch.Remove)+len(st.patch.Put)+len(st.patch.Attr) == 0
 }
 
-// planSwap finds what of the tree can be linked from the present one: files
-// that are there with the same content and attributes. Configuration on system
-// is copied, because the application writes it in place, and previous must not
-// change with it; nobody writes on usr_data.
+// planSwap finds what of a whole new tree can be linked from the present one.
 func (st *staging) planSwap(ctx context.Context) error {
-	division := st.record.Manifest.split()
 	for i := range st.tree {
-		e := &st.tree[i]
-		if e.Type != File {
-			continue
+		if st.tree[i].Type == File {
+			st.wanted = append(st.wanted, st.tree[i])
 		}
-		if st.side.Name == UsrData || !division.isConfig(e.Path) {
-			m, err := st.snap.holds(ctx, e, st.buf)
-			if err != nil {
-				return err
-			}
-			if m == matches {
-				st.links = append(st.links, linked{*e, st.snap.tree})
-				continue
-			}
-		}
-		st.wanted = append(st.wanted, *e)
 	}
-	return nil
+	return st.linkFrom(ctx, st.snap)
 }
 
 // linked is a file that is linked, and the tree it is linked from.
@@ -111,8 +95,10 @@ type linked struct {
 	from *tree
 }
 
-// linkFrom links what donor, another tree of this side, has of the files that
-// are still wanted. Configuration is copied all the same.
+// linkFrom links what donor, a tree of this side, has of the files that are
+// still wanted, with the same content and attributes. Configuration on system
+// is copied all the same, because the application writes it in place, and
+// previous must not change with it; nobody writes on usr_data.
 func (st *staging) linkFrom(ctx context.Context, donor *Snapshot) error {
 	if st.patch != nil {
 		return nil
