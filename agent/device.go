@@ -23,6 +23,7 @@ import (
 	"tandem/internal/lock"
 	"tandem/internal/mounts"
 	"tandem/ota"
+	"tandem/packaging/bundle"
 	"tandem/packaging/trust"
 	"tandem/versioning"
 )
@@ -229,8 +230,13 @@ func (d *Device) hold() (versioning.Version, error) {
 
 // Start is Boot at the start of the device: it counts the starts of a version
 // that waits to be confirmed, and rolls it back when they are used up. The error
-// wraps ErrUnhealthy then.
+// wraps ErrUnhealthy then. The firmwares are gone on with after it.
 func (d *Device) Start(ctx context.Context) (*backup.Result, error) {
+	res, err := d.start(ctx)
+	return res, errors.Join(err, d.startFirmware(ctx))
+}
+
+func (d *Device) start(ctx context.Context) (*backup.Result, error) {
 	res, err := d.Boot(ctx, "boot", backup.Options{})
 	if err != nil {
 		return res, err
@@ -264,6 +270,7 @@ type Status struct {
 	Pending    *backup.Pending                `json:"pending"`
 	Revoked    []versioning.Version           `json:"revoked"`
 	LastUpdate *Event                         `json:"last_update"`
+	Firmware   []FirmwareStatus               `json:"firmware,omitempty"` // in the order of the configuration
 }
 
 // SideStatus is what is known of a side.
@@ -310,6 +317,9 @@ func (d *Device) Status(ctx context.Context) (*Status, error) {
 			s.LastUpdate = &events[i]
 		}
 	}
+	if s.Firmware, err = d.firmwareStatus(ctx); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -349,6 +359,7 @@ type Update struct {
 	Installed *ota.Installed
 	Offer     *ota.Offer // nil for a bundle installed by hand
 	BackUp    *backup.Result
+	Firmware  *FirmwareResult // of a firmware; nil for the application
 }
 
 // Install installs the bundle that open gives and backs it up at once. What
@@ -373,6 +384,7 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		Trust:      trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned},
 		App:        d.cfg.Device.App,
 		Compatible: d.cfg.Device.Compatible,
+		Firmware:   d.unpackers(o),
 		Log:        d.env.Log,
 		Progress:   d.env.Progress,
 		KeepRoot: func(data []byte) error {
@@ -403,6 +415,10 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		return nil, err
 	}
 	u := &Update{Installed: done}
+	if done.Kind == bundle.Firmware {
+		u.Firmware, err = d.flash(ctx, done.App)
+		return u, err
+	}
 	if d.cfg.Agent.Backup == config.Immediate || !o.Pending {
 		u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{})
 		d.warnOfOneDisk()
@@ -468,17 +484,16 @@ func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, ru
 // in step. An application that may run is stopped before and started after it;
 // at boot that is the init script's business.
 func (d *Device) rollback(ctx context.Context, to versioning.Version, running bool) (*backup.Result, versioning.Version, error) {
-	look, err := d.reconciler.Look(ctx, backup.Options{})
-	if err != nil {
-		return nil, to, err
-	}
-	from := look.Version
-	if running {
-		if err := d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, from, to); err != nil {
+	stopped := false
+	from, now, err := d.reconciler.Rollback(ctx, to, func(from, now versioning.Version) {
+		if !running {
+			return
+		}
+		stopped = true
+		if err := d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, from, now); err != nil {
 			d.env.Log.WithError(err).Warn("rolling back all the same")
 		}
-	}
-	_, now, err := d.reconciler.Rollback(ctx, to)
+	})
 	var res *backup.Result
 	if err == nil {
 		res, err = d.reconciler.Reconcile(ctx, backup.Options{})
@@ -486,7 +501,7 @@ func (d *Device) rollback(ctx context.Context, to versioning.Version, running bo
 	if err == nil {
 		err = d.reconciler.ClearPending()
 	}
-	if running {
+	if stopped {
 		if e := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, now); e != nil {
 			d.env.Log.WithError(e).Warn("the application did not start")
 		}
@@ -654,12 +669,23 @@ func (d *Device) source() (*ota.Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := ota.NewClient(ota.ClientOptions{UserAgent: "tandem/" + d.env.Version, Proxy: http.ProxyFromEnvironment, Files: true})
+	access, err := c.Access()
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range access.Warnings {
+		d.env.Log.Warn(w)
+	}
+	client := ota.NewClient(ota.ClientOptions{
+		UserAgent: "tandem/" + d.env.Version, Proxy: http.ProxyFromEnvironment, Files: true,
+		CAs: access.CAs, Origin: c.URL,
+		Credentials: ota.Credentials{Token: string(access.Token), User: access.User, Password: string(access.Password), Certificate: access.Certificate},
+	})
 	return ota.NewRepo(ota.RepoOptions{
 		URL:       c.URL,
 		Client:    client,
 		Store:     store,
-		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: d.env.Log}),
+		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth}),
 		Now:       d.env.Now,
 		Built:     d.env.Built,
 		Log:       d.env.Log,
@@ -705,6 +731,9 @@ func (d *Device) Update(ctx context.Context) (*Update, versioning.Version, error
 	dec, installed, src, err := d.check(ctx)
 	if err != nil || dec.Best == nil {
 		return nil, installed, err
+	}
+	if err := d.reconciler.CouldHold(dec.Best.Release.Unpacked); err != nil {
+		return nil, installed, fmt.Errorf("%s is not downloaded: %w", dec.Best.Release.Version, err)
 	}
 	name, err := src.Fetch(ctx, *dec.Best, func(done, total int64) {
 		if d.env.Progress != nil {

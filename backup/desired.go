@@ -154,6 +154,8 @@ type source struct {
 	side  SideName
 	path  Path
 	alloc int64 // bytes on the disk
+	snap  *Snapshot
+	live  bool // configuration that the application may be writing at this moment
 }
 
 // sources finds content by digest.
@@ -177,7 +179,7 @@ func (s *sources) find(near SideName, e *Entry) (source, bool) {
 	for _, n := range []SideName{near, near.Other()} {
 		for i, snap := range s.snaps {
 			if p, ok := s.offers[i][*e.SHA256]; ok && snap.Side == n {
-				return source{fs: snap.tree.fs, name: snap.tree.name(p), side: n, path: p, alloc: snap.tree.byPath[p].info.Alloc}, true
+				return source{fs: snap.tree.fs, name: snap.tree.name(p), snap: snap, side: n, path: p, alloc: snap.tree.byPath[p].info.Alloc}, true
 			}
 		}
 	}

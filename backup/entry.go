@@ -31,6 +31,13 @@ const (
 // "%" and two upper-case hexadecimal digits.
 type Path string
 
+// String gives the text form, so that messages stay readable whatever a file
+// is called.
+func (p Path) String() string {
+	b, _ := p.MarshalText() // has no error to give
+	return string(b)
+}
+
 // MarshalText implements encoding.TextMarshaler.
 func (p Path) MarshalText() ([]byte, error) {
 	var b strings.Builder

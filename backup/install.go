@@ -105,7 +105,7 @@ func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOpt
 		in, err := r.beginInstall(ctx, m, o)
 		var stale *staleError
 		if errors.As(err, &stale) {
-			r.Log.WithField("file", string(stale.path)).Info("changed while it was copied; copying it again")
+			r.Log.WithField("file", stale.path).Info("changed while it was copied; copying it again")
 			continue
 		}
 		return in, err
@@ -176,7 +176,7 @@ func (r *Reconciler) beginTight(ctx context.Context, st *staging, short error, o
 			return fmt.Errorf("%w: %w", ErrInPlace, short)
 		}
 		if err := r.whole(ctx, UsrData, nil); err != nil {
-			return fmt.Errorf("%w; writing in place needs the other side whole: %w", short, err)
+			return fmt.Errorf("%w; writing in place needs the other side whole: %v", short, err)
 		}
 		return nil
 	})

@@ -224,12 +224,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 		var stale *staleError
 		switch {
 		case errors.As(err, &stale):
-			r.Log.WithFields(logrus.Fields{"side": stale.side, "file": string(stale.path)}).Warn("a file is damaged or changed meanwhile; looking again")
+			r.Log.WithFields(logrus.Fields{"side": stale.side, "file": stale.path}).Warn("a file is damaged or changed meanwhile; looking again")
 			in.suspects[stale.side][stale.path] = true
+			if stale.side == System {
+				in.stale[stale.path]++
+			}
 		case err != nil:
 			return total, err
 		case done:
 			return total, r.remaining(res, total)
+		}
+		for p := range res.System.busy {
+			in.stale[p] = busyAfter // one capture is enough
 		}
 		for _, s := range []*Snapshot{res.System, res.UsrData} {
 			for _, p := range s.Problems {
@@ -244,6 +250,9 @@ func (r *Reconciler) remaining(res, total *Result) error {
 	if n := len(res.System.Problems) + len(res.UsrData.Problems); n > 0 {
 		p := slices.Concat(res.System.Problems, res.UsrData.Problems)[0]
 		return fmt.Errorf("%w: %d files, the first on %s: %s: %s: %s", ErrDamage, n, p.Side, p.Path, p.Kind, p.Detail)
+	}
+	for _, p := range res.System.Busy {
+		r.Log.WithField("file", p).Warn("keeps changing while it is read: the next backup takes it")
 	}
 	if len(total.Lost) > 0 {
 		return fmt.Errorf("%w: configuration %s was lost on both sides", ErrDamage, total.Lost[0])

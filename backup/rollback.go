@@ -20,7 +20,7 @@ func (in *inspector) previous(ctx context.Context, side *Side) (*Snapshot, error
 	if side.ready() != nil {
 		return nil, nil
 	}
-	s := &Snapshot{Side: side.Name, Path: side.FS.Path(prevDir), bad: map[Path]ProblemKind{}, edited: map[Path]bool{}}
+	s := &Snapshot{Side: side.Name, Path: side.FS.Path(prevDir), bad: map[Path]ProblemKind{}, edited: map[Path]bool{}, busy: map[Path]bool{}}
 	var err error
 	if s.Version, err = versioning.ReadTag(side.FS, path.Join(prevDir, tagFile)); err != nil {
 		return nil, nil
@@ -52,8 +52,9 @@ func (in *inspector) previous(ctx context.Context, side *Side) (*Snapshot, error
 // After success system is the version it returns, also after a power cut.
 // After an error or a power cut the present version may be revoked already;
 // then the next Reconcile carries the rollback through. The error wraps
-// ErrNothingToReturnTo if no such version is kept here.
-func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version) (from, now versioning.Version, err error) {
+// ErrNothingToReturnTo if no such version is kept here. stop is called before
+// anything is changed, with the version that goes and the one that comes back.
+func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop func(from, now versioning.Version)) (from, now versioning.Version, err error) {
 	if _, err := r.Recover(); err != nil {
 		return from, now, err
 	}
@@ -78,6 +79,7 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version) (from,
 	if err != nil {
 		return system.Version, now, err
 	}
+	stop(system.Version, kept.Version)
 	if err := r.setRevoked(append(without(bad, kept.Version), system.Version)); err != nil {
 		return system.Version, now, err
 	}

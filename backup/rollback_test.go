@@ -16,7 +16,7 @@ func (l *lab) rollback(to string) error {
 	if to != "" {
 		target = v(to)
 	}
-	if _, _, err := r.Rollback(context.Background(), target); err != nil {
+	if _, _, err := r.Rollback(context.Background(), target, func(versioning.Version, versioning.Version) {}); err != nil {
 		return err
 	}
 	_, err := r.Reconcile(context.Background(), Options{})

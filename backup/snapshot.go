@@ -44,8 +44,7 @@ type Problem struct {
 	Detail string      `json:"detail"`
 }
 
-// Snapshot is what lies on a side, compared with what its record says. It is a
-// value that is never changed once it was made.
+// Snapshot is what lies on a side, compared with what its record says.
 type Snapshot struct {
 	Side     SideName
 	Path     string
@@ -57,6 +56,7 @@ type Snapshot struct {
 	Detail   string             // why the state is what it is, for people; may be empty
 	Problems []Problem          // damage, sorted by path
 	Edited   []Path             // configuration that differs from its capture, sorted
+	Busy     []Path             // configuration that kept changing while it was read: captured another time
 	Foreign  []Path             // sockets, FIFOs and device nodes, which are left alone
 	Adopted  bool               // there is no record for this tag: what lies there is taken as it is
 	Nested   bool               // the vendor's script put the application one directory too deep
@@ -70,6 +70,7 @@ type Snapshot struct {
 	ownSum  digest.SHA256   // of the record as it lies there
 	bad     map[Path]ProblemKind
 	edited  map[Path]bool
+	busy    map[Path]bool
 	noDir   bool    // apps is there, but is no directory
 	touched []Entry // files that are intact but for their time, and not the application's to touch
 }
@@ -81,6 +82,7 @@ func (s *Snapshot) usable() bool { return s.basis != nil }
 type inspector struct {
 	full     bool                       // hash everything
 	suspects map[SideName]map[Path]bool // hash these in any case
+	stale    map[Path]int               // how often a file of system was not what it had just been
 	buf      []byte
 	decoded  map[digest.SHA256]*Record // sides in step have the same record
 }
@@ -91,6 +93,7 @@ func newInspector(full bool) *inspector {
 		suspects: map[SideName]map[Path]bool{System: {}, UsrData: {}},
 		buf:      make([]byte, 128<<10),
 		decoded:  map[digest.SHA256]*Record{},
+		stale:    map[Path]int{},
 	}
 }
 
@@ -136,7 +139,7 @@ func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot
 
 // load reads what a side says of itself and walks its tree.
 func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
-	s := &Snapshot{Side: side.Name, State: Absent, bad: map[Path]ProblemKind{}, edited: map[Path]bool{}}
+	s := &Snapshot{Side: side.Name, State: Absent, bad: map[Path]ProblemKind{}, edited: map[Path]bool{}, busy: map[Path]bool{}}
 	switch err := side.ready(); {
 	case errors.Is(err, fs.ErrNotExist): // not made yet
 		return s, nil
@@ -418,9 +421,14 @@ func (in *inspector) compare(ctx context.Context, s *Snapshot) error {
 			continue
 		}
 		f := s.tree.get(e.Path)
-		if config[e.Path] && s.Side == System && isEdit(m, e, f) {
-			s.edit(e.Path)
-			continue
+		if config[e.Path] && s.Side == System && (isEdit(m, e, f) || errors.Is(err, errUnsettled)) {
+			if err = in.edit(ctx, s, e.Path); err == nil {
+				continue
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			m = unreadable
 		}
 		s.judgeProblem(e, f, m, err)
 	}
@@ -434,7 +442,11 @@ func (in *inspector) compare(ctx context.Context, s *Snapshot) error {
 			s.Foreign = append(s.Foreign, p)
 		case s.split.isIgnored(p):
 		default:
-			s.edit(p)
+			if err := in.edit(ctx, s, p); ctx.Err() != nil {
+				return ctx.Err()
+			} else if err != nil {
+				s.problem(p, ProblemUnreadable, err.Error())
+			}
 		}
 	}
 	slices.SortFunc(s.Problems, func(a, b Problem) int { return byPath(Entry{Path: a.Path}, Entry{Path: b.Path}) })
@@ -442,9 +454,37 @@ func (in *inspector) compare(ctx context.Context, s *Snapshot) error {
 	return nil
 }
 
-func (s *Snapshot) edit(p Path) {
+// busyAfter is how often in a row a file may turn out to have changed before
+// its capture is left to another time.
+const busyAfter = 4
+
+// edit notes configuration that is not captured as it is now. What cannot be
+// read is an error; what is gone by now, or does not come to rest, is not.
+func (in *inspector) edit(ctx context.Context, s *Snapshot, p Path) error {
+	f := s.tree.byPath[p]
+	err := f.err
+	if err == nil && f.info.Type == fsys.TypeFile && f.link == "" && in.stale[p] < busyAfter {
+		_, err = s.tree.hash(ctx, p, in.buf)
+	}
+	switch {
+	case fsys.IsNotExist(err):
+		return nil
+	case errors.Is(err, errUnsettled), err == nil && in.stale[p] >= busyAfter:
+		s.busy[p] = true
+		s.Busy = append(s.Busy, p)
+		return nil
+	case err != nil:
+		return err
+	}
 	s.edited[p] = true
 	s.Edited = append(s.Edited, p)
+	return nil
+}
+
+// leave says whether what lies at p is not to be touched, whatever the record
+// says: it is being written, or holds something that nobody has another copy of.
+func (s *Snapshot) leave(p Path) bool {
+	return s.busy[p] || s.bad[p] == ProblemUnreadable && s.index[p] == nil
 }
 
 // isEdit tells an edit of captured configuration from damage: a file that is

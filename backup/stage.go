@@ -130,6 +130,9 @@ func (st *staging) planPatch(ctx context.Context) error {
 	for i := range st.tree {
 		e := &st.tree[i]
 		in[e.Path] = true
+		if st.snap.leave(e.Path) {
+			continue
+		}
 		m, err := st.snap.holds(ctx, e, st.buf)
 		switch {
 		case err != nil:
@@ -152,7 +155,7 @@ func (st *staging) planPatch(ctx context.Context) error {
 	}
 	division := st.record.Manifest.split()
 	for _, p := range slices.Backward(st.snap.tree.paths) {
-		if !in[p] && !division.isIgnored(p) && st.snap.tree.byPath[p].info.Type != fsys.TypeOther {
+		if !in[p] && !division.isIgnored(p) && !st.snap.leave(p) && st.snap.tree.byPath[p].info.Type != fsys.TypeOther {
 			st.patch.Remove = append(st.patch.Remove, p)
 		}
 	}
@@ -525,7 +528,7 @@ func (st *staging) carryOver(ctx context.Context, in map[Path]EntryType) error {
 	var dirs []Entry
 	for _, p := range st.snap.tree.paths {
 		f := st.snap.tree.byPath[p]
-		if _, ok := in[p]; ok || f.err != nil || f.info.Type != fsys.TypeOther && !division.isIgnored(p) {
+		if _, ok := in[p]; ok || f.info.Type != fsys.TypeOther && !division.isIgnored(p) && !st.snap.leave(p) {
 			continue
 		}
 		if dir := path.Dir(string(p)); dir != "." && in[Path(dir)] != Dir {
@@ -591,6 +594,7 @@ func (st *staging) fill(ctx context.Context, src *sources) error {
 		if !ok {
 			return &staleError{st.side.Name, e.Path, errors.New("no side has it any more")}
 		}
+		from.live = st.side.Name == UsrData && from.side == System && from.path == e.Path && from.snap.edited[e.Path]
 		if err := st.copyFrom(ctx, e, from); err != nil {
 			return err
 		}
@@ -621,6 +625,65 @@ func (st *staging) dropUnmendable(src *sources) {
 }
 
 func (st *staging) copyFrom(ctx context.Context, e *Entry, from source) error {
+	err := st.copyOnce(ctx, e, from)
+	var stale *staleError
+	if !errors.As(err, &stale) || !from.live {
+		return err
+	}
+	// The application has written it again. What is captured is the file as it
+	// is now, if it holds still long enough to be read twice.
+	for range hashAttempts {
+		if err := fsys.RemoveAll(st.side.FS, st.staged(e.Path)); err != nil {
+			return err
+		}
+		now, rerr := readContent(ctx, from.fs, from.name, st.buf)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		from.snap.busy[e.Path] = true
+		if fsys.IsNotExist(rerr) {
+			st.forget(e.Path)
+			return nil
+		}
+		if rerr != nil {
+			return err
+		}
+		fresh := *e
+		fresh.SHA256, fresh.Size, fresh.Mtime, fresh.Xattrs = &now.sum, now.size, now.info.Mtime, now.xattrs
+		fresh.Mode, fresh.UID, fresh.GID = Mode(now.info.Mode), now.info.UID, now.info.GID
+		if e := st.copyOnce(ctx, &fresh, from); e == nil {
+			st.recapture(fresh)
+			return nil
+		} else if !errors.As(e, &stale) {
+			return e
+		}
+	}
+	return err
+}
+
+// forget leaves out configuration that is gone by now.
+func (st *staging) forget(p Path) {
+	is := func(e Entry) bool { return e.Path == p }
+	st.record.Config = slices.DeleteFunc(st.record.Config, is)
+	st.tree = slices.DeleteFunc(st.tree, is)
+	st.put[p] = true // nobody waits for it
+	if st.patch != nil {
+		st.patch.Put = slices.DeleteFunc(st.patch.Put, func(c place) bool { return c.Entry.Path == p })
+	}
+}
+
+// recapture records configuration as it was copied in the end.
+func (st *staging) recapture(e Entry) {
+	for _, list := range [][]Entry{st.record.Config, st.tree} {
+		for i := range list {
+			if list[i].Path == e.Path {
+				list[i] = e
+			}
+		}
+	}
+}
+
+func (st *staging) copyOnce(ctx context.Context, e *Entry, from source) error {
 	f, err := from.fs.Open(from.name)
 	if err != nil {
 		return &staleError{from.side, from.path, err}

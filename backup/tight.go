@@ -262,6 +262,48 @@ func (st *staging) sealDirect(record []byte) error {
 	return versioning.WriteTag(fs, tagFile, st.record.Manifest.Version)
 }
 
+// CouldHold says whether system could hold a version of so many bytes at all,
+// were it written over what is there: what is not worth downloading is not
+// downloaded. The error wraps ErrNoSpace.
+func (r *Reconciler) CouldHold(bytes int64) error {
+	if r.System.ready() != nil {
+		return nil
+	}
+	space, err := r.System.FS.Space()
+	if err != nil {
+		return sideError(r.System, err)
+	}
+	seen := map[uint64]bool{}
+	have := space.Free
+	var walk func(dir string) error
+	walk = func(dir string) error {
+		infos, err := r.System.FS.ReadDir(dir)
+		if err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
+		for _, i := range infos {
+			if i.Type == fsys.TypeDir {
+				if err := walk(path.Join(dir, i.Name)); err != nil {
+					return err
+				}
+			} else if !seen[i.Ino] {
+				seen[i.Ino] = true
+				have += i.Alloc
+			}
+		}
+		return nil
+	}
+	for _, dir := range []string{appsDir, ownDir} {
+		if err := walk(dir); err != nil {
+			return sideError(r.System, err)
+		}
+	}
+	if bytes > have {
+		return sideError(r.System, &SpaceError{Path: r.System.FS.Path("."), NeedBytes: bytes, FreeBytes: have, FreeEntries: -1})
+	}
+	return nil
+}
+
 // whole says whether side holds all of record, every byte read.
 func (r *Reconciler) whole(ctx context.Context, side SideName, record *Record) error {
 	in := newInspector(true)
@@ -285,7 +327,7 @@ func (r *Reconciler) whole(ctx context.Context, side SideName, record *Record) e
 			return err
 		}
 		if m != matches && m != attrDiffers {
-			return fmt.Errorf("%s: %s is not as it should be", side, e.Path)
+			return &staleError{side, e.Path, errContent} // decide once more, knowing that
 		}
 	}
 	return nil

@@ -2,11 +2,13 @@ package ota
 
 import (
 	"cmp"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
 
 	"tandem/internal/digest"
+	"tandem/packaging/bundle"
 	"tandem/versioning"
 )
 
@@ -24,10 +26,41 @@ func (p Passed) String() string { return p.Offer.Name + ": " + p.Reason }
 // highest version wins, in its smallest form. best is nil where there is none.
 // All other offers are passed over, in the order in which they were given.
 func Choose(offers []Offer, d Device) (best *Offer, passed []Passed) {
+	return choose(offers, d, bundle.App)
+}
+
+// ChooseFirmware is Choose for one firmware of a device: d.App is its name.
+func ChooseFirmware(offers []Offer, d Device) (best *Offer, passed []Passed) {
+	return choose(offers, d, bundle.Firmware)
+}
+
+// ConsiderFirmware is Consider for several firmwares of a device, in one poll:
+// each of them is a Device of its own, with its name for App. The decisions are
+// in the order of the devices.
+func (r *Repo) ConsiderFirmware(ctx context.Context, devices []Device) ([]Decision, error) {
+	trusted, err := r.Refresh(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("check for firmware: %w", err)
+	}
+	offers, err := r.offers(trusted)
+	if err != nil {
+		return nil, fmt.Errorf("check for firmware: %w", err)
+	}
+	decisions := make([]Decision, len(devices))
+	for i, d := range devices {
+		decisions[i].Best, decisions[i].Passed = ChooseFirmware(offers, d)
+	}
+	return decisions, nil
+}
+
+func choose(offers []Offer, d Device, kind bundle.Kind) (best *Offer, passed []Passed) {
 	reasons := make([]string, len(offers))
 	chosen := -1
 	for i := range offers {
 		reasons[i] = against(&offers[i], d)
+		if k := cmp.Or(offers[i].Release.Kind, bundle.App); k != kind && offers[i].Release.App == d.App {
+			reasons[i] = fmt.Sprintf("of the kind %s, expected %s", k, kind)
+		}
 		if reasons[i] == "" && (chosen < 0 || prefer(&offers[i], &offers[chosen]) < 0) {
 			chosen = i
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/cavaliergopher/grab/v3"
 	"github.com/cenkalti/backoff/v5"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
@@ -42,14 +43,23 @@ type DownloadOptions struct {
 	FS     fsys.FS
 	Client *http.Client
 	Log    *logrus.Logger
+	// Bandwidth is how many bytes a second may come; 0 is as many as do.
+	Bandwidth int64
 	// Stall is how long a server may send nothing; 0 is one minute.
 	Stall time.Duration
+	// Floor is how many bytes must come in twice that; 0 is 16 KiB. A server
+	// that sends a byte now and then is no better than one that is silent (a
+	// slow retrieval attack).
+	Floor int64
 	// Attempts is how often in a row a request may fail without having brought
 	// a byte more; 0 is 5.
 	Attempts int
 	// Backoff gives the waits between attempts; nil is 1 to 30 seconds, growing,
 	// with jitter.
 	Backoff func() backoff.BackOff
+	// MaxRetryAfter is how long a server that asks to be left alone is waited
+	// for at most before it is asked again; 0 is 10 minutes.
+	MaxRetryAfter time.Duration
 	// Ticker gives a channel that receives every d, and a way to stop it; nil
 	// is time.NewTicker. It drives the stall watchdog and the progress.
 	Ticker func(d time.Duration) (<-chan time.Time, func())
@@ -57,12 +67,24 @@ type DownloadOptions struct {
 
 // Downloader fetches files into the agent's state directory. One at a time may
 // be under way.
-type Downloader struct{ o DownloadOptions }
+type Downloader struct {
+	o     DownloadOptions
+	limit *rate.Limiter // nil without a limit
+}
+
+// maxRead is how much is read at once.
+const maxRead = 32 << 10
 
 // NewDownloader makes a Downloader.
 func NewDownloader(o DownloadOptions) *Downloader {
 	if o.Stall == 0 {
 		o.Stall = time.Minute
+	}
+	if o.Floor == 0 {
+		o.Floor = 16 << 10
+	}
+	if o.MaxRetryAfter == 0 {
+		o.MaxRetryAfter = 10 * time.Minute
 	}
 	if o.Attempts == 0 {
 		o.Attempts = 5
@@ -80,7 +102,13 @@ func NewDownloader(o DownloadOptions) *Downloader {
 			return t.C, t.Stop
 		}
 	}
-	return &Downloader{o}
+	d := &Downloader{o: o}
+	if o.Bandwidth > 0 {
+		// What a quarter of a second brings is read at once, so that a slow
+		// limit does not look like a stall.
+		d.limit = rate.NewLimiter(rate.Limit(o.Bandwidth), int(min(max(o.Bandwidth/4, 512), maxRead)))
+	}
+	return d
 }
 
 // Get gives the path of a local copy of f, its length and SHA-256 verified. A
@@ -232,20 +260,23 @@ func (t *transfer) discard() error {
 // retries counts down the attempts that bring nothing.
 type retries struct {
 	backoff.BackOff
-	left int
+	left  int
+	after time.Duration // how long the server asked to be left alone
 }
 
 // NextBackOff implements backoff.BackOff.
 func (r *retries) NextBackOff() time.Duration {
+	after := r.after
+	r.after = 0
 	if r.left--; r.left <= 0 {
 		return backoff.Stop
 	}
-	return r.BackOff.NextBackOff()
+	return max(r.BackOff.NextBackOff(), after)
 }
 
 // run brings the part to its full length and verifies it.
 func (t *transfer) run(ctx context.Context) error {
-	t.retries = &retries{t.o.Backoff(), t.o.Attempts}
+	t.retries = &retries{BackOff: t.o.Backoff(), left: t.o.Attempts}
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		for {
 			err := t.attempt(ctx)
@@ -338,8 +369,9 @@ func (t *transfer) judge(err error) error {
 	case errors.Is(err, grab.ErrBadChecksum):
 		return refused("what the server sent has another SHA-256")
 	case errors.As(err, &status):
-		bad := badStatus(t.shown, int(status))
-		if status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout || status == http.StatusTooEarly {
+		bad := badStatus(t.shown, status.code, status.after)
+		if status.code >= 500 || status.code == http.StatusTooManyRequests || status.code == http.StatusRequestTimeout || status.code == http.StatusTooEarly {
+			t.retries.after = min(status.after, t.o.MaxRetryAfter)
 			return bad
 		}
 		return backoff.Permanent(bad)
@@ -377,27 +409,43 @@ func (t *transfer) attempt(ctx context.Context) error {
 	req.SetChecksum(digest.New(), t.f.SHA256[:], false)
 	req.NoCreateDirectories = true
 	req.IgnoreRemoteTime = true
-	strict := &strictClient{client: t.o.Client, size: t.f.Size, noRanges: t.noRanges}
+	req.BufferSize = maxRead
+	strict := &strictClient{client: t.o.Client, size: t.f.Size, noRanges: t.noRanges, limit: t.limit}
 	resp := (&grab.Client{HTTPClient: strict}).Do(req.WithContext(ctx))
 	t.watch(resp, &strict.skipped, cancel)
 	if err := resp.Err(); err != nil {
-		if errors.Is(context.Cause(ctx), errStalled) {
-			return errStalled
+		t.settle()
+		if cause := context.Cause(ctx); errors.Is(cause, errStalled) || errors.Is(cause, errSlow) {
+			return cause
 		}
 		return err
 	}
 	return nil
 }
 
+// settle makes what has come survive a power cut while the device waits to go
+// on, as far as the disk lets it: the hash decides in the end.
+func (t *transfer) settle() {
+	file, err := t.o.FS.Open(t.part)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	if err := file.Sync(); err != nil {
+		t.o.Log.WithError(err).Debug("the part of a download may not survive a power cut")
+	}
+}
+
 // watch reports progress until the attempt ends, and cancels it when no byte
-// comes for the stall timeout. It counts ticks, so that a clock that is set
-// meanwhile does not matter.
+// comes for the stall timeout, or too few in twice that. It counts ticks, so
+// that a clock that is set meanwhile does not matter.
 func (t *transfer) watch(resp *grab.Response, skipped *atomic.Int64, cancel context.CancelCauseFunc) {
 	interval := min(max(t.o.Stall/8, time.Millisecond), 500*time.Millisecond)
 	patience := int((t.o.Stall + interval - 1) / interval)
 	tick, stop := t.o.Ticker(interval)
 	defer stop()
-	last, quiet := int64(-1), 0
+	last, counted := int64(-1), int64(0) // bytes at the last tick, and when enough had come last
+	silent, slow := 0, 0                 // ticks since then
 	for {
 		select {
 		case <-resp.Done:
@@ -406,14 +454,20 @@ func (t *transfer) watch(resp *grab.Response, skipped *atomic.Int64, cancel cont
 		}
 		n := resp.BytesComplete()
 		t.progress(min(n, t.f.Size), t.f.Size)
-		switch came := n + skipped.Load(); {
-		case came != last:
-			last, quiet = came, 0
-		case n >= t.f.Size: // all here, and being hashed
-		default:
-			if quiet++; quiet >= patience {
-				cancel(errStalled)
-			}
+		came := n + skipped.Load()
+		whole := n >= t.f.Size // it is being hashed
+		silent, slow = silent+1, slow+1
+		if came != last || whole {
+			last, silent = came, 0
+		}
+		if came-counted >= t.o.Floor || whole {
+			counted, slow = came, 0
+		}
+		switch {
+		case silent >= patience:
+			cancel(errStalled)
+		case slow >= 2*patience:
+			cancel(errSlow)
 		}
 	}
 }
@@ -445,9 +499,12 @@ var errNoRange = errors.New("the server did not send the range that was asked fo
 var errOverlong = errors.New("the body is too long")
 
 // statusError is an HTTP status that is no answer.
-type statusError int
+type statusError struct {
+	code  int
+	after time.Duration // which the server asked to be left alone
+}
 
-func (e statusError) Error() string { return "status " + strconv.Itoa(int(e)) }
+func (e statusError) Error() string { return "status " + strconv.Itoa(e.code) }
 
 // lengthError is the length that a server announces, where it is not the one
 // that was signed.
@@ -461,6 +518,7 @@ func (e lengthError) Error() string { return fmt.Sprintf("length %d", int64(e)) 
 type strictClient struct {
 	client   *http.Client
 	size     int64
+	limit    *rate.Limiter
 	noRanges bool         // ask for the whole file
 	skipped  atomic.Int64 // bytes that came and are here already
 }
@@ -495,6 +553,9 @@ func (c *strictClient) Do(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, err
 	}
+	if c.limit != nil {
+		resp.Body = &limitedBody{resp.Body, req.Context(), c.limit}
+	}
 	body := &exactBody{ReadCloser: resp.Body, left: c.size - from, skipped: &c.skipped}
 	if resp.StatusCode == http.StatusOK && from > 0 {
 		// The whole file: what is here already is passed over. That costs
@@ -520,7 +581,7 @@ func (c *strictClient) check(resp *http.Response, from int64, ranged bool) error
 	case ranged && resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
 		return errNoRange
 	case !ranged || resp.StatusCode != http.StatusPartialContent:
-		return statusError(resp.StatusCode)
+		return statusError{resp.StatusCode, retryAfter(resp.Header)}
 	}
 	first, last, total, ok := contentRange(resp.Header.Get("Content-Range"))
 	switch {
@@ -550,6 +611,24 @@ func contentRange(header string) (first, last, total int64, ok bool) {
 		total, _ = strconv.ParseInt(m[3], 10, 64)
 	}
 	return first, last, total, true
+}
+
+// limitedBody is a body that is read no faster than it may be. What is not read
+// the server does not send, but for what the network holds.
+type limitedBody struct {
+	io.ReadCloser
+	ctx   context.Context
+	limit *rate.Limiter
+}
+
+func (b *limitedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p[:min(len(p), b.limit.Burst())])
+	if n > 0 {
+		if waited := b.limit.WaitN(b.ctx, n); waited != nil {
+			return n, waited
+		}
+	}
+	return n, err
 }
 
 // exactBody is a body without what is to be skipped. It ends in an error when

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -35,13 +38,21 @@ type lab struct {
 	file    File
 	options DownloadOptions
 	waits   int // between attempts
-	tick    chan time.Time
+
+	mu   sync.Mutex
+	tick *ticks // of the attempt under way; nil between two
+}
+
+// ticks are what one attempt takes for time.
+type ticks struct {
+	c    chan time.Time
+	done chan struct{}
 }
 
 func newLab(t *testing.T) *lab {
 	body := make([]byte, bodySize)
 	rand.NewChaCha8([32]byte{1}).Read(body)
-	l := &lab{t: t, body: body, dir: t.TempDir(), tick: make(chan time.Time)}
+	l := &lab{t: t, body: body, dir: t.TempDir()}
 	l.s = newServer(t, &publisher{t: t, files: map[string][]byte{"/targets/f": body}})
 	osfs, err := fsys.OpenOS(l.dir)
 	if err != nil {
@@ -56,23 +67,49 @@ func newLab(t *testing.T) *lab {
 		Client: client, Log: quiet(), Stall: 10 * time.Second, Attempts: 3,
 		Backoff: func() backoff.BackOff { return counted{l} },
 		// Time passes for the download only where a server lets it.
-		Ticker: func(time.Duration) (<-chan time.Time, func()) { return l.tick, func() {} },
+		Ticker: func(time.Duration) (<-chan time.Time, func()) {
+			k := &ticks{make(chan time.Time), make(chan struct{})}
+			l.setTicks(k)
+			return k.c, func() { l.setTicks(nil); close(k.done) }
+		},
 	}
 	return l
 }
 
-// silence lets time pass until the client goes away.
-func (l *lab) silence(req *http.Request) {
-	for {
+func (l *lab) setTicks(k *ticks) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tick = k
+}
+
+// pass lets n ticks pass for the attempt under way, and says whether it still is.
+func (l *lab) pass(req *http.Request, n int) bool {
+	var k *ticks
+	for k == nil { // the request may be here before its attempt watches it
+		if req.Context().Err() != nil {
+			return false
+		}
+		l.mu.Lock()
+		k = l.tick
+		l.mu.Unlock()
+		runtime.Gosched()
+	}
+	for range n {
 		select {
-		case l.tick <- time.Time{}:
+		case k.c <- time.Time{}:
+		case <-k.done:
+			return false
 		case <-req.Context().Done():
-			return
+			return false
 		case <-l.s.gone:
-			return
+			return false
 		}
 	}
+	return true
 }
+
+// silence lets time pass until the client goes away.
+func (l *lab) silence(req *http.Request) { l.pass(req, math.MaxInt) }
 
 // impatient waits for the head of an answer a second only.
 func (l *lab) impatient() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -25,8 +26,12 @@ type Installer struct {
 	Trust      trust.Options
 	App        string
 	Compatible []string
-	Log        logrus.FieldLogger
-	Progress   backup.Progress // may be nil
+	// Firmware takes the bundles of that kind, by the app that they name. It
+	// reads r to its end and keeps what it holds for the device's handler,
+	// durably, and gives the version that is installed.
+	Firmware map[string]func(ctx context.Context, r *bundle.Reader) (from versioning.Version, err error)
+	Log      logrus.FieldLogger
+	Progress backup.Progress // may be nil
 	// PreInstall is asked once the bundle's manifest was checked, Stop when all
 	// that is left is the commit. Their errors end the installation; nothing
 	// is changed then. Both may be nil.
@@ -38,6 +43,7 @@ type Installer struct {
 
 // Installed says what an installation did.
 type Installed struct {
+	Kind    bundle.Kind // of Firmware only App, From and Version are told: its handler has yet to run
 	App     string
 	From    versioning.Version // zero on a device without an application
 	Version versioning.Version
@@ -109,6 +115,14 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err := in.suits(m); err != nil {
 		return nil, err
 	}
+	if m.Kind == bundle.Firmware {
+		from, err := in.Firmware[m.App](ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		in.keepRoots(verifier)
+		return &Installed{Kind: m.Kind, App: m.App, From: from, Version: m.Version}, nil
+	}
 	release := m.Backup()
 	installed, err := in.Reconciler.Admit(ctx, &release, o)
 	if err != nil {
@@ -127,12 +141,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err := in.unpack(ctx, r, i); err != nil {
 		return nil, errors.Join(err, i.Discard())
 	}
-	for _, root := range verifier.Followed() {
-		if err := in.KeepRoot(root.Bytes()); err != nil {
-			in.Log.WithError(err).Warn("the bundle's newer root of trust could not be kept; the next bundle or poll brings it again")
-			break
-		}
-	}
+	in.keepRoots(verifier)
 	if in.Stop != nil {
 		if err := in.Stop(ctx, installed, m.Version); err != nil {
 			return nil, errors.Join(err, i.Discard())
@@ -141,15 +150,26 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err := i.Commit(ctx); err != nil {
 		return nil, err
 	}
-	return &Installed{App: m.App, From: installed, Version: m.Version, Bytes: i.Bytes(), New: i.New, InPlace: o.InPlace}, nil
+	return &Installed{Kind: m.Kind, App: m.App, From: installed, Version: m.Version, Bytes: i.Bytes(), New: i.New, InPlace: o.InPlace}, nil
+}
+
+// keepRoots remembers the newer roots that a bundle brought along.
+func (in *Installer) keepRoots(verifier *trust.Verifier) {
+	for _, root := range verifier.Followed() {
+		if err := in.KeepRoot(root.Bytes()); err != nil {
+			in.Log.WithError(err).Warn("the bundle's newer root of trust could not be kept; the next bundle or poll brings it again")
+			return
+		}
+	}
 }
 
 // suits says whether the device runs what the bundle carries.
 func (in *Installer) suits(m *bundle.Manifest) error {
 	switch {
-	case m.Kind != bundle.App:
-		return fmt.Errorf("%w: the bundle carries %s, expected an application", ErrIncompatible, m.Kind)
-	case m.App != in.App:
+	case m.Kind == bundle.Firmware && in.Firmware[m.App] == nil:
+		return fmt.Errorf("%w: the bundle carries the firmware %q, this device has handlers for %s",
+			ErrIncompatible, m.App, list(slices.Sorted(maps.Keys(in.Firmware))))
+	case m.Kind == bundle.App && m.App != in.App:
 		return fmt.Errorf("%w: the bundle carries application %q, this device runs %q", ErrIncompatible, m.App, in.App)
 	case !slices.ContainsFunc(m.Compatible, func(c string) bool { return slices.Contains(in.Compatible, c) }):
 		return fmt.Errorf("%w: the bundle is for %s, this device is %s", ErrIncompatible, list(m.Compatible), list(in.Compatible))

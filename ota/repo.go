@@ -77,11 +77,11 @@ func (r *Repo) Check(ctx context.Context, d Device) (*Offer, error) {
 // error or a power cut the store holds what was trusted before or something
 // newer, never something older, and the next call goes on from there.
 func (r *Repo) Consider(ctx context.Context, d Device) (Decision, error) {
-	targets, err := r.refresh(ctx)
+	trusted, err := r.Refresh(ctx)
 	if err != nil {
 		return Decision{}, fmt.Errorf("check for a release: %w", err)
 	}
-	offers, err := r.offers(targets)
+	offers, err := r.offers(trusted)
 	if err != nil {
 		return Decision{}, fmt.Errorf("check for a release: %w", err)
 	}
@@ -111,28 +111,24 @@ func (r *Repo) shown(name string) string {
 	return r.base.JoinPath("metadata", url.PathEscape(name)).Redacted()
 }
 
-// stored is what the store holds, verified.
-type stored struct {
-	targets *metadata.Metadata[metadata.TargetsType] // nil unless all of it is there, fits together and has not expired
-	etag    string                                   // of its timestamp
-}
-
-// refresh gives the targets metadata that is in force.
-func (r *Repo) refresh(ctx context.Context) (*metadata.Metadata[metadata.TargetsType], error) {
+// Refresh runs the TUF client workflow and gives what is trusted at its end:
+// root, timestamp, snapshot and targets. Consider says what it costs and what
+// it changes on the disk.
+func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, error) {
 	poll := r.o.Store.Poll()
 	ref := r.o.Store.RefTime(r.o.Now(), r.o.Built)
-	have := r.load(poll, ref)
-	etag := ""
-	if have.targets != nil {
-		etag = have.etag
-	}
-	timestamp, err := r.get(ctx, r.address("metadata", "timestamp.json"), maxTimestamp, etag)
-	if err != nil {
-		return nil, err
-	}
-	if timestamp.status == http.StatusNotModified {
-		r.o.Log.Debug("the repository has not changed")
-		return have.targets, r.remember(poll, Poll{Time: ref, ETag: poll.ETag, Timestamp: poll.Timestamp})
+	var timestamp document
+	var err error
+	if have := r.load(poll, ref); have != nil {
+		// A server that says that nothing has changed can keep a device from
+		// news no longer than one that is silent: until what is stored expires.
+		if timestamp, err = r.get(ctx, r.address("metadata", "timestamp.json"), maxTimestamp, poll.ETag); err != nil {
+			return nil, err
+		}
+		if timestamp.status == http.StatusNotModified {
+			r.o.Log.Debug("the repository has not changed")
+			return have, r.remember(poll, Poll{Time: ref, ETag: poll.ETag, Timestamp: poll.Timestamp})
+		}
 	}
 	// The root goes first: it says whose timestamp to believe. When it has
 	// changed, the timestamp at hand may be one of the time before.
@@ -140,7 +136,7 @@ func (r *Repo) refresh(ctx context.Context) (*metadata.Metadata[metadata.Targets
 	if err != nil {
 		return nil, err
 	}
-	if rotated {
+	if rotated || timestamp.status != http.StatusOK {
 		if timestamp, err = r.get(ctx, r.address("metadata", "timestamp.json"), maxTimestamp, ""); err != nil {
 			return nil, err
 		}
@@ -155,8 +151,7 @@ func (r *Repo) refresh(ctx context.Context) (*metadata.Metadata[metadata.Targets
 	if err := u.snapshot(ctx); err != nil {
 		return nil, err
 	}
-	targets, err := u.targets(ctx)
-	if err != nil {
+	if err := u.targets(ctx); err != nil {
 		return nil, err
 	}
 	next := Poll{Time: ref, Timestamp: digest.Of(timestamp.body)}
@@ -165,7 +160,7 @@ func (r *Repo) refresh(ctx context.Context) (*metadata.Metadata[metadata.Targets
 	if bytes.Equal(r.o.Store.Document(metadata.TIMESTAMP), timestamp.body) {
 		next.ETag = timestamp.etag
 	}
-	return targets, r.remember(poll, next)
+	return u.trusted, r.remember(poll, next)
 }
 
 // remember writes what was learned from a poll, if it is worth a write.
@@ -176,31 +171,35 @@ func (r *Repo) remember(old, next Poll) error {
 	return r.o.Store.SavePoll(next)
 }
 
-// load verifies what the store holds.
-func (r *Repo) load(poll Poll, ref time.Time) stored {
+// load verifies what the store holds. It gives nil unless all of it is there,
+// fits together, has not expired, and is what the server has a name for.
+func (r *Repo) load(poll Poll, ref time.Time) *trustedmetadata.TrustedMetadata {
+	ts := r.o.Store.Document(metadata.TIMESTAMP)
+	if ts == nil || poll.ETag == "" || poll.Timestamp != digest.Of(ts) {
+		return nil
+	}
 	tm, err := newTrusted(r.o.Store.Root(), ref)
 	if err != nil {
-		return stored{}
+		return nil
 	}
-	ts, sn, tg := r.o.Store.Document(metadata.TIMESTAMP), r.o.Store.Document(metadata.SNAPSHOT), r.o.Store.Document(metadata.TARGETS)
-	if ts == nil || sn == nil || tg == nil || poll.ETag == "" || poll.Timestamp != digest.Of(ts) {
-		return stored{}
-	}
-	err = guard(func() error {
-		if _, err := tm.UpdateTimestamp(ts); err != nil {
-			return err
+	for _, part := range []struct {
+		role string
+		load func([]byte) error
+	}{
+		{metadata.TIMESTAMP, func(data []byte) error { _, err := tm.UpdateTimestamp(data); return err }},
+		{metadata.SNAPSHOT, func(data []byte) error { _, err := tm.UpdateSnapshot(data, false); return err }},
+		{metadata.TARGETS, func(data []byte) error { _, err := tm.UpdateTargets(data); return err }},
+	} {
+		data := r.o.Store.Document(part.role)
+		if data == nil {
+			return nil
 		}
-		if _, err := tm.UpdateSnapshot(sn, false); err != nil {
-			return err
+		if err := verify(part.role, data, part.load); err != nil {
+			r.o.Log.WithError(err).Debug("stored metadata is not enough")
+			return nil
 		}
-		_, err := tm.UpdateTargets(tg)
-		return err
-	})
-	if err != nil {
-		r.o.Log.WithError(err).Debug("stored metadata is not enough")
-		return stored{}
 	}
-	return stored{targets: tm.Targets[metadata.TARGETS], etag: poll.ETag}
+	return tm
 }
 
 // followRoots takes over each root that follows the one in force.
@@ -236,8 +235,9 @@ type update struct {
 
 // timestamp verifies the timestamp that the server sent, against the stored one.
 func (u *update) timestamp(data []byte) error {
-	u.recall(metadata.TIMESTAMP, func(old []byte) error { _, err := u.trusted.UpdateTimestamp(old); return err })
-	err := u.verify(metadata.TIMESTAMP, data, func() error { _, err := u.trusted.UpdateTimestamp(data); return err })
+	load := func(data []byte) error { _, err := u.trusted.UpdateTimestamp(data); return err }
+	u.recall(metadata.TIMESTAMP, load)
+	err := verify(metadata.TIMESTAMP, data, load)
 	if errors.Is(err, &metadata.ErrEqualVersionNumber{}) {
 		// The stored one stays.
 		if !u.trusted.Timestamp.Signed.IsExpired(u.ref) {
@@ -246,7 +246,7 @@ func (u *update) timestamp(data []byte) error {
 		err = &metadata.ErrExpiredMetadata{Msg: "timestamp.json is expired"}
 	}
 	if err != nil {
-		return u.refuse("timestamp.json", metadata.TIMESTAMP, data, err)
+		return u.refuse("timestamp.json", metadata.TIMESTAMP, data, 0, err)
 	}
 	return u.o.Store.SaveDocument(metadata.TIMESTAMP, data)
 }
@@ -254,46 +254,41 @@ func (u *update) timestamp(data []byte) error {
 // snapshot gets the snapshot that the timestamp names.
 func (u *update) snapshot(ctx context.Context) error {
 	meta := u.trusted.Timestamp.Signed.Meta["snapshot.json"]
-	old := u.recall(metadata.SNAPSHOT, func(old []byte) error { _, err := u.trusted.UpdateSnapshot(old, true); return err })
+	// What is stored was held against its length and hash when it came; now it
+	// only has to be no newer than what follows.
+	old := u.recall(metadata.SNAPSHOT, func(data []byte) error { _, err := u.trusted.UpdateSnapshot(data, true); return err })
 	if old != nil && meta.VerifyLengthHashes(old) == nil {
 		return nil
 	}
-	name := strconv.FormatInt(meta.Version, 10) + ".snapshot.json"
-	doc, err := u.get(ctx, u.address("metadata", name), limitFor(meta, maxSnapshot), "")
-	if err != nil {
+	return u.fetch(ctx, metadata.SNAPSHOT, meta, maxSnapshot, func(data []byte) error {
+		_, err := u.trusted.UpdateSnapshot(data, false)
 		return err
-	}
-	err = u.verify(metadata.SNAPSHOT, doc.body, func() error { _, err := u.trusted.UpdateSnapshot(doc.body, false); return err })
-	if err != nil {
-		return u.refuse(name, metadata.SNAPSHOT, doc.body, err)
-	}
-	return u.o.Store.SaveDocument(metadata.SNAPSHOT, doc.body)
+	})
 }
 
 // targets gets the targets metadata that the snapshot names.
-func (u *update) targets(ctx context.Context) (*metadata.Metadata[metadata.TargetsType], error) {
-	meta := u.trusted.Snapshot.Signed.Meta["targets.json"]
-	if len(meta.Hashes["sha256"]) == 0 {
-		// Without it the targets metadata of a bundle, which the same key
-		// signs, could stand in for the repository's.
-		return nil, &Problem{
-			URL: u.shown("snapshot.json"), Found: "names targets.json without its SHA-256", Expected: "a snapshot that tandem-release wrote",
-			Advice: adviceServer, kind: ErrRefused,
-		}
+func (u *update) targets(ctx context.Context) error {
+	load := func(data []byte) error { _, err := u.trusted.UpdateTargets(data); return err }
+	if u.recall(metadata.TARGETS, load) != nil {
+		return nil
 	}
-	if u.recall(metadata.TARGETS, func(old []byte) error { _, err := u.trusted.UpdateTargets(old); return err }) != nil {
-		return u.trusted.Targets[metadata.TARGETS], nil
+	return u.fetch(ctx, metadata.TARGETS, u.trusted.Snapshot.Signed.Meta["targets.json"], maxTargets, load)
+}
+
+// fetch gets the metadata of a role that meta describes, verifies and keeps it.
+func (u *update) fetch(ctx context.Context, role string, meta *metadata.MetaFiles, most int64, load func([]byte) error) error {
+	name := role + ".json"
+	if u.trusted.Root.Signed.ConsistentSnapshot {
+		name = strconv.FormatInt(meta.Version, 10) + "." + name
 	}
-	name := strconv.FormatInt(meta.Version, 10) + ".targets.json"
-	doc, err := u.get(ctx, u.address("metadata", name), limitFor(meta, maxTargets), "")
+	doc, err := u.get(ctx, u.address("metadata", name), limitFor(meta, most), "")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	err = u.verify(metadata.TARGETS, doc.body, func() error { _, err := u.trusted.UpdateTargets(doc.body); return err })
-	if err != nil {
-		return nil, u.refuse(name, metadata.TARGETS, doc.body, err)
+	if err := verify(role, doc.body, load); err != nil {
+		return u.refuse(name, role, doc.body, meta.Version, err)
 	}
-	return u.trusted.Targets[metadata.TARGETS], u.o.Store.SaveDocument(metadata.TARGETS, doc.body)
+	return u.o.Store.SaveDocument(role, doc.body)
 }
 
 // recall loads the stored metadata of a role, so that nothing older than it is
@@ -303,52 +298,30 @@ func (u *update) recall(role string, load func([]byte) error) []byte {
 	if data == nil {
 		return nil
 	}
-	if err := u.verify(role, data, func() error { return load(data) }); err != nil {
+	if err := verify(role, data, load); err != nil {
 		u.o.Log.WithError(err).Debugf("stored %s.json is not in force", role)
 		return nil
 	}
 	return data
 }
 
-// verify runs the library's check of a document once it is known to have the
-// entries that the workflow reads from it.
-func (u *update) verify(role string, data []byte, check func() error) error {
-	return guard(func() error {
-		if err := wellFormed(role, data); err != nil {
-			return err
-		}
-		return check()
-	})
-}
-
-// head is what is read of any metadata for messages, and to see that what the
-// workflow needs is there.
-type head struct {
-	Signed struct {
-		Version int64                          `json:"version"`
-		Expires time.Time                      `json:"expires"`
-		Meta    map[string]*metadata.MetaFiles `json:"meta"`
-	} `json:"signed"`
-}
-
-func wellFormed(role string, data []byte) error {
-	needs, ok := map[string]string{metadata.TIMESTAMP: "snapshot.json", metadata.SNAPSHOT: "targets.json"}[role]
-	if !ok {
-		return nil
-	}
-	var h head
-	if err := json.Unmarshal(data, &h); err != nil {
+// verify runs the library's check of a document that it can be given.
+func verify(role string, data []byte, check func([]byte) error) error {
+	if err := wellFormed(role, data); err != nil {
 		return err
 	}
-	if h.Signed.Meta[needs] == nil {
-		return fmt.Errorf("%w: it does not name %s", errMalformed, needs)
-	}
-	for name, m := range h.Signed.Meta {
-		if m == nil {
-			return fmt.Errorf("%w: nothing is said of %s", errMalformed, name)
-		}
-	}
-	return nil
+	return check(data)
+}
+
+// head is what is read of any metadata for messages.
+type head struct {
+	Signatures []struct {
+		KeyID string `json:"keyid"`
+	} `json:"signatures"`
+	Signed struct {
+		Version int64     `json:"version"`
+		Expires time.Time `json:"expires"`
+	} `json:"signed"`
 }
 
 // limitFor bounds a document by the length that the referring role gives.
@@ -359,13 +332,18 @@ func limitFor(m *metadata.MetaFiles, most int64) int64 {
 	return most
 }
 
-// refuse says why a document is not trusted.
-func (r *Repo) refuse(name, role string, data []byte, err error) error {
+// refuse says why a document is not trusted. announced is the version that the
+// role before it names; 0 for a timestamp, which nothing names.
+func (r *Repo) refuse(name, role string, data []byte, announced int64, err error) error {
 	p := &Problem{URL: r.shown(name), kind: ErrRefused, cause: err}
 	var h head
 	known := json.Unmarshal(data, &h) == nil
 	var version *metadata.ErrBadVersionNumber
 	switch {
+	case errors.Is(err, errMalformed):
+		p.Found = "not TUF metadata of the role " + role
+		p.Expected = "the file that tandem-release wrote"
+		p.Advice = adviceProxy
 	case errors.Is(err, &metadata.ErrExpiredMetadata{}):
 		ref := r.o.Store.RefTime(r.o.Now(), r.o.Built)
 		p.Found = "the metadata has expired"
@@ -376,24 +354,53 @@ func (r *Repo) refuse(name, role string, data []byte, err error) error {
 		}
 		p.Expected = "metadata that is valid on " + ref.Format(time.RFC3339)
 		p.Advice = "have the repository refreshed (tandem-release repo refresh), or see whether the clock of the device is right"
+	case errors.As(err, &version) && announced > 0 && known && h.Signed.Version != announced:
+		p.Found = fmt.Sprintf("has version %d", h.Signed.Version)
+		p.Expected = fmt.Sprintf("version %d, which the repository's %s names", announced, referrer(role))
+		p.Advice = adviceMixed
 	case errors.As(err, &version):
-		p.Found = "a version that is older than this device has seen, or not the next one (" + version.Msg + ")"
+		p.Found = "a version that is older than this device has seen"
+		if role == metadata.TIMESTAMP {
+			p.Found += " (" + version.Msg + ")"
+		} else {
+			p.Found += ", of metadata that it names"
+		}
 		p.Expected = "a repository that only moves forward"
 		p.Advice = "see whether the server, or a cache before it, serves an old copy of the repository"
 	case errors.Is(err, &metadata.ErrUnsignedMetadata{}):
-		p.Found = "not signed by the keys that this device trusts for " + role
-		p.Expected = fmt.Sprintf("signatures that root version %d asks for", r.o.Store.Root().Version())
+		p.Found, p.Expected = r.unsigned(role, &h)
 		p.Advice = "see whether source.url is the repository that trust.root belongs to"
 	case errors.Is(err, &metadata.ErrLengthOrHashMismatch{}):
 		p.Found = "its length or SHA-256 is not the one that was announced"
 		p.Expected = "the document that the repository's " + referrer(role) + " names"
-		p.Advice = "see whether the server, or a cache before it, mixes two states of the repository; ask again later"
+		p.Advice = adviceMixed
 	default:
-		p.Found = "not TUF metadata of the role " + role
-		p.Expected = "the file that tandem-release wrote"
-		p.Advice = adviceProxy
+		// The one rule left is that a snapshot drops nothing it has named.
+		p.Found = "not what may follow on what this device has seen (" + err.Error() + ")"
+		p.Expected = "a repository that only moves forward"
+		p.Advice = adviceMixed
 	}
 	return p
+}
+
+// unsigned says what is wrong with the signatures of metadata.
+func (r *Repo) unsigned(role string, h *head) (found, expected string) {
+	root := r.o.Store.Root()
+	trusted := map[string]bool{}
+	for _, s := range h.Signatures {
+		if root.HasKey(role, s.KeyID) {
+			trusted[s.KeyID] = true
+		}
+	}
+	threshold := root.Metadata().Signed.Roles[role].Threshold
+	expected = fmt.Sprintf("signatures that root version %d asks for", root.Version())
+	switch n := len(trusted); {
+	case n == 0:
+		return "not signed by the keys that this device trusts for " + role, expected
+	case n < threshold:
+		return fmt.Sprintf("signed by %d of the keys that this device trusts for %s", n, role), fmt.Sprintf("%d %s", threshold, expected)
+	}
+	return "a signature for " + role + " does not match what is signed", expected
 }
 
 // refuseRoot says why a root is not the next one. The sentinel of package trust
@@ -420,9 +427,17 @@ var bundleTargets = []string{"manifest.json", "payload.tar.zst"}
 // offers reads the releases that targets metadata lists, sorted by name. One
 // that cannot be read is left out, so that a release made by a newer
 // tandem-release does not keep a device from the others.
-func (r *Repo) offers(targets *metadata.Metadata[metadata.TargetsType]) ([]Offer, error) {
+func (r *Repo) offers(trusted *trustedmetadata.TrustedMetadata) ([]Offer, error) {
+	if len(trusted.Snapshot.Signed.Meta["targets.json"].Hashes["sha256"]) == 0 {
+		// Without it the targets metadata of a bundle, which the same key
+		// signs, could stand in for the repository's.
+		return nil, &Problem{
+			URL: r.shown("snapshot.json"), Found: "names targets.json without its SHA-256", Expected: "a snapshot that tandem-release wrote",
+			Advice: adviceServer, kind: ErrRefused,
+		}
+	}
 	var offers []Offer
-	for name, target := range targets.Signed.Targets {
+	for name, target := range trusted.Targets[metadata.TARGETS].Signed.Targets {
 		if slices.Contains(bundleTargets, name) {
 			return nil, &Problem{
 				URL: r.shown("targets.json"), Found: "lists " + name + ", as the metadata inside a bundle does", Expected: "the metadata of a repository",

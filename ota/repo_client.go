@@ -3,12 +3,16 @@ package ota
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -25,14 +29,57 @@ type ClientOptions struct {
 	// TLS is the configuration to start from; nil is the system's trust. The
 	// lowest version is TLS 1.2 whatever it says.
 	TLS *tls.Config
+	// CAs may vouch for a server, in place of those of TLS; nil leaves them.
+	CAs *x509.CertPool
+	// Origin is the URL of the server that Credentials are for. No other
+	// server sees them: not one that it redirects to, nor the same host on
+	// another port or without TLS.
+	Origin      string
+	Credentials Credentials
 	// Files lets the client read file URLs. It never follows a server there.
 	Files bool
 }
 
+// Credentials show a server who asks. What is zero is not sent.
+type Credentials struct {
+	Token          string // a bearer token
+	User, Password string // basic authentication, unless there is a token
+	Certificate    *tls.Certificate
+}
+
+// String keeps credentials out of messages.
+func (Credentials) String() string { return "credentials" }
+
+// GoString keeps them out of those with %#v.
+func (c Credentials) GoString() string { return c.String() }
+
 // NewClient makes an HTTP client for metadata and downloads. It bounds every
 // wait but that for a body, which whoever reads it watches. It never
 // decompresses: lengths and hashes are those of the bytes sent.
+//
+// Where Origin is no URL, it is nobody's, and no one sees the credentials.
 func NewClient(o ClientOptions) *http.Client {
+	client := &http.Client{CheckRedirect: checkRedirect}
+	c := o.Credentials
+	origin, err := url.Parse(o.Origin)
+	if c == (Credentials{}) || err != nil || origin.Host == "" {
+		client.Transport = agent{o.UserAgent, newTransport(o, nil)}
+		return client
+	}
+	at := &atOrigin{origin: serverOf(origin), home: newTransport(o, c.Certificate), abroad: newTransport(o, nil)}
+	switch {
+	case c.Token != "":
+		at.authorization = "Bearer " + c.Token
+	case c.User != "":
+		at.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.User+":"+c.Password))
+	}
+	client.Transport = agent{o.UserAgent, at}
+	return client
+}
+
+// newTransport makes a transport that shows certificate, if any, to every
+// server who asks for one.
+func newTransport(o ClientOptions, certificate *tls.Certificate) *http.Transport {
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second
 	}
@@ -41,6 +88,12 @@ func NewClient(o ClientOptions) *http.Client {
 		config = o.TLS.Clone()
 	}
 	config.MinVersion = max(config.MinVersion, tls.VersionTLS12)
+	if o.CAs != nil {
+		config.RootCAs = o.CAs
+	}
+	if certificate != nil {
+		config.Certificates = []tls.Certificate{*certificate}
+	}
 	t := &http.Transport{
 		Proxy:                  o.Proxy,
 		DialContext:            (&net.Dialer{Timeout: o.Timeout, KeepAlive: 30 * time.Second}).DialContext,
@@ -56,7 +109,41 @@ func NewClient(o ClientOptions) *http.Client {
 	if o.Files {
 		t.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
 	}
-	return &http.Client{Transport: agent{o.UserAgent, t}, CheckRedirect: checkRedirect}
+	return t
+}
+
+// atOrigin shows credentials to one server, and to no other.
+type atOrigin struct {
+	origin        string
+	authorization string // "": none but the certificate of home
+	home, abroad  *http.Transport
+}
+
+// serverOf names a server: scheme, host and port.
+func serverOf(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return strings.ToLower(u.Scheme + "://" + net.JoinHostPort(u.Hostname(), port))
+}
+
+// RoundTrip implements http.RoundTripper.
+func (a *atOrigin) RoundTrip(req *http.Request) (*http.Response, error) {
+	if serverOf(req.URL) != a.origin {
+		return a.abroad.RoundTrip(req)
+	}
+	if a.authorization != "" {
+		req = req.Clone(req.Context())
+		req.Header.Set("Authorization", a.authorization)
+	}
+	return a.home.RoundTrip(req)
+}
+
+// CloseIdleConnections lets http.Client.CloseIdleConnections reach them.
+func (a *atOrigin) CloseIdleConnections() {
+	a.home.CloseIdleConnections()
+	a.abroad.CloseIdleConnections()
 }
 
 // checkRedirect keeps a server from sending the device to its own files, or
@@ -75,8 +162,14 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 // agent names the program in each request.
 type agent struct {
 	name string
-	next http.RoundTripper
+	next interface {
+		http.RoundTripper
+		CloseIdleConnections()
+	}
 }
+
+// CloseIdleConnections lets http.Client.CloseIdleConnections reach them.
+func (a agent) CloseIdleConnections() { a.next.CloseIdleConnections() }
 
 func (a agent) RoundTrip(req *http.Request) (*http.Response, error) {
 	if a.name != "" && req.Header.Get("User-Agent") == "" {
@@ -89,6 +182,7 @@ func (a agent) RoundTrip(req *http.Request) (*http.Response, error) {
 const (
 	adviceNetwork = "check the network and source.url; nothing on the device has changed"
 	adviceServer  = "check that source.url names a repository and that the server is well"
+	adviceMixed   = "see whether the server, or a cache before it, mixes two states of the repository; ask again later"
 	adviceProxy   = "see whether a proxy or a login page answers in place of the server"
 )
 
@@ -128,7 +222,7 @@ func (r *Repo) get(ctx context.Context, address string, limit int64, etag string
 				return document{status: s}, nil
 			}
 		}
-		return document{}, badStatus(shown, resp.StatusCode)
+		return document{}, badStatus(shown, resp.StatusCode, retryAfter(resp.Header))
 	}
 	long := func() error {
 		return &Problem{
@@ -149,15 +243,26 @@ func (r *Repo) get(ctx context.Context, address string, limit int64, etag string
 	return document{status: http.StatusOK, body: body, etag: resp.Header.Get("ETag")}, nil
 }
 
-// errStalled says that a server stopped sending.
-var errStalled = errors.New("the server stopped sending")
+// The ways to keep a device waiting. A server that sends a byte now and then is
+// no better than one that is silent (a slow retrieval attack).
+var (
+	errStalled = errors.New("the server stopped sending")
+	errSlow    = errors.New("the server sends too slowly")
+)
 
-// readAll reads body to its end. When no byte comes for the stall timeout it
-// calls cancel, which ends the read.
+// documentFloor is how many bytes of a document must come in twice the stall
+// timeout: with the usual 30 seconds, 136 bytes a second.
+const documentFloor = 8 << 10
+
+// readAll reads body to its end. When no byte comes for the stall timeout, or
+// fewer than documentFloor in twice that, it calls cancel, which ends the read.
 func (r *Repo) readAll(ctx context.Context, cancel context.CancelCauseFunc, body io.Reader) ([]byte, error) {
-	timer := time.AfterFunc(r.o.Stall, func() { cancel(errStalled) })
-	defer timer.Stop()
+	silent := time.AfterFunc(r.o.Stall, func() { cancel(errStalled) })
+	defer silent.Stop()
+	slow := time.AfterFunc(2*r.o.Stall, func() { cancel(errSlow) })
+	defer slow.Stop()
 	var out []byte
+	counted := 0
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := body.Read(buf)
@@ -170,14 +275,18 @@ func (r *Repo) readAll(ctx context.Context, cancel context.CancelCauseFunc, body
 		case err != nil:
 			return nil, err
 		}
-		timer.Reset(r.o.Stall)
+		silent.Reset(r.o.Stall)
+		if len(out)-counted >= documentFloor {
+			counted = len(out)
+			slow.Reset(2 * r.o.Stall)
+		}
 	}
 }
 
 // unreachable says that a request failed. When it was the caller who ended it,
 // the error is the caller's.
 func unreachable(ctx context.Context, shown string, err error) error {
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errStalled) {
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errStalled) && !errors.Is(cause, errSlow) {
 		return cause
 	}
 	// http.Client puts the method and the URL in front; they are named here already.
@@ -188,10 +297,33 @@ func unreachable(ctx context.Context, shown string, err error) error {
 	return &Problem{URL: shown, Found: "no answer: " + err.Error(), Advice: adviceNetwork, kind: ErrUnreachable, cause: err}
 }
 
-// badStatus says that the server answered with an HTTP error.
-func badStatus(shown string, status int) error {
-	return &Problem{
+// badStatus says that the server answered with an HTTP error. after is how long
+// it asked to be left alone.
+func badStatus(shown string, status int, after time.Duration) error {
+	p := &Problem{
 		URL: shown, Found: strings.TrimSpace(fmt.Sprintf("the server answered %d %s", status, http.StatusText(status))),
-		Expected: "200", Advice: adviceServer, kind: ErrUnreachable,
+		Expected: "200", Advice: adviceServer, RetryAfter: after, kind: ErrUnreachable,
 	}
+	if status == http.StatusUnauthorized || status == http.StatusForbidden {
+		p.Advice = "check the credentials in [source]: token_file, user and password_file, client_cert"
+	}
+	return p
+}
+
+// retryAfter reads how long a server asks to be left alone; 0 if it does not.
+// A date is held against the server's own clock: the device may have none.
+func retryAfter(h http.Header) time.Duration {
+	value := strings.TrimSpace(h.Get("Retry-After"))
+	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil {
+		return time.Duration(min(seconds, uint64(math.MaxInt64/time.Second))) * time.Second
+	}
+	until, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		return 0
+	}
+	return max(until.Sub(now), 0)
 }

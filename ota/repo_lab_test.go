@@ -51,6 +51,7 @@ func version(t testing.TB, s string) versioning.Version {
 type publisher struct {
 	t        testing.TB
 	keys     map[string]ed25519.PrivateKey
+	more     map[string][]ed25519.PrivateKey // of roles that several keys sign
 	root     *metadata.Metadata[metadata.RootType]
 	targets  *metadata.Metadata[metadata.TargetsType]
 	version  int64 // of timestamp, snapshot and targets alike
@@ -61,7 +62,7 @@ type publisher struct {
 
 func newPublisher(t testing.TB) *publisher {
 	p := &publisher{
-		t: t, keys: map[string]ed25519.PrivateKey{}, files: map[string][]byte{},
+		t: t, keys: map[string]ed25519.PrivateKey{}, more: map[string][]ed25519.PrivateKey{}, files: map[string][]byte{},
 		root: metadata.Root(start.AddDate(1, 0, 0)), targets: metadata.Targets(start.AddDate(1, 0, 0)),
 		expires: start.Add(48 * time.Hour),
 	}
@@ -101,6 +102,26 @@ func (p *publisher) newKey(role string) {
 	p.keys[role] = key
 }
 
+// need makes a role need n signatures, by as many keys.
+func (p *publisher) need(role string, n int) {
+	for len(p.more[role]) < n-1 {
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		if err := p.root.Signed.AddKey(must[*metadata.Key](p.t)(metadata.KeyFromPublicKey(key.Public())), role); err != nil {
+			p.t.Fatal(err)
+		}
+		p.more[role] = append(p.more[role], key)
+	}
+	p.root.Signed.Roles[role].Threshold = n
+}
+
+// signers gives all keys of a role.
+func (p *publisher) signers(role string) []ed25519.PrivateKey {
+	return append(slices.Clone(p.more[role]), p.keys[role])
+}
+
 func signed[T metadata.Roles](p *publisher, meta *metadata.Metadata[T], keys ...ed25519.PrivateKey) []byte {
 	p.t.Helper()
 	meta.ClearSignatures()
@@ -112,7 +133,7 @@ func signed[T metadata.Roles](p *publisher, meta *metadata.Metadata[T], keys ...
 
 // writeRoot signs the root with its keys, and others that vouch for it.
 func (p *publisher) writeRoot(also ...ed25519.PrivateKey) {
-	p.files[fmt.Sprintf("/metadata/%d.root.json", p.root.Signed.Version)] = signed(p, p.root, append(also, p.keys[metadata.ROOT])...)
+	p.files[fmt.Sprintf("/metadata/%d.root.json", p.root.Signed.Version)] = signed(p, p.root, append(also, p.signers(metadata.ROOT)...)...)
 }
 
 // rotate publishes a root with new keys for roles.
@@ -133,7 +154,7 @@ func (p *publisher) rotate(roles ...string) {
 func (p *publisher) publish() {
 	p.version++
 	p.targets.Signed.Version = p.version
-	tg := signed(p, p.targets, p.keys[metadata.TARGETS])
+	tg := signed(p, p.targets, p.signers(metadata.TARGETS)...)
 	p.files[fmt.Sprintf("/metadata/%d.targets.json", p.version)] = tg
 	snapshot := metadata.Snapshot(p.expires)
 	snapshot.Signed.Version = p.version
@@ -141,7 +162,7 @@ func (p *publisher) publish() {
 	if p.noHashes {
 		snapshot.Signed.Meta["targets.json"].Hashes = nil
 	}
-	sn := signed(p, snapshot, p.keys[metadata.SNAPSHOT])
+	sn := signed(p, snapshot, p.signers(metadata.SNAPSHOT)...)
 	p.files[fmt.Sprintf("/metadata/%d.snapshot.json", p.version)] = sn
 	p.stamp(p.version, pin(p.version, sn))
 }
@@ -154,7 +175,7 @@ func (p *publisher) stamp(version int64, snapshot *metadata.MetaFiles) {
 	if snapshot != nil {
 		ts.Signed.Meta["snapshot.json"] = snapshot
 	}
-	p.files["/metadata/timestamp.json"] = signed(p, ts, p.keys[metadata.TIMESTAMP])
+	p.files["/metadata/timestamp.json"] = signed(p, ts, p.signers(metadata.TIMESTAMP)...)
 }
 
 func pin(version int64, data []byte) *metadata.MetaFiles {

@@ -30,7 +30,7 @@ func TestPolls(t *testing.T) {
 	d := newDevice(t, s, p)
 
 	d.wants("1.1.0")
-	want := []string{"GET /metadata/timestamp.json", "GET /metadata/2.root.json", "GET /metadata/2.snapshot.json", "GET /metadata/2.targets.json"}
+	want := []string{"GET /metadata/2.root.json", "GET /metadata/timestamp.json", "GET /metadata/2.snapshot.json", "GET /metadata/2.targets.json"}
 	if diff := cmp.Diff(want, s.requests()); diff != "" {
 		t.Errorf("requests of the first poll (-want +got):\n%s", diff)
 	}
@@ -82,7 +82,7 @@ func TestServerWithoutETag(t *testing.T) {
 	d.wants("")
 	s.asked = nil
 	d.wants("")
-	if diff := cmp.Diff([]string{"GET /metadata/timestamp.json", "GET /metadata/2.root.json"}, s.requests()); diff != "" {
+	if diff := cmp.Diff([]string{"GET /metadata/2.root.json", "GET /metadata/timestamp.json"}, s.requests()); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 }
@@ -455,7 +455,8 @@ func TestRootChangesDuringPoll(t *testing.T) {
 	p := newPublisher(t)
 	s := newServer(t, p)
 	d := newDevice(t, s, p)
-	before := p.files["/metadata/timestamp.json"]
+	d.wants("")
+	before := append(p.files["/metadata/timestamp.json"], ' ') // which has another ETag
 	p.rotate(metadata.TIMESTAMP)
 	p.add("1.1.0", []byte("eleven"))
 	p.publish()

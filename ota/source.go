@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"syscall"
+	"time"
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
@@ -69,6 +70,8 @@ type Problem struct {
 	Found    string
 	Expected string // "" if that goes without saying
 	Advice   string // what to do
+	// RetryAfter is how long the server asked to be left alone; 0 if it did not.
+	RetryAfter time.Duration
 
 	kind  error
 	cause error

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -15,17 +16,30 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/trust"
+	"tandem/packaging/tuf"
 )
 
-// The limits on metadata, in bytes. A longer document is not read to its end.
+// The limits on metadata, in bytes: a longer document is not read to its end.
+// Where the document that names another tells its length, that is the limit, if
+// it is less.
+//
+//	role       limit      what it is enough for
+//	root       trust.MaxRoot, 512 KiB: hundreds of keys, or post-quantum ones
+//	timestamp  16 KiB     it names one file; signatures of a dozen keys
+//	snapshot   256 KiB    a repository of ours names one file; there is room for a
+//	                      thousand more, should roles be delegated one day
+//	targets    5 MB       about 10,000 releases. It is held in memory while it is
+//	                      verified, several times over, so that more would not
+//	                      suit a small device; a publisher drops old releases
 const (
-	maxTimestamp = 16_384
-	maxSnapshot  = 2_000_000
+	maxTimestamp = 16 << 10
+	maxSnapshot  = 256 << 10
 	maxTargets   = 5_000_000
-	maxPoll      = 4096
+	maxPoll      = 4096 // our own file
 )
 
-// maxRotations bounds how many roots are followed at once.
+// maxRotations bounds how many roots are followed in one run. A device that was
+// offline for longer goes on from there at its next poll.
 const maxRotations = 256
 
 // trustDir holds the trusted metadata, below the agent's state directory:
@@ -85,18 +99,70 @@ func (s *Store) Root() *trust.Root { return s.root }
 // AddRoot makes data the root in force, if it follows from the one that is. The
 // error of one that does not wraps trust.ErrUntrusted.
 //
+// Where it takes a key from the timestamp or the snapshot role, the stored
+// metadata of both goes: whoever had that key may have signed version numbers
+// so high that no honest repository reaches them again (a fast-forward attack).
+//
 // After success data is durable. After an error or a power cut the root in
-// force is the old one or data.
+// force is the old one or data; with the old one, timestamp and snapshot may be
+// gone already, so that no cut leaves them to be trusted under the new one.
 func (s *Store) AddRoot(data []byte) error {
 	next, err := s.root.Follow(data)
 	if err != nil {
 		return err
+	}
+	if withdrawn(s.root, next, metadata.TIMESTAMP) || withdrawn(s.root, next, metadata.SNAPSHOT) {
+		if err := s.forget(metadata.TIMESTAMP, metadata.SNAPSHOT); err != nil {
+			return err
+		}
 	}
 	if err := s.write(rootName(next.Version()), data); err != nil {
 		return err
 	}
 	s.root = next
 	return nil
+}
+
+// withdrawn says whether a key that could sign for a role no longer can.
+func withdrawn(old, next *trust.Root, role string) bool {
+	still := publicKeys(next, role)
+	for key := range publicKeys(old, role) {
+		if !still[key] {
+			return true
+		}
+	}
+	return false
+}
+
+// publicKeys gives the keys of a role themselves: their ids are only what a
+// root calls them.
+func publicKeys(r *trust.Root, role string) map[string]bool {
+	keys := map[string]bool{}
+	signed := &r.Metadata().Signed
+	for _, id := range signed.Roles[role].KeyIDs {
+		keys[signed.Keys[id].Value.PublicKey] = true
+	}
+	return keys
+}
+
+// forget durably removes the stored metadata of roles.
+func (s *Store) forget(roles ...string) error {
+	removed := false
+	for _, role := range roles {
+		name := path.Join(trustDir, role+".json")
+		if _, err := s.fs.Lstat(name); fsys.IsNotExist(err) || errors.Is(err, syscall.ENOTDIR) {
+			continue
+		}
+		if err := fsys.RemoveAll(s.fs, name); err != nil {
+			return keep(err)
+		}
+		s.log.Infof("%s: forgotten, as a key of its role was withdrawn", s.path(role+".json"))
+		removed = true
+	}
+	if !removed {
+		return nil
+	}
+	return keep(s.fs.SyncDir(trustDir))
 }
 
 // Document gives the stored metadata of a role, as it lies on the disk: the
@@ -188,10 +254,15 @@ func (s *Store) write(name string, data []byte) error {
 		}
 		return fsys.WriteFile(s.fs, name, data, 0o644)
 	}()
-	if err != nil {
-		return fmt.Errorf("keep trusted metadata: %w", unwritable(err))
+	return keep(err)
+}
+
+// keep says what an error of the disk has kept us from.
+func keep(err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("keep trusted metadata: %w", unwritable(err))
 }
 
 // evict removes name unless it is of the type that belongs there.
@@ -229,8 +300,8 @@ func makeDir(fs fsys.FS, log *logrus.Logger, name string, mode uint32) error {
 }
 
 // newTrusted starts the client workflow from a root that is trusted already.
-func newTrusted(root *trust.Root, ref time.Time) (tm *trustedmetadata.TrustedMetadata, err error) {
-	err = guard(func() error { tm, err = trustedmetadata.New(root.Bytes()); return err })
+func newTrusted(root *trust.Root, ref time.Time) (*trustedmetadata.TrustedMetadata, error) {
+	tm, err := trustedmetadata.New(root.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", trust.ErrRoot, err)
 	}
@@ -241,14 +312,34 @@ func newTrusted(root *trust.Root, ref time.Time) (tm *trustedmetadata.TrustedMet
 // errMalformed says that metadata lacks what every document of its role has.
 var errMalformed = errors.New("malformed metadata")
 
-// guard turns a panic of the metadata library into an error. It follows null
-// entries and takes keys of any length on its way to the signatures, so what a
-// server or a damaged disk says can make it panic before it is verified.
-func guard(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errMalformed, p)
+// wellFormed says whether go-tuf can be given a document that nobody vouches
+// for yet. On its way to the signatures it takes for granted that nothing is
+// null and that a timestamp names the snapshot; what it cannot cope with in
+// keys, trust.Root does not let pass.
+func wellFormed(role string, data []byte) error {
+	switch role {
+	case metadata.TIMESTAMP:
+		doc, err := tuf.Decode[metadata.TimestampType](data)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errMalformed, err)
 		}
-	}()
-	return f()
+		return names(doc.Signed.Meta, "snapshot.json")
+	case metadata.SNAPSHOT:
+		doc, err := tuf.Decode[metadata.SnapshotType](data)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errMalformed, err)
+		}
+		return names(doc.Signed.Meta, "targets.json")
+	}
+	if err := tuf.Check(data); err != nil {
+		return fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	return nil
+}
+
+func names(meta map[string]*metadata.MetaFiles, file string) error {
+	if meta[file] == nil {
+		return fmt.Errorf("%w: it does not name %s", errMalformed, file)
+	}
+	return nil
 }

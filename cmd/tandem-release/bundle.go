@@ -43,8 +43,9 @@ signed metadata, the list of files, and their compressed contents.`,
 
 func newBundleCreateCommand(p *program) *cobra.Command {
 	var (
-		o                        bundle.Options
-		version, keys, root, out string
+		o                  bundle.Options
+		version, root, out string
+		keys               keyFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "create APPDIR --app NAME --version VERSION --compatible HARDWARE --out FILE",
@@ -80,11 +81,11 @@ that are neither backed up nor restored.`,
 			if o.Time, err = p.sourceDate(cmd); err != nil {
 				return err
 			}
-			if (keys == "") != (root == "") {
+			if keys.given() == (root == "") {
 				return usage(cmd, "--keys and --root go together: the root must name the key that signs")
 			}
-			if keys != "" {
-				if o.Signing, err = signWith(keys, root); err != nil {
+			if keys.given() {
+				if o.Signing, err = p.signWith(cmd.Context(), &keys, root); err != nil {
 					return err
 				}
 			}
@@ -106,7 +107,7 @@ that are neither backed up nor restored.`,
 				return err
 			}
 			p.say("%s %s: %s", m.App, m.Version, contents(m))
-			if keys == "" {
+			if !keys.given() {
 				p.say("it is not signed: devices will refuse it until \"tandem-release bundle sign\" has signed it")
 			}
 			_, err = fmt.Fprintln(p.stdout, out)
@@ -114,12 +115,15 @@ that are neither backed up nor restored.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.App, "app", "", "application that the bundle carries")
+	f.StringVar(&o.App, "app", "", "application, or firmware, that the bundle carries")
+	f.StringVar((*string)(&o.Kind), "kind", string(bundle.App), "app, or firmware for the device's handler to write")
 	f.StringVar(&version, "version", "", "semantic version, such as 1.1.0")
 	f.StringArrayVar(&o.Compatible, "compatible", nil, "hardware that it is for (repeatable)")
 	f.StringArrayVar(&o.Config, "config-pattern", nil, "files that may change on the device (repeatable)")
 	f.StringArrayVar(&o.Ignore, "ignore", nil, "files that are neither backed up nor restored (repeatable)")
-	f.StringVar(&keys, "keys", "", "directory of the keys to sign with")
+	f.StringArrayVar(&o.Replace, "replace", nil, "of the files that may change, those that this release brings anew all the same (repeatable)")
+	f.StringArrayVar(&o.Remove, "remove", nil, "files that earlier releases left and that must go (repeatable)")
+	keys.register(cmd)
 	f.StringVar(&root, "root", "", "root.json that names the key")
 	f.StringVar(&out, "out", "", "file to write")
 	return cmd
@@ -176,18 +180,17 @@ func loadRoot(name string) (*trust.Root, error) {
 	return root, nil
 }
 
-// signWith says how to sign with the targets key in keys, which root must name.
-func signWith(keys, rootFile string) (bundle.Signing, error) {
+// signWith says how to sign with the targets keys in keys, which root must name.
+func (p *program) signWith(ctx context.Context, keys *keyFlags, rootFile string) (bundle.Signing, error) {
 	root, err := loadRoot(rootFile)
 	if err != nil {
 		return bundle.Signing{}, err
 	}
-	dir, err := fsys.OpenOS(keys)
-	if err != nil {
-		return bundle.Signing{}, err
-	}
-	defer dir.Close()
-	sign, err := signing.ForBundle(signing.Dir{FS: dir}, root)
+	var s bundle.Signing
+	err = p.ring(ctx, keys, nil, func(ring *signing.Ring) error {
+		s.Sign, err = signing.ForBundle(ring, root)
+		return err
+	})
 	if err != nil {
 		return bundle.Signing{}, err
 	}
@@ -196,8 +199,8 @@ func signWith(keys, rootFile string) (bundle.Signing, error) {
 		return bundle.Signing{}, err
 	}
 	defer beside.Close()
-	roots, first, err := repository.Carried(beside, root)
-	return bundle.Signing{Roots: roots, FirstRoot: first, Sign: sign}, err
+	s.Roots, s.FirstRoot, err = repository.Carried(beside, root)
+	return s, err
 }
 
 // facts is what info and verify say about a bundle.
@@ -413,7 +416,10 @@ func (p *program) openBundle(ctx context.Context, name, rootFile string) (*os.Fi
 }
 
 func newBundleSignCommand(p *program) *cobra.Command {
-	var keys, root string
+	var (
+		keys keyFlags
+		root string
+	)
 	cmd := &cobra.Command{
 		Use:   "sign FILE --keys KEYS --root ROOT.json",
 		Short: "Sign a bundle",
@@ -424,10 +430,10 @@ other keys stay.`,
 		Example: `  tandem-release bundle sign hello-1.1.0.tandem --keys keys --root repo/root.json`,
 		Args:    exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if keys == "" || root == "" {
+			if !keys.given() || root == "" {
 				return usage(cmd, "--keys and --root are both needed: the root must name the key that signs")
 			}
-			s, err := signWith(keys, root)
+			s, err := p.signWith(cmd.Context(), &keys, root)
 			if err != nil {
 				return err
 			}
@@ -443,7 +449,7 @@ other keys stay.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&keys, "keys", "", "directory of the keys to sign with")
+	keys.register(cmd)
 	cmd.Flags().StringVar(&root, "root", "", "root.json that names the key")
 	return cmd
 }

@@ -19,6 +19,7 @@ func main() {
 		lookup: os.LookupEnv,
 		now:    time.Now,
 		random: rand.Reader,
+		prompt: terminal(os.Stdin, os.Stderr),
 	}, os.Args[1:])
 	stop()
 	os.Exit(code)

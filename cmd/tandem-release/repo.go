@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"tandem/internal/fsys"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
 )
@@ -21,101 +21,138 @@ func newRepoCommand(p *program) *cobra.Command {
 		Use:   "repo",
 		Short: "Make a repository, publish in it, serve it",
 		Long: `A repository is a directory of plain files, signed as The Update Framework (TUF)
-says. Any web server, object store or CDN can serve it.`,
-		Example: `  tandem-release repo init repo --keys keys
+says. Any web server, object store or CDN can serve it.
+
+Keys may live apart. A command that changes a repository writes the change to a
+file with --out instead of publishing it; "repo sign" signs the file where the
+root or targets keys are, and "repo apply" publishes it where the others are.`,
+		Example: `  tandem-release repo init repo --keys keys > root.json
   tandem-release repo add repo hello-1.1.0.tandem --keys keys`,
 	}
 	group(cmd)
-	cmd.AddCommand(newRepoInitCommand(p), newRepoAddCommand(p), newRepoServeCommand(p))
+	cmd.AddCommand(
+		newRepoInitCommand(p), newRepoAddCommand(p), newRepoListCommand(p), newRepoCheckCommand(p),
+		newRepoRolloutCommand(p), newRepoYankCommand(p), newRepoRemoveCommand(p),
+		newRepoRefreshCommand(p), newRepoRotateCommand(p), newRepoSignCommand(p), newRepoApplyCommand(p),
+		newRepoServeCommand(p),
+	)
 	return cmd
 }
 
-// repo opens the repository in dir and the keys, and calls f with both.
-func (p *program) repo(dir, keys string, f func(*repository.Repository, signing.Dir) error) error {
-	k, err := fsys.OpenOS(keys)
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	d, err := fsys.OpenOS(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return f(repository.New(d, p.now, repository.Expiry{}), signing.Dir{FS: k})
-}
-
 func newRepoInitCommand(p *program) *cobra.Command {
-	var keys string
+	var (
+		f     publishFlags
+		needs []string
+	)
 	cmd := &cobra.Command{
 		Use:   "init REPO --keys KEYS",
 		Short: "Make an empty repository",
-		Long: `Make an empty repository in the directory REPO and print the path of its root.json:
-the file that goes on devices and tells them whom to trust. The directory is made
-if it is missing.
+		Long: `Make an empty repository in the directory REPO and print its root.json: the file
+that goes on devices and tells them whom to trust. It lies in REPO/root.json, too.
+The directory is made if it is missing.
+
+Keys may lie in several directories, one --keys for each: all keys of a role can
+sign for it, and --threshold says how many must sign together (default: one).
 
 The root and the list of releases are valid for ten years, the snapshot and the
-timestamp for one year from each publishing.`,
-		Example: `  tandem-release repo init repo --keys keys`,
-		Args:    exactly("REPO"),
+timestamp for one year from each publishing, or the days that --valid says.`,
+		Example: `  tandem-release repo init repo --keys keys > root.json
+  tandem-release repo init repo --keys alice --keys bob --keys online --threshold root=2`,
+		Args: exactly("REPO"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if keys == "" {
-				return usage(cmd, "--keys is missing")
+			if err := f.check(cmd); err != nil {
+				return err
+			}
+			counts, err := thresholds(cmd, needs)
+			if err != nil {
+				return err
 			}
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err
 			}
-			return p.repo(args[0], keys, func(r *repository.Repository, k signing.Dir) error {
-				root, err := r.Init(k)
+			return p.change(cmd, &f, args[0], nil, func(r *repository.Repository, k *signing.Ring) error {
+				root, err := r.Init(k, counts...)
 				if err != nil {
 					return err
 				}
-				p.say("copy this file to your devices, as the file that \"root\" in the section [trust] of tandem.toml names:")
-				_, err = fmt.Fprintln(p.stdout, root)
+				data, err := os.ReadFile(root)
+				if err != nil {
+					return err
+				}
+				p.say("this is %s: copy it to your devices, as the file that \"root\" in the section [trust] of tandem.toml names", root)
+				_, err = p.stdout.Write(append(bytes.TrimRight(data, "\n"), '\n'))
 				return err
 			})
 		},
 	}
-	cmd.Flags().StringVar(&keys, "keys", "", "directory of the keys to sign with")
+	f.register(cmd, false)
+	cmd.Flags().StringArrayVar(&needs, "threshold", nil, "ROLE=N: how many keys must sign for a role (repeatable)")
 	return cmd
 }
 
 func newRepoAddCommand(p *program) *cobra.Command {
-	var keys, channel string
+	var (
+		f       publishFlags
+		o       repository.AddOptions
+		percent int
+	)
 	cmd := &cobra.Command{
 		Use:   "add REPO FILE --keys KEYS",
 		Short: "Publish a bundle",
 		Long: `Check a bundle as a device would, copy it into the repository REPO and publish it.
 The bundle must be signed by the repository's targets key, and its version must be
-new. A power cut at any time leaves a repository that devices accept.`,
+new. A power cut at any time leaves a repository that devices accept.
+
+--percent offers it to part of the devices at first; "repo rollout" to more. Where
+--urgent is given devices do not wait for their maintenance window.
+
+A bundle that is there already but was signed anew, after a change of the targets
+key, takes the place of the old one; channel, rollout and marks stay.`,
 		Example: `  tandem-release repo add repo hello-1.1.0.tandem --keys keys
+  tandem-release repo add repo hello-1.1.0.tandem --keys keys --percent 5
   tandem-release repo add repo hello-1.2.0-rc.1.tandem --keys keys --channel beta`,
 		Args: exactly("REPO", "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if keys == "" {
-				return usage(cmd, "--keys is missing")
-			}
-			if channel == "" {
+			if o.Channel == "" {
 				return usage(cmd, "--channel is empty")
 			}
-			f, err := os.Open(args[1])
+			if percent < 0 || percent > 100 {
+				return usage(cmd, "--percent %d: expected 0 to 100", percent)
+			}
+			o.Rollout = &percent
+			if err := f.check(cmd); err != nil {
+				return err
+			}
+			src, err := os.Open(args[1])
 			if err != nil {
 				return err
 			}
-			defer f.Close()
-			return p.repo(args[0], keys, func(r *repository.Repository, k signing.Dir) error {
-				rel, err := r.Add(cmd.Context(), f, k, repository.AddOptions{Channel: channel})
+			defer src.Close()
+			return p.change(cmd, &f, args[0], nil, func(r *repository.Repository, k *signing.Ring) error {
+				if f.out == "" {
+					rel, err := r.Add(cmd.Context(), src, k, o)
+					if err != nil {
+						return fmt.Errorf("%s: %w", args[1], err)
+					}
+					p.say("published %s %s on channel %s", rel.App, rel.Version, rel.Channel)
+					if err := p.warnSize(r); err != nil {
+						return err
+					}
+					_, err = fmt.Fprintln(p.stdout, rel.File())
+					return err
+				}
+				_, c, err := r.StageAdd(cmd.Context(), src, o)
 				if err != nil {
 					return fmt.Errorf("%s: %w", args[1], err)
 				}
-				p.say("published %s %s on channel %s", rel.App, rel.Version, rel.Channel)
-				_, err = fmt.Fprintln(p.stdout, rel.File())
-				return err
+				return p.publish(cmd, &f, r, c, k)
 			})
 		},
 	}
-	cmd.Flags().StringVar(&keys, "keys", "", "directory of the keys to sign with")
-	cmd.Flags().StringVar(&channel, "channel", repository.DefaultChannel, "channel that the release is for")
+	f.register(cmd, true)
+	cmd.Flags().StringVar(&o.Channel, "channel", repository.DefaultChannel, "channel that the release is for")
+	cmd.Flags().IntVar(&percent, "percent", 100, "per cent of the devices that it is offered to")
+	cmd.Flags().BoolVar(&o.Urgent, "urgent", false, "devices do not wait for their maintenance window")
 	return cmd
 }
 

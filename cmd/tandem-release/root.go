@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/internal/lock"
 	"tandem/packaging/bundle"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
@@ -24,6 +25,8 @@ type program struct {
 	lookup         func(string) (string, bool) // of environment variables
 	now            func() time.Time
 	random         io.Reader
+	// prompt asks a person for a secret; nil where there is no terminal.
+	prompt func(ctx context.Context, question string) ([]byte, error)
 }
 
 // say writes a message for people.
@@ -65,6 +68,7 @@ const (
 	exitUsage     = 2
 	exitUntrusted = 20
 	exitMalformed = 24
+	exitBusy      = 60
 )
 
 func exitCode(err error) int {
@@ -72,6 +76,8 @@ func exitCode(err error) int {
 	switch {
 	case errors.As(err, &u), errors.Is(err, bundle.ErrOptions):
 		return exitUsage
+	case errors.Is(err, lock.ErrBusy):
+		return exitBusy
 	case errors.Is(err, repository.ErrDamaged), errors.Is(err, repository.ErrKeys):
 		return exitFailure // ours, not the bundle's fault
 	case errors.Is(err, trust.ErrUntrusted):
@@ -90,6 +96,22 @@ func hint(err error) string {
 		return fmt.Sprintf("%q tells how it is used", u.command+" --help")
 	case errors.Is(err, signing.ErrExists):
 		return "keys are never overwritten: choose another directory, or move the old keys away"
+	case errors.Is(err, signing.ErrPassphrase):
+		return "give the passphrase at a terminal, with --passphrase-file, or in the environment as " + passphraseVariable
+	case errors.Is(err, lock.ErrBusy):
+		return "wait for it to end"
+	case errors.Is(err, repository.ErrStale):
+		return "make the change again, from the repository as it is now"
+	case errors.Is(err, repository.ErrLower):
+		return "add --allow-lower if that is what you want; to take a release back: tandem-release repo yank"
+	case errors.Is(err, repository.ErrNoRelease), errors.Is(err, repository.ErrAmbiguous):
+		return "see which there are with: tandem-release repo list REPO"
+	case errors.Is(err, repository.ErrTooLarge):
+		return "take old releases off the list with: tandem-release repo remove REPO RELEASE --keys KEYS"
+	case errors.Is(err, repository.ErrChange):
+		return "make the change again, with --out"
+	case errors.Is(err, errProblems):
+		return "restore what is damaged from a copy; sign bundles that are not trusted with \"bundle sign\" and add them again, or yank their releases"
 	case errors.Is(err, signing.ErrKey), errors.Is(err, repository.ErrKeys):
 		return "use the keys that the repository was made with"
 	case errors.Is(err, repository.ErrNone):
@@ -115,7 +137,7 @@ publishes them in a repository: a directory of plain files that any web server
 can serve. Results go to standard output, messages to standard error.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 20 not signed by the root of
-trust, 24 malformed bundle.`,
+trust, 24 malformed bundle, 60 another tandem-release is changing the repository.`,
 		Example: `  tandem-release keygen --out keys
   tandem-release repo init repo --keys keys
   tandem-release bundle create hello/ --app hello --version 1.1.0 --compatible demo \
@@ -127,7 +149,7 @@ trust, 24 malformed bundle.`,
 	}
 	group(cmd)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
-	cmd.AddCommand(newKeygenCommand(p), newBundleCommand(p), newRepoCommand(p), newVersionCommand(p))
+	cmd.AddCommand(newKeygenCommand(p), newPubkeyCommand(p), newBundleCommand(p), newRepoCommand(p), newVersionCommand(p))
 	return cmd
 }
 

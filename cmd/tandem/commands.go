@@ -232,6 +232,16 @@ func newStatusCommand(p *program) *cobra.Command {
 			for _, v := range s.Revoked {
 				lines = append(lines, "revoked: "+v.String())
 			}
+			for _, f := range s.Firmware {
+				l := fmt.Sprintf("firmware %s: %s", f.Name, orNone(f.Version))
+				if f.State != agent.FirmwareNone && f.State != agent.FirmwareDone {
+					l += fmt.Sprintf("; %s is %s", f.Next.String()+f.Failed.String(), f.State)
+				}
+				if f.Detail != "" {
+					l += ": " + f.Detail
+				}
+				lines = append(lines, l)
+			}
 			if e := s.LastUpdate; e != nil {
 				lines = append(lines, "last update: "+eventLine(e))
 			}
@@ -306,15 +316,74 @@ type updated struct {
 	New      []backup.Path      `json:"new,omitempty"`
 	BackedUp bool               `json:"backed_up"`
 	InPlace  bool               `json:"in_place,omitempty"`
+	Firmware []firmware         `json:"firmware,omitempty"` // those that something came of
 	failure
 }
 
-func (p *program) updated(u *agent.Update, err error) error {
-	if u == nil {
-		return err
+// firmware is what install and update say about one.
+type firmware struct {
+	Name    string              `json:"name"`
+	From    versioning.Version  `json:"from"`
+	Version versioning.Version  `json:"version"`
+	State   agent.FirmwareState `json:"state"`
+	Error   string              `json:"error,omitempty"`
+}
+
+// flashed describes what came of firmwares, and gives the errors of those that
+// are not installed.
+func flashed(results []agent.FirmwareResult) (docs []firmware, lines []string, err error) {
+	for _, r := range results {
+		if r.State == agent.FirmwareNone && r.Err == nil {
+			continue
+		}
+		doc := firmware{Name: r.Name, From: r.From, Version: r.Version, State: r.State}
+		switch {
+		case r.Err != nil:
+			doc.Error, err = r.Err.Error(), errors.Join(err, r.Err)
+		case r.State == agent.FirmwareDone:
+			lines = append(lines, fmt.Sprintf("installed %s %s (before: %s)", r.Name, r.Version, orNone(r.From)))
+		case r.State == agent.FirmwareRestart:
+			lines = append(lines, fmt.Sprintf("%s %s is written, and in use after a restart (now: %s)", r.Name, r.Version, orNone(r.From)))
+		}
+		docs = append(docs, doc)
 	}
+	return docs, lines, err
+}
+
+// updated prints what came of the firmwares and of the application. A nil
+// Update without an error says that there is nothing newer than installed.
+func (p *program) updated(u *agent.Update, installed versioning.Version, err error, firmwares ...agent.FirmwareResult) error {
+	if u != nil && u.Firmware != nil {
+		firmwares = append(firmwares, *u.Firmware)
+		err = nil // the result has it
+	}
+	docs, lines, failed := flashed(firmwares)
+	all := errors.Join(err, failed)
+	if all != nil && u == nil && docs == nil {
+		return all
+	}
+	var doc updated
+	switch {
+	case u == nil:
+		doc = updated{From: installed, Version: installed, BackedUp: err == nil}
+		if err == nil {
+			lines = append(lines, fmt.Sprintf("nothing newer than %s", orNone(installed)))
+		}
+	case u.Firmware != nil:
+		doc = updated{Updated: u.Firmware.State == agent.FirmwareDone, App: u.Firmware.Name, From: u.Firmware.From, Version: u.Firmware.Version}
+	default:
+		var more []string
+		doc, more = p.installed(u, err)
+		lines = append(lines, more...)
+	}
+	doc.Firmware, doc.failure = docs, p.failure(all)
+	return errors.Join(p.report(doc, lines...), all)
+}
+
+// installed describes an installation of the application.
+func (p *program) installed(u *agent.Update, err error) (doc updated, lines []string) {
 	i := u.Installed
-	doc := updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, InPlace: i.InPlace, failure: p.failure(err)}
+	doc = updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, InPlace: i.InPlace}
 	doc.BackedUp = err == nil && u.BackUp != nil
 	if errors.Is(err, agent.ErrUnhealthy) && u.BackUp != nil {
 		doc.Updated, doc.Version = false, u.BackUp.Version
@@ -329,7 +398,6 @@ func (p *program) updated(u *agent.Update, err error) error {
 			}
 		}
 	}
-	var lines []string
 	if err == nil {
 		end := "backed up to usr_data"
 		if !doc.BackedUp {
@@ -337,7 +405,7 @@ func (p *program) updated(u *agent.Update, err error) error {
 		}
 		lines = []string{fmt.Sprintf("installed %s %s (before: %s), %s written; %s", i.App, i.Version, orNone(i.From), size(i.Bytes), end)}
 	}
-	return errors.Join(p.report(doc, lines...), err)
+	return doc, lines
 }
 
 func newInstallCommand(p *program) *cobra.Command {
@@ -346,8 +414,8 @@ func newInstallCommand(p *program) *cobra.Command {
 		Use:   "install FILE",
 		Short: "Install a bundle from a file and back it up",
 		Long: `install checks the bundle's signature, hardware, application and version,
-installs it on system, and backs it up to usr_data at once. A FILE of "-" is
-standard input.`,
+installs it on system, and backs it up to usr_data at once. A firmware is given
+to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
 		Example: `  tandem install /mnt/usb/hello-1.1.0.tandem
   tandem install --allow-downgrade hello-1.0.0.tandem`,
 		Args: exactly("FILE"),
@@ -369,7 +437,7 @@ standard input.`,
 			if err != nil && u == nil {
 				err = fmt.Errorf("%s: %w", args[0], err)
 			}
-			return p.updated(u, err)
+			return p.updated(u, versioning.Version{}, err)
 		},
 	}
 	cmd.Flags().BoolVar(&o.AllowDowngrade, "allow-downgrade", false, "install a version that is not newer; those above it are revoked")
@@ -396,6 +464,52 @@ type answer struct {
 	Version   versioning.Version `json:"version,omitzero"`
 	Size      int64              `json:"size,omitempty"`
 	Passed    []string           `json:"passed"` // the other releases, with the reason
+	Firmware  []firmwareAnswer   `json:"firmware,omitempty"`
+	failure
+}
+
+// firmwareAnswer is what the source has for a firmware.
+type firmwareAnswer struct {
+	Name      string              `json:"name"`
+	Available bool                `json:"available"`
+	Installed versioning.Version  `json:"installed"`
+	Version   versioning.Version  `json:"version,omitzero"`
+	Size      int64               `json:"size,omitempty"`
+	State     agent.FirmwareState `json:"state"` // of what was unpacked before
+	Passed    []string            `json:"passed"`
+	Error     string              `json:"error,omitempty"`
+}
+
+// firmwareAnswers describes what the source has for the firmwares, and gives
+// the errors of those whose handler does not tell what is installed.
+func (p *program) firmwareAnswers(answers []agent.FirmwareAnswer) (docs []firmwareAnswer, lines []string, err error) {
+	for _, a := range answers {
+		doc := firmwareAnswer{Name: a.Name, Installed: a.Installed, State: a.Pending.State, Passed: []string{}}
+		for _, o := range a.Decision.Passed {
+			if o.Offer.Release.App != a.Name {
+				continue // the application's answer names it
+			}
+			doc.Passed = append(doc.Passed, o.String())
+			if p.verbose {
+				p.say("tandem: %s", o)
+			}
+		}
+		best := a.Decision.Best
+		switch {
+		case a.Err != nil:
+			doc.Error, err = a.Err.Error(), errors.Join(err, a.Err)
+		case best != nil:
+			doc.Available, doc.Version, doc.Size = true, best.Release.Version, best.Size
+			lines = append(lines, fmt.Sprintf("%s %s is available (installed: %s), %s", a.Name, doc.Version, orNone(a.Installed), size(best.Size)))
+		default:
+			lines = append(lines, fmt.Sprintf("%s: nothing newer than %s", a.Name, orNone(a.Installed)))
+		}
+		if a.Pending.State != agent.FirmwareNone {
+			lines = append(lines, fmt.Sprintf("%s %s is here: %s", a.Name, a.Pending.Version, a.Pending.State))
+		}
+		docs = append(docs, doc)
+	}
+	return docs, lines, err
 }
 
 func newCheckCommand(p *program) *cobra.Command {
@@ -412,11 +526,18 @@ why each other release is passed over.`,
 				return err
 			}
 			defer end()
+			firmwares, err := d.CheckFirmware(cmd.Context())
+			if err != nil {
+				return err
+			}
 			dec, installed, err := d.Check(cmd.Context())
 			if err != nil {
 				return err
 			}
 			doc := answer{Installed: installed, Passed: []string{}}
+			var lines []string
+			doc.Firmware, lines, err = p.firmwareAnswers(firmwares)
+			doc.failure = p.failure(err)
 			for _, o := range dec.Passed {
 				doc.Passed = append(doc.Passed, o.String())
 				if p.verbose {
@@ -428,7 +549,7 @@ why each other release is passed over.`,
 				doc.Available, doc.Version, doc.Size = true, b.Release.Version, b.Size
 				line = fmt.Sprintf("%s %s is available (installed: %s), %s", b.Release.App, b.Release.Version, orNone(installed), size(b.Size))
 			}
-			return p.print(doc, line)
+			return errors.Join(p.print(doc, append(lines, line)...), err)
 		},
 	}
 }
@@ -439,7 +560,8 @@ func newUpdateCommand(p *program) *cobra.Command {
 		Short: "Ask the source, download, install and back up, once",
 		Long: `update asks the configured source, downloads the release that this device should
 have, installs it on system and backs it up to usr_data at once. A download that
-was cut off goes on where it stopped.`,
+was cut off goes on where it stopped. Firmwares that the configuration names a
+handler for come first; one that fails does not keep the application from its own.`,
 		Example: "  tandem update\n  tandem update --json",
 		Args:    exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -448,11 +570,12 @@ was cut off goes on where it stopped.`,
 				return err
 			}
 			defer end()
-			u, installed, err := d.Update(cmd.Context())
-			if err == nil && u == nil {
-				return p.report(updated{From: installed, Version: installed, BackedUp: true}, fmt.Sprintf("nothing newer than %s", orNone(installed)))
+			firmwares, err := d.UpdateFirmware(cmd.Context())
+			if err != nil { // of the source: the application cannot do better
+				return p.updated(nil, versioning.Version{}, err, firmwares...)
 			}
-			return p.updated(u, err)
+			u, installed, err := d.Update(cmd.Context())
+			return p.updated(u, installed, err, firmwares...)
 		},
 	}
 }
@@ -626,6 +749,9 @@ With --json each event is a document of its own, in a line of its own.`,
 // eventLine writes an event for people.
 func eventLine(e *agent.Event) string {
 	parts := []string{e.Time.Format("2006-01-02 15:04:05Z"), e.Command}
+	if e.Command == "firmware" {
+		parts = append(parts, e.Reason) // its name
+	}
 	if e.Action != "" {
 		parts = append(parts, e.Action)
 	}

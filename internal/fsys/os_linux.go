@@ -335,7 +335,13 @@ func (o *OS) SetAttr(name string, a Attr) error {
 			now = infoOf(base, &st)
 		}
 		if a.Xattrs != nil && (now.Type == TypeFile || now.Type == TypeDir) {
-			if err := o.setXattrs(name, a.Xattrs); err != nil {
+			err := o.setXattrs(name, a.Xattrs)
+			if errors.Is(err, fs.ErrPermission) && now.Mode != a.Mode { // the mode it has is in the way
+				if err = unix.Fchmodat(dir, base, a.Mode, 0); err == nil {
+					err = o.setXattrs(name, a.Xattrs)
+				}
+			}
+			if err != nil {
 				return err
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -36,6 +37,9 @@ type Release struct {
 	Base versioning.Version `json:"base,omitzero"`
 	// Rollout is how many per cent of the devices the release is for; absent means 100.
 	Rollout int `json:"rollout"`
+	// Unpacked is what the files of the release have together, in bytes, so that
+	// a device can tell before it fetches whether it has the room; 0 is not said.
+	Unpacked int64 `json:"unpacked,omitempty"`
 	// Yanked releases are taken back: no device may choose them any more.
 	Yanked bool `json:"yanked,omitempty"`
 	// Urgent releases do not wait for a device's maintenance window.
@@ -80,16 +84,52 @@ func validTargetName(name string) bool {
 // TUF's consistent snapshots have it, with the hash before the name.
 func (r *Release) File() string { return path.Join(targetsDir, r.SHA256.String()+"."+r.Name) }
 
-// target gives the release's entry in targets metadata.
+// target gives the release's entry in targets metadata. What has its default
+// value is left out: a device reads this for each release.
 func (r *Release) target() (*metadata.TargetFiles, error) {
 	custom, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
 	}
-	raw := json.RawMessage(custom)
-	return &metadata.TargetFiles{
+	t := &metadata.TargetFiles{
 		Length: r.Length,
 		Hashes: metadata.Hashes{"sha256": metadata.HexBytes(r.SHA256[:])},
-		Custom: &raw,
-	}, nil
+		Custom: (*json.RawMessage)(&custom),
+	}
+	return t, editCustom(t, func(fields map[string]json.RawMessage) {
+		if r.Kind == bundle.App {
+			delete(fields, "kind")
+		}
+		setRollout(fields, r.Rollout)
+	})
+}
+
+func setRollout(fields map[string]json.RawMessage, percent int) {
+	delete(fields, "rollout")
+	if percent != 100 {
+		fields["rollout"] = json.RawMessage(strconv.Itoa(percent))
+	}
+}
+
+func setYanked(fields map[string]json.RawMessage, yanked bool) {
+	delete(fields, "yanked")
+	if yanked {
+		fields["yanked"] = json.RawMessage("true")
+	}
+}
+
+// editCustom changes fields of a target's custom field, and leaves those alone
+// that this program does not know.
+func editCustom(t *metadata.TargetFiles, edit func(map[string]json.RawMessage)) error {
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(*t.Custom, &fields); err != nil {
+		return err
+	}
+	edit(fields)
+	custom, err := json.Marshal(fields)
+	if err != nil {
+		return err
+	}
+	t.Custom = (*json.RawMessage)(&custom)
+	return nil
 }

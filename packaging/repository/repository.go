@@ -9,8 +9,13 @@
 //	targets/<SHA-256>.<name>        the bundles
 //
 // Files are written in such an order, each durably and in one step, that a
-// power cut at any instant leaves either the old or the new state: what
-// timestamp.json leads to is always there.
+// power cut at any instant leaves a state that devices accept: what
+// timestamp.json leads to is always there, and a root is written only once
+// everything in force carries the signatures that it asks for.
+//
+// Metadata that is no longer in force is kept for a while, so that a device in
+// the middle of a poll can finish: the last 10 versions of targets and
+// snapshot, and all that is younger than a day. Roots and bundles are never removed.
 package repository
 
 import (
@@ -18,8 +23,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,6 +50,8 @@ var (
 	ErrDamaged = errors.New("damaged repository")
 	// ErrKeys says that a key is not the one that the repository's root names.
 	ErrKeys = errors.New("not a key of this repository")
+	// ErrTooLarge says that there are more releases than devices would read.
+	ErrTooLarge = errors.New("too many releases")
 )
 
 // The layout of a repository.
@@ -55,6 +64,12 @@ const (
 	incoming    = "targets/.incoming.tmp" // a bundle while it is copied and verified
 
 	maxMetadata = 64 << 20
+	// MaxTargets is how long the list of releases may be, in bytes: a device
+	// reads no longer one.
+	MaxTargets = 5_000_000
+
+	keepVersions = 10
+	keepFor      = 24 * time.Hour
 	// DefaultChannel is the channel of a release that names none.
 	DefaultChannel = "stable"
 )
@@ -63,9 +78,10 @@ func rootName(n int64) string     { return fmt.Sprintf("metadata/%d.root.json", 
 func targetsName(n int64) string  { return fmt.Sprintf("metadata/%d.targets.json", n) }
 func snapshotName(n int64) string { return fmt.Sprintf("metadata/%d.snapshot.json", n) }
 
-// Keys gives what signs for a role.
+// Keys gives what signs for a role: one or several, or an error that wraps
+// fs.ErrNotExist.
 type Keys interface {
-	Signer(role string) (signature.Signer, error)
+	Signers(role string) ([]signature.Signer, error)
 }
 
 // Expiry says for how long metadata is valid once it was signed; a zero field
@@ -109,13 +125,25 @@ func (r *Repository) expires(d time.Duration) time.Time {
 	return r.now().Add(d).UTC().Truncate(time.Second)
 }
 
-// Init makes an empty repository, signed by keys. It returns the path of the
-// root.json that goes on devices.
+// Threshold says how many of its keys must sign for a role.
+type Threshold struct {
+	Role  string
+	Count int
+}
+
+// roles are those that each repository has.
+func roles() []string {
+	return []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP}
+}
+
+// Init makes an empty repository, signed by keys: all of them, for each role,
+// of which thresholds says how many must sign; one, where it does not say. It
+// returns the path of the root.json that goes on devices.
 //
 // If there is one already nothing is changed and the error wraps ErrExists.
 // After success the repository is durable. After another error or a power cut
 // there is no repository yet, and Init can be tried again.
-func (r *Repository) Init(keys Keys) (string, error) {
+func (r *Repository) Init(keys Keys, thresholds ...Threshold) (string, error) {
 	switch _, err := r.fs.Lstat(RootFile); {
 	case err == nil:
 		return "", fmt.Errorf("%s: a repository %w", r.fs.Path(RootFile), ErrExists)
@@ -123,20 +151,35 @@ func (r *Repository) Init(keys Keys) (string, error) {
 		return "", err
 	}
 	root := metadata.Root(r.expires(r.expiry.Root))
-	for _, role := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
-		key, err := publicKey(keys, role)
+	for _, role := range roles() {
+		public, err := publicKeys(keys, role)
 		if err != nil {
 			return "", err
 		}
-		if err := root.Signed.AddKey(key, role); err != nil {
-			return "", fmt.Errorf("%s key: %w", role, err)
+		for _, key := range public {
+			if err := root.Signed.AddKey(key, role); err != nil {
+				return "", fmt.Errorf("%s key: %w", role, err)
+			}
 		}
 	}
-	raw, err := sign(keys, metadata.ROOT, root)
+	for _, t := range thresholds {
+		if err := setThreshold(root, t); err != nil {
+			return "", err
+		}
+	}
+	if err := signRoot(root, keys, root); err != nil {
+		return "", err
+	}
+	raw, err := root.ToBytes(false)
 	if err != nil {
 		return "", err
 	}
 	trusted, err := trust.ParseRoot(raw)
+	if err != nil {
+		return "", err
+	}
+	s := &state{root: trusted, targets: metadata.Targets(r.expires(r.expiry.Targets))}
+	files, err := r.documents(s, keys, s.targets, trusted)
 	if err != nil {
 		return "", err
 	}
@@ -145,55 +188,126 @@ func (r *Repository) Init(keys Keys) (string, error) {
 			return "", err
 		}
 	}
-	if err := fsys.WriteFile(r.fs, rootName(1), raw, 0o644); err != nil {
-		return "", err
-	}
-	s := &state{root: trusted, targets: metadata.Targets()}
-	s.targets.Signed.Version = 0
-	if err := r.publish(keys, s); err != nil {
-		return "", err
-	}
-	if err := fsys.WriteFile(r.fs, RootFile, raw, 0o644); err != nil {
+	files = append([]file{{rootName(1), raw}}, files...)
+	if err := r.write(append(files, file{RootFile, raw})); err != nil {
 		return "", err
 	}
 	return r.fs.Path(RootFile), nil
 }
 
-func publicKey(keys Keys, role string) (*metadata.Key, error) {
-	signer, err := keys.Signer(role)
-	if err != nil {
-		return nil, err
+// setThreshold says how many keys must sign for a role.
+func setThreshold(root *metadata.Metadata[metadata.RootType], t Threshold) error {
+	role := root.Signed.Roles[t.Role]
+	if role == nil {
+		return fmt.Errorf("role %.40q: expected root, targets, snapshot or timestamp", t.Role)
 	}
-	public, err := signer.PublicKey()
+	if n := len(role.KeyIDs); t.Count < 1 || t.Count > n {
+		return fmt.Errorf("threshold %d for %s: expected 1 to %d, the number of its keys", t.Count, t.Role, n)
+	}
+	role.Threshold = t.Count
+	return nil
+}
+
+func publicKey(s signature.Signer, role string) (*metadata.Key, error) {
+	public, err := s.PublicKey()
 	if err != nil {
 		return nil, fmt.Errorf("%s key: %w", role, err)
 	}
 	return metadata.KeyFromPublicKey(public)
 }
 
-func sign[T metadata.Roles](keys Keys, role string, meta *metadata.Metadata[T]) ([]byte, error) {
-	signer, err := keys.Signer(role)
+func publicKeys(keys Keys, role string) ([]*metadata.Key, error) {
+	signers, err := keys.Signers(role)
 	if err != nil {
 		return nil, err
 	}
-	meta.ClearSignatures()
-	if _, err := meta.Sign(signer); err != nil {
-		return nil, fmt.Errorf("sign %s metadata: %w", role, err)
+	var public []*metadata.Key
+	for _, s := range signers {
+		key, err := publicKey(s, role)
+		if err != nil {
+			return nil, err
+		}
+		public = append(public, key)
 	}
-	return meta.ToBytes(false)
+	return public, nil
 }
 
-// signChecked is sign for a role whose key must be one that root names: what a
-// device would refuse is not written.
-func signChecked[T metadata.Roles](root *trust.Root, keys Keys, role string, meta *metadata.Metadata[T]) ([]byte, error) {
-	raw, err := sign(keys, role, meta)
+// names says whether a root names the key of that id for a role.
+func names(root *metadata.Metadata[metadata.RootType], role, id string) bool {
+	r := root.Signed.Roles[role]
+	return r != nil && slices.Contains(r.KeyIDs, id)
+}
+
+// addSignatures lets those of keys sign meta that one of roots names for role.
+// Signatures of other keys stay. It says how many signed.
+func addSignatures[T metadata.Roles](meta *metadata.Metadata[T], keys Keys, role string, roots ...*metadata.Metadata[metadata.RootType]) (int, error) {
+	signers, err := keys.Signers(role)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	if err := trust.Verify(root, role, meta); err != nil {
-		return nil, fmt.Errorf("%s key: %w: %w", role, ErrKeys, err)
+	n := 0
+	for _, s := range signers {
+		key, err := publicKey(s, role)
+		if err != nil {
+			return n, err
+		}
+		id, err := key.ID()
+		if err != nil {
+			return n, err
+		}
+		if !slices.ContainsFunc(roots, func(r *metadata.Metadata[metadata.RootType]) bool { return names(r, role, id) }) {
+			continue
+		}
+		meta.Signatures = slices.DeleteFunc(meta.Signatures, func(s metadata.Signature) bool { return s.KeyID == id })
+		if _, err := meta.Sign(s); err != nil {
+			return n, fmt.Errorf("sign %s metadata: %w", role, err)
+		}
+		n++
 	}
-	return raw, nil
+	return n, nil
+}
+
+// signRoot lets the root keys of before and of root itself sign root.
+func signRoot(root *metadata.Metadata[metadata.RootType], keys Keys, before *metadata.Metadata[metadata.RootType]) error {
+	n, err := addSignatures(root, keys, metadata.ROOT, before, root)
+	if fsys.IsNotExist(err) && len(root.Signatures) > 0 {
+		return nil // some signed elsewhere; whether that is enough is checked next
+	}
+	if err == nil && n == 0 {
+		err = fmt.Errorf("root key: %w: version %d of the root does not name it", ErrKeys, before.Signed.Version)
+	}
+	return err
+}
+
+// signed signs meta with those of keys that one of roots names, and gives it
+// once it carries the signatures that each of roots asks for: what a device
+// would refuse is not written.
+func signed[T metadata.Roles](meta *metadata.Metadata[T], keys Keys, role string, roots ...*trust.Root) ([]byte, error) {
+	var metas []*metadata.Metadata[metadata.RootType]
+	for _, r := range roots {
+		metas = append(metas, r.Metadata())
+	}
+	enough := func() error {
+		for _, r := range roots {
+			if err := trust.Verify(r, role, meta); err != nil {
+				return fmt.Errorf("%s key: %w: %w", role, ErrKeys, err)
+			}
+		}
+		return nil
+	}
+	if len(meta.Signatures) == 0 || enough() != nil { // signed on another machine it needs no key here
+		n, err := addSignatures(meta, keys, role, metas...)
+		if err != nil && !(fsys.IsNotExist(err) && len(meta.Signatures) > 0) {
+			return nil, err
+		}
+		if n == 0 && len(meta.Signatures) == 0 {
+			return nil, fmt.Errorf("%s key: %w: version %d of the root does not name it", role, ErrKeys, roots[len(roots)-1].Version())
+		}
+		if err := enough(); err != nil {
+			return nil, err
+		}
+	}
+	return meta.ToBytes(false)
 }
 
 // state is a repository's current metadata, verified.
@@ -288,48 +402,99 @@ func pinned(version int64, raw []byte) *metadata.MetaFiles {
 	}
 }
 
-// publish signs s.targets as a new version, and a snapshot and a timestamp for
-// it, and writes them in this order. Only the timestamp replaces a file that
-// devices ask for, so a cut before it leaves the old state, whole.
-func (r *Repository) publish(keys Keys, s *state) error {
-	snapshotVersion, timestampVersion := int64(1), int64(1)
-	if s.snapshot != nil {
-		snapshotVersion = s.snapshot.Signed.Version + 1
-		timestampVersion = s.timestamp.Signed.Version + 1
-	}
-	s.targets.Signed.Version++
-	s.targets.Signed.Expires = r.expires(r.expiry.Targets)
-	targets, err := signChecked(s.root, keys, metadata.TARGETS, s.targets)
-	if err != nil {
-		return err
-	}
-	snap := metadata.Snapshot(r.expires(r.expiry.Snapshot))
-	snap.Signed.Version = snapshotVersion
-	snap.Signed.Meta["targets.json"] = pinned(s.targets.Signed.Version, targets)
-	snapshot, err := signChecked(s.root, keys, metadata.SNAPSHOT, snap)
-	if err != nil {
-		return err
-	}
-	ts := metadata.Timestamp(r.expires(r.expiry.Timestamp))
-	ts.Signed.Version = timestampVersion
-	ts.Signed.Meta["snapshot.json"] = pinned(snapshotVersion, snapshot)
-	stamped, err := signChecked(s.root, keys, metadata.TIMESTAMP, ts)
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name string
-		raw  []byte
-	}{
-		{targetsName(s.targets.Signed.Version), targets},
-		{snapshotName(snapshotVersion), snapshot},
-		{timestamp, stamped},
-	} {
+// verifies says whether everything in force carries the signatures that root asks for.
+func (s *state) verifies(root *trust.Root) bool {
+	return s.timestamp != nil &&
+		trust.Verify(root, metadata.TIMESTAMP, s.timestamp) == nil &&
+		trust.Verify(root, metadata.SNAPSHOT, s.snapshot) == nil &&
+		trust.Verify(root, metadata.TARGETS, s.targets) == nil
+}
+
+// file is what is to be written.
+type file struct {
+	name string
+	raw  []byte
+}
+
+// write writes files in their order, each durably and in one step.
+func (r *Repository) write(files []file) error {
+	for _, f := range files {
 		if err := fsys.WriteFile(r.fs, f.name, f.raw, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// documents signs a snapshot and a timestamp as new versions, before them
+// targets if that is not nil, for devices that trust any of roots, and brings s
+// up to date. Of the files that it gives only the timestamp, the last, replaces
+// one that devices ask for, so a cut before it leaves the old state, whole.
+func (r *Repository) documents(s *state, keys Keys, targets *metadata.Metadata[metadata.TargetsType], roots ...*trust.Root) ([]file, error) {
+	var files []file
+	snap := metadata.Snapshot(r.expires(r.expiry.Snapshot))
+	ts := metadata.Timestamp(r.expires(r.expiry.Timestamp))
+	if s.snapshot != nil {
+		snap.Signed.Version = s.snapshot.Signed.Version + 1
+		snap.Signed.Meta["targets.json"] = s.snapshot.Signed.Meta["targets.json"]
+		ts.Signed.Version = s.timestamp.Signed.Version + 1
+	}
+	if targets != nil {
+		raw, err := signed(targets, keys, metadata.TARGETS, roots...)
+		if err != nil {
+			return nil, err
+		}
+		if len(raw) > MaxTargets {
+			return nil, fmt.Errorf("%w: their list would have %d bytes, and devices read at most %d", ErrTooLarge, len(raw), MaxTargets)
+		}
+		files = append(files, file{targetsName(targets.Signed.Version), raw})
+		snap.Signed.Meta["targets.json"] = pinned(targets.Signed.Version, raw)
+		s.targets = targets
+	}
+	raw, err := signed(snap, keys, metadata.SNAPSHOT, roots...)
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, file{snapshotName(snap.Signed.Version), raw})
+	ts.Signed.Meta["snapshot.json"] = pinned(snap.Signed.Version, raw)
+	if raw, err = signed(ts, keys, metadata.TIMESTAMP, roots...); err != nil {
+		return nil, err
+	}
+	s.snapshot, s.timestamp = snap, ts
+	return append(files, file{timestamp, raw}), nil
+}
+
+// next gives targets metadata with the content of s.targets as the next
+// version, without a signature. The targets can be changed without changing s.
+func (r *Repository) next(s *state) *metadata.Metadata[metadata.TargetsType] {
+	t := *s.targets
+	t.ClearSignatures()
+	t.Signed.Targets = maps.Clone(s.targets.Signed.Targets)
+	t.Signed.Version++
+	t.Signed.Expires = r.expires(r.expiry.Targets)
+	return &t
+}
+
+// prune removes metadata that no device can be about to ask for any more. It
+// is no error if that fails: the next publishing tries again.
+func (r *Repository) prune(s *state) {
+	entries, err := r.fs.ReadDir(metadataDir)
+	if err != nil {
+		return
+	}
+	now := r.now()
+	for _, e := range entries {
+		m := versioned.FindStringSubmatch(e.Name)
+		if m == nil || e.Type != fsys.TypeFile {
+			continue
+		}
+		current, ok := map[string]int64{metadata.TARGETS: s.targets.Signed.Version, metadata.SNAPSHOT: s.snapshot.Signed.Version}[m[2]]
+		n, err := strconv.ParseInt(m[1], 10, 64)
+		if !ok || err != nil || n > current-keepVersions || now.Sub(time.Unix(0, e.Mtime)) < keepFor {
+			continue
+		}
+		_ = r.fs.Remove(path.Join(metadataDir, e.Name))
+	}
 }
 
 // Releases gives what the repository offers, by application and version.
@@ -367,10 +532,13 @@ type AddOptions struct {
 	Channel string // "" means DefaultChannel
 	// Rollout is how many per cent of the devices are offered it; nil means all.
 	Rollout *int
+	// Urgent releases do not wait for a device's maintenance window.
+	Urgent bool
 }
 
 // Add verifies a bundle as a device would, copies it into the repository and
-// publishes it.
+// publishes it. A bundle that the repository has already, but for signatures
+// and roots that it carries, takes the place of that one and is offered as that was.
 //
 // Nothing that devices see changes before the bundle was verified whole.
 // After success the release is published and durable. After an error or a
@@ -382,51 +550,90 @@ func (r *Repository) Add(ctx context.Context, src io.Reader, keys Keys, o AddOpt
 	if err != nil {
 		return Release{}, err
 	}
-	rel := Release{Channel: o.Channel, Rollout: 100}
+	if err := checkKeys(s.root, keys); err != nil {
+		return Release{}, err
+	}
+	rel, c, err := r.stageAdd(ctx, s, src, o)
+	if err != nil {
+		return Release{}, err
+	}
+	return rel, r.apply(s, c, keys)
+}
+
+// StageAdd is Add up to where keys are needed: it gives the change that Apply
+// publishes once it is signed. What it copies is durable, and no device is led
+// to it before that.
+func (r *Repository) StageAdd(ctx context.Context, src io.Reader, o AddOptions) (Release, *Change, error) {
+	s, err := r.load()
+	if err != nil {
+		return Release{}, nil, err
+	}
+	return r.stageAdd(ctx, s, src, o)
+}
+
+func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o AddOptions) (Release, *Change, error) {
+	rel := Release{Channel: o.Channel, Rollout: 100, Urgent: o.Urgent}
 	if rel.Channel == "" {
 		rel.Channel = DefaultChannel
 	}
 	if o.Rollout != nil {
 		rel.Rollout = *o.Rollout
 	}
-	if rel.Rollout < 0 || rel.Rollout > 100 {
-		return Release{}, fmt.Errorf("rollout %d: expected 0 to 100 per cent", rel.Rollout)
-	}
-	if err := checkKeys(s.root, keys); err != nil {
-		return Release{}, err
+	if err := checkPercent(rel.Rollout); err != nil {
+		return Release{}, nil, err
 	}
 	if err := r.take(ctx, src, s, &rel); err != nil {
 		_ = r.fs.Remove(incoming) // the first error is the one to report
-		return Release{}, err
-	}
-	if err := r.fs.Rename(incoming, rel.File()); err != nil {
-		return Release{}, err
-	}
-	if err := r.fs.SyncDir(targetsDir); err != nil {
-		return Release{}, err
+		return Release{}, nil, err
 	}
 	target, err := rel.target()
 	if err != nil {
-		return Release{}, err
+		return Release{}, nil, err
 	}
-	s.targets.Signed.Targets[rel.Name] = target
-	return rel, r.publish(keys, s)
+	targets := r.next(s)
+	targets.Signed.Targets[rel.Name] = target
+	c, err := r.change(s, nil, targets)
+	if err != nil {
+		_ = r.fs.Remove(incoming)
+		return Release{}, nil, err
+	}
+	if err := r.fs.Rename(incoming, rel.File()); err != nil {
+		return Release{}, nil, err
+	}
+	return rel, c, r.fs.SyncDir(targetsDir)
 }
 
-// checkKeys says whether keys are those that root names for publishing, before
+func checkPercent(n int) error {
+	if n < 0 || n > 100 {
+		return fmt.Errorf("rollout %d: expected 0 to 100 per cent", n)
+	}
+	return nil
+}
+
+// checkKeys says whether keys are those that root asks for to publish, before
 // anything is copied.
 func checkKeys(root *trust.Root, keys Keys) error {
 	for _, role := range []string{metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
-		key, err := publicKey(keys, role)
+		public, err := publicKeys(keys, role)
 		if err != nil {
 			return err
 		}
-		id, err := key.ID()
-		if err != nil {
-			return err
+		named := map[string]bool{}
+		for _, key := range public {
+			id, err := key.ID()
+			if err != nil {
+				return err
+			}
+			if root.HasKey(role, id) {
+				named[id] = true
+			}
 		}
-		if !root.HasKey(role, id) {
+		need := root.Metadata().Signed.Roles[role].Threshold
+		switch {
+		case len(named) == 0:
 			return fmt.Errorf("%s key: %w: version %d of the root does not name it", role, ErrKeys, root.Version())
+		case len(named) < need:
+			return fmt.Errorf("%s key: %w: %d of the %d that version %d of the root asks for are here", role, ErrKeys, len(named), need, root.Version())
 		}
 	}
 	return nil
@@ -467,31 +674,57 @@ func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Rea
 	}
 	m := b.Manifest()
 	rel.Kind, rel.App, rel.Version, rel.Compatible, rel.Base = m.Kind, m.App, m.Version, m.Compatible, m.Base
-	if err := s.choose(rel); err != nil {
+	rel.Unpacked, _ = m.Content()
+	old, err := s.choose(rel)
+	if err != nil {
 		return err
+	}
+	again := old != nil && r.sameContent(old, b.Signed())
+	if old != nil && !again {
+		return published(rel, old)
 	}
 	if err := b.Finish(); err != nil {
 		return err
 	}
 	rel.Length, rel.SHA256 = out.n, digest.Sum(h)
+	if again {
+		if rel.SHA256 == old.SHA256 {
+			return published(rel, old)
+		}
+		rel.Name, rel.Channel, rel.Rollout, rel.Yanked, rel.Urgent = old.Name, old.Channel, old.Rollout, old.Yanked, old.Urgent
+	}
 	return nil
 }
 
-// choose names a release's target, or says that the repository has one for
-// the same devices already.
-func (s *state) choose(rel *Release) error {
+func published(rel, old *Release) error {
+	common := slices.IndexFunc(rel.Compatible, func(c string) bool { return slices.Contains(old.Compatible, c) })
+	return fmt.Errorf("%s %s for %s %w in the repository: raise the version to publish a change", rel.App, rel.Version, rel.Compatible[common], ErrExists)
+}
+
+// sameContent says whether the bundle of old has what signed is about.
+func (r *Repository) sameContent(old *Release, signed bundle.Signed) bool {
+	f, err := r.fs.Open(old.File())
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	b, err := bundle.NewReader(f, bundle.Inspect{})
+	return err == nil && b.Signed().Manifest == signed.Manifest && b.Signed().Payload == signed.Payload
+}
+
+// choose names a release's target, or gives the release that the repository
+// has for the same devices already.
+func (s *state) choose(rel *Release) (*Release, error) {
 	all, err := s.releases()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, old := range all {
 		if old.App != rel.App || old.Version.Compare(rel.Version) != 0 || old.Base.Compare(rel.Base) != 0 || old.Kind != rel.Kind {
 			continue
 		}
-		for _, c := range rel.Compatible {
-			if slices.Contains(old.Compatible, c) {
-				return fmt.Errorf("%s %s for %s %w in the repository: raise the version to publish a change", rel.App, rel.Version, c, ErrExists)
-			}
+		if slices.ContainsFunc(rel.Compatible, func(c string) bool { return slices.Contains(old.Compatible, c) }) {
+			return &old, nil
 		}
 	}
 	name := rel.App + "-" + rel.Version.String()
@@ -503,9 +736,9 @@ func (s *state) choose(rel *Release) error {
 	}
 	rel.Name = name + extension
 	if !validTargetName(rel.Name) || s.targets.Signed.Targets[rel.Name] != nil {
-		return fmt.Errorf("target %.200q %w or is too long a name", rel.Name, ErrExists)
+		return nil, fmt.Errorf("target %.200q %w or is too long a name", rel.Name, ErrExists)
 	}
-	return nil
+	return nil, nil
 }
 
 const extension = ".tandem"

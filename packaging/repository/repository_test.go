@@ -194,7 +194,7 @@ func TestAdd(t *testing.T) {
 	must(t, err)
 	want := Release{
 		Name: "hello-1.0.0.tandem", Length: int64(len(raw)), SHA256: digest.Of(raw), Kind: bundle.App,
-		App: "hello", Version: version(t, "1.0.0"), Compatible: []string{"demo"}, Channel: "stable", Rollout: 100,
+		App: "hello", Version: version(t, "1.0.0"), Compatible: []string{"demo"}, Channel: "stable", Unpacked: 9, Rollout: 100,
 	}
 	same := cmp.Comparer(func(a, b versioning.Version) bool { return a.String() == b.String() })
 	if diff := cmp.Diff(want, rel, same); diff != "" {

@@ -20,7 +20,7 @@ const (
 
 // versioned is metadata whose name holds its version, hashed a target's name.
 var (
-	versioned = regexp.MustCompile(`^[1-9][0-9]*\.(root|targets|snapshot)\.json$`)
+	versioned = regexp.MustCompile(`^([1-9][0-9]*)\.(root|targets|snapshot)\.json$`)
 	hashed    = regexp.MustCompile(`^([0-9a-f]{64})\.[^./][^/]*$`)
 )
 

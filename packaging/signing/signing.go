@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -22,11 +23,15 @@ var (
 	ErrExists = errors.New("key exists already")
 	// ErrKey says that a file holds no key that can be used here.
 	ErrKey = errors.New("not a usable key")
+	// ErrPassphrase says that an encrypted key has no passphrase, or another one.
+	ErrPassphrase = errors.New("no passphrase that opens the key")
 )
 
 const (
-	keyBlock = "PRIVATE KEY" // PKCS#8
-	maxKey   = 64 << 10
+	keyBlock       = "PRIVATE KEY"           // PKCS#8
+	encryptedBlock = "ENCRYPTED PRIVATE KEY" // PKCS#8 with PBES2
+	publicBlock    = "PUBLIC KEY"            // PKIX
+	maxKey         = 64 << 10
 )
 
 // Roles gives the roles that a repository has keys for.
@@ -34,7 +39,14 @@ func Roles() []string {
 	return []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP}
 }
 
-func fileName(role string) string { return role + ".pem" }
+func fileName(role string) string   { return role + ".pem" }
+func publicName(role string) string { return role + ".pub" }
+
+// GenerateOptions say which keys Generate makes.
+type GenerateOptions struct {
+	Roles      []string // nil means Roles()
+	Passphrase []byte   // encrypts the keys; empty leaves them as they are
+}
 
 // Generate makes a key for each role in dir: ed25519, PKCS#8 in PEM, readable
 // by its owner only. random is where the keys' secrets come from.
@@ -43,7 +55,19 @@ func fileName(role string) string { return role + ".pem" }
 // ErrExists. After success all keys are durable. After another error or a
 // power cut some of them may be there, each whole, and a ".tmp" file.
 func Generate(dir fsys.FS, random io.Reader) error {
-	for _, role := range Roles() {
+	return GenerateWith(dir, random, GenerateOptions{})
+}
+
+// GenerateWith is Generate for chosen roles and encrypted keys. A key that is
+// to be encrypted never reaches the disk in another form.
+func GenerateWith(dir fsys.FS, random io.Reader, o GenerateOptions) error {
+	if o.Roles == nil {
+		o.Roles = Roles()
+	}
+	for _, role := range o.Roles {
+		if !slices.Contains(Roles(), role) {
+			return fmt.Errorf("role %.40q: expected root, targets, snapshot or timestamp", role)
+		}
 		switch _, err := dir.Lstat(fileName(role)); {
 		case err == nil:
 			return fmt.Errorf("%s: %w", dir.Path(fileName(role)), ErrExists)
@@ -51,20 +75,20 @@ func Generate(dir fsys.FS, random io.Reader) error {
 			return err
 		}
 	}
-	for _, role := range Roles() {
-		if err := generate(dir, fileName(role), random); err != nil {
+	for _, role := range o.Roles {
+		if err := generate(dir, fileName(role), random, o.Passphrase); err != nil {
 			return err
 		}
 	}
 	return dir.SyncDir(".")
 }
 
-func generate(dir fsys.FS, name string, random io.Reader) error {
+func generate(dir fsys.FS, name string, random io.Reader, passphrase []byte) error {
 	_, key, err := ed25519.GenerateKey(random)
 	if err != nil {
 		return fmt.Errorf("make a key: %w", err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	block, err := encode(key, passphrase)
 	if err != nil {
 		return fmt.Errorf("encode a key: %w", err)
 	}
@@ -76,7 +100,7 @@ func generate(dir fsys.FS, name string, random io.Reader) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(pem.EncodeToMemory(&pem.Block{Type: keyBlock, Bytes: der}))
+	_, err = f.Write(pem.EncodeToMemory(block))
 	if err == nil {
 		err = f.Sync()
 	}
@@ -97,39 +121,48 @@ type Key struct {
 	private ed25519.PrivateKey
 }
 
-// Load reads the key of a role from dir. The error wraps ErrKey if the file
-// is there but cannot be used; it never holds anything of the key.
-func Load(dir fsys.FS, role string) (*Key, error) {
+// Format keeps the key out of whatever is printed, with whatever verb.
+func (Key) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "a private key") }
+
+// Load reads the key of a role from dir, which must not be encrypted. The
+// error wraps ErrKey if the file is there but cannot be used; it never holds
+// anything of the key.
+func Load(dir fsys.FS, role string) (*Key, error) { return Dir{FS: dir}.load(role) }
+
+func (d Dir) load(role string) (*Key, error) {
 	name := fileName(role)
-	data, err := fsys.ReadFile(dir, name, maxKey)
+	data, err := fsys.ReadFile(d.FS, name, maxKey)
 	if err != nil {
 		return nil, fmt.Errorf("%s key: %w", role, err)
 	}
-	key, err := parse(data)
+	key, err := d.parse(d.FS.Path(name), data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", dir.Path(name), ErrKey, err)
+		return nil, fmt.Errorf("%s: %w: %w", d.FS.Path(name), ErrKey, err)
 	}
 	return key, nil
 }
 
-func parse(data []byte) (*Key, error) {
+func (d Dir) parse(name string, data []byte) (*Key, error) {
 	block, _ := pem.Decode(data)
 	if block == nil {
 		return nil, errors.New("no PEM block in it")
 	}
 	switch block.Type {
 	case keyBlock:
-	case "ENCRYPTED PRIVATE KEY":
-		return nil, errors.New("it is encrypted: expected an unencrypted ed25519 key in PKCS#8")
-	case "PUBLIC KEY":
+		parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if err != nil {
+			return nil, errors.New("its PKCS#8 content cannot be read")
+		}
+		return usable(parsed)
+	case encryptedBlock:
+		return d.open(name, block.Bytes)
+	case publicBlock:
 		return nil, errors.New("it is a public key: expected a private one")
-	default:
-		return nil, fmt.Errorf("it holds a %.40q: expected an ed25519 key in PKCS#8 (%s)", block.Type, keyBlock)
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, errors.New("its PKCS#8 content cannot be read")
-	}
+	return nil, fmt.Errorf("it holds a %.40q: expected an ed25519 key in PKCS#8 (%s)", block.Type, keyBlock)
+}
+
+func usable(parsed any) (*Key, error) {
 	private, ok := parsed.(ed25519.PrivateKey)
 	if !ok {
 		return nil, fmt.Errorf("it is a key of type %T: expected ed25519", parsed)
@@ -147,13 +180,35 @@ func (k *Key) Public() (*metadata.Key, error) { return metadata.KeyFromPublicKey
 // key need not be there to publish.
 type Dir struct {
 	FS fsys.FS
+	// Passphrase opens encrypted keys; nil means that there is none.
+	Passphrase Passphrase
 }
 
 // Signer gives what signs for a role.
 func (d Dir) Signer(role string) (signature.Signer, error) {
-	key, err := Load(d.FS, role)
+	key, err := d.load(role)
 	if err != nil {
 		return nil, err
 	}
 	return key.Signer()
 }
+
+// Signers gives what Signer gives, as the only one.
+func (d Dir) Signers(role string) ([]signature.Signer, error) {
+	s, err := d.Signer(role)
+	if err != nil {
+		return nil, err
+	}
+	return []signature.Signer{named{s, d.FS.Path(fileName(role))}}, nil
+}
+
+// named is a signer that messages can name.
+type named struct {
+	signature.Signer
+	file string
+}
+
+func (n named) String() string { return n.file }
+
+// Format keeps the key out of whatever is printed.
+func (n named) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, n.file) }

@@ -211,7 +211,7 @@ func TestParseRoot(t *testing.T) {
 		"version 0":          {replace(`"version":1`, `"version":0`), "expected 1 or more"},
 		"a later TUF":        {replace(`"spec_version":"1`, `"spec_version":"2`), "expected 1.x"},
 		"threshold 0":        {replace(`"threshold":1`, `"threshold":0`), "threshold"},
-		"threshold too high": {replace(`"threshold":1`, `"threshold":2`), "threshold"},
+		"threshold too high": {replace(`"threshold":1`, `"threshold":2`), "1 of the 2 signatures"},
 		"key too short":      {replace(key, key[:62]), "32 bytes"},
 		"key no hex":         {replace(key, "zz"+key[2:]), "invalid byte"},
 		"key null":           {replace(`"scheme":"ed25519"`, `"scheme":null`), "null"},

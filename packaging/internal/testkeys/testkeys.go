@@ -5,6 +5,9 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,16 +35,38 @@ func Sign[T metadata.Roles](t testing.TB, meta *metadata.Metadata[T], names ...s
 	}
 }
 
-// Keys is a directory of keys: role "targets" is signed by the key of the name
-// it maps to, or of the name of the role.
+// Keys is a directory of keys: role "targets" is signed by the keys whose
+// names, separated by spaces, it maps to, or by that of the name of the role.
 type Keys map[string]string
 
-// Signer gives what signs for a role.
-func (k Keys) Signer(role string) (signature.Signer, error) {
-	if name, ok := k[role]; ok {
-		role = name
+// Signers gives what signs for a role.
+func (k Keys) Signers(role string) ([]signature.Signer, error) {
+	names := role
+	if n, ok := k[role]; ok {
+		names = n
 	}
-	return signature.LoadED25519Signer(Key(role))
+	var signers []signature.Signer
+	for _, name := range strings.Fields(names) {
+		s, err := signature.LoadED25519Signer(Key(name))
+		if err != nil {
+			return nil, err
+		}
+		signers = append(signers, s)
+	}
+	if len(signers) == 0 {
+		return nil, fmt.Errorf("%s key: %w", role, fs.ErrNotExist)
+	}
+	return signers, nil
+}
+
+// Public gives the public half of the key of that name as TUF metadata has it.
+func Public(t testing.TB, name string) *metadata.Key {
+	t.Helper()
+	key, err := metadata.KeyFromPublicKey(Key(name).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }
 
 // RootSpec says what a root is like. A role without keys has the key of its name.
@@ -70,11 +95,7 @@ func Root(t testing.TB, s RootSpec) []byte {
 			names = []string{role}
 		}
 		for _, name := range names {
-			key, err := metadata.KeyFromPublicKey(Key(name).Public())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := root.Signed.AddKey(key, role); err != nil {
+			if err := root.Signed.AddKey(Public(t, name), role); err != nil {
 				t.Fatal(err)
 			}
 		}

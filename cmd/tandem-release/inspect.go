@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"tandem/internal/fsys"
+	"tandem/packaging/repository"
+)
+
+// errProblems says that a check found something.
+var errProblems = errors.New("devices would refuse the repository, or part of it")
+
+// look opens a repository for reading.
+func (p *program) look(dir string, f func(*repository.Repository) error) error {
+	d, err := fsys.OpenOS(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return f(repository.New(d, p.now, repository.Expiry{}))
+}
+
+// document is one document in force, as "list --json" has it.
+type document struct {
+	Version int64     `json:"version"`
+	Expires time.Time `json:"expires"`
+}
+
+// listed is one release, as "list --json" has it.
+type listed struct {
+	App        string   `json:"app"`
+	Version    string   `json:"version"`
+	Kind       string   `json:"kind"`
+	Channel    string   `json:"channel"`
+	Compatible []string `json:"compatible"`
+	Base       string   `json:"base,omitempty"`
+	Rollout    int      `json:"rollout"`
+	Yanked     bool     `json:"yanked"`
+	Urgent     bool     `json:"urgent"`
+	Name       string   `json:"name"`
+	File       string   `json:"file"`
+	Size       int64    `json:"size"` // bytes
+	SHA256     string   `json:"sha256"`
+}
+
+func newRepoListCommand(p *program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list REPO [--json]",
+		Short: "List the releases of a repository",
+		Long: `List the releases of a repository, by application and version: on which channel, to
+how many per cent of the devices they are offered, and for which hardware. No key is
+needed. The metadata is verified, bundles are not read; "repo check" does that.`,
+		Example: `  tandem-release repo list repo
+  tandem-release repo list repo --json`,
+		Args: exactly("REPO"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return p.look(args[0], func(r *repository.Repository) error {
+				s, err := r.Status()
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return p.listJSON(s)
+				}
+				return p.list(s)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
+	return cmd
+}
+
+func (p *program) list(s *repository.Status) error {
+	b := bufio.NewWriter(p.stdout)
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	if len(s.Releases) > 0 {
+		fmt.Fprintln(w, "RELEASE\tCHANNEL\tOFFERED TO\tHARDWARE\tBASE\tSIZE\tBUNDLE")
+	}
+	for _, r := range s.Releases {
+		offered := fmt.Sprintf("%d %%", r.Rollout)
+		if r.Yanked {
+			offered = "yanked"
+		}
+		if r.Urgent {
+			offered += ", urgent"
+		}
+		base := r.Base.String()
+		if base == "" {
+			base = "-"
+		}
+		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.App, r.Version, r.Channel, offered, strings.Join(r.Compatible, ","), base, bytesText(r.Length), r.Name)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if err := b.Flush(); err != nil {
+		return err
+	}
+	p.say("%d releases; root version %d; devices trust the timestamp until %s", len(s.Releases), s.Root.Version, s.Timestamp.Expires.Format(time.RFC3339))
+	return nil
+}
+
+func (p *program) listJSON(s *repository.Status) error {
+	doc := struct {
+		Root         document `json:"root"`
+		Targets      document `json:"targets"`
+		Snapshot     document `json:"snapshot"`
+		Timestamp    document `json:"timestamp"`
+		TargetsBytes int64    `json:"targets_bytes"`
+		Releases     []listed `json:"releases"`
+	}{
+		Root: document(s.Root), Targets: document(s.Targets), Snapshot: document(s.Snapshot), Timestamp: document(s.Timestamp),
+		TargetsBytes: s.TargetsLength, Releases: []listed{},
+	}
+	for _, r := range s.Releases {
+		doc.Releases = append(doc.Releases, listed{
+			App: r.App, Version: r.Version.String(), Kind: string(r.Kind), Channel: r.Channel, Compatible: list(r.Compatible),
+			Base: r.Base.String(), Rollout: r.Rollout, Yanked: r.Yanked, Urgent: r.Urgent,
+			Name: r.Name, File: r.File(), Size: r.Length, SHA256: r.SHA256.String(),
+		})
+	}
+	return json.NewEncoder(p.stdout).Encode(doc)
+}
+
+func newRepoCheckCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check REPO",
+		Short: "Verify a whole repository as devices do",
+		Long: `Verify a whole repository as devices do: from its first root along the chain to the
+newest, then timestamp, snapshot and the list of releases, with their signatures,
+lengths, hashes and dates, and then each bundle with every byte in it. No key is
+needed and nothing is changed.
+
+What devices would refuse goes to standard output, one finding in a line, and the
+exit code is 1. What only deserves attention goes to standard error.`,
+		Example: `  tandem-release repo check repo`,
+		Args:    exactly("REPO"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.look(args[0], func(r *repository.Repository) error {
+				rep, err := r.Check(cmd.Context())
+				if err != nil {
+					return err
+				}
+				for _, n := range rep.Notes {
+					p.say("note: %s", n)
+				}
+				for _, f := range rep.Problems {
+					if _, err := fmt.Fprintln(p.stdout, f); err != nil {
+						return err
+					}
+				}
+				p.say("%d roots, %d releases, %s of bundles read, %d problems", rep.Roots, rep.Releases, bytesText(rep.Bytes), len(rep.Problems))
+				if len(rep.Problems) > 0 {
+					return fmt.Errorf("%s: %w", args[0], errProblems)
+				}
+				return nil
+			})
+		},
+	}
+	return cmd
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"tandem/internal/fsys"
+	"tandem/packaging/signing"
+)
+
+const (
+	passphraseVariable = "TANDEM_PASSPHRASE"
+	maxPassphrase      = 4 << 10
+	tries              = 3 // at a terminal
+)
+
+// keyFlags say where keys are and what opens them.
+type keyFlags struct {
+	dirs       []string
+	passphrase string
+}
+
+func (k *keyFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&k.dirs, "keys", nil, "directory of the keys to sign with (repeatable)")
+	k.registerPassphrase(cmd)
+}
+
+func (k *keyFlags) registerPassphrase(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&k.passphrase, "passphrase-file", "", "file with the passphrase of encrypted keys (default: $"+passphraseVariable+", or asked for)")
+}
+
+func (k *keyFlags) given() bool { return len(k.dirs) > 0 }
+
+// need says that --keys is missing, if it is.
+func (k *keyFlags) need(cmd *cobra.Command) error {
+	if !k.given() {
+		return usage(cmd, "--keys is missing")
+	}
+	for _, d := range k.dirs {
+		if d == "" {
+			return usage(cmd, "--keys is empty")
+		}
+	}
+	return nil
+}
+
+// ring opens the directories of keys, and those of more, and calls f with the keys in them.
+func (p *program) ring(ctx context.Context, k *keyFlags, more []string, f func(*signing.Ring) error) error {
+	var dirs []fsys.FS
+	for _, name := range append(append([]string{}, k.dirs...), more...) {
+		d, err := fsys.OpenOS(name)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		dirs = append(dirs, d)
+	}
+	return f(signing.NewRing(p.passphrase(ctx, k.passphrase), dirs...))
+}
+
+// passphrase tells the passphrase of encrypted keys: that in file, or that of
+// the environment, or what is typed at the terminal. An answer that was typed
+// for one key is tried for the next one.
+func (p *program) passphrase(ctx context.Context, file string) signing.Passphrase {
+	var last []byte
+	return func(key string, attempt int) ([]byte, error) {
+		secret, source, err := p.givenPassphrase(file)
+		switch {
+		case err != nil:
+			return nil, err
+		case source != "" && attempt > 0:
+			return nil, fmt.Errorf("%w: that in %s does not", signing.ErrPassphrase, source)
+		case source != "":
+			return secret, nil
+		case attempt == 0 && last != nil:
+			return last, nil
+		case p.prompt == nil:
+			return nil, signing.ErrPassphrase
+		case attempt >= tries:
+			return nil, fmt.Errorf("%w after %d tries", signing.ErrPassphrase, tries)
+		}
+		last, err = p.prompt(ctx, "passphrase of "+key+": ")
+		return last, err
+	}
+}
+
+// givenPassphrase reads the passphrase from where it was put before the start,
+// and says where that is; source is empty if it was put nowhere.
+func (p *program) givenPassphrase(file string) (secret []byte, source string, err error) {
+	if file != "" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, "", err
+		}
+		defer f.Close()
+		secret, err := io.ReadAll(io.LimitReader(f, maxPassphrase+1))
+		if err != nil {
+			return nil, "", err
+		}
+		secret = bytes.TrimSuffix(bytes.TrimSuffix(secret, []byte("\n")), []byte("\r"))
+		if len(secret) == 0 || len(secret) > maxPassphrase {
+			return nil, "", fmt.Errorf("%s: expected a passphrase of 1 to %d bytes", file, maxPassphrase)
+		}
+		return secret, file, nil
+	}
+	if text, ok := p.lookup(passphraseVariable); ok && text != "" {
+		return []byte(text), passphraseVariable, nil
+	}
+	return nil, "", nil
+}
+
+// newPassphrase gives what new keys are to be encrypted with: what was put
+// somewhere before the start, or what is asked for.
+func (p *program) newPassphrase(ctx context.Context, file string) ([]byte, error) {
+	secret, source, err := p.givenPassphrase(file)
+	if err != nil || source != "" {
+		return secret, err
+	}
+	if p.prompt == nil {
+		return nil, fmt.Errorf("%w: there is no terminal to ask for one", signing.ErrPassphrase)
+	}
+	secret, err = p.prompt(ctx, "new passphrase: ")
+	if err != nil {
+		return nil, err
+	}
+	if len(secret) == 0 {
+		return nil, fmt.Errorf("%w: it is empty", signing.ErrPassphrase)
+	}
+	again, err := p.prompt(ctx, "the same again: ")
+	if err == nil && !bytes.Equal(secret, again) {
+		err = fmt.Errorf("the two passphrases differ")
+	}
+	return secret, err
+}
+
+// terminal gives what asks at the terminal in, without showing the answer, or
+// nil if in is none. When ctx is done the terminal is what it was before.
+func terminal(in *os.File, out io.Writer) func(context.Context, string) ([]byte, error) {
+	fd := int(in.Fd())
+	if !term.IsTerminal(fd) {
+		return nil
+	}
+	return func(ctx context.Context, question string) ([]byte, error) {
+		before, err := term.GetState(fd)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := io.WriteString(out, question); err != nil {
+			return nil, err
+		}
+		type answer struct {
+			secret []byte
+			err    error
+		}
+		// A read of a terminal cannot be cancelled: the program ends before it does.
+		typed := make(chan answer, 1)
+		go func() {
+			secret, err := term.ReadPassword(fd)
+			typed <- answer{secret, err}
+		}()
+		defer fmt.Fprintln(out)
+		select {
+		case a := <-typed:
+			return a.secret, a.err
+		case <-ctx.Done():
+			_ = term.Restore(fd, before)
+			return nil, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,245 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The pages in docs/ show what the programs really do. Each page's blocks
+//
+//	```console
+//	$ command
+//	what it prints
+//	```
+//
+// are run in order by one shell, in a directory of the page's own, and what the
+// programs print, messages and results together, is compared with the page. A
+// command goes on in the lines that begin with "> ". An ellipsis stands for any
+// text in its line, a line that is nothing else for any number of lines. Blocks
+// marked "console mount" are run where file systems may be mounted.
+//
+// The directory has a device, tandem.toml and root.json, the bundles below, and
+// a repository, releases, that offers the first two of them. Both sides are on
+// one file system; what tandem says about that is left out.
+var docBundles = map[string]string{
+	"hello-1.0.0.tandem": "greeting = hello\n",
+	"hello-1.1.0.tandem": "greeting = hello\n",
+	"hello-2.0.0.tandem": "greeting = good morning\n",
+}
+
+const oneDisk = "tandem: warning: system and usr_data are on one file system: the copy does not survive its loss"
+
+func TestDocs(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob(filepath.Join("..", "..", "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := map[string]bool{}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps, err := docSteps(string(text))
+		if err != nil {
+			t.Fatalf("%s:%v", page, err)
+		}
+		if len(steps) == 0 {
+			continue
+		}
+		name := filepath.Base(page)
+		ran[name] = true
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			runPage(t, page, steps)
+		})
+	}
+	if !ran["operating.md"] {
+		t.Error("docs/operating.md shows nothing that could be run")
+	}
+}
+
+// docStep is a command of a page and what the page says that it prints.
+type docStep struct {
+	line    int
+	mount   bool
+	command string
+	want    []string
+}
+
+var fence = regexp.MustCompile("^```(.*)$")
+
+func docSteps(text string) ([]docStep, error) {
+	var steps []docStep
+	info, inside := "", false
+	for i, l := range strings.Split(text, "\n") {
+		if m := fence.FindStringSubmatch(l); m != nil {
+			inside = !inside
+			info = strings.TrimSpace(m[1])
+			if !inside {
+				info = ""
+			}
+			continue
+		}
+		if info != "console" && info != "console mount" {
+			continue
+		}
+		switch last := len(steps) - 1; {
+		case strings.HasPrefix(l, "$ "):
+			steps = append(steps, docStep{line: i + 1, mount: info == "console mount", command: l[2:]})
+		case last < 0:
+			return nil, fmt.Errorf("%d: output before the first command: %q", i+1, l)
+		case strings.HasPrefix(l, "> ") && len(steps[last].want) == 0:
+			steps[last].command += "\n" + l[2:]
+		default:
+			steps[last].want = append(steps[last].want, l)
+		}
+	}
+	if inside {
+		return nil, fmt.Errorf("a block without an end")
+	}
+	return steps, nil
+}
+
+func runPage(t *testing.T, page string, steps []docStep) {
+	dir := t.TempDir()
+	if err := docDevice(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // what the page mounted and did not take away
+		for _, d := range []string{"system", "usr_data"} {
+			_ = unix.Unmount(filepath.Join(dir, d), unix.MNT_DETACH)
+		}
+	})
+	sh, err := startShell(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mount := canMount(t)
+	for _, s := range steps {
+		if s.mount && !mount {
+			continue
+		}
+		got, err := sh.run(s.command)
+		if err != nil {
+			t.Fatalf("%s:%d: %s: %v\n%s", page, s.line, s.command, err, strings.Join(got, "\n"))
+		}
+		if !sameOutput(s.want, got) {
+			t.Errorf("%s:%d: %s\nprints:\n\t%s\nthe page says:\n\t%s", page, s.line, s.command,
+				strings.Join(got, "\n\t"), strings.Join(s.want, "\n\t"))
+		}
+	}
+}
+
+// docDevice makes what a page finds in its directory.
+func docDevice(dir string) error {
+	if err := provision(dir, "\n[source]\nurl = \"file:releases\"\n"); err != nil {
+		return err
+	}
+	for name, greeting := range docBundles {
+		version := strings.TrimSuffix(strings.TrimPrefix(name, "hello-"), ".tandem")
+		app := filepath.Join(dir, ".build", version)
+		if err := writeApp(app, version); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(app, "etc/hello.conf"), []byte(greeting), 0o644); err != nil {
+			return err
+		}
+		if err := releaseTool("bundle", "create", app, "--app", "hello", "--version", version, "--compatible", "demo",
+			"--config-pattern", "etc/*.conf", "--ignore", "log/**",
+			"--keys", "keys", "--root", "repo/root.json", "--out", filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(dir, ".build")); err != nil {
+		return err
+	}
+	return os.CopyFS(filepath.Join(dir, "releases"), os.DirFS(filepath.Join(pubDir, "repo")))
+}
+
+// sameOutput compares lines with what a page says, which may have ellipses.
+func sameOutput(want, got []string) bool {
+	switch {
+	case len(want) == 0:
+		return len(got) == 0
+	case want[0] == "…":
+		return sameOutput(want[1:], got) || len(got) > 0 && sameOutput(want, got[1:])
+	case len(got) == 0:
+		return false
+	}
+	parts := strings.Split(want[0], "…")
+	for i := range parts {
+		parts[i] = regexp.QuoteMeta(parts[i])
+	}
+	return regexp.MustCompile("^"+strings.Join(parts, ".*")+"$").MatchString(got[0]) && sameOutput(want[1:], got[1:])
+}
+
+// shell is one shell that runs a page's commands.
+type shell struct {
+	in  io.Writer
+	out *bufio.Reader
+}
+
+func startShell(t *testing.T, dir string) (*shell, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	cmd := exec.CommandContext(ctx, "sh")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "PATH="+binDir+string(filepath.ListSeparator)+os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	out, w, err := os.Pipe()
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	err = cmd.Start()
+	w.Close()
+	t.Cleanup(func() {
+		in.Close()
+		cancel()
+		_ = cmd.Wait() // what its last command exited with is no matter
+		out.Close()
+	})
+	return &shell{in, bufio.NewReader(out)}, err
+}
+
+// run runs a command and gives the lines that it prints. $? is the next
+// command's to ask for.
+func (s *shell) run(command string) ([]string, error) {
+	const end = "\036" // a record separator, which no program here prints
+	if _, err := fmt.Fprintf(s.in, "%s\n__exit=$?; printf '\\036%%d\\n' $__exit; (exit $__exit)\n", command); err != nil {
+		return nil, err
+	}
+	var lines []string
+	for {
+		l, err := s.out.ReadString('\n')
+		text, code, done := strings.Cut(strings.TrimSuffix(l, "\n"), end)
+		if text != oneDisk && (text != "" || !done) {
+			lines = append(lines, text)
+		}
+		if err != nil {
+			return lines, fmt.Errorf("the shell ended: %w", err)
+		}
+		if done {
+			_, err := strconv.Atoi(code)
+			return lines, err
+		}
+	}
+}
