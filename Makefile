@@ -12,7 +12,7 @@ FUZZTIME   ?= 1m
 STATICCHECK = .cache/bin/staticcheck
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm test demo bench fuzz lint fmt-check vet staticcheck tools size clean
+.PHONY: help build arm test demo bench lab-ubifs fuzz lint fmt-check vet staticcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -32,6 +32,9 @@ demo: build ## run the main job in a scratch folder and check each step
 
 bench: ## measure against cp, rsync and the vendor's script; BENCHFLAGS are its flags
 	go run ./test/bench $(BENCHFLAGS)
+
+lab-ubifs: ## cut the power on real UBIFS, in a machine under QEMU; LABFLAGS are its flags
+	go run ./test/ubifs $(LABFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@set -e; for p in $$(go list ./...); do \

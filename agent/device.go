@@ -80,7 +80,7 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 			return d, err
 		}
 	}
-	d.reconciler = &backup.Reconciler{Log: env.Log, Progress: env.Progress}
+	d.reconciler = &backup.Reconciler{Log: env.Log, Progress: env.Progress, Now: env.Now}
 	if d.reconciler.System, err = d.side(backup.System, cfg.System, access); err != nil {
 		return d, err
 	}
@@ -724,6 +724,31 @@ func (d *Device) check(ctx context.Context) (ota.Decision, versioning.Version, *
 	return dec, installed, src, err
 }
 
+// roomFor says whether both sides could hold an offer at all, with its bundle
+// beside it where that is downloaded to the same file system.
+func (d *Device) roomFor(o *ota.Offer) error {
+	state, err := d.state()
+	if err != nil {
+		return err
+	}
+	home, err := state.Lstat(".")
+	if err != nil {
+		return err
+	}
+	for _, s := range []*backup.Side{d.reconciler.System, d.reconciler.UsrData} {
+		need := o.Release.Unpacked
+		if s.FS != nil {
+			if at, err := s.FS.Lstat("."); err == nil && at.Dev == home.Dev {
+				need += o.Size
+			}
+		}
+		if err := d.reconciler.CouldHold(s.Name, need); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Update asks the source, downloads what it offers, installs it and backs it
 // up, once. A nil Update says that there is nothing newer. What holds after an
 // error is said at Install.
@@ -732,7 +757,7 @@ func (d *Device) Update(ctx context.Context) (*Update, versioning.Version, error
 	if err != nil || dec.Best == nil {
 		return nil, installed, err
 	}
-	if err := d.reconciler.CouldHold(dec.Best.Release.Unpacked); err != nil {
+	if err := d.roomFor(dec.Best); err != nil {
 		return nil, installed, fmt.Errorf("%s is not downloaded: %w", dec.Best.Release.Version, err)
 	}
 	name, err := src.Fetch(ctx, *dec.Best, func(done, total int64) {

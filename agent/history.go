@@ -22,7 +22,7 @@ const (
 // nothing to do is none: flash wears out.
 type Event struct {
 	Time     time.Time          `json:"time"`
-	Command  string             `json:"command"` // boot, backup, verify, install, update, bump
+	Command  string             `json:"command"` // of tandem, such as boot; firmware for a handler's outcome
 	Action   string             `json:"action,omitempty"`
 	Reason   string             `json:"reason,omitempty"`
 	From     versioning.Version `json:"from,omitzero"`

@@ -102,6 +102,11 @@ func (in *inspector) aim(ctx context.Context, from SideName, system, usrData *Sn
 	d.record.Config = dropOrphans(d.record)
 	switch {
 	case changed:
+		for i := range d.record.Config { // what was fresh then may have come of age
+			if e := &d.record.Config[i]; e.Fresh {
+				*e = in.captured(*e)
+			}
+		}
 		d.record.Revision = max(system.Revision, usrData.Revision) + 1
 	case d.record.Revision == 0:
 		d.record.Revision = 1
@@ -142,7 +147,7 @@ func (in *inspector) entriesOf(ctx context.Context, s *Snapshot, paths []Path) (
 		if err != nil {
 			return nil, err
 		}
-		entries = append(entries, e)
+		entries = append(entries, in.captured(e))
 	}
 	return entries, nil
 }

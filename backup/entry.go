@@ -109,6 +109,10 @@ type Entry struct {
 	Target Path              `json:"target,omitempty"` // of a symbolic link: any text
 	Link   Path              `json:"link,omitempty"`   // of a hard link: the entry that holds the content
 	Xattrs map[string][]byte `json:"xattrs,omitempty"`
+	// Fresh says that the file was written so shortly before it was captured
+	// that it may be written again without its time telling: UBIFS keeps whole
+	// seconds. Its content is looked at each time.
+	Fresh bool `json:"fresh,omitempty"`
 }
 
 // Manifest is the list of a version's application files, with the rules that

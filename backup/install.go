@@ -114,7 +114,7 @@ func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOpt
 }
 
 func (r *Reconciler) beginInstall(ctx context.Context, m *Manifest, o InstallOptions) (*Install, error) {
-	in := newInspector(false)
+	in := newInspector(r.now(), false)
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return nil, err
@@ -286,7 +286,7 @@ func (i *Install) merge(ctx context.Context, in *inspector, system *Snapshot, o 
 		return nil, err
 	}
 	for _, e := range config {
-		r.Config = append(r.Config, e)
+		r.Config = append(r.Config, in.captured(e))
 	}
 	slices.SortFunc(r.Config, byPath)
 	r.Config = dropOrphans(r)
@@ -460,6 +460,7 @@ func (i *Install) sameDefault(p Path, shipped *Entry) bool {
 }
 
 func (i *Install) setConfig(e Entry) {
+	e.Fresh = e.Type == File // it was written a moment ago
 	config := i.st.record.Config
 	if k := slices.IndexFunc(config, func(c Entry) bool { return c.Path == e.Path }); k >= 0 {
 		config[k] = e
@@ -512,7 +513,7 @@ func (r *Reconciler) Bump(ctx context.Context, next func(versioning.Version) (ve
 	if _, err := r.Recover(); err != nil {
 		return versioning.Version{}, err
 	}
-	in := newInspector(false)
+	in := newInspector(r.now(), false)
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return versioning.Version{}, err

@@ -188,6 +188,27 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// TestTwoEditsInASecond has a file system that keeps whole seconds, as UBIFS
+// does: an edit that leaves size and time as they were is captured all the same,
+// and never taken for damage.
+func TestTwoEditsInASecond(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		l := newLab(t, memfs.Options{CoarseMtime: true})
+		l.mustInstall("1.0.0", nil, InstallOptions{})
+		for _, content := range []string{"edited 1", "edited 2", "edited 3"} {
+			l.write(System, "apps/etc/app.conf", content)
+			if _, err := l.reconciler().Reconcile(t.Context(), Options{Full: full}); err != nil {
+				t.Fatal(err)
+			}
+			for _, side := range []SideName{System, UsrData} {
+				if got := l.read(side, "apps/etc/app.conf"); got != content {
+					t.Fatalf("full %v: %s has %q, want %q", full, side, got, content)
+				}
+			}
+		}
+	}
+}
+
 // TestConfigurationSavedAtStop has an application that writes its
 // configuration when it is stopped, which is after everything was staged.
 func TestConfigurationSavedAtStop(t *testing.T) {

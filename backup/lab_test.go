@@ -43,6 +43,7 @@ func (l *lab) reconciler() *Reconciler {
 		System:  &Side{Name: System, FS: l.fs(System)},
 		UsrData: &Side{Name: UsrData, FS: l.fs(UsrData)},
 		Log:     log,
+		Now:     l.m.Now,
 	}
 }
 

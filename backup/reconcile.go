@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -21,7 +22,10 @@ type Reconciler struct {
 	System, UsrData *Side
 	Log             logrus.FieldLogger
 	Progress        Progress // may be nil
+	Now             func() time.Time
 }
+
+func (r *Reconciler) now() time.Time { return r.Now() }
 
 // Options of a reconciliation.
 type Options struct {
@@ -86,7 +90,7 @@ func (r *Reconciler) Recover() ([]Finished, error) {
 // Look takes a snapshot of both sides and decides. It changes nothing. An
 // error that Decide gives comes with the snapshots.
 func (r *Reconciler) Look(ctx context.Context, o Options) (*Result, error) {
-	return r.look(ctx, newInspector(o.Full))
+	return r.look(ctx, newInspector(r.now(), o.Full))
 }
 
 func (r *Reconciler) look(ctx context.Context, in *inspector) (*Result, error) {
@@ -198,7 +202,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 	if err != nil {
 		return &Result{Finished: finished}, err
 	}
-	in := newInspector(o.Full)
+	in := newInspector(r.now(), o.Full)
 	var total *Result
 	for range rounds {
 		res, err := r.look(ctx, in)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
@@ -165,7 +166,7 @@ func readSealed(fs fsys.FS, name string, limit int64) ([]byte, error) {
 	switch {
 	case fsys.IsNotExist(err):
 		return nil, nil
-	case errors.As(err, &long):
+	case errors.As(err, &long), errors.Is(err, syscall.EIO): // a read error is damage
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return data, err

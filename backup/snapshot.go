@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"time"
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
@@ -80,6 +81,7 @@ func (s *Snapshot) usable() bool { return s.basis != nil }
 
 // inspector looks at both sides.
 type inspector struct {
+	now      int64                      // nanoseconds since 1970-01-01 UTC
 	full     bool                       // hash everything
 	suspects map[SideName]map[Path]bool // hash these in any case
 	stale    map[Path]int               // how often a file of system was not what it had just been
@@ -87,8 +89,9 @@ type inspector struct {
 	decoded  map[digest.SHA256]*Record // sides in step have the same record
 }
 
-func newInspector(full bool) *inspector {
+func newInspector(now time.Time, full bool) *inspector {
 	return &inspector{
+		now:      now.UnixNano(),
 		full:     full,
 		suspects: map[SideName]map[Path]bool{System: {}, UsrData: {}},
 		buf:      make([]byte, 128<<10),
@@ -384,7 +387,7 @@ func (in *inspector) adopt(ctx context.Context, s *Snapshot) error {
 			continue
 		}
 		if division.isConfig(p) {
-			r.Config = append(r.Config, e)
+			r.Config = append(r.Config, in.captured(e))
 		} else {
 			r.Manifest.Files = append(r.Manifest.Files, e)
 		}
@@ -393,6 +396,12 @@ func (in *inspector) adopt(ctx context.Context, s *Snapshot) error {
 	slices.SortFunc(r.Manifest.Files, byPath)
 	s.basis = r
 	return nil
+}
+
+// captured is an entry as configuration is recorded.
+func (in *inspector) captured(e Entry) Entry {
+	e.Fresh = e.Type == File && e.Mtime > in.now-freshFor
+	return e
 }
 
 // compare finds damage and edits.
@@ -498,7 +507,7 @@ func isEdit(m match, e *Entry, f *found) bool {
 	case f.info.Size == 0 && e.Size > 0:
 		return false
 	}
-	return f.link != "" || f.info.Size != e.Size || f.info.Mtime != e.Mtime
+	return e.Fresh || f.link != "" || f.info.Size != e.Size || f.info.Mtime != e.Mtime
 }
 
 func (s *Snapshot) judgeProblem(e *Entry, f *found, m match, err error) {

@@ -185,6 +185,13 @@ const recordEntry = 512
 
 func (st *staging) checkSpace() error {
 	need, err := st.need()
+	if err == nil && need.NeedBytes > need.FreeBytes {
+		// UBIFS guesses what is not written out yet, and guesses low.
+		if err := st.side.FS.Sync(); err != nil {
+			return err
+		}
+		need, err = st.need()
+	}
 	if err != nil {
 		return err
 	}
@@ -650,6 +657,7 @@ func (st *staging) copyFrom(ctx context.Context, e *Entry, from source) error {
 		}
 		fresh := *e
 		fresh.SHA256, fresh.Size, fresh.Mtime, fresh.Xattrs = &now.sum, now.size, now.info.Mtime, now.xattrs
+		fresh.Fresh = true
 		fresh.Mode, fresh.UID, fresh.GID = Mode(now.info.Mode), now.info.UID, now.info.GID
 		if e := st.copyOnce(ctx, &fresh, from); e == nil {
 			st.recapture(fresh)

@@ -262,51 +262,64 @@ func (st *staging) sealDirect(record []byte) error {
 	return versioning.WriteTag(fs, tagFile, st.record.Manifest.Version)
 }
 
-// CouldHold says whether system could hold a version of so many bytes at all,
+// CouldHold says whether a side could hold a version of so many bytes at all,
 // were it written over what is there: what is not worth downloading is not
 // downloaded. The error wraps ErrNoSpace.
-func (r *Reconciler) CouldHold(bytes int64) error {
-	if r.System.ready() != nil {
-		return nil
+func (r *Reconciler) CouldHold(name SideName, bytes int64) error {
+	side := r.System
+	if name == UsrData {
+		side = r.UsrData
 	}
-	space, err := r.System.FS.Space()
+	if side.ready() != nil {
+		return nil // that is told elsewhere
+	}
+	space, err := side.FS.Space()
 	if err != nil {
-		return sideError(r.System, err)
+		return sideError(side, err)
 	}
-	seen := map[uint64]bool{}
 	have := space.Free
-	var walk func(dir string) error
-	walk = func(dir string) error {
-		infos, err := r.System.FS.ReadDir(dir)
-		if err != nil && !fsys.IsNotExist(err) {
-			return err
-		}
-		for _, i := range infos {
-			if i.Type == fsys.TypeDir {
-				if err := walk(path.Join(dir, i.Name)); err != nil {
-					return err
-				}
-			} else if !seen[i.Ino] {
-				seen[i.Ino] = true
-				have += i.Alloc
-			}
-		}
-		return nil
-	}
+	seen := map[uint64]bool{}
 	for _, dir := range []string{appsDir, ownDir} {
-		if err := walk(dir); err != nil {
-			return sideError(r.System, err)
+		n, err := allocated(side.FS, dir, seen)
+		if err != nil {
+			return sideError(side, err)
 		}
+		have += n
 	}
 	if bytes > have {
-		return sideError(r.System, &SpaceError{Path: r.System.FS.Path("."), NeedBytes: bytes, FreeBytes: have, FreeEntries: -1})
+		return sideError(side, &SpaceError{Path: side.FS.Path("."), NeedBytes: bytes, FreeBytes: have, FreeEntries: -1})
 	}
 	return nil
 }
 
+// allocated says what the files below dir take, each inode once.
+func allocated(fs fsys.FS, dir string, seen map[uint64]bool) (int64, error) {
+	infos, err := fs.ReadDir(dir)
+	if fsys.IsNotExist(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	var total int64
+	for _, i := range infos {
+		if i.Type == fsys.TypeDir {
+			n, err := allocated(fs, path.Join(dir, i.Name), seen)
+			if err != nil {
+				return 0, err
+			}
+			total += n
+		} else if !seen[i.Ino] {
+			seen[i.Ino] = true
+			total += i.Alloc
+		}
+	}
+	return total, nil
+}
+
 // whole says whether side holds all of record, every byte read.
 func (r *Reconciler) whole(ctx context.Context, side SideName, record *Record) error {
-	in := newInspector(true)
+	in := newInspector(r.now(), true)
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return err

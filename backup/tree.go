@@ -230,7 +230,7 @@ func (t *tree) compare(ctx context.Context, e *Entry, full bool, buf []byte) (ma
 		if f.info.Type != fsys.TypeFile || f.link != "" || f.info.Size != e.Size {
 			return differs, nil
 		}
-		if full || f.sum != nil || !sameMtime(f.info.Mtime, e.Mtime) {
+		if full || f.sum != nil || e.Fresh || !sameMtime(f.info.Mtime, e.Mtime) {
 			sum, err := t.hash(ctx, e.Path, buf)
 			if err := ctx.Err(); err != nil {
 				return unreadable, err
@@ -262,6 +262,10 @@ func (t *tree) compare(ctx context.Context, e *Entry, full bool, buf []byte) (ma
 }
 
 const second = 1_000_000_000
+
+// freshFor is how long after its last write a file may be written again in the
+// same second, as clocks and file systems count it.
+const freshFor = 2 * second
 
 // sameMtime compares a file's time with a recorded one; the file may lie on a
 // file system that keeps whole seconds only.

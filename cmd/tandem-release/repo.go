@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +79,7 @@ timestamp for one year from each publishing, or the days that --valid says.`,
 					return err
 				}
 				p.say("this is %s: copy it to your devices, as the file that \"root\" in the section [trust] of tandem.toml names", root)
-				_, err = p.stdout.Write(append(bytes.TrimRight(data, "\n"), '\n'))
+				_, err = p.stdout.Write(data) // to the byte: it may be compared
 				return err
 			})
 		},
