@@ -79,17 +79,22 @@ func (d *device) sync() (int64, error) {
 	if d.stat == "" {
 		return 0, nil
 	}
-	data, err := os.ReadFile(d.stat)
+	return written(d.stat)
+}
+
+// written reads a block device's counter of bytes.
+func written(stat string) (int64, error) {
+	data, err := os.ReadFile(stat)
 	if err != nil {
 		return 0, err
 	}
 	fields := strings.Fields(string(data))
 	if len(fields) < 7 {
-		return 0, fmt.Errorf("%s: expected the counters of a block device", d.stat)
+		return 0, fmt.Errorf("%s: expected the counters of a block device", stat)
 	}
 	sectors, err := strconv.ParseInt(fields[6], 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", d.stat, err)
+		return 0, fmt.Errorf("%s: %w", stat, err)
 	}
 	return sectors * 512, nil
 }
@@ -139,9 +144,12 @@ func (l *lab) measure(ctx context.Context, p *program) (sample, error) {
 	if err != nil {
 		return s, err
 	}
-	var stderr strings.Builder
+	var stdout, stderr strings.Builder
 	cmd := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...)
 	cmd.Stderr = &stderr
+	if p.clock {
+		cmd.Stdout = &stdout
+	}
 	// The whole group ends with it, so that nothing keeps a file system busy.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -165,6 +173,11 @@ func (l *lab) measure(ctx context.Context, p *program) (sample, error) {
 	if err != nil {
 		return s, fmt.Errorf("%s: %w: %s", p.name, err, strings.TrimSpace(stderr.String()))
 	}
+	if p.clock {
+		if s.wall, err = clock(stdout.String()); err != nil {
+			return s, fmt.Errorf("%s: %w", p.name, err)
+		}
+	}
 	after, err := l.written()
 	if err != nil {
 		return s, err
@@ -183,8 +196,23 @@ func (l *lab) measure(ctx context.Context, p *program) (sample, error) {
 	return s, nil
 }
 
+// clock reads how long a program worked from what it printed.
+func clock(printed string) (time.Duration, error) {
+	var begin, end int64
+	if _, err := fmt.Sscan(printed, &begin, &end); err != nil {
+		return 0, fmt.Errorf("printed %q, expected two times: %w", printed, err)
+	}
+	return time.Duration(end - begin), nil
+}
+
 func (l *lab) written() (int64, error) {
 	var sum int64
+	if l.slot != nil {
+		var err error
+		if sum, err = written(l.slot.stat); err != nil {
+			return 0, err
+		}
+	}
 	for _, d := range l.devices {
 		n, err := d.sync()
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +23,9 @@ type state struct {
 	version int
 }
 
+// sides is what lies on both sides.
+type sides struct{ system, usrData state }
+
 // program is one way to do a job.
 type program struct {
 	name    string
@@ -29,15 +33,18 @@ type program struct {
 	stdin   string
 	record  string // the saved records that lie on the sides before; "" for none
 	tandem  bool
-	missing string // the tool that is not installed
+	anyTime bool   // it gives all files the time of the release, changed or not
+	slot    *slot  // it fills this one, and leaves the sides alone
+	clock   bool   // it prints when the work begins and when it ends, in nanoseconds
+	trial   bool   // where it fails it is left out, and the reason is given
+	missing string // why it is not measured
 }
 
 // job is measured for each of its programs, from the same state.
 type job struct {
-	name            string
-	system, usrData state // before
-	after           state // of usr_data; system stays as it is
-	programs        []*program
+	name          string
+	before, after sides
+	programs      []*program
 }
 
 // lab is a device on the bench, with the trees that its sides are set to.
@@ -49,6 +56,9 @@ type lab struct {
 	system, usrData string // paths of the sides
 	tandem, release string // the built programs
 	missing         []string
+	slot            *slot  // nil without RAUC
+	raucWhy         string // why it is not measured, though it is installed
+	payload         int64  // of the release's bundle, in bytes
 }
 
 // The saved trees: as shipped, the next release, and with edited configuration.
@@ -72,9 +82,11 @@ func (l *lab) saved(parts ...string) string {
 // prepare writes the trees, the configuration and the records.
 func (l *lab) prepare(ctx context.Context) error {
 	l.system, l.usrData = filepath.Join(l.devices[0].dir, "apprun"), filepath.Join(l.devices[1].dir, "appbackup")
-	for n, changed := range map[string]map[int]bool{
-		shipped: nil, next: l.spec.onePercent(false), edited: l.spec.onePercent(true),
-	} {
+	trees := map[string]map[int]bool{shipped: nil}
+	if !l.spec.installOnly {
+		trees[next], trees[edited] = l.spec.onePercent(false), l.spec.onePercent(true)
+	}
+	for n, changed := range trees {
 		if err := l.spec.write(l.saved(n), changed); err != nil {
 			return err
 		}
@@ -82,6 +94,10 @@ func (l *lab) prepare(ctx context.Context) error {
 	mount := ""
 	if l.counted {
 		mount = l.devices[1].dir
+	}
+	root, err := l.makeKeys(ctx)
+	if err != nil {
+		return err
 	}
 	config := fmt.Sprintf(`[device]
 id = "bench"
@@ -93,60 +109,72 @@ path = %q
 path = %q
 mount = %q
 [trust]
-allow_unsigned = true
+root = %q
 [agent]
 state = %q
 lock = %q
-`, l.system, l.usrData, mount, filepath.Join(l.devices[1].dir, "tandem"), filepath.Join(l.tmp, "lock"))
-	if err := os.WriteFile(l.config(), []byte(config), 0o600); err != nil {
+`, l.system, l.usrData, mount, root, filepath.Join(l.devices[1].dir, "tandem"), filepath.Join(l.tmp, "lock"))
+	if err := errors.Join(
+		os.WriteFile(l.config(), []byte(config), 0o600),
+		os.WriteFile(l.held(), []byte(config+waiting), 0o600)); err != nil {
 		return err
 	}
 	if err := os.WriteFile(l.vendor(), []byte(vendorScript), 0o600); err != nil {
 		return err
 	}
-	bundle := filepath.Join(l.tmp, "release.tandem")
-	if err := l.keepRecord(ctx, adopted, job{system: state{shipped, 1}}, l.own("tandem", "backup")); err != nil {
+	if err := l.makeBundle(ctx, state{shipped, 1}, released); err != nil {
 		return err
 	}
-	return l.keepRecord(ctx, installed, job{},
-		&program{name: "tandem-release", argv: []string{l.release, "bundle", "create", l.saved(shipped), "--app", "bench",
-			"--version", "1", "--compatible", "bench", "--config-pattern", "etc/**", "--out", bundle}},
-		l.own("tandem", "install", bundle))
+	if l.spec.installOnly {
+		return nil
+	}
+	if err := errors.Join(
+		l.makeBundle(ctx, state{next, 2}, later),
+		l.keepRecord(ctx, adopted, sides{system: state{shipped, 1}}, l.own("tandem", "backup"))); err != nil {
+		return err
+	}
+	return l.keepRecord(ctx, installed, sides{}, l.own("tandem", "install", l.bundle(shipped)))
 }
 
 func (l *lab) config() string { return filepath.Join(l.tmp, "tandem.toml") }
 func (l *lab) vendor() string { return filepath.Join(l.tmp, "vendor.sh") }
 
-// keepRecord saves what tandem keeps of itself after the programs have run.
-func (l *lab) keepRecord(ctx context.Context, name string, from job, programs ...*program) error {
+// keepRecord saves what tandem keeps of itself after p has run.
+func (l *lab) keepRecord(ctx context.Context, name string, from sides, p *program) error {
 	if err := l.reset(from, ""); err != nil {
 		return err
 	}
-	for _, p := range programs {
-		cmd := exec.CommandContext(ctx, p.argv[0], p.argv[1:]...)
-		cmd.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", released))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", strings.Join(p.argv, " "), err, strings.TrimSpace(string(out)))
-		}
+	if err := command(ctx, nil, p.argv...); err != nil {
+		return err
 	}
 	for i, side := range []string{l.system, l.usrData} {
 		if err := errors.Join(
-			l.check(side, state{shipped, 1}),
+			l.check(side, state{shipped, 1}, false),
 			mirror(filepath.Join(side, ".tandem"), l.saved(name, l.sideName(i)))); err != nil {
-			return fmt.Errorf("%s: %w", programs[len(programs)-1].name, err)
+			return fmt.Errorf("%s: %w", p.name, err)
 		}
+	}
+	return nil
+}
+
+// command runs a program that is not measured.
+func command(ctx context.Context, env []string, argv ...string) error {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }
 
 func (l *lab) sideName(i int) string { return filepath.Base(l.devices[i].dir) }
 
-// reset puts both sides into the state before j, with nothing left of the run before.
-func (l *lab) reset(j job, record string) error {
+// reset puts both sides into the state before a job, with nothing left of the run before.
+func (l *lab) reset(before sides, record string) error {
 	for i, s := range []struct {
 		dir string
 		state
-	}{{l.system, j.system}, {l.usrData, j.usrData}} {
+	}{{l.system, before.system}, {l.usrData, before.usrData}} {
 		entries, err := os.ReadDir(l.devices[i].dir)
 		if err != nil {
 			return err
@@ -183,8 +211,15 @@ func (l *lab) reset(j job, record string) error {
 }
 
 // check says where a side does not hold exactly the tree and the tag of s.
-func (l *lab) check(side string, s state) error {
-	if err := same(l.saved(s.tree), filepath.Join(side, "apps")); err != nil {
+func (l *lab) check(side string, s state, anyTime bool) error {
+	if s.tree == "" {
+		_, err := os.Lstat(filepath.Join(side, "apps"))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return errors.Join(err, fmt.Errorf("%s: expected no application", side))
+	}
+	if err := same(l.saved(s.tree), filepath.Join(side, "apps"), anyTime); err != nil {
 		return err
 	}
 	path := filepath.Join(side, "app_ver.txt")
@@ -212,13 +247,18 @@ func (l *lab) peer(name string, tools []string, argv ...string) *program {
 	p := &program{name: name, argv: argv}
 	for _, t := range tools {
 		if _, err := exec.LookPath(t); err != nil {
-			p.missing = t
-			if !slices.Contains(l.missing, t) {
-				l.missing = append(l.missing, t)
-			}
+			l.leaveOut(p, t+" is not installed")
 		}
 	}
 	return p
+}
+
+// leaveOut gives the reason why p is not measured.
+func (l *lab) leaveOut(p *program, why string) {
+	p.missing = why
+	if !slices.Contains(l.missing, why) {
+		l.missing = append(l.missing, why)
+	}
 }
 
 // shell gives a peer that is a line of shell; $1 is the live side, $2 the backup.
@@ -230,6 +270,9 @@ func (l *lab) shell(name string, tools []string, line string) *program {
 // jobs gives what is measured. The first program of each is the one that the
 // others are compared with.
 func (l *lab) jobs() ([]job, error) {
+	if l.spec.installOnly {
+		return l.installs(), nil
+	}
 	const both = `"$1/apps" "$1/app_ver.txt" "$2/" && flush "$2"`
 	cp := l.shell("cp -a + sync", []string{"cp"}, `cp -a `+both)
 	fresh := l.shell("rm -rf + cp -a + sync", []string{"rm", "cp"}, `rm -rf "$2/apps" "$2/app_ver.txt" && cp -a `+both)
@@ -256,28 +299,28 @@ func (l *lab) jobs() ([]job, error) {
 	if err := os.WriteFile(openssl.stdin, []byte(files.String()), 0o600); err != nil {
 		return nil, err
 	}
-	old := state{shipped, 1}
-	return []job{
-		{"first backup", old, state{}, old, slices.Concat(
+	old, none := state{shipped, 1}, state{}
+	return append([]job{
+		{"first backup", sides{old, none}, sides{old, old}, slices.Concat(
 			[]*program{l.own("tandem backup", "backup"), cp, rsync}, vendor)},
-		{"1 % changed, new tag", state{next, 2}, old, state{next, 2}, slices.Concat(
+		{"1 % changed, new tag", sides{state{next, 2}, old}, sides{state{next, 2}, state{next, 2}}, slices.Concat(
 			[]*program{
 				l.own("tandem backup", "backup").with(installed),
 				l.own("tandem backup, adopted", "backup").with(adopted),
 				cp, fresh, rsync,
 			}, vendor)},
-		{"1 % configuration, same tag", state{edited, 1}, old, state{edited, 1}, []*program{
+		{"1 % configuration, same tag", sides{state{edited, 1}, old}, sides{state{edited, 1}, state{edited, 1}}, []*program{
 			l.own("tandem backup", "backup").with(installed),
 			l.own("tandem backup, adopted", "backup").with(adopted),
 			rsync,
 		}},
-		{"boot, nothing to do", old, old, old, slices.Concat(
+		{"boot, nothing to do", sides{old, old}, sides{old, old}, slices.Concat(
 			[]*program{
 				l.own("tandem boot", "boot").with(installed),
 				find("find -ls, one side", l.system), find("find -ls, both sides", l.system, l.usrData),
 			}, vendor)},
-		{"full verification", old, old, old, []*program{l.own("tandem verify", "verify").with(installed), openssl}},
-	}, nil
+		{"full verification", sides{old, old}, sides{old, old}, []*program{l.own("tandem verify", "verify").with(installed), openssl}},
+	}, append(l.installs(), l.updates()...)...), nil
 }
 
 // run measures a job n times, its programs in turn, so that what disturbs the
@@ -289,14 +332,18 @@ func (l *lab) run(ctx context.Context, j job, n int) ([][]sample, error) {
 			if p.missing != "" {
 				continue
 			}
-			if err := l.reset(j, p.record); err != nil {
+			if err := l.reset(j.before, p.record); err != nil {
 				return nil, fmt.Errorf("prepare %s: %w", j.name, err)
 			}
 			s, err := l.measure(ctx, p)
+			if err != nil && p.trial && turn == 0 && ctx.Err() == nil {
+				l.leaveOut(p, oneLine(err))
+				continue
+			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", j.name, err)
 			}
-			if err := errors.Join(l.check(l.system, j.system), l.check(l.usrData, j.after)); err != nil {
+			if err := l.checkRun(ctx, j, p); err != nil {
 				return nil, fmt.Errorf("%s: %s: wrong result: %w", j.name, p.name, err)
 			}
 			if turn > 0 {
@@ -307,10 +354,22 @@ func (l *lab) run(ctx context.Context, j job, n int) ([][]sample, error) {
 	return samples, nil
 }
 
+// checkRun says where a program did not leave what it should have.
+func (l *lab) checkRun(ctx context.Context, j job, p *program) error {
+	left := j.after
+	if p.slot != nil {
+		if err := p.slot.check(ctx, l.saved(j.after.system.tree)); err != nil {
+			return err
+		}
+		left = j.before
+	}
+	return errors.Join(l.check(l.system, left.system, p.anyTime), l.check(l.usrData, left.usrData, p.anyTime))
+}
+
 // checkVerify makes sure that a full verification reads what it vouches for.
 func (l *lab) checkVerify(ctx context.Context) error {
 	old := state{shipped, 1}
-	if err := l.reset(job{system: old, usrData: old}, installed); err != nil {
+	if err := l.reset(sides{old, old}, installed); err != nil {
 		return err
 	}
 	for _, side := range []string{l.system, l.usrData} {

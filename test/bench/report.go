@@ -13,7 +13,7 @@ import (
 type figure struct {
 	Job        string   `json:"job"`
 	Program    string   `json:"program"`
-	Missing    string   `json:"missing,omitempty"` // the tool that is not installed
+	Missing    string   `json:"missing,omitempty"` // why it is not measured
 	WallMS     float64  `json:"wall_ms,omitempty"`
 	WallMinMS  float64  `json:"wall_min_ms,omitempty"`
 	WallMaxMS  float64  `json:"wall_max_ms,omitempty"`
@@ -26,8 +26,10 @@ type figure struct {
 }
 
 type treeReport struct {
-	Tree    treeSpec `json:"tree"`
-	Figures []figure `json:"figures"`
+	Tree       treeSpec `json:"tree"`
+	Runs       int      `json:"runs"`
+	PayloadMiB float64  `json:"payload_mib"` // of its bundle
+	Figures    []figure `json:"figures"`
 }
 
 type report struct {
@@ -78,7 +80,11 @@ func (r *report) print(w io.Writer) error {
 		fmt.Fprintf(w, "%s\n", n)
 	}
 	for _, t := range r.Trees {
-		fmt.Fprintf(w, "\n%s\n", t.Tree)
+		fmt.Fprintf(w, "\n%s; %.1f MiB as a bundle", t.Tree, t.PayloadMiB)
+		if t.Runs != r.Runs {
+			fmt.Fprintf(w, "; runs: %d", t.Runs)
+		}
+		fmt.Fprintln(w)
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(tw, "job\tprogram\twall ms\tmin-max\tcpu ms\tpeak MiB\twritten MiB\ttandem's wall\tcpu")
 		last := ""
@@ -89,7 +95,7 @@ func (r *report) print(w io.Writer) error {
 			}
 			last = f.Job
 			if f.Missing != "" {
-				fmt.Fprintf(tw, "%s\t%s\tnot measured: %s is not installed\n", job, f.Program, f.Missing)
+				fmt.Fprintf(tw, "%s\t%s\tnot measured: %s\n", job, f.Program, f.Missing)
 				continue
 			}
 			peak := fmt.Sprintf("%.1f", f.PeakMiB)
