@@ -30,7 +30,7 @@ test: ## go vet, and all tests
 demo: build ## run the main job in a scratch folder and check each step
 	@sh test/demo/demo.sh bin
 
-bench: ## measure against cp, rsync and the vendor's script; BENCHFLAGS are its flags
+bench: ## measure against cp, rsync, tar, RAUC and the vendor's logic; BENCHFLAGS are its flags
 	go run ./test/bench $(BENCHFLAGS)
 
 lab-ubifs: ## cut the power on real UBIFS, in a machine under QEMU; LABFLAGS are its flags

@@ -17,7 +17,7 @@ import (
 // device can spare: most commands end before they need it.
 const (
 	gcPercent   = 400
-	memoryLimit = 20 << 20 // bytes
+	memoryLimit = 16 << 20 // bytes
 )
 
 func main() {

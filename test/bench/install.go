@@ -107,7 +107,7 @@ func (l *lab) installs() []job {
 		}},
 		{"install and back up", sides{}, sides{fresh, fresh}, []*program{
 			l.install("tandem install", l.config(), shipped),
-			l.unpack("tar --zstd -x, cp -a + syncs", shipped, unpack+` && cp -a "$1/apps" "$1/app_ver.txt" "$2/" && flush "$2"`),
+			l.unpack("tar --zstd -x, cp -a + syncs", shipped, unpack+` && mkdir -p "$2" && cp -a "$1/apps" "$1/app_ver.txt" "$2/" && flush "$2"`),
 		}},
 	}
 }
@@ -125,7 +125,7 @@ func (l *lab) updates() []job {
 		{"update, 1 % changed, and back up", sides{old, old}, sides{updated, updated}, []*program{
 			l.install("tandem install", l.config(), next).with(installed),
 			l.unpack("tar --zstd -x beside, mv, rm + cp -a, syncs", next,
-				unpack+` && rm -rf "$2/apps" "$2/app_ver.txt" && cp -a "$1/apps" "$1/app_ver.txt" "$2/" && flush "$2"`),
+				unpack+` && rm -rf "$2/apps" "$2/app_ver.txt" && mkdir -p "$2" && cp -a "$1/apps" "$1/app_ver.txt" "$2/" && flush "$2"`),
 		}},
 	}
 }
