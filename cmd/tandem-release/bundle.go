@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/internal/cli"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
 	"tandem/packaging/repository"
@@ -68,21 +69,21 @@ that are neither backed up nor restored.`,
 		Example: `  tandem-release bundle create hello/ --app hello --version 1.1.0 --compatible demo \
       --config-pattern 'etc/*.conf' --ignore 'log/**' \
       --keys keys --root repo/root.json --out hello-1.1.0.tandem`,
-		Args: exactly("APPDIR"),
+		Args: cli.Exactly("APPDIR"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			for _, f := range []string{"app", "version", "compatible", "out"} {
 				if !cmd.Flags().Changed(f) {
-					return usage(cmd, "--%s is missing", f)
+					return cli.Usage(cmd, "--%s is missing", f)
 				}
 			}
 			if o.Version, err = versioning.Parse(version); err != nil {
-				return usage(cmd, "--version: %w", err)
+				return cli.Usage(cmd, "--version: %w", err)
 			}
 			if o.Time, err = p.sourceDate(cmd); err != nil {
 				return err
 			}
 			if keys.given() == (root == "") {
-				return usage(cmd, "--keys and --root go together: the root must name the key that signs")
+				return cli.Usage(cmd, "--keys and --root go together: the root must name the key that signs")
 			}
 			if keys.given() {
 				if o.Signing, err = p.signWith(cmd.Context(), &keys, root); err != nil {
@@ -147,7 +148,7 @@ func outside(cmd *cobra.Command, app, out string) error {
 		return err
 	}
 	if rel, err := filepath.Rel(a, o); err == nil && filepath.IsLocal(rel) {
-		return usage(cmd, "--out %s lies in %s: expected a file outside of it", out, app)
+		return cli.Usage(cmd, "--out %s lies in %s: expected a file outside of it", out, app)
 	}
 	return nil
 }
@@ -156,7 +157,7 @@ func outside(cmd *cobra.Command, app, out string) error {
 func openParent(cmd *cobra.Command, file string) (*fsys.OS, string, error) {
 	name := filepath.Base(file)
 	if name == "." || name == ".." || name == "/" || strings.HasSuffix(file, "/") {
-		return nil, "", usage(cmd, "%q is no name of a file", file)
+		return nil, "", cli.Usage(cmd, "%q is no name of a file", file)
 	}
 	dir, err := fsys.OpenOS(filepath.Dir(file))
 	return dir, name, err
@@ -358,7 +359,7 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 		root   string
 		asJSON bool
 	)
-	cmd.Args = exactly("FILE")
+	cmd.Args = cli.Exactly("FILE")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		f, r, err := p.openBundle(cmd.Context(), args[0], root)
 		if err != nil {
@@ -428,10 +429,10 @@ first. ROOT.json must name that key; newer roots are carried along in the bundle
 so that devices which were off line can follow a change of keys. Signatures of
 other keys stay.`,
 		Example: `  tandem-release bundle sign hello-1.1.0.tandem --keys keys --root repo/root.json`,
-		Args:    exactly("FILE"),
+		Args:    cli.Exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !keys.given() || root == "" {
-				return usage(cmd, "--keys and --root are both needed: the root must name the key that signs")
+				return cli.Usage(cmd, "--keys and --root are both needed: the root must name the key that signs")
 			}
 			s, err := p.signWith(cmd.Context(), &keys, root)
 			if err != nil {
@@ -463,7 +464,7 @@ func newBundleExtractCommand(p *program) *cobra.Command {
 it on the way. Modes are set, owners and extended attributes are not. If the
 bundle turns out to be bad, what was unpacked is removed again.`,
 		Example: `  tandem-release bundle extract hello-1.1.0.tandem hello/ --root repo/root.json`,
-		Args:    exactly("FILE", "DIR"),
+		Args:    cli.Exactly("FILE", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, r, err := p.openBundle(cmd.Context(), args[0], root)
 			if err != nil {

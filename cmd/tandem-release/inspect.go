@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/internal/cli"
 	"tandem/internal/fsys"
 	"tandem/packaging/repository"
 )
@@ -61,7 +62,7 @@ how many per cent of the devices they are offered, and for which hardware. No ke
 needed. The metadata is verified, bundles are not read; "repo check" does that.`,
 		Example: `  tandem-release repo list repo
   tandem-release repo list repo --json`,
-		Args: exactly("REPO"),
+		Args: cli.Exactly("REPO"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return p.look(args[0], func(r *repository.Repository) error {
 				s, err := r.Status()
@@ -143,7 +144,7 @@ needed and nothing is changed.
 What devices would refuse goes to standard output, one finding in a line, and the
 exit code is 1. What only deserves attention goes to standard error.`,
 		Example: `  tandem-release repo check repo`,
-		Args:    exactly("REPO"),
+		Args:    cli.Exactly("REPO"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.look(args[0], func(r *repository.Repository) error {
 				rep, err := r.Check(cmd.Context())

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/internal/cli"
 	"tandem/internal/fsys"
 	"tandem/packaging/signing"
 )
@@ -34,10 +35,10 @@ The root key decides who may sign: keep it off line, and keep a copy. The target
 key signs releases. Snapshot and timestamp are needed to publish.`,
 		Example: `  tandem-release keygen --out keys
   tandem-release keygen --out safe --role root --encrypt`,
-		Args: exactly(),
+		Args: cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {
-				return usage(cmd, "--out is missing")
+				return cli.Usage(cmd, "--out is missing")
 			}
 			if len(roles) == 0 {
 				roles = signing.Roles()
@@ -91,7 +92,7 @@ func checkRole(cmd *cobra.Command, role string) error {
 			return nil
 		}
 	}
-	return usage(cmd, "role %.40q: expected root, targets, snapshot or timestamp", role)
+	return cli.Usage(cmd, "role %.40q: expected root, targets, snapshot or timestamp", role)
 }
 
 func newPubkeyCommand(p *program) *cobra.Command {
@@ -106,10 +107,10 @@ func newPubkeyCommand(p *program) *cobra.Command {
 root.pub, targets.pub and so on. It is all that "repo rotate --out" needs of new
 keys, so that the keys themselves need not leave the machine they were made on.`,
 		Example: `  tandem-release pubkey new-keys --out public`,
-		Args:    exactly("KEYS"),
+		Args:    cli.Exactly("KEYS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if out == "" {
-				return usage(cmd, "--out is missing")
+				return cli.Usage(cmd, "--out is missing")
 			}
 			from, err := fsys.OpenOS(args[0])
 			if err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"tandem/internal/cli"
 	"tandem/internal/fsys"
 	"tandem/packaging/signing"
 )
@@ -40,11 +41,11 @@ func (k *keyFlags) given() bool { return len(k.dirs) > 0 }
 // need says that --keys is missing, if it is.
 func (k *keyFlags) need(cmd *cobra.Command) error {
 	if !k.given() {
-		return usage(cmd, "--keys is missing")
+		return cli.Usage(cmd, "--keys is missing")
 	}
 	for _, d := range k.dirs {
 		if d == "" {
-			return usage(cmd, "--keys is empty")
+			return cli.Usage(cmd, "--keys is empty")
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/internal/cli"
 	"tandem/internal/fsys"
 	"tandem/internal/lock"
 	"tandem/packaging/repository"
@@ -42,11 +43,11 @@ func (f *publishFlags) register(cmd *cobra.Command, staged bool) {
 
 func (f *publishFlags) check(cmd *cobra.Command) error {
 	if f.valid < 1 || f.valid > maxDays {
-		return usage(cmd, "--valid %d: expected 1 to %d days", f.valid, maxDays)
+		return cli.Usage(cmd, "--valid %d: expected 1 to %d days", f.valid, maxDays)
 	}
 	if cmd.Flags().Changed("out") {
 		if f.out == "" {
-			return usage(cmd, "--out is empty")
+			return cli.Usage(cmd, "--out is empty")
 		}
 		return nil
 	}
@@ -153,13 +154,13 @@ change: a device that was offered the release at a lower percentage is offered i
 at a higher one. A lower percentage needs --allow-lower: it stops further devices,
 and takes the release from none that has it ("repo yank" does not either).`,
 		Example: `  tandem-release repo rollout repo hello/1.1.0 --percent 25 --keys keys`,
-		Args:    exactly("REPO", "RELEASE"),
+		Args:    cli.Exactly("REPO", "RELEASE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !cmd.Flags().Changed("percent") {
-				return usage(cmd, "--percent is missing")
+				return cli.Usage(cmd, "--percent is missing")
 			}
 			if percent < 0 || percent > 100 {
-				return usage(cmd, "--percent %d: expected 0 to 100", percent)
+				return cli.Usage(cmd, "--percent %d: expected 0 to 100", percent)
 			}
 			return p.edit(cmd, &f, args[0], fmt.Sprintf("is offered to %d %% of devices", percent), func(r *repository.Repository) ([]repository.Release, *repository.Change, error) {
 				return r.StageRollout(args[1], percent, lower)
@@ -186,7 +187,7 @@ the device. RELEASE is named as for "repo rollout".
 
 With --undo it is offered again.`,
 		Example: `  tandem-release repo yank repo hello/1.1.0 --keys keys`,
-		Args:    exactly("REPO", "RELEASE"),
+		Args:    cli.Exactly("REPO", "RELEASE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what := "is taken back"
 			if undo {
@@ -212,7 +213,7 @@ named as for "repo rollout". Its bundle stays, for devices that are fetching it,
 its path is printed: it can be deleted later. To take back a bad release, yank it:
 a version that is off the list could be published again by mistake.`,
 		Example: `  tandem-release repo remove repo hello/1.0.0 --keys keys`,
-		Args:    exactly("REPO", "RELEASE"),
+		Args:    cli.Exactly("REPO", "RELEASE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.edit(cmd, &f, args[0], "is off the list", func(r *repository.Repository) ([]repository.Release, *repository.Change, error) {
 				return r.StageRemove(args[1])
@@ -265,10 +266,10 @@ shorter --valid is, the sooner devices notice that somebody keeps news from them
 
 With --targets the list of releases is signed anew, too, which its key is needed for.`,
 		Example: `  tandem-release repo refresh repo --keys online --valid 7`,
-		Args:    exactly("REPO"),
+		Args:    cli.Exactly("REPO"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if f.out != "" && !targets {
-				return usage(cmd, "--out is for --targets: snapshot and timestamp are signed where the repository is")
+				return cli.Usage(cmd, "--out is for --targets: snapshot and timestamp are signed where the repository is")
 			}
 			return p.change(cmd, &f, args[0], nil, func(r *repository.Repository, keys *signing.Ring) error {
 				if !targets {
@@ -327,16 +328,16 @@ the bundles that devices should still install with "bundle sign", and give them 
 "repo add" again: they take the place of the old ones.`,
 		Example: `  tandem-release repo rotate repo timestamp --keys keys --new-keys new
   tandem-release repo rotate repo root --keys a --keys b --new-keys b --new-keys c --threshold 2`,
-		Args: exactly("REPO", "ROLE"),
+		Args: cli.Exactly("REPO", "ROLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(newKeys) == 0 {
-				return usage(cmd, "--new-keys is missing")
+				return cli.Usage(cmd, "--new-keys is missing")
 			}
 			if err := checkRole(cmd, args[1]); err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("threshold") && (threshold < 1 || threshold > len(newKeys)) {
-				return usage(cmd, "--threshold %d: expected 1 to %d, the number of new keys", threshold, len(newKeys))
+				return cli.Usage(cmd, "--threshold %d: expected 1 to %d, the number of new keys", threshold, len(newKeys))
 			}
 			return p.change(cmd, &f, args[0], newKeys, func(r *repository.Repository, keys *signing.Ring) error {
 				public, err := keys.Public(args[1], newKeys...)
@@ -405,7 +406,7 @@ ROOT.json is a root of the repository that you kept yourself, of whatever versio
 with it a change of another repository is refused with exit code 20.`,
 		Example: `  tandem-release repo sign change.json --dry-run
   tandem-release repo sign change.json --keys safe --root root.json`,
-		Args: exactly("FILE"),
+		Args: cli.Exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !dryRun {
 				if err := keys.need(cmd); err != nil {
@@ -462,7 +463,7 @@ changed since the change was made it is refused: make it again.
 
 After a power cut give the same command again: it goes on where it was.`,
 		Example: `  tandem-release repo apply repo change.json --keys online`,
-		Args:    exactly("REPO", "FILE"),
+		Args:    cli.Exactly("REPO", "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := readChange(cmd, args[1])
 			if err != nil {
@@ -490,7 +491,7 @@ func thresholds(cmd *cobra.Command, flags []string) ([]repository.Threshold, err
 		role, count, _ := strings.Cut(text, "=")
 		n, err := strconv.Atoi(count)
 		if err != nil {
-			return nil, usage(cmd, "--threshold %q: expected ROLE=N, such as root=2", text)
+			return nil, cli.Usage(cmd, "--threshold %q: expected ROLE=N, such as root=2", text)
 		}
 		if err := checkRole(cmd, role); err != nil {
 			return nil, err

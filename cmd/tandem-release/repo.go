@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/internal/cli"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
 )
@@ -57,7 +58,7 @@ The root and the list of releases are valid for ten years, the snapshot and the
 timestamp for one year from each publishing, or the days that --valid says.`,
 		Example: `  tandem-release repo init repo --keys keys > root.json
   tandem-release repo init repo --keys alice --keys bob --keys online --threshold root=2`,
-		Args: exactly("REPO"),
+		Args: cli.Exactly("REPO"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd); err != nil {
 				return err
@@ -110,13 +111,13 @@ key, takes the place of the old one; channel, rollout and marks stay.`,
 		Example: `  tandem-release repo add repo hello-1.1.0.tandem --keys keys
   tandem-release repo add repo hello-1.1.0.tandem --keys keys --percent 5
   tandem-release repo add repo hello-1.2.0-rc.1.tandem --keys keys --channel beta`,
-		Args: exactly("REPO", "FILE"),
+		Args: cli.Exactly("REPO", "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.Channel == "" {
-				return usage(cmd, "--channel is empty")
+				return cli.Usage(cmd, "--channel is empty")
 			}
 			if percent < 0 || percent > 100 {
-				return usage(cmd, "--percent %d: expected 0 to 100", percent)
+				return cli.Usage(cmd, "--percent %d: expected 0 to 100", percent)
 			}
 			o.Rollout = &percent
 			if err := f.check(cmd); err != nil {
@@ -167,7 +168,7 @@ that speaks TLS; for a fleet any web server that serves files will do.
 With port 0 the system picks a free port.`,
 		Example: `  tandem-release repo serve repo
   tandem-release repo serve repo --listen 127.0.0.1:0`,
-		Args: exactly("REPO"),
+		Args: cli.Exactly("REPO"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.serve(cmd.Context(), args[0], listen)
 		},

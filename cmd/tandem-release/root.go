@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/internal/cli"
 	"tandem/internal/lock"
 	"tandem/packaging/bundle"
 	"tandem/packaging/repository"
@@ -49,19 +50,6 @@ func run(ctx context.Context, p *program, args []string) int {
 	return exitCode(err)
 }
 
-// usageError says that the command line is wrong.
-type usageError struct {
-	err     error
-	command string
-}
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
-func usage(cmd *cobra.Command, format string, args ...any) error {
-	return &usageError{fmt.Errorf(format, args...), cmd.CommandPath()}
-}
-
 // The exit codes of the design that concern this program.
 const (
 	exitFailure   = 1
@@ -72,7 +60,7 @@ const (
 )
 
 func exitCode(err error) int {
-	var u *usageError
+	var u *cli.UsageError
 	switch {
 	case errors.As(err, &u), errors.Is(err, bundle.ErrOptions):
 		return exitUsage
@@ -90,10 +78,10 @@ func exitCode(err error) int {
 
 // hint says what to do next, where that is plain.
 func hint(err error) string {
-	var u *usageError
+	var u *cli.UsageError
 	switch {
 	case errors.As(err, &u):
-		return fmt.Sprintf("%q tells how it is used", u.command+" --help")
+		return fmt.Sprintf("%q tells how it is used", u.Command+" --help")
 	case errors.Is(err, signing.ErrExists):
 		return "keys are never overwritten: choose another directory, or move the old keys away"
 	case errors.Is(err, signing.ErrPassphrase):
@@ -148,7 +136,7 @@ trust, 24 malformed bundle, 60 another tandem-release is changing the repository
 		SilenceUsage:  true,
 	}
 	group(cmd)
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.Usage(cmd, "%w", err) })
 	cmd.AddCommand(newKeygenCommand(p), newPubkeyCommand(p), newBundleCommand(p), newRepoCommand(p), newVersionCommand(p))
 	return cmd
 }
@@ -158,27 +146,9 @@ func group(cmd *cobra.Command) {
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return usage(cmd, "%s needs a command after it", cmd.CommandPath())
+			return cli.Usage(cmd, "%s needs a command after it", cmd.CommandPath())
 		}
-		return usage(cmd, "unknown command %q for %q", args[0], cmd.CommandPath())
-	}
-}
-
-// exactly asks for arguments by name.
-func exactly(names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < len(names) {
-			return usage(cmd, "%s is missing", names[len(args)])
-		}
-		if len(args) > len(names) {
-			return usage(cmd, "unexpected argument %q", args[len(names)])
-		}
-		for i, a := range args {
-			if a == "" {
-				return usage(cmd, "%s is empty", names[i])
-			}
-		}
-		return nil
+		return cli.Usage(cmd, "unknown command %q for %q", args[0], cmd.CommandPath())
 	}
 }
 
@@ -188,7 +158,7 @@ func newVersionCommand(p *program) *cobra.Command {
 		Short:   "Print the version of tandem-release",
 		Long:    `Print the version of tandem-release, the revision it was built from where known, and the Go version.`,
 		Example: `  tandem-release version`,
-		Args:    exactly(),
+		Args:    cli.Exactly(),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(p.stdout, versionLine(debug.ReadBuildInfo()))
 			return err
@@ -221,7 +191,7 @@ func (p *program) sourceDate(cmd *cobra.Command) (int64, error) {
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 || n >= 1<<33 {
-		return 0, usage(cmd, "%s is %q: expected seconds since 1970", name, text)
+		return 0, cli.Usage(cmd, "%s is %q: expected seconds since 1970", name, text)
 	}
 	return n, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"tandem/agent"
 	"tandem/backup"
+	"tandem/internal/cli"
 	"tandem/versioning"
 )
 
@@ -132,7 +133,7 @@ func size(n int64) string {
 func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 	var dryRun bool
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the decision, change nothing")
-	cmd.Args = exactly()
+	cmd.Args = cli.Exactly()
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		access := agent.Change
 		if dryRun {
@@ -195,7 +196,7 @@ func newStatusCommand(p *program) *cobra.Command {
 		Short:   "Show both sides",
 		Long:    `status shows which version each side holds and whether they are in step.`,
 		Example: "  tandem status\n  tandem status --json",
-		Args:    exactly(),
+		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, end, err := p.open(agent.Look)
 			if err != nil {
@@ -258,7 +259,7 @@ func newVerifyCommand(p *program) *cobra.Command {
 		Long: `verify reads every file of both sides and compares it with what the side's
 record says. With --repair it mends what it finds from the other side.`,
 		Example: "  tandem verify\n  tandem verify --repair",
-		Args:    exactly(),
+		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, end, err := p.open(agent.Change)
 			if err != nil {
@@ -418,15 +419,15 @@ installs it on system, and backs it up to usr_data at once. A firmware is given
 to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
 		Example: `  tandem install /mnt/usb/hello-1.1.0.tandem
   tandem install --allow-downgrade hello-1.0.0.tandem`,
-		Args: exactly("FILE"),
+		Args: cli.Exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			open := func() (io.ReadCloser, error) { return os.Open(args[0]) }
 			if args[0] == "-" {
 				open = once(p.stdin)
 			} else if info, err := os.Stat(args[0]); err != nil {
-				return &usageError{err, cmd.CommandPath()}
+				return cli.Usage(cmd, "%w", err)
 			} else if info.IsDir() {
-				return usage(cmd, "%s: a directory, expected a bundle", args[0])
+				return cli.Usage(cmd, "%s: a directory, expected a bundle", args[0])
 			}
 			d, end, err := p.open(agent.Change)
 			if err != nil {
@@ -519,7 +520,7 @@ func newCheckCommand(p *program) *cobra.Command {
 		Long: `check asks the configured source and installs nothing. With --verbose it tells
 why each other release is passed over.`,
 		Example: "  tandem check\n  tandem check --verbose",
-		Args:    exactly(),
+		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, end, err := p.open(agent.Change)
 			if err != nil {
@@ -563,7 +564,7 @@ have, installs it on system and backs it up to usr_data at once. A download that
 was cut off goes on where it stopped. Firmwares that the configuration names a
 handler for come first; one that fails does not keep the application from its own.`,
 		Example: "  tandem update\n  tandem update --json",
-		Args:    exactly(),
+		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d, end, err := p.open(agent.Change)
 			if err != nil {
@@ -587,7 +588,7 @@ func newBumpCommand(p *program) *cobra.Command {
 		Long: `bump takes the files on system as they are, gives them a new version, and backs
 them up. It is for changes made by hand, without a bundle.`,
 		Example: "  tandem bump patch\n  tandem bump 2.0.0-rc.1",
-		Args:    exactly("major|minor|patch|VERSION"),
+		Args:    cli.Exactly("major|minor|patch|VERSION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var next func(versioning.Version) (versioning.Version, error)
 			switch part := versioning.Part(args[0]); part {
@@ -596,7 +597,7 @@ them up. It is for changes made by hand, without a bundle.`,
 			default:
 				v, err := versioning.Parse(args[0])
 				if err != nil {
-					return usage(cmd, "%w", err)
+					return cli.Usage(cmd, "%w", err)
 				}
 				next = func(versioning.Version) (versioning.Version, error) { return v, nil }
 			}
@@ -626,13 +627,13 @@ func newRollbackCommand(p *program) *cobra.Command {
 the configuration it had then, and backs that up. The revoked version does not
 come back from a source or from the other side.`,
 		Example: "  tandem rollback\n  tandem rollback --to 1.0.0",
-		Args:    exactly(),
+		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var v versioning.Version
 			if to != "" {
 				var err error
 				if v, err = versioning.Parse(to); err != nil {
-					return usage(cmd, "--to: %w", err)
+					return cli.Usage(cmd, "--to: %w", err)
 				}
 			}
 			return p.change(func(d *agent.Device) (*backup.Result, error) { return d.Rollback(cmd.Context(), v) })
@@ -663,7 +664,7 @@ func newConfirmCommand(p *program) *cobra.Command {
 		Long: `confirm ends the time in which an installed version is rolled back when it is not
 confirmed. With backup = "confirmed" it is backed up now.`,
 		Example: "  tandem confirm",
-		Args:    exactly(),
+		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return p.change(func(d *agent.Device) (*backup.Result, error) { return d.Confirm(cmd.Context()) })
 		},
@@ -677,11 +678,11 @@ func newRevokeCommand(p *program) *cobra.Command {
 		Long: `revoke marks a version on both sides. If it is the one that is installed, the one
 before it comes back.`,
 		Example: "  tandem revoke 1.1.0",
-		Args:    exactly("VERSION"),
+		Args:    cli.Exactly("VERSION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v, err := versioning.Parse(args[0])
 			if err != nil {
-				return usage(cmd, "%w", err)
+				return cli.Usage(cmd, "%w", err)
 			}
 			return p.change(func(d *agent.Device) (*backup.Result, error) { return d.Revoke(cmd.Context(), v) })
 		},
@@ -694,11 +695,11 @@ func newUnrevokeCommand(p *program) *cobra.Command {
 		Short:   "Take back a revoke",
 		Long:    `unrevoke lets a version be chosen and installed again.`,
 		Example: "  tandem unrevoke 1.1.0",
-		Args:    exactly("VERSION"),
+		Args:    cli.Exactly("VERSION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v, err := versioning.Parse(args[0])
 			if err != nil {
-				return usage(cmd, "%w", err)
+				return cli.Usage(cmd, "%w", err)
 			}
 			d, end, err := p.open(agent.Change)
 			if err != nil {
@@ -720,7 +721,7 @@ func newHistoryCommand(p *program) *cobra.Command {
 		Long: `history lists what boots, backups, installations and repairs did, oldest first.
 With --json each event is a document of its own, in a line of its own.`,
 		Example: "  tandem history\n  tandem history --json",
-		Args:    exactly(),
+		Args:    cli.Exactly(),
 		RunE: func(*cobra.Command, []string) error {
 			d, end, err := p.open(agent.Look)
 			if err != nil {

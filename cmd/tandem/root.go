@@ -16,6 +16,7 @@ import (
 
 	"tandem/agent"
 	"tandem/backup"
+	"tandem/internal/cli"
 	"tandem/internal/config"
 	"tandem/internal/lock"
 	"tandem/ota"
@@ -57,7 +58,7 @@ func run(ctx context.Context, p *program, args []string) int {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted; nothing is lost, the next run goes on from here")
 	}
-	var u *usageError
+	var u *cli.UsageError
 	if errors.As(err, &u) && slices.Contains(args, "--json") {
 		p.asJSON = true // what comes after a mistake was not parsed
 	}
@@ -124,19 +125,6 @@ func (p *program) report(doc any, lines ...string) error {
 	return p.print(doc, lines...)
 }
 
-// usageError says that the command line is wrong.
-type usageError struct {
-	err     error
-	command string
-}
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
-func usage(cmd *cobra.Command, format string, args ...any) error {
-	return &usageError{fmt.Errorf(format, args...), cmd.CommandPath()}
-}
-
 // hintedError is an error whose hint depends on the command.
 type hintedError struct {
 	err  error
@@ -151,7 +139,7 @@ func (e *hintedError) Hint() string { return e.hint }
 
 // exitCode is the design's table of exit codes.
 func exitCode(err error) int {
-	var u *usageError
+	var u *cli.UsageError
 	switch {
 	case errors.As(err, &u), errors.Is(err, config.ErrInvalid), errors.Is(err, trust.ErrRoot), errors.Is(err, agent.ErrNoRoot):
 		return 2
@@ -189,11 +177,11 @@ func exitCode(err error) int {
 
 // hint says what to do next, where that is plain.
 func hint(err error) string {
-	var u *usageError
+	var u *cli.UsageError
 	var h interface{ Hint() string }
 	switch {
 	case errors.As(err, &u):
-		return fmt.Sprintf("%q tells how it is used", u.command+" --help")
+		return fmt.Sprintf("%q tells how it is used", u.Command+" --help")
 	case errors.As(err, &h):
 		return h.Hint()
 	case errors.Is(err, trust.ErrRoot), errors.Is(err, agent.ErrNoRoot):
@@ -256,10 +244,10 @@ newer than what is installed, 23 revoked, 24 malformed bundle, 30 source unreach
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			return usage(cmd, "unknown command %q", args[0])
+			return cli.Usage(cmd, "unknown command %q", args[0])
 		},
 	}
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%w", err) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.Usage(cmd, "%w", err) })
 	f := cmd.PersistentFlags()
 	f.StringVar(&p.config, "config", "/etc/tandem.toml", "configuration `FILE`")
 	f.BoolVar(&p.asJSON, "json", false, "print one JSON document on standard output")
@@ -286,26 +274,13 @@ func addCompletion(root *cobra.Command) {
 		cmd.Args, cmd.Example = cobra.ArbitraryArgs, "  tandem completion bash > /etc/bash_completion.d/tandem"
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage(cmd, "the name of a shell is missing")
+				return cli.Usage(cmd, "the name of a shell is missing")
 			}
-			return usage(cmd, "unknown shell %q", args[0])
+			return cli.Usage(cmd, "unknown shell %q", args[0])
 		}
 		for _, shell := range cmd.Commands() {
-			shell.Args, shell.Example = exactly(), "  "+shell.CommandPath()
+			shell.Args, shell.Example = cli.Exactly(), "  "+shell.CommandPath()
 		}
-	}
-}
-
-// exactly asks for arguments by name.
-func exactly(names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) < len(names) {
-			return usage(cmd, "%s is missing", names[len(args)])
-		}
-		if len(args) > len(names) {
-			return usage(cmd, "%q is one argument too many", args[len(names)])
-		}
-		return nil
 	}
 }
 
@@ -377,7 +352,7 @@ func newVersionCommand(p *program) *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version of this program",
 		Example: "  tandem version --json",
-		Args:    exactly(),
+		Args:    cli.Exactly(),
 		RunE: func(*cobra.Command, []string) error {
 			doc := struct {
 				Version string     `json:"version"`
