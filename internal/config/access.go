@@ -41,14 +41,23 @@ type Access struct {
 	Password    Secret
 	// Warnings are for the log: nothing in them is secret.
 	Warnings []string
+
+	section string // whose files they are
 }
 
 // Access reads the files that show the server who asks, and the device who
 // answers. It is called when the server is, so that a change of a file is seen
 // and a missing one keeps no other command from its work. The error wraps
 // ErrInvalid.
-func (s Source) Access() (*Access, error) {
-	a := &Access{User: s.User}
+func (s Source) Access() (*Access, error) { return s.access("source") }
+
+// Access is Source.Access for the server that is reported to.
+func (r Report) Access() (*Access, error) {
+	return Source{CA: r.CA, TokenFile: r.TokenFile}.access("report")
+}
+
+func (s Source) access(section string) (*Access, error) {
+	a := &Access{User: s.User, section: section}
 	var err error
 	if s.CA != "" {
 		pem, err := a.read("ca", s.CA, maxPEM, false)
@@ -57,7 +66,7 @@ func (s Source) Access() (*Access, error) {
 		}
 		a.CAs = x509.NewCertPool()
 		if !a.CAs.AppendCertsFromPEM(pem) {
-			return nil, badFile("ca", s.CA, "holds no certificate: expected PEM")
+			return nil, a.badFile("ca", s.CA, "holds no certificate: expected PEM")
 		}
 	}
 	if s.ClientCert != "" {
@@ -71,7 +80,7 @@ func (s Source) Access() (*Access, error) {
 		}
 		pair, err := tls.X509KeyPair(cert, key)
 		if err != nil {
-			return nil, badFile("client_cert", s.ClientCert, err.Error()+": expected a certificate that client_key belongs to")
+			return nil, a.badFile("client_cert", s.ClientCert, err.Error()+": expected a certificate that client_key belongs to")
 		}
 		a.Certificate = &pair
 	}
@@ -97,9 +106,9 @@ func (a *Access) secret(key, file string) (Secret, error) {
 	text := strings.TrimSpace(string(data))
 	switch {
 	case text == "":
-		return "", badFile(key, file, "is empty: expected one line")
+		return "", a.badFile(key, file, "is empty: expected one line")
 	case strings.ContainsFunc(text, unicode.IsControl):
-		return "", badFile(key, file, "holds more than one line, or a control character: expected one line")
+		return "", a.badFile(key, file, "holds more than one line, or a control character: expected one line")
 	}
 	return Secret(text), nil
 }
@@ -119,17 +128,17 @@ func (a *Access) read(key, file string, limit int64, secret bool) ([]byte, error
 		if errors.As(err, &bad) {
 			err = bad.Err // the path is named already
 		}
-		return nil, badFile(key, file, err.Error())
+		return nil, a.badFile(key, file, err.Error())
 	}
 	if int64(len(data)) > limit {
-		return nil, badFile(key, file, fmt.Sprintf("is longer than %d bytes", limit))
+		return nil, a.badFile(key, file, fmt.Sprintf("is longer than %d bytes", limit))
 	}
 	if mode := info.Mode().Perm(); secret && mode&0o004 != 0 {
-		a.Warnings = append(a.Warnings, fmt.Sprintf("source.%s: %s may be read by every user of the device (mode %04o): expected 0600", key, file, mode))
+		a.Warnings = append(a.Warnings, fmt.Sprintf("%s.%s: %s may be read by every user of the device (mode %04o): expected 0600", a.section, key, file, mode))
 	}
 	return data, nil
 }
 
-func badFile(key, file, message string) error {
-	return &Error{File: file, Key: "source." + key, Message: message}
+func (a *Access) badFile(key, file, message string) error {
+	return &Error{File: file, Key: a.section + "." + key, Message: message}
 }

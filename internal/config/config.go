@@ -33,6 +33,7 @@ type Config struct {
 	UsrData  Side
 	Trust    Trust
 	Source   *Source // nil: the device is updated by hand only; see NeedSource
+	Report   *Report // nil: nobody is reported to
 	Agent    Agent
 	Hooks    Hooks
 	Firmware []Firmware
@@ -97,15 +98,40 @@ const (
 	Confirmed BackupPolicy = "confirmed" // once the new version is confirmed healthy
 )
 
+// LogTarget says where the daemon's log goes.
+type LogTarget string
+
+// The places for a log.
+const (
+	Stderr LogTarget = "stderr"
+	Syslog LogTarget = "syslog"
+)
+
 // Agent is the section of the daemon, and of what all commands share.
 type Agent struct {
 	State  string // directory of downloads, trusted metadata, history
 	Lock   string // file that keeps two tandems apart
 	Backup BackupPolicy
-	Poll   time.Duration
-	Window []Window // when updates may be installed; none: any time
-	Scrub  time.Duration
 	Boots  int // starts after which a version still pending is rolled back
+
+	Socket string    // of the daemon's local interface; beside the lock unless it says otherwise
+	PID    string    // pid_file: the daemon's process id; beside the lock unless it says otherwise
+	Log    LogTarget // the daemon's
+
+	Poll    time.Duration // between two polls of the source
+	Metered bool          // the link costs: look for releases, download none
+	Window  []Window      // when updates may be installed; none: any time
+	Urgent  bool          // releases that their publisher calls urgent need no window
+
+	Scrub          time.Duration // between two full verifications of both sides
+	ScrubBandwidth int64         // scrub_bandwidth: bytes a second that one may read; 0: all there are
+}
+
+// Report says where the daemon reports to.
+type Report struct {
+	URL       string // http or https
+	CA        string // ca: PEM file of the authorities that may vouch for the server; "": the system's
+	TokenFile string // token_file: holds the bearer token; "": none
 }
 
 // Hooks are commands, each as an argument list; an empty one is not run.

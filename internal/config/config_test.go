@@ -60,9 +60,12 @@ func TestEveryKey(t *testing.T) {
 			User: "gate-17", PasswordFile: beside("password"), Bandwidth: 200 << 10,
 		},
 		Agent: Agent{
-			State: "/usrdata/tandem", Lock: "/run/tandem.lock", Backup: Immediate,
-			Poll: time.Hour, Window: []Window{weekdays()}, Scrub: 24 * time.Hour, Boots: 3,
+			State: "/usrdata/tandem", Lock: "/run/tandem.lock", Backup: Immediate, Boots: 3,
+			Socket: "/run/tandem.sock", PID: "/run/tandem.pid", Log: Stderr,
+			Poll: time.Hour, Metered: true, Window: []Window{weekdays()}, Urgent: true,
+			Scrub: 24 * time.Hour, ScrubBandwidth: 4 << 20,
 		},
+		Report: &Report{URL: "https://reports.example.com/devices", CA: beside("ca.pem"), TokenFile: beside("token")},
 		Hooks: Hooks{
 			PreInstall:    []string{"/usr/bin/test", "-e", "/run/quiet"},
 			Stop:          []string{"systemctl", "stop", "hello"},
@@ -140,6 +143,8 @@ handler = ["./modem"]
 		{"source.url", c.Source.URL, "file://" + dir + "/repo/x"},
 		{"agent.state", c.Agent.State, dir + "/state"},
 		{"agent.lock", c.Agent.Lock, "/run/lock"},
+		{"agent.socket", c.Agent.Socket, "/run/lock.sock"},
+		{"agent.pid_file", c.Agent.PID, "/run/lock.pid"},
 		{"hooks.stop", strings.Join(c.Hooks.Stop, " "), dir + "/bin/stop ./arg"},
 		{"hooks.start", strings.Join(c.Hooks.Start, " "), "start"},
 		{"firmware.handler", strings.Join(c.Firmware[0].Handler, " "), dir + "/modem"},
@@ -157,8 +162,8 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"syntax", "[agent]\npoll = \n", `:2: agent.poll: not TOML: expected value but found '\n' instead`},
 		{"same key twice", "[agent]\nboots = 1\nboots = 2\n", `:3: agent.boots: not TOML: Key 'agent.boots' has already been defined.`},
-		{"unknown section", "\n[agnet]\npoll = \"1h\"\n", `:2: agnet: unknown key: the file knows agent, device, firmware, hooks, source, system, trust, usr_data`},
-		{"key outside sections", "poll = \"1h\"\n", `:1: poll: unknown key: the file knows agent, device, firmware, hooks, source, system, trust, usr_data`},
+		{"unknown section", "\n[agnet]\npoll = \"1h\"\n", `:2: agnet: unknown key: the file knows agent, device, firmware, hooks, report, source, system, trust, usr_data`},
+		{"key outside sections", "poll = \"1h\"\n", `:1: poll: unknown key: the file knows agent, device, firmware, hooks, report, source, system, trust, usr_data`},
 		{"unknown key", "[system]\npath = \"/a\"\nremont = true\n", `:3: system.remont: unknown key: [system] knows mount, path, remount`},
 		{"other case", "[system]\nPath = \"/a\"\n", `:2: system.Path: unknown key: [system] knows mount, path, remount`},
 		{"unknown table", "[agent.poll]\nx = 1\n", `:1: agent.poll: found a section: expected a duration such as "90s" or "1h"`},
@@ -203,6 +208,11 @@ func TestMistakes(t *testing.T) {
 		{"too fast", "[source]\nbandwidth = \"999999999999GiB/s\"\n", `:2: source.bandwidth: "999999999999GiB/s" is out of range: expected a speed such as "200KiB/s"`},
 		{"empty hardware name", "[device]\ncompatible = [\"\"]\n", `:2: device.compatible: is empty: expected a name`},
 		{"hardware name twice", "[device]\ncompatible = [\"a\", \"b\", \"a\"]\n", `:2: device.compatible: "a" is listed twice`},
+		{"report without url", "[report]\nca = \"x\"\n", `:1: report: has no url: expected one such as "https://reports.example.com/devices"`},
+		{"report to a directory", "[report]\nurl = \"file:x\"\n", `:2: report.url: is a directory: expected one that begins with http or https`},
+		{"report's token in the clear", "[report]\nurl = \"http://x\"\ntoken_file = \"t\"\n", `:3: report.token_file: report.url is not encrypted: expected one that begins with https`},
+		{"report's ca without TLS", "[report]\nurl = \"http://x\"\nca = \"c\"\n", `:3: report.ca: report.url is not encrypted: expected one that begins with https`},
+		{"log target", "[agent]\nlog = \"file\"\n", `:2: agent.log: "file" is unknown: expected "stderr" or "syslog"`},
 		{"no window", "[agent]\nwindow = [\"02:00-04:30\", \"at night\"]\n", `:2: agent.window: "at night" is no window: expected days and hours such as "Mon-Fri 02:00-04:30"`},
 		{"empty window", "[agent]\nwindow = [\"Mon 02:00-02:00\"]\n", `:2: agent.window: "Mon 02:00-02:00" is an empty window: expected it to end later than it begins; leave out window for any time`},
 		{"empty path", "[usr_data]\npath = \"\"\n", `:2: usr_data.path: is empty: expected a path`},
@@ -328,6 +338,47 @@ func TestParseWindow(t *testing.T) {
 			t.Errorf("%q: error %v", tt.text, err)
 		} else if err == nil && got != tt.want {
 			t.Errorf("%q: %v, want %v", tt.text, got, tt.want)
+		}
+	}
+}
+
+func TestOpen(t *testing.T) {
+	at := func(text string) time.Time {
+		tm, err := time.Parse("2006-01-02 15:04:05", text) // 2024-01-01 is a Monday
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tm
+	}
+	for _, tt := range []struct {
+		windows []string
+		now     string
+		next    string // "" says that it is open
+	}{
+		{nil, "2024-01-01 00:00:00", ""},
+		{[]string{"02:00-04:30"}, "2024-01-01 02:00:00", ""},
+		{[]string{"02:00-04:30"}, "2024-01-01 04:29:59", ""},
+		{[]string{"02:00-04:30"}, "2024-01-01 04:30:00", "2024-01-02 02:00:00"},
+		{[]string{"02:00-04:30"}, "2024-01-01 01:59:59", "2024-01-01 02:00:00"},
+		{[]string{"Mon-Fri 02:00-04:30"}, "2024-01-06 03:00:00", "2024-01-08 02:00:00"},
+		{[]string{"Sat,Sun 22:00-06:00"}, "2024-01-08 05:59:00", ""},
+		{[]string{"Sat,Sun 22:00-06:00"}, "2024-01-06 05:59:00", "2024-01-06 22:00:00"},
+		{[]string{"Sat,Sun 22:00-06:00"}, "2024-01-08 06:00:00", "2024-01-13 22:00:00"},
+		{[]string{"Mon 02:00-03:00"}, "2024-01-01 03:00:00", "2024-01-08 02:00:00"},
+		{[]string{"Mon 02:00-03:00", "Wed 23:00-24:00"}, "2024-01-01 03:00:00", "2024-01-03 23:00:00"},
+		{[]string{"Wed 23:00-24:00"}, "2024-01-03 23:59:59", ""},
+	} {
+		var windows []Window
+		for _, text := range tt.windows {
+			w, err := ParseWindow(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			windows = append(windows, w)
+		}
+		open, next := Open(windows, at(tt.now))
+		if open != (tt.next == "") || !open && !next.Equal(at(tt.next)) {
+			t.Errorf("%v at %s: open %v, next %v, want %q", tt.windows, tt.now, open, next, tt.next)
 		}
 	}
 }

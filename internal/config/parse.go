@@ -66,8 +66,8 @@ func defaults(file string) Config {
 		UsrData: Side{Path: "/usrdata/appbackup"},
 		Trust:   Trust{Root: "/etc/tandem/root.json"},
 		Agent: Agent{
-			State: "/usrdata/tandem", Lock: "/run/tandem.lock", Backup: Immediate,
-			Poll: time.Hour, Scrub: 24 * time.Hour, Boots: 3,
+			State: "/usrdata/tandem", Lock: "/run/tandem.lock", Backup: Immediate, Boots: 3, Log: Stderr,
+			Poll: time.Hour, Scrub: 24 * time.Hour, ScrubBandwidth: 4 << 20,
 		},
 		Hooks: Hooks{HealthTimeout: time.Minute},
 	}
@@ -78,7 +78,8 @@ func defaults(file string) Config {
 func (r *reader) read(md toml.MetaData, values map[string]any) error {
 	r.c = defaults(r.file)
 	var source Source
-	sections := r.sections(&source)
+	var report Report
+	sections := r.sections(&source, &report)
 	firmwareRead := false
 	for _, key := range md.Keys() {
 		if key[0] == "firmware" {
@@ -119,10 +120,21 @@ func (r *reader) read(md toml.MetaData, values map[string]any) error {
 		}
 		r.c.Source = &source
 	}
+	if _, ok := values["report"]; ok {
+		r.c.Report = &report
+	}
+	for _, own := range []struct {
+		path   *string
+		suffix string
+	}{{&r.c.Agent.Socket, ".sock"}, {&r.c.Agent.PID, ".pid"}} {
+		if *own.path == "" {
+			*own.path = strings.TrimSuffix(r.c.Agent.Lock, ".lock") + own.suffix
+		}
+	}
 	return nil
 }
 
-func (r *reader) sections(source *Source) map[string]section {
+func (r *reader) sections(source *Source, report *Report) map[string]section {
 	c := &r.c
 	side := func(s *Side) section {
 		return section{"path": r.path(&s.Path), "mount": r.optionalPath(&s.Mount), "remount": boolean(&s.Remount)}
@@ -153,10 +165,24 @@ func (r *reader) sections(source *Source) map[string]section {
 			"state":  r.path(&c.Agent.State),
 			"lock":   r.path(&c.Agent.Lock),
 			"backup": oneOf(&c.Agent.Backup, Immediate, Confirmed),
-			"poll":   duration(&c.Agent.Poll),
-			"window": windows(&c.Agent.Window),
-			"scrub":  duration(&c.Agent.Scrub),
 			"boots":  integer(&c.Agent.Boots, 1, 1000),
+
+			"socket":   r.path(&c.Agent.Socket),
+			"pid_file": r.path(&c.Agent.PID),
+			"log":      oneOf(&c.Agent.Log, Stderr, Syslog),
+
+			"poll":    duration(&c.Agent.Poll),
+			"metered": boolean(&c.Agent.Metered),
+			"window":  windows(&c.Agent.Window),
+			"urgent":  boolean(&c.Agent.Urgent),
+
+			"scrub":           duration(&c.Agent.Scrub),
+			"scrub_bandwidth": bandwidth(&c.Agent.ScrubBandwidth),
+		},
+		"report": {
+			"url":        r.url(&report.URL),
+			"ca":         r.optionalPath(&report.CA),
+			"token_file": r.optionalPath(&report.TokenFile),
 		},
 		"hooks": {
 			"pre_install":    r.command(&c.Hooks.PreInstall, true),
@@ -220,6 +246,9 @@ func (r *reader) check(values map[string]any) error {
 	if err := r.checkSource(); err != nil {
 		return err
 	}
+	if err := r.checkReport(); err != nil {
+		return err
+	}
 	for _, f := range c.Firmware {
 		if f.Name == c.Device.App {
 			return r.errorAt(toml.Key{"device", "app"}, fmt.Sprintf("%q is also the name of a [[firmware]]: expected different names", f.Name))
@@ -243,7 +272,9 @@ func (r *reader) check(values map[string]any) error {
 		// What lies there is swapped, compared and removed with a version.
 		for _, ours := range []string{"apps", ".tandem"} {
 			dir := filepath.Join(side.Path, ours)
-			for _, own := range []struct{ key, path string }{{"state", c.Agent.State}, {"lock", c.Agent.Lock}} {
+			for _, own := range []struct{ key, path string }{
+				{"state", c.Agent.State}, {"lock", c.Agent.Lock}, {"socket", c.Agent.Socket}, {"pid_file", c.Agent.PID},
+			} {
 				if own.path == dir || inside(own.path, dir) {
 					return r.errorAt(toml.Key{"agent", own.key}, fmt.Sprintf("%s lies inside %s: expected a place outside the application", own.path, dir))
 				}
@@ -291,6 +322,29 @@ func (r *reader) checkSource() error {
 			// What is sent in the clear is no secret for long.
 			return at(c.key, "source.url is not encrypted: expected one that begins with https")
 		}
+	}
+	return nil
+}
+
+// checkReport finds what does not fit together in [report].
+func (r *reader) checkReport() error {
+	s := r.c.Report
+	if s == nil {
+		return nil
+	}
+	at := func(key, message string) error { return r.errorAt(toml.Key{"report", key}, message) }
+	u, err := url.Parse(s.URL)
+	switch {
+	case s.URL == "":
+		return r.errorAt(toml.Key{"report"}, `has no url: expected one such as "https://reports.example.com/devices"`)
+	case err != nil || u.Scheme == "file":
+		return at("url", "is a directory: expected one that begins with http or https")
+	case u.User != nil && s.TokenFile != "":
+		return at("url", "holds a user, and there is a token_file, too: expected one way to show who reports")
+	case u.Scheme == "http" && s.CA != "":
+		return at("ca", "report.url is not encrypted: expected one that begins with https")
+	case u.Scheme == "http" && s.TokenFile != "" && !loopback(u.Hostname()):
+		return at("token_file", "report.url is not encrypted: expected one that begins with https")
 	}
 	return nil
 }

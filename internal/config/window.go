@@ -56,6 +56,43 @@ func ParseWindow(text string) (Window, error) {
 	return w, nil
 }
 
+// open says whether t lies in the window, in the time zone of t.
+func (w Window) open(t time.Time) bool {
+	now := t.Hour()*60 + t.Minute()
+	today, yesterday := w.Days[t.Weekday()], w.Days[(t.Weekday()+6)%7]
+	if w.From < w.To {
+		return today && now >= w.From && now < w.To
+	}
+	return today && now >= w.From || yesterday && now < w.To
+}
+
+// Open says whether t lies in one of the windows, in the time zone of t; without
+// windows any time does. Where it does not, next is when one opens: at most a
+// week ahead, to the minute.
+func Open(windows []Window, t time.Time) (open bool, next time.Time) {
+	if len(windows) == 0 {
+		return true, time.Time{}
+	}
+	for _, w := range windows {
+		if w.open(t) {
+			return true, time.Time{}
+		}
+	}
+	for day := range 8 {
+		for _, w := range windows {
+			// time.Date makes a time of one that a change of the clocks leaves out.
+			at := time.Date(t.Year(), t.Month(), t.Day()+day, w.From/60, w.From%60, 0, 0, t.Location())
+			if w.Days[at.Weekday()] && at.After(t) && (next.IsZero() || at.Before(next)) {
+				next = at
+			}
+		}
+		if !next.IsZero() {
+			return false, next
+		}
+	}
+	return false, t.AddDate(0, 0, 7) // not reached: a window has a day
+}
+
 // addDays adds a day, or a range of days that may run past Saturday.
 func (w *Window) addDays(part string) bool {
 	from, to, isRange := strings.Cut(part, "-")
