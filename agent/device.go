@@ -37,7 +37,10 @@ type Environment struct {
 	Now      func() time.Time
 	Built    time.Time // when this program was built; zero if unknown
 	Version  string    // of this program
+	Random   io.Reader
 	Progress backup.Progress
+	// Happened is told of each event that was remembered; it may be nil.
+	Happened func(Event)
 	EUID     int
 	EGID     int
 }
@@ -313,7 +316,7 @@ func (d *Device) Status(ctx context.Context) (*Status, error) {
 	}
 	for i := range events {
 		switch events[i].Command {
-		case "install", "update", "rollback":
+		case "install", "update", "rollback", "confirm":
 			s.LastUpdate = &events[i]
 		}
 	}
@@ -424,6 +427,9 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		d.warnOfOneDisk()
 	}
 	event := Event{Command: command, Action: "installed", From: done.From, Version: done.Version, Bytes: done.Bytes}
+	if o.Pending { // success is told once the version is known to be healthy
+		event.Action = "pending"
+	}
 	if err != nil {
 		err = fmt.Errorf("%s is installed on system, but not backed up: %w", done.Version, err)
 		event.Error = err.Error()

@@ -4,7 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"tandem/backup"
@@ -12,15 +17,27 @@ import (
 	"tandem/versioning"
 )
 
+// The history lies in segments, so that an event costs the flash one small
+// write: the newest is history.jsonl, the one before it history.1.jsonl.
 const (
-	historyFile = "history.jsonl"
-	maxHistory  = 256 << 10 // bytes that are read back
-	keepEvents  = 200       // the newest ones are kept
+	segmentSize = 16 << 10 // bytes; a longer event has a segment of its own
+	maxSegment  = 64 << 10 // bytes that are read back of one
+	oldSegments = 12
 )
+
+func segment(n int) string {
+	if n == 0 {
+		return "history.jsonl"
+	}
+	return fmt.Sprintf("history.%d.jsonl", n)
+}
 
 // Event is something that Tandem did, or failed to do. A boot that found
 // nothing to do is none: flash wears out.
 type Event struct {
+	// ID is a random name of the history and the event's number in it, which
+	// rises by one, such as "5f0c93a1-17".
+	ID       string             `json:"id"`
 	Time     time.Time          `json:"time"`
 	Command  string             `json:"command"` // of tandem, such as boot; firmware for a handler's outcome
 	Action   string             `json:"action,omitempty"`
@@ -71,58 +88,111 @@ func (d *Device) History() ([]Event, error) {
 	return readHistory(disk)
 }
 
+// readHistory reads all segments. What is missing, damaged or too long costs
+// what it held.
 func readHistory(disk fsys.FS) ([]Event, error) {
-	data, err := fsys.ReadFile(disk, historyFile, maxHistory)
-	var long *fsys.TooLongError
-	switch {
-	case fsys.IsNotExist(err), errors.As(err, &long):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	}
 	var events []Event
-	for line := range bytes.Lines(data) {
-		var e Event
-		if json.Unmarshal(line, &e) == nil {
-			events = append(events, e)
+	for n := oldSegments; n >= 0; n-- {
+		data, err := readSegment(disk, n)
+		if err != nil {
+			return nil, err
+		}
+		for line := range bytes.Lines(data) {
+			var e Event
+			if json.Unmarshal(line, &e) == nil {
+				events = append(events, e)
+			}
 		}
 	}
 	return events, nil
+}
+
+func readSegment(disk fsys.FS, n int) ([]byte, error) {
+	data, err := fsys.ReadFile(disk, segment(n), maxSegment)
+	var long *fsys.TooLongError
+	if fsys.IsNotExist(err) || errors.As(err, &long) {
+		return nil, nil
+	}
+	return data, err
 }
 
 // remember adds an event. What cannot be remembered is logged, but no reason
 // to fail: losing the state loses no application.
 func (d *Device) remember(e Event) {
 	e.Time = d.env.Now().UTC().Truncate(time.Second)
-	if err := d.append(e); err != nil {
+	disk, err := d.state()
+	if err == nil {
+		err = appendEvent(disk, &e, d.env.Random)
+	}
+	if err != nil {
 		d.env.Log.WithError(err).Warn("the history could not be written")
+	}
+	if d.env.Happened != nil {
+		d.env.Happened(e)
 	}
 }
 
-// append durably rewrites the history with e at its end. After an error or a
-// power cut it is as before, or has e.
-func (d *Device) append(e Event) error {
-	disk, err := d.state()
-	if err != nil {
-		return err
-	}
+// appendEvent numbers e and durably adds it to the history. After an error or
+// a power cut the history is as before, or has e, or lacks its oldest part.
+func appendEvent(disk fsys.FS, e *Event, random io.Reader) error {
 	events, err := readHistory(disk)
 	if err != nil {
 		return err
 	}
-	events = append(events, e)
-	events = events[max(0, len(events)-keepEvents):]
-	for {
-		var b bytes.Buffer
-		enc := json.NewEncoder(&b)
-		for i := range events {
-			if err := enc.Encode(&events[i]); err != nil {
-				return err
-			}
-		}
-		if b.Len() <= maxHistory || len(events) == 1 {
-			return fsys.WriteFile(disk, historyFile, b.Bytes(), 0o644)
-		}
-		events = events[len(events)/2:]
+	if e.ID, err = nextID(events, random); err != nil {
+		return err
 	}
+	line, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	data, err := readSegment(disk, 0)
+	if err != nil {
+		return err
+	}
+	if len(data) > 0 && len(data)+len(line) > segmentSize {
+		if err := rotate(disk); err != nil {
+			return err
+		}
+		data = nil
+	}
+	if n := len(data); n > 0 && data[n-1] != '\n' {
+		data = append(data, '\n')
+	}
+	data = append(append(data, line...), '\n')
+	return fsys.WriteFile(disk, segment(0), data, 0o644)
+}
+
+// rotate makes each segment the one before, and drops the oldest.
+func rotate(disk fsys.FS) error {
+	for n := oldSegments - 1; n >= 0; n-- {
+		if err := disk.Rename(segment(n), segment(n+1)); err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil // whoever writes the newest makes the directory durable
+}
+
+// nextID gives the event after the last one its name. Where nothing is left to
+// go on from, the history has a new name, so that no id ever comes again.
+func nextID(events []Event, random io.Reader) (string, error) {
+	for _, e := range slices.Backward(events) {
+		if name, n, ok := splitID(e.ID); ok {
+			return fmt.Sprintf("%s-%d", name, n+1), nil
+		}
+	}
+	var name [4]byte
+	if _, err := io.ReadFull(random, name[:]); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%x-1", name), nil
+}
+
+func splitID(id string) (name string, n uint64, ok bool) {
+	name, number, ok := strings.Cut(id, "-")
+	if !ok || name == "" {
+		return "", 0, false
+	}
+	n, err := strconv.ParseUint(number, 10, 63)
+	return name, n, err == nil
 }

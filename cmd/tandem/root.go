@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -292,7 +293,7 @@ func (p *program) open(access agent.Access) (*agent.Device, func(), error) {
 	}
 	progress := newProgress(p)
 	d, err := agent.Open(cfg, agent.Environment{
-		Log: p.logger(), Now: p.now, Built: builtAt(), Version: releaseVersion(),
+		Log: p.logger(), Now: p.now, Built: builtAt(), Version: releaseVersion(), Random: rand.Reader,
 		Progress: progress.report, EUID: p.euid, EGID: p.egid,
 	}, access)
 	if err != nil {
