@@ -41,8 +41,12 @@ type Environment struct {
 	Progress backup.Progress
 	// Happened is told of each event that was remembered; it may be nil.
 	Happened func(Event)
-	EUID     int
-	EGID     int
+	// Received is told of bytes that came from the source; it may be nil.
+	Received func(n int)
+	// Explain says of an error what a command tells about it; it may be nil.
+	Explain func(error) Failure
+	EUID    int
+	EGID    int
 }
 
 // Device is the device that this process runs on.
@@ -50,10 +54,12 @@ type Device struct {
 	cfg        *config.Config
 	env        Environment
 	reconciler *backup.Reconciler
-	release    func() error // of the lock; nil without one
+	releases   []func() error // of locks
 	open       []io.Closer
 	stateFS    fsys.FS  // nil until it is needed
 	remounted  []string // mount points to make read-only again
+	online     bool     // it holds the lock of those who talk to the source
+	idle       []func() // closes connections that are kept open
 }
 
 // Access says what a command will do with the device.
@@ -79,7 +85,7 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 		}
 	}()
 	if access == Change {
-		if d.release, err = lock.Acquire(cfg.Agent.Lock); err != nil {
+		if err := d.acquire(cfg.Agent.Lock); err != nil {
 			return d, err
 		}
 	}
@@ -91,6 +97,30 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 		return d, err
 	}
 	return d, nil
+}
+
+// acquire takes a lock until Close. The error wraps lock.ErrBusy where somebody
+// else has it.
+func (d *Device) acquire(name string) error {
+	release, err := lock.Acquire(name)
+	if err == nil {
+		d.releases = append(d.releases, release)
+	}
+	return err
+}
+
+// goOnline makes this tandem the only one that talks to the source, and so
+// writes metadata and downloads, until Close.
+func (d *Device) goOnline() error {
+	if d.online {
+		return nil
+	}
+	if _, err := d.state(); err != nil {
+		return err
+	}
+	err := d.acquire(filepath.Join(d.cfg.Agent.State, "source.lock"))
+	d.online = err == nil
+	return err
 }
 
 // side opens a side. One that cannot be used is part of the device all the
@@ -186,6 +216,9 @@ func makeDir(dir string) error {
 // Close lets go of the device.
 func (d *Device) Close() error {
 	var errs []error
+	for _, closeIdle := range d.idle {
+		closeIdle()
+	}
 	for _, c := range d.open {
 		errs = append(errs, c.Close())
 	}
@@ -194,8 +227,8 @@ func (d *Device) Close() error {
 			errs = append(errs, fmt.Errorf("it stays writable: %w", err))
 		}
 	}
-	if d.release != nil {
-		errs = append(errs, d.release())
+	for _, release := range d.releases {
+		errs = append(errs, release())
 	}
 	return errors.Join(errs...)
 }
@@ -274,6 +307,7 @@ type Status struct {
 	Revoked    []versioning.Version           `json:"revoked"`
 	LastUpdate *Event                         `json:"last_update"`
 	Firmware   []FirmwareStatus               `json:"firmware,omitempty"` // in the order of the configuration
+	Agent      *AgentStatus                   `json:"agent,omitempty"`    // where one runs and was asked
 }
 
 // SideStatus is what is known of a side.
@@ -435,39 +469,37 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		event.Error = err.Error()
 	}
 	d.remember(event)
-	return u, errors.Join(err, d.prove(ctx, u))
+	res, unproven := d.prove(ctx, done.From, done.Version, false)
+	if res != nil && (u.BackUp == nil || unproven != nil) {
+		u.BackUp = res
+	}
+	return u, errors.Join(err, unproven)
 }
 
-// prove starts a version that was just installed and asks whether it is
-// healthy: if so it is confirmed, if not it is revoked and the one before comes
-// back. The error wraps ErrUnhealthy then. A health check that postpones leaves
-// it waiting.
-func (d *Device) prove(ctx context.Context, u *Update) error {
-	from, to := u.Installed.From, u.Installed.Version
-	err := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
+// prove asks whether a version that was just installed is healthy: if so it is
+// confirmed, if not it is revoked and the one before comes back. The error wraps
+// ErrUnhealthy then. A health check that postpones leaves it waiting. started
+// says that the application was started with it already.
+func (d *Device) prove(ctx context.Context, from, to versioning.Version, started bool) (*backup.Result, error) {
+	var err error
+	if !started {
+		err = d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
+	}
 	if err == nil {
 		err = d.hook(ctx, "health", d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, from, to)
 	}
 	switch {
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return nil, ctx.Err()
 	case errors.Is(err, ErrPostponed):
 		d.env.Log.WithError(err).Warn("not confirmed yet")
-		return nil
+		return nil, nil
 	case err != nil:
-		res, e := d.giveUp(ctx, backup.Pending{Version: to, Previous: from}, err.Error(), true)
-		if res != nil {
-			u.BackUp = res
-		}
-		return e
+		return d.giveUp(ctx, backup.Pending{Version: to, Previous: from}, err.Error(), true)
 	case len(d.cfg.Hooks.Health) == 0:
-		return nil
+		return nil, nil
 	}
-	res, err := d.Confirm(ctx)
-	if res != nil && u.BackUp == nil {
-		u.BackUp = res
-	}
-	return err
+	return d.Confirm(ctx)
 }
 
 // giveUp revokes a version that failed and returns to the one before. The
@@ -675,6 +707,9 @@ func (d *Device) source() (*ota.Repo, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := d.goOnline(); err != nil {
+		return nil, err
+	}
 	access, err := c.Access()
 	if err != nil {
 		return nil, err
@@ -684,9 +719,10 @@ func (d *Device) source() (*ota.Repo, error) {
 	}
 	client := ota.NewClient(ota.ClientOptions{
 		UserAgent: "tandem/" + d.env.Version, Proxy: http.ProxyFromEnvironment, Files: true,
-		CAs: access.CAs, Origin: c.URL,
+		Received: d.env.Received, CAs: access.CAs, Origin: c.URL,
 		Credentials: ota.Credentials{Token: string(access.Token), User: access.User, Password: string(access.Password), Certificate: access.Certificate},
 	})
+	d.idle = append(d.idle, client.CloseIdleConnections)
 	return ota.NewRepo(ota.RepoOptions{
 		URL:       c.URL,
 		Client:    client,

@@ -25,19 +25,34 @@ var (
 // of sysexits.h.
 const exitPostpone = 75
 
+// hookGrace is how long the hooks that start and stop the application may go on
+// once tandem is told to end: an application is not left half started.
+const hookGrace = 3 * time.Second
+
+// patient gives the context that a hook runs in.
+func patient(ctx context.Context, hook string) context.Context {
+	if hook != "start" && hook != "stop" {
+		return ctx
+	}
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { time.AfterFunc(hookGrace, cancel) })
+	return longer
+}
+
 // hookTimeout bounds every hook but the health check, which has its own.
 const hookTimeout = 5 * time.Minute
 
 // hook runs a command of the configuration: the update is from one version to
 // another. Its output goes to the log, line by line. At the timeout, or when
-// ctx ends, it is killed with its children. An empty command succeeds.
+// ctx ends, it is killed with its children; start and stop have hookGrace to end
+// by themselves. An empty command succeeds.
 //
 // The error wraps ErrPostponed for exit code 75, ErrHook for any other failure.
 func (d *Device) hook(ctx context.Context, name string, argv []string, timeout time.Duration, from, to versioning.Version) error {
 	if len(argv) == 0 {
 		return nil
 	}
-	limited, cancel := context.WithTimeout(ctx, timeout)
+	limited, cancel := context.WithTimeout(patient(ctx, name), timeout)
 	defer cancel()
 	cmd := exec.CommandContext(limited, argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(),

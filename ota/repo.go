@@ -40,8 +40,9 @@ type RepoOptions struct {
 
 // Repo is the Source of a TUF repository.
 type Repo struct {
-	o    RepoOptions
-	base *url.URL
+	o     RepoOptions
+	base  *url.URL
+	fresh time.Duration // of the last timestamp metadata
 }
 
 var _ Source = (*Repo)(nil)

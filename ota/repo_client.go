@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +37,8 @@ type ClientOptions struct {
 	// another port or without TLS.
 	Origin      string
 	Credentials Credentials
+	// Received is told of the bytes of bodies as they are read; nil is nobody.
+	Received func(n int)
 	// Files lets the client read file URLs. It never follows a server there.
 	Files bool
 }
@@ -63,7 +66,7 @@ func NewClient(o ClientOptions) *http.Client {
 	c := o.Credentials
 	origin, err := url.Parse(o.Origin)
 	if c == (Credentials{}) || err != nil || origin.Host == "" {
-		client.Transport = agent{o.UserAgent, newTransport(o, nil)}
+		client.Transport = agent{o, newTransport(o, nil)}
 		return client
 	}
 	at := &atOrigin{origin: serverOf(origin), home: newTransport(o, c.Certificate), abroad: newTransport(o, nil)}
@@ -73,7 +76,7 @@ func NewClient(o ClientOptions) *http.Client {
 	case c.User != "":
 		at.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.User+":"+c.Password))
 	}
-	client.Transport = agent{o.UserAgent, at}
+	client.Transport = agent{o, at}
 	return client
 }
 
@@ -159,9 +162,9 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// agent names the program in each request.
+// agent names the program in each request, and counts what comes back.
 type agent struct {
-	name string
+	o    ClientOptions
 	next interface {
 		http.RoundTripper
 		CloseIdleConnections()
@@ -172,11 +175,26 @@ type agent struct {
 func (a agent) CloseIdleConnections() { a.next.CloseIdleConnections() }
 
 func (a agent) RoundTrip(req *http.Request) (*http.Response, error) {
-	if a.name != "" && req.Header.Get("User-Agent") == "" {
+	if a.o.UserAgent != "" && req.Header.Get("User-Agent") == "" {
 		req = req.Clone(req.Context())
-		req.Header.Set("User-Agent", a.name)
+		req.Header.Set("User-Agent", a.o.UserAgent)
 	}
-	return a.next.RoundTrip(req)
+	resp, err := a.next.RoundTrip(req)
+	if err == nil && a.o.Received != nil {
+		resp.Body = &countedBody{resp.Body, a.o.Received}
+	}
+	return resp, err
+}
+
+type countedBody struct {
+	io.ReadCloser
+	received func(n int)
+}
+
+func (c *countedBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.received(n)
+	return n, err
 }
 
 const (
@@ -212,6 +230,9 @@ func (r *Repo) get(ctx context.Context, address string, limit int64, etag string
 		return document{}, unreachable(ctx, shown, err)
 	}
 	defer resp.Body.Close()
+	if path.Base(req.URL.Path) == "timestamp.json" {
+		r.fresh = maxAge(resp.Header)
+	}
 	switch {
 	case resp.StatusCode == http.StatusOK:
 	case resp.StatusCode == http.StatusNotModified && etag != "":

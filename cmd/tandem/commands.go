@@ -1,10 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,56 +18,24 @@ import (
 	"tandem/agent"
 	"tandem/backup"
 	"tandem/internal/cli"
+	"tandem/internal/config"
 	"tandem/versioning"
 )
 
 const barThrottle = 100 * time.Millisecond
 
-// reconciliation is the JSON document of boot, backup, bump and verify --repair.
-type reconciliation struct {
-	DryRun    bool               `json:"dry_run,omitempty"`
-	Action    backup.Action      `json:"action,omitempty"`
-	From      backup.SideName    `json:"from,omitempty"`
-	Reason    string             `json:"reason,omitempty"`
-	Version   versioning.Version `json:"version"`
-	Revision  int                `json:"revision"`
-	Held      bool               `json:"held,omitempty"` // the backup waits for a confirm
-	Changed   []backup.SideName  `json:"changed"`
-	InPlace   []backup.SideName  `json:"in_place,omitempty"`
-	Files     int                `json:"files"`
-	Bytes     int64              `json:"bytes"`
-	Finished  []backup.Finished  `json:"finished,omitempty"`
-	Problems  []backup.Problem   `json:"problems,omitempty"`
-	Conflicts []backup.Path      `json:"conflicts,omitempty"`
-	Lost      []backup.Path      `json:"lost,omitempty"`
-	failure
-}
-
-func describe(res *backup.Result) reconciliation {
-	doc := reconciliation{Changed: []backup.SideName{}}
-	if res == nil {
-		return doc
-	}
-	doc.Action, doc.From, doc.Reason = res.Decision.Action, res.Decision.From, res.Decision.Reason
-	doc.Version, doc.Revision, doc.Held = res.Version, res.Revision, res.Held
-	doc.Changed = append(doc.Changed, res.Changed...)
-	doc.Files, doc.Bytes = res.Files, res.Bytes
-	doc.InPlace, doc.Finished, doc.Conflicts, doc.Lost = res.InPlace, res.Finished, res.Conflicts, res.Lost
-	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
-		if s != nil {
-			doc.Problems = append(doc.Problems, s.Problems...)
-		}
-	}
-	return doc
-}
-
 // reconciled prints what a reconciliation did.
 func (p *program) reconciled(res *backup.Result, err error) error {
-	doc := describe(res)
-	doc.failure = p.failure(err)
-	if res != nil {
-		p.remarks(res)
+	doc := agent.Describe(res)
+	doc.Failure = p.failure(err)
+	return p.showReconciliation(doc, err)
+}
+
+func (p *program) showReconciliation(doc *agent.Reconciliation, err error) error {
+	if doc == nil {
+		return err
 	}
+	p.remark(doc.Remarks)
 	var lines []string
 	switch {
 	case err != nil:
@@ -76,30 +49,10 @@ func (p *program) reconciled(res *backup.Result, err error) error {
 	return errors.Join(p.report(doc, lines...), err)
 }
 
-// remarks tells what a person should know of a reconciliation.
-func (p *program) remarks(res *backup.Result) {
-	if res.Decision.Reason != "" && res.Decision.Action != backup.Nothing {
-		p.say("tandem: %s", res.Decision.Reason)
-	}
-	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
-		if s == nil {
-			continue
-		}
-		if s.Detail != "" && s.State != backup.Damaged {
-			p.say("tandem: %s: %s", s.Side, s.Detail)
-		}
-		for _, pr := range s.Problems {
-			p.say("tandem: %s: %s: %s: %s", pr.Side, pr.Path, pr.Kind, pr.Detail)
-		}
-		for _, f := range s.Foreign {
-			p.say("tandem: %s: %s: left alone: neither file, directory nor symbolic link", s.Side, f)
-		}
-	}
-	for _, c := range res.Conflicts {
-		p.say("tandem: %s: an edit made here was kept beside the newer configuration", c)
-	}
-	for _, l := range res.Lost {
-		p.say("tandem: %s: captured configuration was lost on both sides", l)
+// remark tells what a person should know.
+func (p *program) remark(remarks []string) {
+	for _, r := range remarks {
+		p.say("tandem: %s", r)
 	}
 }
 
@@ -152,11 +105,9 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 			return p.reconciled(d.Boot(cmd.Context(), cmd.Name(), backup.Options{}))
 		}
 		res, err := d.Plan(cmd.Context(), backup.Options{})
-		doc := describe(res)
-		doc.DryRun, doc.failure = true, p.failure(err)
-		if res != nil {
-			p.remarks(res)
-		}
+		doc := agent.Describe(res)
+		doc.DryRun, doc.Failure = true, p.failure(err)
+		p.remark(doc.Remarks)
 		var lines []string
 		if err == nil {
 			lines = []string{fmt.Sprintf("would do: %s (%s)", doc.Action, doc.Reason)}
@@ -198,12 +149,7 @@ func newStatusCommand(p *program) *cobra.Command {
 		Example: "  tandem status\n  tandem status --json",
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, end, err := p.open(agent.Look)
-			if err != nil {
-				return err
-			}
-			defer end()
-			s, err := d.Status(cmd.Context())
+			s, err := p.status(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -246,9 +192,44 @@ func newStatusCommand(p *program) *cobra.Command {
 			if e := s.LastUpdate; e != nil {
 				lines = append(lines, "last update: "+eventLine(e))
 			}
+			if a := s.Agent; a != nil {
+				lines = append(lines, agentLine(a))
+				if a.PollError != "" {
+					lines = append(lines, "last poll failed: "+a.PollError)
+				}
+			}
 			return p.print(s, lines...)
 		},
 	}
+}
+
+// status asks the agent, if one runs here, or looks by itself.
+func (p *program) status(ctx context.Context) (*agent.Status, error) {
+	cfg, err := config.Load(p.config)
+	if err != nil {
+		return nil, err
+	}
+	if r := p.agentHere(cfg); r != nil {
+		return r.status(ctx)
+	}
+	d, end, err := p.open(agent.Look)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	return d.Status(ctx)
+}
+
+// agentLine says what the agent does.
+func agentLine(a *agent.AgentStatus) string {
+	l := "agent: " + a.Doing
+	if a.Progress != nil && a.Progress.Total > 0 {
+		l += fmt.Sprintf(" (%s, %d %%)", a.Progress.What, a.Progress.Done*100/a.Progress.Total)
+	}
+	if !a.NextPoll.IsZero() {
+		l += ", next poll " + a.NextPoll.UTC().Format("2006-01-02 15:04:05Z")
+	}
+	return l
 }
 
 func newVerifyCommand(p *program) *cobra.Command {
@@ -273,7 +254,7 @@ record says. With --repair it mends what it finds from the other side.`,
 			if res == nil {
 				return err
 			}
-			doc := verification{Sides: map[backup.SideName]backup.State{}, Problems: []backup.Problem{}, Edited: []edited{}, failure: p.failure(err)}
+			doc := verification{Sides: map[backup.SideName]backup.State{}, Problems: []backup.Problem{}, Edited: []edited{}, Failure: p.failure(err)}
 			var lines []string
 			for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
 				doc.Sides[s.Side] = s.State
@@ -299,7 +280,7 @@ type verification struct {
 	Sides    map[backup.SideName]backup.State `json:"sides"`
 	Problems []backup.Problem                 `json:"problems"`
 	Edited   []edited                         `json:"edited"`
-	failure
+	agent.Failure
 }
 
 type edited struct {
@@ -307,106 +288,36 @@ type edited struct {
 	Path backup.Path     `json:"path"`
 }
 
-// updated is the JSON document of install and update.
-type updated struct {
-	Updated  bool               `json:"updated"`
-	App      string             `json:"app,omitempty"`
-	From     versioning.Version `json:"from"`
-	Version  versioning.Version `json:"version"`
-	Bytes    int64              `json:"bytes"`
-	New      []backup.Path      `json:"new,omitempty"`
-	BackedUp bool               `json:"backed_up"`
-	InPlace  bool               `json:"in_place,omitempty"`
-	Firmware []firmware         `json:"firmware,omitempty"` // those that something came of
-	failure
-}
-
-// firmware is what install and update say about one.
-type firmware struct {
-	Name    string              `json:"name"`
-	From    versioning.Version  `json:"from"`
-	Version versioning.Version  `json:"version"`
-	State   agent.FirmwareState `json:"state"`
-	Error   string              `json:"error,omitempty"`
-}
-
-// flashed describes what came of firmwares, and gives the errors of those that
-// are not installed.
-func flashed(results []agent.FirmwareResult) (docs []firmware, lines []string, err error) {
-	for _, r := range results {
-		if r.State == agent.FirmwareNone && r.Err == nil {
-			continue
-		}
-		doc := firmware{Name: r.Name, From: r.From, Version: r.Version, State: r.State}
+// showUpdate prints what install and update did.
+func (p *program) showUpdate(doc *agent.Updated, err error) error {
+	if doc == nil {
+		return err
+	}
+	p.remark(doc.Remarks)
+	var lines []string
+	for _, f := range doc.Firmware {
 		switch {
-		case r.Err != nil:
-			doc.Error, err = r.Err.Error(), errors.Join(err, r.Err)
-		case r.State == agent.FirmwareDone:
-			lines = append(lines, fmt.Sprintf("installed %s %s (before: %s)", r.Name, r.Version, orNone(r.From)))
-		case r.State == agent.FirmwareRestart:
-			lines = append(lines, fmt.Sprintf("%s %s is written, and in use after a restart (now: %s)", r.Name, r.Version, orNone(r.From)))
+		case f.Error != "":
+		case f.State == agent.FirmwareDone:
+			lines = append(lines, fmt.Sprintf("installed %s %s (before: %s)", f.Name, f.Version, orNone(f.From)))
+		case f.State == agent.FirmwareRestart:
+			lines = append(lines, fmt.Sprintf("%s %s is written, and in use after a restart (now: %s)", f.Name, f.Version, orNone(f.From)))
 		}
-		docs = append(docs, doc)
 	}
-	return docs, lines, err
-}
-
-// updated prints what came of the firmwares and of the application. A nil
-// Update without an error says that there is nothing newer than installed.
-func (p *program) updated(u *agent.Update, installed versioning.Version, err error, firmwares ...agent.FirmwareResult) error {
-	if u != nil && u.Firmware != nil {
-		firmwares = append(firmwares, *u.Firmware)
-		err = nil // the result has it
-	}
-	docs, lines, failed := flashed(firmwares)
-	all := errors.Join(err, failed)
-	if all != nil && u == nil && docs == nil {
-		return all
-	}
-	var doc updated
+	ofApp := !slices.ContainsFunc(doc.Firmware, func(f agent.UpdatedFirmware) bool { return f.Name == doc.App })
 	switch {
-	case u == nil:
-		doc = updated{From: installed, Version: installed, BackedUp: err == nil}
-		if err == nil {
-			lines = append(lines, fmt.Sprintf("nothing newer than %s", orNone(installed)))
-		}
-	case u.Firmware != nil:
-		doc = updated{Updated: u.Firmware.State == agent.FirmwareDone, App: u.Firmware.Name, From: u.Firmware.From, Version: u.Firmware.Version}
-	default:
-		var more []string
-		doc, more = p.installed(u, err)
-		lines = append(lines, more...)
+	case ofApp && !doc.Updated && doc.App == "" && doc.BackedUp:
+		lines = append(lines, fmt.Sprintf("nothing newer than %s", orNone(doc.Version)))
+	case ofApp && doc.Updated && doc.BackedUp:
+		lines = append(lines, installedLine(doc, "backed up to usr_data"))
+	case ofApp && doc.Updated && doc.Error == "":
+		lines = append(lines, installedLine(doc, "backed up once it is confirmed"))
 	}
-	doc.Firmware, doc.failure = docs, p.failure(all)
-	return errors.Join(p.report(doc, lines...), all)
+	return errors.Join(p.report(doc, lines...), err)
 }
 
-// installed describes an installation of the application.
-func (p *program) installed(u *agent.Update, err error) (doc updated, lines []string) {
-	i := u.Installed
-	doc = updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, InPlace: i.InPlace}
-	doc.BackedUp = err == nil && u.BackUp != nil
-	if errors.Is(err, agent.ErrUnhealthy) && u.BackUp != nil {
-		doc.Updated, doc.Version = false, u.BackUp.Version
-	}
-	for _, n := range i.New {
-		p.say("tandem: %s: the release's new default, beside a file that was edited here", n)
-	}
-	if u.BackUp != nil {
-		for _, s := range []*backup.Snapshot{u.BackUp.System, u.BackUp.UsrData} {
-			if s != nil && s.State == backup.Tagless {
-				p.say("tandem: %s: %s", s.Side, s.Detail)
-			}
-		}
-	}
-	if err == nil {
-		end := "backed up to usr_data"
-		if !doc.BackedUp {
-			end = "backed up once it is confirmed"
-		}
-		lines = []string{fmt.Sprintf("installed %s %s (before: %s), %s written; %s", i.App, i.Version, orNone(i.From), size(i.Bytes), end)}
-	}
-	return doc, lines
+func installedLine(doc *agent.Updated, end string) string {
+	return fmt.Sprintf("installed %s %s (before: %s), %s written; %s", doc.App, doc.Version, orNone(doc.From), size(doc.Bytes), end)
 }
 
 func newInstallCommand(p *program) *cobra.Command {
@@ -421,24 +332,27 @@ to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
   tandem install --allow-downgrade hello-1.0.0.tandem`,
 		Args: cli.Exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			file, err := filepath.Abs(args[0])
+			if err != nil {
+				return err
+			}
+			query := url.Values{"file": {file}, "allow_downgrade": {strconv.FormatBool(o.AllowDowngrade)}, "allow_revoked": {strconv.FormatBool(o.AllowRevoked)}}
 			open := func() (io.ReadCloser, error) { return os.Open(args[0]) }
+			var body io.Reader
 			if args[0] == "-" {
-				open = once(p.stdin)
+				body, open = p.stdin, agent.Once(p.stdin)
+				query.Del("file")
 			} else if info, err := os.Stat(args[0]); err != nil {
 				return cli.Usage(cmd, "%w", err)
 			} else if info.IsDir() {
 				return cli.Usage(cmd, "%s: a directory, expected a bundle", args[0])
 			}
-			d, end, err := p.open(agent.Change)
-			if err != nil {
-				return err
-			}
-			defer end()
-			u, err := d.Install(cmd.Context(), open, o)
-			if err != nil && u == nil {
+			ctx := cmd.Context()
+			doc, err := carryOut(ctx, p, "/v1/install", query, body, func(d *agent.Device) (*agent.Updated, error) { return d.RunInstall(ctx, open, o) })
+			if err != nil && doc == nil {
 				err = fmt.Errorf("%s: %w", args[0], err)
 			}
-			return p.updated(u, versioning.Version{}, err)
+			return p.showUpdate(doc, err)
 		},
 	}
 	cmd.Flags().BoolVar(&o.AllowDowngrade, "allow-downgrade", false, "install a version that is not newer; those above it are revoked")
@@ -446,71 +360,45 @@ to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
 	return cmd
 }
 
-// once gives a stream that cannot be read a second time.
-func once(r io.Reader) func() (io.ReadCloser, error) {
-	used := false
-	return func() (io.ReadCloser, error) {
-		if used {
-			return nil, errors.New("standard input can be read only once: give the bundle as a file")
-		}
-		used = true
-		return io.NopCloser(r), nil
+// onDevice opens the device for a command that changes it.
+func onDevice[T any](p *program, run func(*agent.Device) (*T, error)) (*T, error) {
+	d, end, err := p.open(agent.Change)
+	if err != nil {
+		return nil, err
 	}
+	defer end()
+	return run(d)
 }
 
-// answer is the JSON document of check.
-type answer struct {
-	Available bool               `json:"available"`
-	Installed versioning.Version `json:"installed"`
-	Version   versioning.Version `json:"version,omitzero"`
-	Size      int64              `json:"size,omitempty"`
-	Passed    []string           `json:"passed"` // the other releases, with the reason
-	Firmware  []firmwareAnswer   `json:"firmware,omitempty"`
-	failure
-}
-
-// firmwareAnswer is what the source has for a firmware.
-type firmwareAnswer struct {
-	Name      string              `json:"name"`
-	Available bool                `json:"available"`
-	Installed versioning.Version  `json:"installed"`
-	Version   versioning.Version  `json:"version,omitzero"`
-	Size      int64               `json:"size,omitempty"`
-	State     agent.FirmwareState `json:"state"` // of what was unpacked before
-	Passed    []string            `json:"passed"`
-	Error     string              `json:"error,omitempty"`
-}
-
-// firmwareAnswers describes what the source has for the firmwares, and gives
-// the errors of those whose handler does not tell what is installed.
-func (p *program) firmwareAnswers(answers []agent.FirmwareAnswer) (docs []firmwareAnswer, lines []string, err error) {
-	for _, a := range answers {
-		doc := firmwareAnswer{Name: a.Name, Installed: a.Installed, State: a.Pending.State, Passed: []string{}}
-		for _, o := range a.Decision.Passed {
-			if o.Offer.Release.App != a.Name {
-				continue // the application's answer names it
-			}
-			doc.Passed = append(doc.Passed, o.String())
-			if p.verbose {
-				p.say("tandem: %s", o)
-			}
-		}
-		best := a.Decision.Best
+// showAnswer prints what the source has.
+func (p *program) showAnswer(doc *agent.Answer, err error) error {
+	if doc == nil {
+		return err
+	}
+	var lines []string
+	for _, f := range doc.Firmware {
 		switch {
-		case a.Err != nil:
-			doc.Error, err = a.Err.Error(), errors.Join(err, a.Err)
-		case best != nil:
-			doc.Available, doc.Version, doc.Size = true, best.Release.Version, best.Size
-			lines = append(lines, fmt.Sprintf("%s %s is available (installed: %s), %s", a.Name, doc.Version, orNone(a.Installed), size(best.Size)))
+		case f.Error != "":
+		case f.Available:
+			lines = append(lines, fmt.Sprintf("%s %s is available (installed: %s), %s", f.Name, f.Version, orNone(f.Installed), size(f.Size)))
 		default:
-			lines = append(lines, fmt.Sprintf("%s: nothing newer than %s", a.Name, orNone(a.Installed)))
+			lines = append(lines, fmt.Sprintf("%s: nothing newer than %s", f.Name, orNone(f.Installed)))
 		}
-		if a.Pending.State != agent.FirmwareNone {
-			lines = append(lines, fmt.Sprintf("%s %s is here: %s", a.Name, a.Pending.Version, a.Pending.State))
+		if f.State != agent.FirmwareNone {
+			lines = append(lines, fmt.Sprintf("%s %s is here: %s", f.Name, f.Unpacked, f.State))
 		}
-		docs = append(docs, doc)
+		if p.verbose {
+			p.remark(f.Passed)
+		}
 	}
-	return docs, lines, err
+	if p.verbose {
+		p.remark(doc.Passed)
+	}
+	line := fmt.Sprintf("nothing newer than %s", orNone(doc.Installed))
+	if doc.Available {
+		line = fmt.Sprintf("%s %s is available (installed: %s), %s", doc.App, doc.Version, orNone(doc.Installed), size(doc.Size))
+	}
+	return errors.Join(p.print(doc, append(lines, line)...), err)
 }
 
 func newCheckCommand(p *program) *cobra.Command {
@@ -522,35 +410,8 @@ why each other release is passed over.`,
 		Example: "  tandem check\n  tandem check --verbose",
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, end, err := p.open(agent.Change)
-			if err != nil {
-				return err
-			}
-			defer end()
-			firmwares, err := d.CheckFirmware(cmd.Context())
-			if err != nil {
-				return err
-			}
-			dec, installed, err := d.Check(cmd.Context())
-			if err != nil {
-				return err
-			}
-			doc := answer{Installed: installed, Passed: []string{}}
-			var lines []string
-			doc.Firmware, lines, err = p.firmwareAnswers(firmwares)
-			doc.failure = p.failure(err)
-			for _, o := range dec.Passed {
-				doc.Passed = append(doc.Passed, o.String())
-				if p.verbose {
-					p.say("tandem: %s", o)
-				}
-			}
-			line := fmt.Sprintf("nothing newer than %s", orNone(installed))
-			if b := dec.Best; b != nil {
-				doc.Available, doc.Version, doc.Size = true, b.Release.Version, b.Size
-				line = fmt.Sprintf("%s %s is available (installed: %s), %s", b.Release.App, b.Release.Version, orNone(installed), size(b.Size))
-			}
-			return errors.Join(p.print(doc, append(lines, line)...), err)
+			ctx := cmd.Context()
+			return p.showAnswer(carryOut(ctx, p, "/v1/check", nil, nil, func(d *agent.Device) (*agent.Answer, error) { return d.RunCheck(ctx) }))
 		},
 	}
 }
@@ -566,17 +427,8 @@ handler for come first; one that fails does not keep the application from its ow
 		Example: "  tandem update\n  tandem update --json",
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, end, err := p.open(agent.Change)
-			if err != nil {
-				return err
-			}
-			defer end()
-			firmwares, err := d.UpdateFirmware(cmd.Context())
-			if err != nil { // of the source: the application cannot do better
-				return p.updated(nil, versioning.Version{}, err, firmwares...)
-			}
-			u, installed, err := d.Update(cmd.Context())
-			return p.updated(u, installed, err, firmwares...)
+			ctx := cmd.Context()
+			return p.showUpdate(carryOut(ctx, p, "/v1/update", nil, nil, func(d *agent.Device) (*agent.Updated, error) { return d.RunUpdate(ctx) }))
 		},
 	}
 }
@@ -636,7 +488,9 @@ come back from a source or from the other side.`,
 					return cli.Usage(cmd, "--to: %w", err)
 				}
 			}
-			return p.change(func(d *agent.Device) (*backup.Result, error) { return d.Rollback(cmd.Context(), v) })
+			ctx := cmd.Context()
+			return p.showReconciliation(carryOut(ctx, p, "/v1/rollback", url.Values{"to": {to}}, nil,
+				func(d *agent.Device) (*agent.Reconciliation, error) { return d.RunRollback(ctx, v) }))
 		},
 	}
 	cmd.Flags().StringVar(&to, "to", "", "return to this `VERSION`, which must be kept on the device")
@@ -666,7 +520,8 @@ confirmed. With backup = "confirmed" it is backed up now.`,
 		Example: "  tandem confirm",
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return p.change(func(d *agent.Device) (*backup.Result, error) { return d.Confirm(cmd.Context()) })
+			ctx := cmd.Context()
+			return p.showReconciliation(carryOut(ctx, p, "/v1/confirm", nil, nil, func(d *agent.Device) (*agent.Reconciliation, error) { return d.RunConfirm(ctx) }))
 		},
 	}
 }

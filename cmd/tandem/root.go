@@ -74,18 +74,12 @@ func run(ctx context.Context, p *program, args []string) int {
 	return f.Exit
 }
 
-// failure is the part of a JSON document that tells what went wrong.
-type failure struct {
-	Error string `json:"error,omitempty"`
-	Hint  string `json:"hint,omitempty"`
-	Exit  int    `json:"exit"`
-}
-
-func (p *program) failure(err error) failure {
+// failure says what went wrong.
+func (p *program) failure(err error) agent.Failure {
 	if err == nil {
-		return failure{}
+		return agent.Failure{}
 	}
-	return failure{Error: strings.ReplaceAll(err.Error(), "\n", ": "), Hint: hint(err), Exit: exitCode(err)}
+	return agent.Failure{Error: strings.ReplaceAll(err.Error(), "\n", ": "), Hint: hint(err), Exit: exitCode(err)}
 }
 
 // document prints the one JSON document of a command.
@@ -141,7 +135,10 @@ func (e *hintedError) Hint() string { return e.hint }
 // exitCode is the design's table of exit codes.
 func exitCode(err error) int {
 	var u *cli.UsageError
+	var r *remoteError
 	switch {
+	case errors.As(err, &r):
+		return r.Exit
 	case errors.As(err, &u), errors.Is(err, config.ErrInvalid), errors.Is(err, trust.ErrRoot), errors.Is(err, agent.ErrNoRoot):
 		return 2
 	case errors.Is(err, lock.ErrBusy):
@@ -258,7 +255,7 @@ newer than what is installed, 23 revoked, 24 malformed bundle, 30 source unreach
 		newBootCommand(p), newBackupCommand(p), newStatusCommand(p), newVerifyCommand(p),
 		newInstallCommand(p), newCheckCommand(p), newUpdateCommand(p), newBumpCommand(p),
 		newRollbackCommand(p), newConfirmCommand(p), newRevokeCommand(p), newUnrevokeCommand(p),
-		newHistoryCommand(p), newVersionCommand(p),
+		newHistoryCommand(p), newAgentCommand(p), newVersionCommand(p),
 	)
 	addCompletion(cmd)
 	return cmd
@@ -292,10 +289,9 @@ func (p *program) open(access agent.Access) (*agent.Device, func(), error) {
 		return nil, nil, err
 	}
 	progress := newProgress(p)
-	d, err := agent.Open(cfg, agent.Environment{
-		Log: p.logger(), Now: p.now, Built: builtAt(), Version: releaseVersion(), Random: rand.Reader,
-		Progress: progress.report, EUID: p.euid, EGID: p.egid,
-	}, access)
+	env := p.environment()
+	env.Progress = progress.report
+	d, err := agent.Open(cfg, env, access)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -305,6 +301,14 @@ func (p *program) open(access agent.Access) (*agent.Device, func(), error) {
 			p.say("tandem: %v", err)
 		}
 	}, nil
+}
+
+// environment is what a device needs of the world.
+func (p *program) environment() agent.Environment {
+	return agent.Environment{
+		Log: p.logger(), Now: p.now, Built: builtAt(), Version: releaseVersion(), Random: rand.Reader,
+		Explain: p.failure, EUID: p.euid, EGID: p.egid,
+	}
 }
 
 func (p *program) logger() *logrus.Logger {
@@ -328,11 +332,16 @@ type plain struct{}
 
 // Format implements logrus.Formatter.
 func (plain) Format(e *logrus.Entry) ([]byte, error) {
-	var b strings.Builder
-	b.WriteString("tandem: ")
+	level := ""
 	if e.Level <= logrus.WarnLevel {
-		b.WriteString(e.Level.String() + ": ")
+		level = e.Level.String() + ": "
 	}
+	return []byte("tandem: " + level + entryText(e) + "\n"), nil
+}
+
+// entryText is the message of a log entry, with the fields behind.
+func entryText(e *logrus.Entry) string {
+	var b strings.Builder
 	b.WriteString(e.Message)
 	keys := make([]string, 0, len(e.Data))
 	for k := range e.Data {
@@ -344,8 +353,7 @@ func (plain) Format(e *logrus.Entry) ([]byte, error) {
 			fmt.Fprintf(&b, " %s=%s", k, v)
 		}
 	}
-	b.WriteByte('\n')
-	return []byte(b.String()), nil
+	return b.String()
 }
 
 func newVersionCommand(p *program) *cobra.Command {

@@ -1,0 +1,412 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
+
+	"tandem/backup"
+	"tandem/internal/config"
+	"tandem/internal/lock"
+)
+
+// Options is what an Agent works with. Notify may be nil.
+type Options struct {
+	Config      *config.Config
+	Environment Environment // its Progress and Happened are the agent's own business
+	// After gives a channel that receives once d has passed, and what stops it.
+	After func(d time.Duration) (c <-chan time.Time, stop func())
+	// Random gives numbers from 0 up to 1, which spread the polls of a fleet.
+	Random func() float64
+	// Poll receives when somebody wants a poll now.
+	Poll <-chan os.Signal
+	// Notify tells the service manager how the agent is, in the words of
+	// sd_notify(3). Watchdog is how often it wants to hear; 0 for never.
+	Notify   func(state string)
+	Watchdog time.Duration
+}
+
+// Agent is the daemon: it polls, downloads, installs, captures configuration and
+// verifies both sides, unattended.
+//
+// One goroutine, in Run, owns what the agent knows, and decides. What takes time
+// runs beside it in lanes, one job at most in each: one changes the sides under
+// the lock that all tandems share, one talks to the source, one verifies, one
+// reports. A job ends by giving the owner a function to carry out.
+type Agent struct {
+	o      Options
+	cfg    *config.Config
+	log    *logrus.Logger
+	ledger *ledger
+
+	sides, network, scrubbing, reporting lane
+	jobs                                 sync.WaitGroup
+	ended                                chan func() // what jobs end with
+	asked                                chan func() // what the local interface wants done by the owner
+	orders                               []*order    // of people, oldest first
+
+	up     bool // the sides were brought in step once
+	mem    memory
+	now    situation
+	config configWatch
+}
+
+// lane is where one job at a time runs.
+type lane struct {
+	job    string // "" while it is free
+	cancel context.CancelFunc
+}
+
+// situation is what the agent has found out and need not remember for ever.
+type situation struct {
+	LastPoll, NextPoll time.Time
+	PollError          string // of the last poll
+	PollFailures       int    // in a row
+
+	NotYet  time.Time // when the step is tried again
+	Tries   int       // of it that failed
+	Waiting string    // why the step does not go on
+
+	Busy time.Time // another tandem is at work: when the sides are tried again
+
+	Pending      *backup.Pending
+	PendingSince time.Time
+	Health       time.Time // when its health is asked for next
+	HealthTries  int
+
+	NextScrub time.Time
+	Repair    bool // the last one found something to mend
+
+	NextReport     time.Time // zero: nothing is left to report
+	ReportFailures int
+}
+
+// New makes an Agent.
+func New(o Options) *Agent {
+	if o.Notify == nil {
+		o.Notify = func(string) {}
+	}
+	a := &Agent{
+		o: o, cfg: o.Config, log: o.Environment.Log,
+		ended: make(chan func()), asked: make(chan func()),
+		mem: memory{Course: Course{Step: Idle}},
+	}
+	a.ledger = newLedger(o.Environment.Now)
+	a.config.changed = make(chan struct{}, 1)
+	a.config.captures = rate.NewLimiter(rate.Every(captureEvery), captureBurst)
+	return a
+}
+
+// busyRetry is how soon the sides are tried again while another tandem is at work.
+const busyRetry = 2 * time.Second
+
+// stopTime bounds how long an agent that is told to end waits for its jobs. All
+// they do can be cut off anywhere; waiting is for their clean-up.
+const stopTime = 4 * time.Second
+
+// Run is the agent's life: it ends when ctx does, within five seconds, and what
+// was under way is resumed by the next Run. The error is one of starting.
+func (a *Agent) Run(ctx context.Context) error {
+	release, err := lock.AcquirePID(a.cfg.Agent.PID, os.Getpid())
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := release(); err != nil {
+			a.log.WithError(err).Warn("the pid file could not be removed")
+		}
+	}()
+	server, err := a.serve()
+	if err != nil {
+		return err
+	}
+	defer server.close()
+	defer a.config.stop()
+	a.log.WithField("version", a.o.Environment.Version).Info("the agent runs")
+
+	told := ""
+	for ctx.Err() == nil {
+		until := a.schedule(ctx)
+		if s := a.summary(); s != told {
+			told = s
+			a.o.Notify("STATUS=" + s)
+		}
+		if a.o.Watchdog > 0 {
+			a.o.Notify("WATCHDOG=1")
+			until = sooner(until, a.clock().Add(a.o.Watchdog/2))
+		}
+		a.await(ctx, until)
+	}
+	a.o.Notify("STOPPING=1")
+	a.stop()
+	return nil
+}
+
+func (a *Agent) clock() time.Time { return a.o.Environment.Now() }
+
+// await waits until something happens, or until a time; zero is never.
+func (a *Agent) await(ctx context.Context, until time.Time) {
+	var timer <-chan time.Time
+	if !until.IsZero() {
+		c, stop := a.o.After(max(0, until.Sub(a.clock())))
+		defer stop()
+		timer = c
+	}
+	select {
+	case <-ctx.Done():
+	case <-timer:
+	case f := <-a.ended:
+		f()
+	case f := <-a.asked:
+		f()
+	case <-a.config.changed:
+		a.config.edits.seen(a.clock())
+	case <-a.o.Poll:
+		a.log.Info("asked to poll now")
+		a.now.NextPoll = a.clock()
+	}
+}
+
+// stop waits for the jobs, whose context has ended.
+func (a *Agent) stop() {
+	limit, stop := a.o.After(stopTime)
+	defer stop()
+	over := make(chan struct{})
+	go func() {
+		a.jobs.Wait()
+		close(over)
+	}()
+	for {
+		select {
+		case f := <-a.ended:
+			f()
+		case <-over:
+			a.log.Info("the agent ends")
+			return
+		case <-limit:
+			a.log.Warn("the agent ends while work is under way; the next start goes on from there")
+			return
+		}
+	}
+}
+
+// start runs a job in a lane that is free.
+func (a *Agent) start(ctx context.Context, l *lane, name string, job func(ctx context.Context) func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	l.job, l.cancel = name, cancel
+	a.jobs.Go(func() {
+		after := job(ctx)
+		a.ended <- func() {
+			*l = lane{}
+			after() // it may ask whether the job was cut off
+			cancel()
+			debug.FreeOSMemory() // the next job may be hours away
+		}
+	})
+}
+
+// schedule starts what is due, and gives the time of what is due next.
+func (a *Agent) schedule(ctx context.Context) time.Time {
+	now := a.clock()
+	if !a.up {
+		if a.sides.job == "" && !now.Before(a.now.Busy) {
+			a.start(ctx, &a.sides, "starting", a.comeUp)
+		}
+		return a.now.Busy
+	}
+	if len(a.orders) > 0 {
+		return a.obey(ctx)
+	}
+	o := a.outlook(now)
+	until := a.scheduleSides(ctx, o)
+	until = sooner(until, a.scheduleNetwork(ctx, o))
+	if a.scrubbing.job == "" {
+		if p := planScrub(o); p.Do == doScrub {
+			a.start(ctx, &a.scrubbing, "verifying", a.scrub)
+		} else {
+			until = sooner(until, p.Until)
+		}
+	}
+	if a.cfg.Report != nil && a.reporting.job == "" && !a.now.NextReport.IsZero() {
+		if now.Before(a.now.NextReport) {
+			until = sooner(until, a.now.NextReport)
+		} else {
+			a.start(ctx, &a.reporting, "reporting", a.reportJob(a.mem.Reported))
+		}
+	}
+	return until
+}
+
+// outlook gathers what the plans are made from.
+func (a *Agent) outlook(now time.Time) outlook {
+	c := &a.mem.Course
+	return outlook{
+		Now: now, Step: c.Step, Urgent: c.Urgent && a.cfg.Agent.Urgent, NotYet: a.now.NotYet,
+		Windows: a.cfg.Agent.Window, ClockBehind: now.Before(a.o.Environment.Built),
+		Metered: a.cfg.Agent.Metered, Source: a.cfg.Source != nil, Poll: a.now.NextPoll,
+		Pending: a.now.Pending != nil, Health: a.now.Health, Scrub: a.now.NextScrub,
+	}
+}
+
+func (a *Agent) scheduleSides(ctx context.Context, o outlook) time.Time {
+	if a.sides.job != "" {
+		return time.Time{}
+	}
+	if o.Now.Before(a.now.Busy) {
+		return a.now.Busy
+	}
+	p := planSides(o)
+	a.now.Waiting = p.Why
+	due := a.config.due(o.Now)
+	switch {
+	case p.Do == doProve:
+		a.start(ctx, &a.sides, "asking for health", a.proveJob)
+	case p.Do == doInstall && a.network.job == "":
+		a.mem.Course.Step = Installing
+		a.saveMemory()
+		a.start(ctx, &a.sides, "installing", a.installJob(a.mem.Course))
+	case a.now.Repair:
+		a.start(ctx, &a.sides, "repairing", a.repairJob)
+	case !due.IsZero() && !o.Now.Before(due):
+		a.config.begin(o.Now)
+		a.start(ctx, &a.sides, "capturing", a.captureJob)
+	default:
+		return sooner(p.Until, due)
+	}
+	return time.Time{}
+}
+
+func (a *Agent) scheduleNetwork(ctx context.Context, o outlook) time.Time {
+	if a.network.job != "" || a.sides.job == "installing" {
+		return time.Time{}
+	}
+	p := planNetwork(o)
+	if p.Why != "" {
+		a.now.Waiting = p.Why
+	}
+	switch p.Do {
+	case doPoll:
+		a.start(ctx, &a.network, "polling", a.pollJob)
+	case doDownload:
+		a.start(ctx, &a.network, "downloading", a.downloadJob(a.mem.Course))
+	default:
+		return p.Until
+	}
+	return time.Time{}
+}
+
+// open opens the device for a job.
+func (a *Agent) open(access Access) (*Device, error) {
+	env := a.o.Environment
+	env.Progress, env.Happened, env.Received = a.ledger.progress, a.ledger.happened, a.ledger.received
+	return Open(a.cfg, env, access)
+}
+
+// onSides runs work with the device opened for a change. What it gives is
+// carried out by the owner, and not before the owner knows whether a version is
+// pending. busy is carried out where another tandem is at work.
+func (a *Agent) onSides(ctx context.Context, busy func(), work func(d *Device) func()) func() {
+	d, err := a.open(Change)
+	if err != nil {
+		return func() {
+			a.now.Busy = a.clock().Add(busyRetry)
+			if !errors.Is(err, lock.ErrBusy) {
+				a.log.WithError(err).Error("the device cannot be opened")
+				a.now.Busy = a.clock().Add(firstRetry)
+			}
+			busy()
+		}
+	}
+	after := work(d)
+	pending, err := d.reconciler.Pending()
+	if err != nil {
+		a.log.WithError(err).Warn("it is not known whether a version waits to be confirmed")
+	}
+	a.close(d)
+	return func() {
+		a.pending(pending)
+		a.queueReport()
+		after()
+	}
+}
+
+func (a *Agent) close(d *Device) {
+	if err := d.Close(); err != nil {
+		a.log.WithError(err).Warn("the device could not be closed")
+	}
+}
+
+// pending takes note of the version that waits to be confirmed.
+func (a *Agent) pending(p *backup.Pending) {
+	switch {
+	case p == nil:
+		a.now.PendingSince, a.now.Health, a.now.HealthTries = time.Time{}, time.Time{}, 0
+	case a.now.Pending == nil || a.now.Pending.Version.String() != p.Version.String():
+		a.now.PendingSince, a.now.HealthTries = a.clock(), 0
+		a.now.Health = a.clock().Add(firstHealth)
+	}
+	a.now.Pending = p
+}
+
+// firstHealth is when a version whose health check postponed is asked about
+// again; the waits grow from there to maxHealth.
+const (
+	firstHealth = 10 * time.Second
+	maxHealth   = 10 * time.Minute
+)
+
+// step changes what the agent is busy with, durably.
+func (a *Agent) step(c Course) {
+	if c == a.mem.Course {
+		return
+	}
+	a.mem.Course = c
+	a.now.NotYet, a.now.Tries = time.Time{}, 0
+	a.saveMemory()
+}
+
+// later tries the step again after a while.
+func (a *Agent) later(wish time.Duration) {
+	a.now.Tries++
+	a.now.NotYet = a.clock().Add(nextTry(a.now.Tries, wish, a.o.Random()))
+}
+
+// saveMemory writes down what a power cut must not take. What cannot be written
+// is no reason to stop: the sides remember by themselves what they need.
+func (a *Agent) saveMemory() {
+	d, err := a.open(Look)
+	if err == nil {
+		defer a.close(d)
+		err = d.keep(&a.mem)
+	}
+	if err != nil {
+		a.log.WithError(err).Warn("the agent's step could not be written down")
+	}
+}
+
+// summary says in a line what the agent does.
+func (a *Agent) summary() string {
+	c := &a.mem.Course
+	switch {
+	case !a.up:
+		return "bringing the sides in step"
+	case a.sides.job == "installing" || c.Step == Installing:
+		return fmt.Sprintf("installing %s %s", c.App, c.Version)
+	case a.sides.job != "" && a.sides.job != "capturing":
+		return a.sides.job
+	case c.Step == Downloading && a.network.job == "downloading":
+		return fmt.Sprintf("downloading %s %s", c.App, c.Version)
+	case c.Step == Downloading || c.Step == Ready:
+		return fmt.Sprintf("%s %s waits: %s", c.App, c.Version, a.now.Waiting)
+	case a.now.Pending != nil:
+		return fmt.Sprintf("%s is not confirmed yet", a.now.Pending.Version)
+	}
+	return "idle"
+}

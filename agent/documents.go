@@ -1,0 +1,301 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"tandem/backup"
+	"tandem/ota"
+	"tandem/versioning"
+)
+
+// The documents are what commands print with --json, and what the local
+// interface answers: docs/commands.md describes them.
+
+// Failure is what went wrong, for a person and for a program.
+type Failure struct {
+	Error string `json:"error,omitempty"`
+	Hint  string `json:"hint,omitempty"`
+	Exit  int    `json:"exit"` // the exit code of the command
+}
+
+// Reconciliation is the document of what brings the sides in step.
+type Reconciliation struct {
+	DryRun    bool               `json:"dry_run,omitempty"`
+	Action    backup.Action      `json:"action,omitempty"`
+	From      backup.SideName    `json:"from,omitempty"`
+	Reason    string             `json:"reason,omitempty"`
+	Version   versioning.Version `json:"version"`
+	Revision  int                `json:"revision"`
+	Held      bool               `json:"held,omitempty"` // the backup waits for a confirm
+	Changed   []backup.SideName  `json:"changed"`
+	InPlace   []backup.SideName  `json:"in_place,omitempty"`
+	Files     int                `json:"files"`
+	Bytes     int64              `json:"bytes"`
+	Finished  []backup.Finished  `json:"finished,omitempty"`
+	Problems  []backup.Problem   `json:"problems,omitempty"`
+	Conflicts []backup.Path      `json:"conflicts,omitempty"`
+	Lost      []backup.Path      `json:"lost,omitempty"`
+	Remarks   []string           `json:"remarks,omitempty"` // what a person should know
+	Failure
+}
+
+// Describe makes the document of a reconciliation; res may be nil.
+func Describe(res *backup.Result) *Reconciliation {
+	doc := &Reconciliation{Changed: []backup.SideName{}}
+	if res == nil {
+		return doc
+	}
+	doc.Action, doc.From, doc.Reason = res.Decision.Action, res.Decision.From, res.Decision.Reason
+	doc.Version, doc.Revision, doc.Held = res.Version, res.Revision, res.Held
+	doc.Changed = append(doc.Changed, res.Changed...)
+	doc.Files, doc.Bytes = res.Files, res.Bytes
+	doc.InPlace, doc.Finished, doc.Conflicts, doc.Lost = res.InPlace, res.Finished, res.Conflicts, res.Lost
+	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
+		if s != nil {
+			doc.Problems = append(doc.Problems, s.Problems...)
+		}
+	}
+	doc.remarks(res)
+	return doc
+}
+
+// remarks gathers what a person should know of a reconciliation.
+func (doc *Reconciliation) remarks(res *backup.Result) {
+	say := func(format string, args ...any) { doc.Remarks = append(doc.Remarks, fmt.Sprintf(format, args...)) }
+	if res.Decision.Reason != "" && res.Decision.Action != backup.Nothing {
+		say("%s", res.Decision.Reason)
+	}
+	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
+		if s == nil {
+			continue
+		}
+		if s.Detail != "" && s.State != backup.Damaged {
+			say("%s: %s", s.Side, s.Detail)
+		}
+		for _, pr := range s.Problems {
+			say("%s: %s: %s: %s", pr.Side, pr.Path, pr.Kind, pr.Detail)
+		}
+		for _, f := range s.Foreign {
+			say("%s: %s: left alone: neither file, directory nor symbolic link", s.Side, f)
+		}
+	}
+	for _, c := range res.Conflicts {
+		say("%s: an edit made here was kept beside the newer configuration", c)
+	}
+	for _, l := range res.Lost {
+		say("%s: captured configuration was lost on both sides", l)
+	}
+}
+
+// Updated is the document of install and update.
+type Updated struct {
+	Updated  bool               `json:"updated"`
+	App      string             `json:"app,omitempty"`
+	From     versioning.Version `json:"from"`
+	Version  versioning.Version `json:"version"`
+	Bytes    int64              `json:"bytes"`
+	New      []backup.Path      `json:"new,omitempty"`
+	BackedUp bool               `json:"backed_up"`
+	InPlace  bool               `json:"in_place,omitempty"`
+	Firmware []UpdatedFirmware  `json:"firmware,omitempty"` // those that something came of
+	Remarks  []string           `json:"remarks,omitempty"`
+	Failure
+}
+
+// UpdatedFirmware is what install and update say about a firmware.
+type UpdatedFirmware struct {
+	Name    string             `json:"name"`
+	From    versioning.Version `json:"from"`
+	Version versioning.Version `json:"version"`
+	State   FirmwareState      `json:"state"`
+	Error   string             `json:"error,omitempty"`
+}
+
+// describeUpdate describes what came of the firmwares and of the application. A
+// nil Update without an error says that there is nothing newer than installed.
+// Where there is nothing to describe but an error, the document is nil.
+func describeUpdate(u *Update, installed versioning.Version, err error, firmwares ...FirmwareResult) (*Updated, error) {
+	if u != nil && u.Firmware != nil {
+		firmwares = append(firmwares, *u.Firmware)
+		err = nil // the result has it
+	}
+	docs, failed := describeFirmware(firmwares)
+	all := errors.Join(err, failed)
+	if all != nil && u == nil && docs == nil {
+		return nil, all
+	}
+	doc := &Updated{}
+	switch {
+	case u == nil:
+		doc = &Updated{From: installed, Version: installed, BackedUp: err == nil}
+	case u.Firmware != nil:
+		doc = &Updated{Updated: u.Firmware.State == FirmwareDone, App: u.Firmware.Name, From: u.Firmware.From, Version: u.Firmware.Version}
+	default:
+		doc = describeInstalled(u, err)
+	}
+	doc.Firmware = docs
+	return doc, all
+}
+
+// describeFirmware describes what came of firmwares, and gives the errors of
+// those that are not installed.
+func describeFirmware(results []FirmwareResult) (docs []UpdatedFirmware, err error) {
+	for _, r := range results {
+		if r.State == FirmwareNone && r.Err == nil {
+			continue
+		}
+		doc := UpdatedFirmware{Name: r.Name, From: r.From, Version: r.Version, State: r.State}
+		if r.Err != nil {
+			doc.Error, err = r.Err.Error(), errors.Join(err, r.Err)
+		}
+		docs = append(docs, doc)
+	}
+	return docs, err
+}
+
+// describeInstalled describes an installation of the application.
+func describeInstalled(u *Update, err error) *Updated {
+	i := u.Installed
+	doc := &Updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, InPlace: i.InPlace}
+	doc.BackedUp = err == nil && u.BackUp != nil
+	if errors.Is(err, ErrUnhealthy) && u.BackUp != nil {
+		doc.Updated, doc.Version = false, u.BackUp.Version
+	}
+	for _, n := range i.New {
+		doc.Remarks = append(doc.Remarks, fmt.Sprintf("%s: the release's new default, beside a file that was edited here", n))
+	}
+	if u.BackUp != nil {
+		for _, s := range []*backup.Snapshot{u.BackUp.System, u.BackUp.UsrData} {
+			if s != nil && s.State == backup.Tagless {
+				doc.Remarks = append(doc.Remarks, fmt.Sprintf("%s: %s", s.Side, s.Detail))
+			}
+		}
+	}
+	return doc
+}
+
+// Answer is the document of check.
+type Answer struct {
+	Available bool               `json:"available"`
+	App       string             `json:"app"`
+	Installed versioning.Version `json:"installed"`
+	Version   versioning.Version `json:"version,omitzero"`
+	Size      int64              `json:"size,omitempty"`
+	Passed    []string           `json:"passed"` // the other releases, with the reason
+	Firmware  []AnswerFirmware   `json:"firmware,omitempty"`
+	Failure
+}
+
+// AnswerFirmware is what the source has for a firmware.
+type AnswerFirmware struct {
+	Name      string             `json:"name"`
+	Available bool               `json:"available"`
+	Installed versioning.Version `json:"installed"`
+	Version   versioning.Version `json:"version,omitzero"`
+	Size      int64              `json:"size,omitempty"`
+	State     FirmwareState      `json:"state"`             // of what was unpacked before
+	Unpacked  versioning.Version `json:"unpacked,omitzero"` // its version
+	Passed    []string           `json:"passed"`
+	Error     string             `json:"error,omitempty"`
+}
+
+func (d *Device) describeAnswers(ans *answers) (*Answer, error) {
+	doc := &Answer{App: d.cfg.Device.App, Installed: ans.installed, Passed: passed(ans.app.Passed, "")}
+	if b := ans.app.Best; b != nil {
+		doc.Available, doc.Version, doc.Size = true, b.Release.Version, b.Size
+	}
+	var failed error
+	for _, a := range ans.firmware {
+		f := AnswerFirmware{
+			Name: a.Name, Installed: a.Installed, State: a.Pending.State, Unpacked: a.Pending.Version,
+			Passed: passed(a.Decision.Passed, a.Name),
+		}
+		if a.Err != nil {
+			f.Error, failed = a.Err.Error(), errors.Join(failed, a.Err)
+		} else if b := a.Decision.Best; b != nil {
+			f.Available, f.Version, f.Size = true, b.Release.Version, b.Size
+		}
+		doc.Firmware = append(doc.Firmware, f)
+	}
+	return doc, failed
+}
+
+// passed lists releases that are passed over; of one app, if it is named.
+func passed(all []ota.Passed, app string) []string {
+	texts := []string{}
+	for _, p := range all {
+		if app == "" || p.Offer.Release.App == app {
+			texts = append(texts, p.String())
+		}
+	}
+	return texts
+}
+
+// The commands that may run here or in the agent. Each gives its document, which
+// is nil where there is nothing to tell but the error.
+
+// RunCheck asks the source and changes nothing.
+func (d *Device) RunCheck(ctx context.Context) (*Answer, error) {
+	ans, err := d.ask(ctx)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := d.describeAnswers(ans)
+	doc.Failure = d.explain(err)
+	return doc, err
+}
+
+// RunUpdate updates the firmwares, then the application: UpdateFirmware and
+// Update say what holds afterwards.
+func (d *Device) RunUpdate(ctx context.Context) (*Updated, error) {
+	firmwares, err := d.UpdateFirmware(ctx)
+	var u *Update
+	var installed versioning.Version
+	if err == nil { // else the application cannot do better
+		u, installed, err = d.Update(ctx)
+	}
+	doc, err := describeUpdate(u, installed, err, firmwares...)
+	if doc != nil {
+		doc.Failure = d.explain(err)
+	}
+	return doc, err
+}
+
+// RunInstall is Install.
+func (d *Device) RunInstall(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Updated, error) {
+	u, err := d.Install(ctx, open, o)
+	doc, err := describeUpdate(u, versioning.Version{}, err)
+	if doc != nil {
+		doc.Failure = d.explain(err)
+	}
+	return doc, err
+}
+
+// RunRollback is Rollback.
+func (d *Device) RunRollback(ctx context.Context, to versioning.Version) (*Reconciliation, error) {
+	return d.described(d.Rollback(ctx, to))
+}
+
+// RunConfirm is Confirm.
+func (d *Device) RunConfirm(ctx context.Context) (*Reconciliation, error) {
+	return d.described(d.Confirm(ctx))
+}
+
+func (d *Device) described(res *backup.Result, err error) (*Reconciliation, error) {
+	if res == nil && err != nil {
+		return nil, err
+	}
+	doc := Describe(res)
+	doc.Failure = d.explain(err)
+	return doc, err
+}
+
+func (d *Device) explain(err error) Failure {
+	if err == nil || d.env.Explain == nil {
+		return Failure{}
+	}
+	return d.env.Explain(err)
+}

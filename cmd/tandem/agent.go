@@ -1,0 +1,127 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/syslog"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/sirupsen/logrus"
+	logsyslog "github.com/sirupsen/logrus/hooks/syslog"
+	"github.com/spf13/cobra"
+
+	"tandem/agent"
+	"tandem/internal/cli"
+	"tandem/internal/config"
+)
+
+func newAgentCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "agent",
+		Short: "Run as a daemon: poll, download, install, back up, verify",
+		Long: `agent does the whole loop unattended: it asks the source for releases, downloads
+and installs them inside [agent] window, asks whether they are healthy and takes
+back those that are not. It backs up configuration within seconds of an edit,
+verifies both sides once a day, and reports to [report] url.
+
+It stays in the foreground and logs to standard error or syslog. SIGHUP makes it
+poll now; SIGTERM ends it within five seconds, and the next start goes on from
+there. While it runs, status, check, update, install, confirm and rollback
+are carried out by it, over its socket.`,
+		Example: `  tandem agent
+  tandem agent --verbose`,
+		Args: cli.Exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(p.config)
+			if err != nil {
+				return err
+			}
+			log := p.agentLogger(cfg.Agent.Log)
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP)
+			defer signal.Stop(hup)
+			watchdog, err := daemon.SdWatchdogEnabled(false)
+			if err != nil {
+				return fmt.Errorf("WATCHDOG_USEC: %w", err)
+			}
+			env := p.environment()
+			env.Log = log
+			return agent.New(agent.Options{
+				Config:      cfg,
+				Environment: env,
+				After: func(d time.Duration) (<-chan time.Time, func()) {
+					t := time.NewTimer(d)
+					return t.C, func() { t.Stop() }
+				},
+				Random:   rand.Float64,
+				Poll:     hup,
+				Watchdog: watchdog,
+				Notify: func(state string) {
+					if _, err := daemon.SdNotify(false, state); err != nil {
+						log.WithError(err).Debug("the service manager was not told")
+					}
+				},
+			}).Run(cmd.Context())
+		},
+	}
+}
+
+// agentLogger gives the logger of the daemon.
+func (p *program) agentLogger(to config.LogTarget) *logrus.Logger {
+	l := p.logger()
+	if to == config.Syslog {
+		hook, err := logsyslog.NewSyslogHook("", "", syslog.LOG_INFO|syslog.LOG_DAEMON, "tandem")
+		if err == nil {
+			l.SetOutput(io.Discard)
+			l.SetFormatter(fields{})
+			l.AddHook(hook)
+			return l
+		}
+		l.WithError(err).Warn("syslog cannot be reached: logging to standard error")
+	}
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		l.SetFormatter(journal{})
+	} else {
+		l.SetFormatter(dated{})
+	}
+	return l
+}
+
+// fields writes a log entry as its message and fields alone.
+type fields struct{}
+
+// Format implements logrus.Formatter.
+func (fields) Format(e *logrus.Entry) ([]byte, error) {
+	return []byte(strings.ReplaceAll(entryText(e), "\n", ": ") + "\n"), nil
+}
+
+// journal puts the priority in front, as sd-daemon(3) has it.
+type journal struct{}
+
+// Format implements logrus.Formatter.
+func (journal) Format(e *logrus.Entry) ([]byte, error) {
+	priority := syslog.LOG_DEBUG
+	switch e.Level {
+	case logrus.ErrorLevel, logrus.FatalLevel, logrus.PanicLevel:
+		priority = syslog.LOG_ERR
+	case logrus.WarnLevel:
+		priority = syslog.LOG_WARNING
+	case logrus.InfoLevel:
+		priority = syslog.LOG_INFO
+	}
+	return fmt.Appendf(nil, "<%d>%s\n", priority, strings.ReplaceAll(entryText(e), "\n", ": ")), nil
+}
+
+// dated puts time and level in front, for a log that is a file.
+type dated struct{}
+
+// Format implements logrus.Formatter.
+func (dated) Format(e *logrus.Entry) ([]byte, error) {
+	return fmt.Appendf(nil, "%s %s: %s\n", e.Time.UTC().Format("2006-01-02T15:04:05Z"), e.Level, strings.ReplaceAll(entryText(e), "\n", ": ")), nil
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/sirupsen/logrus"
+
+	"tandem/agent"
+	"tandem/internal/config"
+)
+
+// remote is the agent that runs here, over its socket.
+type remote struct {
+	p    *program
+	http *http.Client
+}
+
+// remoteError is what the agent says went wrong.
+type remoteError struct{ agent.Failure }
+
+func (e *remoteError) Error() string { return e.Failure.Error }
+
+// Hint says what to do about it.
+func (e *remoteError) Hint() string { return e.Failure.Hint }
+
+// agentHere finds the agent that works with the same lock; nil if none runs.
+func (p *program) agentHere(cfg *config.Config) *remote {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		dir, err := os.Open(filepath.Dir(cfg.Agent.Socket))
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		// The path may be longer than a socket's name can be.
+		name := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(cfg.Agent.Socket))
+		return (&net.Dialer{}).DialContext(ctx, "unix", name)
+	}
+	conn, err := dial(context.Background(), "", "")
+	if err != nil {
+		return nil
+	}
+	conn.Close()
+	return &remote{p, &http.Client{Transport: &http.Transport{DialContext: dial}}}
+}
+
+// status asks for the agent's status.
+func (r *remote) status(ctx context.Context) (*agent.Status, error) {
+	resp, err := r.do(ctx, http.MethodGet, "/v1/status", nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var s agent.Status
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		return nil, fmt.Errorf("the agent's answer: %w", err)
+	}
+	return &s, nil
+}
+
+func (r *remote) do(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path+"?"+query.Encode(), body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := r.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("the agent: %w", err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	var f agent.Failure
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&f); err != nil || f.Error == "" {
+		return nil, fmt.Errorf("the agent answered %s", resp.Status)
+	}
+	return nil, &remoteError{f}
+}
+
+// command has the agent carry out a command, shows what it tells meanwhile, and
+// gives its document in doc. It says whether there is one.
+func (r *remote) command(ctx context.Context, path string, query url.Values, body io.Reader, doc any) (bool, error) {
+	resp, err := r.do(ctx, http.MethodPost, path, query, body)
+	if err != nil {
+		return false, err
+	}
+	defer resp.Body.Close()
+	progress := newProgress(r.p)
+	defer progress.end()
+	log := r.p.logger()
+	lines := json.NewDecoder(resp.Body)
+	for {
+		var l agent.Line
+		if err := lines.Decode(&l); err != nil {
+			if ctx.Err() != nil {
+				return false, ctx.Err()
+			}
+			return false, fmt.Errorf("the agent ended before the command did: %w", err)
+		}
+		switch {
+		case l.Progress != nil:
+			progress.report(l.Progress.What, l.Progress.Done, l.Progress.Total)
+		case l.Message != nil:
+			level, err := logrus.ParseLevel(l.Message.Level)
+			if err != nil {
+				level = logrus.InfoLevel
+			}
+			entry := logrus.NewEntry(log)
+			for k, v := range l.Message.Fields {
+				entry = entry.WithField(k, v)
+			}
+			entry.Log(level, l.Message.Text)
+		case l.Failure != nil:
+			if l.Result != nil {
+				err = json.Unmarshal(l.Result, doc)
+			}
+			if l.Failure.Exit != 0 {
+				err = errors.Join(&remoteError{*l.Failure}, err)
+			}
+			return l.Result != nil, err
+		}
+	}
+}
+
+// carryOut carries a command out: by the agent, if one runs here, else by itself.
+func carryOut[T any](ctx context.Context, p *program, path string, query url.Values, body io.Reader, local func(*agent.Device) (*T, error)) (*T, error) {
+	cfg, err := config.Load(p.config)
+	if err != nil {
+		return nil, err
+	}
+	r := p.agentHere(cfg)
+	if r == nil {
+		return onDevice(p, local)
+	}
+	doc := new(T)
+	there, err := r.command(ctx, path, query, body, doc)
+	if !there {
+		return nil, err
+	}
+	return doc, err
+}
