@@ -36,21 +36,18 @@ func ChooseFirmware(offers []Offer, d Device) (best *Offer, passed []Passed) {
 
 // ConsiderFirmware is Consider for several firmwares of a device, in one poll:
 // each of them is a Device of its own, with its name for App. The decisions are
-// in the order of the devices.
+// in the order of the devices; they are there beside an error of Listing.Choose.
 func (r *Repo) ConsiderFirmware(ctx context.Context, devices []Device) ([]Decision, error) {
-	trusted, err := r.Refresh(ctx)
+	l, err := r.List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("check for firmware: %w", err)
-	}
-	offers, err := r.offers(trusted)
-	if err != nil {
-		return nil, fmt.Errorf("check for firmware: %w", err)
+		return nil, err
 	}
 	decisions := make([]Decision, len(devices))
 	for i, d := range devices {
-		decisions[i].Best, decisions[i].Passed = ChooseFirmware(offers, d)
+		dec, e := l.ChooseFirmware(d)
+		decisions[i], err = dec, cmp.Or(err, e)
 	}
-	return decisions, nil
+	return decisions, err
 }
 
 func choose(offers []Offer, d Device, kind bundle.Kind) (best *Offer, passed []Passed) {

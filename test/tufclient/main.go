@@ -149,13 +149,14 @@ func update(ctx context.Context, a arguments, log *logrus.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	tree := repo.Tree(ctx, trusted)
+	defer func() { err = errors.Join(err, showDelegated(store, a.metadataDir, tree.Roles())) }()
 	for _, name := range a.targets {
-		// Tandem delegates no targets: what the top level does not list is not there.
-		target := trusted.Targets[metadata.TARGETS].Signed.Targets[name]
-		if target == nil {
-			return fmt.Errorf("target %q: not in the repository", name)
+		found, err := tree.Find(name)
+		if err != nil {
+			return err
 		}
-		t := download{arguments: a, name: name, target: target, hashed: trusted.Root.Signed.ConsistentSnapshot}
+		t := download{arguments: a, name: name, target: found.Target, hashed: trusted.Root.Signed.ConsistentSnapshot}
 		if err := t.get(ctx, downloads); err != nil {
 			return fmt.Errorf("target %q: %w", name, err)
 		}
@@ -177,7 +178,17 @@ func systemTime(ctx context.Context) (time.Time, error) {
 	return time.Unix(seconds, 0), nil
 }
 
-// show copies what is trusted to where the suite looks.
+// showDelegated copies the metadata of delegated roles to where the suite looks.
+func showDelegated(store *ota.Store, dir string, roles []string) error {
+	for _, role := range roles {
+		if err := os.WriteFile(filepath.Join(dir, url.PathEscape(role)+".json"), store.Document(role), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// show copies what is trusted at the top level to where the suite looks.
 func show(store *ota.Store, dir string) error {
 	for role, data := range map[string][]byte{
 		metadata.ROOT:      store.Root().Bytes(),
