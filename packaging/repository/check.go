@@ -81,9 +81,9 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 	}
 	tm := r.workflow(rep, s)
 	r.dates(rep, s)
-	targets := s.listed()
+	targets, whole := s.listed(), false
 	if tm != nil {
-		targets = r.delegated(rep, s, tm)
+		targets, whole = r.delegated(rep, s, tm)
 	}
 	listed := make(map[string]bool)
 	for _, l := range targets {
@@ -109,6 +109,9 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 			r.problem(rep, rel.File(), err)
 		}
 	}
+	if !whole { // what is missing may lead to bundles
+		return rep, nil
+	}
 	return rep, r.strays(rep, listed)
 }
 
@@ -130,8 +133,8 @@ func (s *state) listed() (all []tuf.Listed) {
 }
 
 // delegated gives all targets that devices find, those of delegated roles
-// included.
-func (r *Repository) delegated(rep *Report, s *state, tm *trustedmetadata.TrustedMetadata) []tuf.Listed {
+// included. whole says that every role could be read.
+func (r *Repository) delegated(rep *Report, s *state, tm *trustedmetadata.TrustedMetadata) (targets []tuf.Listed, whole bool) {
 	room := int64(MaxTargets)
 	if info, err := r.fs.Lstat(targetsName(s.targets.Signed.Version)); err == nil {
 		room -= info.Size
@@ -153,7 +156,7 @@ func (r *Repository) delegated(rep *Report, s *state, tm *trustedmetadata.Truste
 	for _, role := range tree.Roles() {
 		r.date(rep, roleName(s, role), tree.Expires(role), soonOffline, "have it signed anew")
 	}
-	return targets
+	return targets, len(failed) == 0
 }
 
 // workflow follows the client workflow of TUF with the library that devices
