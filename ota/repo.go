@@ -22,10 +22,6 @@ import (
 	"tandem/packaging/tuf"
 )
 
-// timeStep is by how much the remembered time must move before it is written
-// for its own sake: flash wears out.
-const timeStep = 24 * time.Hour
-
 // RepoOptions is what a Repo works with. All but Built and Stall are needed.
 type RepoOptions struct {
 	URL       string // of the repository; http, https or file
@@ -208,7 +204,7 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 		}
 		if timestamp.status == http.StatusNotModified {
 			r.o.Log.Debug("the repository has not changed")
-			return have, r.remember(poll, Poll{Time: ref, ETag: poll.ETag, Timestamp: poll.Timestamp})
+			return have, r.o.Store.Remember(Poll{Time: ref, ETag: poll.ETag, Timestamp: poll.Timestamp})
 		}
 	}
 	// The root goes first: it says whose timestamp to believe. When it has
@@ -241,15 +237,7 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 	if bytes.Equal(r.o.Store.Document(metadata.TIMESTAMP), timestamp.body) {
 		next.ETag = timestamp.etag
 	}
-	return u.trusted, r.remember(poll, next)
-}
-
-// remember writes what was learned from a poll, if it is worth a write.
-func (r *Repo) remember(old, next Poll) error {
-	if old.ETag == next.ETag && old.Timestamp == next.Timestamp && next.Time.Sub(old.Time) < timeStep {
-		return nil
-	}
-	return r.o.Store.SavePoll(next)
+	return u.trusted, r.o.Store.Remember(next)
 }
 
 // load verifies what the store holds. It gives nil unless all of it is there,
@@ -329,7 +317,7 @@ func (u *update) timestamp(data []byte) error {
 	if err != nil {
 		return u.refuse("timestamp.json", metadata.TIMESTAMP, data, 0, err)
 	}
-	return u.o.Store.SaveDocument(metadata.TIMESTAMP, data)
+	return u.o.Store.SaveDocument(metadata.TIMESTAMP, data, u.ref)
 }
 
 // snapshot gets the snapshot that the timestamp names.
@@ -369,7 +357,7 @@ func (u *update) fetch(ctx context.Context, role string, meta *metadata.MetaFile
 	if err := verify(role, doc.body, load); err != nil {
 		return u.refuse(name, role, doc.body, meta.Version, err)
 	}
-	return u.o.Store.SaveDocument(role, doc.body)
+	return u.o.Store.SaveDocument(role, doc.body, u.ref)
 }
 
 // recall loads the stored metadata of a role, so that nothing older than it is

@@ -75,6 +75,8 @@ type Store struct {
 	fs   fsys.FS
 	log  *logrus.Logger
 	root *trust.Root // in force
+	// latest is the latest time at which metadata was trusted since the start.
+	latest time.Time
 }
 
 // OpenStore opens the store below fs, the agent's state directory. It reads
@@ -205,13 +207,20 @@ func (s *Store) KeepDelegated(roles []string) {
 	}
 }
 
-// SaveDocument durably replaces the metadata of a role. What is there already
-// is not written again.
+// SaveDocument durably replaces the metadata of a role, which was found valid
+// at the reference time at. What is there already is not written again.
 //
-// After an error or a power cut the old or the new metadata is there, whole.
-func (s *Store) SaveDocument(role string, data []byte) error {
+// After an error or a power cut the old or the new metadata is there, whole;
+// with the new one the reference time is at least at.
+func (s *Store) SaveDocument(role string, data []byte, at time.Time) error {
 	if bytes.Equal(s.Document(role), data) {
 		return nil
+	}
+	if p := s.Poll(); at.After(p.Time) {
+		p.Time = at
+		if err := s.SavePoll(p); err != nil {
+			return err
+		}
 	}
 	return s.write(documentName(role), data)
 }
@@ -242,11 +251,34 @@ func (s *Store) SavePoll(p Poll) error {
 	return s.write(pollName, append([]byte(digest.Of(data).String()+"\n"), data...))
 }
 
+// timeStep is by how much the reference time must have moved before it is
+// written for its own sake: flash wears out.
+const timeStep = time.Hour
+
+// Remember keeps what was learned from a poll in which everything was trusted
+// at next.Time. It is written, durably, if it is more than a new time, or that
+// is timeStep after the one written last.
+//
+// No time is kept at which metadata was refused: nothing but the clock vouches
+// for it, and one that was wrong once would lock the device out for good.
+func (s *Store) Remember(next Poll) error {
+	if next.Time.After(s.latest) {
+		s.latest = next.Time
+	}
+	old := s.Poll()
+	if old.ETag == next.ETag && old.Timestamp == next.Timestamp && next.Time.Sub(old.Time) < timeStep {
+		return nil
+	}
+	return s.SavePoll(next)
+}
+
 // RefTime gives the time by which metadata is judged: the latest of the clock,
 // the time this program was built and the last time at which metadata was
-// trusted. A device without a clock is so never further back than it was.
+// trusted. A device without a clock is so never further back than it was; after
+// a restart by less than timeStep, and never before the time at which any
+// stored metadata was accepted.
 func (s *Store) RefTime(clock, built time.Time) time.Time {
-	return trust.ReferenceTime(clock, built, s.Poll().Time).UTC()
+	return trust.ReferenceTime(clock, built, s.Poll().Time, s.latest).UTC()
 }
 
 func rootName(version int64) string { return fmt.Sprintf("%d.root.json", version) }
