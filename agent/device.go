@@ -681,11 +681,15 @@ func (d *Device) source() (*ota.Repo, error) {
 		CAs: access.CAs, Origin: c.URL,
 		Credentials: ota.Credentials{Token: string(access.Token), User: access.User, Password: string(access.Password), Certificate: access.Certificate},
 	})
+	names := []string{d.cfg.Device.App}
+	for _, f := range d.cfg.Firmware {
+		names = append(names, f.Name)
+	}
 	return ota.NewRepo(ota.RepoOptions{
 		URL:       c.URL,
 		Client:    client,
 		Store:     store,
-		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth}),
+		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names}),
 		Now:       d.env.Now,
 		Built:     d.env.Built,
 		Log:       d.env.Log,

@@ -78,6 +78,7 @@ func (r *Repo) Consider(ctx context.Context, d Device) (Decision, error) {
 // Listing is what a repository offered at one poll. The application and each
 // firmware of a device choose from the same one.
 type Listing struct {
+	repo   *Repo
 	offers []Offer
 	// failed says why releases may be missing: a delegated role that could not
 	// be read. What it lists is not known; all other releases are.
@@ -108,7 +109,7 @@ func (r *Repo) list(ctx context.Context) (*Listing, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	l := &Listing{}
+	l := &Listing{repo: r}
 	if len(failed) > 0 {
 		l.failed = r.delegationProblem(failed[0])
 		r.o.Log.WithError(l.failed).Warn("releases of delegated roles may be missing")
@@ -120,20 +121,33 @@ func (r *Repo) list(ctx context.Context) (*Listing, error) {
 }
 
 // Choose says which release d should have, as its application; Choose, the
-// function, has the rules. Where that is none, and releases may be missing
-// from the listing, the error says why.
-func (l *Listing) Choose(d Device) (Decision, error) { return l.decide(Choose(l.offers, d)) }
+// function, has the rules. Where that is none, what is left of a download for
+// it is removed; or, if releases may be missing from the listing, the error says why.
+func (l *Listing) Choose(d Device) (Decision, error) {
+	best, passed := Choose(l.offers, d)
+	return l.decide(d, best, passed)
+}
 
 // ChooseFirmware is Choose for one firmware of a device: d.App is its name.
 func (l *Listing) ChooseFirmware(d Device) (Decision, error) {
-	return l.decide(ChooseFirmware(l.offers, d))
+	best, passed := ChooseFirmware(l.offers, d)
+	return l.decide(d, best, passed)
 }
 
-func (l *Listing) decide(best *Offer, passed []Passed) (Decision, error) {
+func (l *Listing) decide(d Device, best *Offer, passed []Passed) (Decision, error) {
 	if best == nil && l.failed != nil {
 		return Decision{Passed: passed}, fmt.Errorf("check for a release: %w", l.failed)
 	}
+	if best == nil {
+		l.repo.o.Downloads.Drop(d.App)
+	}
 	return Decision{best, passed}, nil
+}
+
+// Fetch gets what a decision chose. What it changes on the disk is said at
+// Downloader.Get.
+func (l *Listing) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
+	return l.repo.Fetch(ctx, o, p)
 }
 
 // Tree gives the targets metadata below trusted, as Refresh gave it: delegated
@@ -171,6 +185,7 @@ func (r *Repo) delegationProblem(err error) error {
 func (r *Repo) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
 	file, err := r.o.Downloads.Get(ctx, File{
 		URL: r.address("targets", o.SHA256.String()+"."+o.Name), Size: o.Size, SHA256: o.SHA256,
+		For: o.Release.App, Room: o.Release.Unpacked,
 	}, p)
 	if err != nil {
 		return "", fmt.Errorf("fetch %s: %w", o.Name, err)
