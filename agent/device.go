@@ -544,7 +544,7 @@ func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Resu
 	if err != nil {
 		return nil, err
 	}
-	runs := look.Version.String() == v.String()
+	runs := look.Version.Compare(v) == 0
 	if runs {
 		if err := d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, v, versioning.Version{}); err != nil {
 			d.env.Log.WithError(err).Warn("revoking all the same")

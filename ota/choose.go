@@ -79,7 +79,6 @@ func choose(offers []Offer, d Device, kind bundle.Kind) (best *Offer, passed []P
 // against says why d cannot take o, or "".
 func against(o *Offer, d Device) string {
 	r := &o.Release
-	sameVersion := func(v versioning.Version) bool { return v.Compare(r.Version) == 0 }
 	switch {
 	case r.App != d.App:
 		return fmt.Sprintf("for the application %s, this device runs %s", r.App, d.App)
@@ -89,7 +88,7 @@ func against(o *Offer, d Device) string {
 		return fmt.Sprintf("in the channel %s, this device follows %s", r.Channel, d.Channel)
 	case r.Yanked:
 		return fmt.Sprintf("version %s was taken back by its publisher", r.Version)
-	case slices.ContainsFunc(d.Revoked, sameVersion):
+	case r.Version.In(d.Revoked):
 		return fmt.Sprintf("version %s is revoked here", r.Version)
 	case r.Version.Compare(d.Installed) <= 0: // never for the zero Version: nothing is installed
 		return fmt.Sprintf("version %s is not higher than %s, which is installed", r.Version, d.Installed)

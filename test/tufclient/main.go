@@ -32,7 +32,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/ota"
 	"tandem/packaging/trust"
@@ -219,9 +218,13 @@ type download struct {
 }
 
 func (d *download) get(ctx context.Context, downloads *ota.Downloader) error {
-	var sum digest.SHA256
-	if n := copy(sum[:], d.target.Hashes["sha256"]); n != len(sum) {
-		return errors.New("it has no SHA-256, which is what Tandem knows a release by")
+	f := ota.File{Size: d.target.Length}
+	prefix := d.target.Hashes["sha256"]
+	if n := copy(f.SHA256[:], prefix); n != len(f.SHA256) {
+		f.SHA512, prefix = d.target.Hashes["sha512"], d.target.Hashes["sha512"]
+	}
+	if len(prefix) == 0 {
+		return errors.New("it has neither a SHA-256 nor a SHA-512")
 	}
 	file := filepath.Join(d.targetDir, url.QueryEscape(d.name))
 	if data, err := os.ReadFile(file); err == nil && d.target.VerifyLengthHashes(data) == nil {
@@ -233,10 +236,11 @@ func (d *download) get(ctx context.Context, downloads *ota.Downloader) error {
 	}
 	dir, name := path.Split(d.name)
 	if d.hashed {
-		name = sum.String() + "." + name
+		name = prefix.String() + "." + name
 	}
 	address := base.JoinPath((&url.URL{Path: dir}).EscapedPath(), url.PathEscape(name))
-	got, err := downloads.Get(ctx, ota.File{URL: address.String(), Size: d.target.Length, SHA256: sum}, nil)
+	f.URL = address.String()
+	got, err := downloads.Get(ctx, f, nil)
 	if err != nil {
 		return err
 	}
