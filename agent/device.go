@@ -582,7 +582,7 @@ func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Resu
 	if err != nil {
 		return nil, err
 	}
-	runs := look.Version.String() == v.String()
+	runs := look.Version.Compare(v) == 0
 	if runs {
 		if err := d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, v, versioning.Version{}); err != nil {
 			d.env.Log.WithError(err).Warn("revoking all the same")
@@ -723,11 +723,15 @@ func (d *Device) source() (*ota.Repo, error) {
 		Credentials: ota.Credentials{Token: string(access.Token), User: access.User, Password: string(access.Password), Certificate: access.Certificate},
 	})
 	d.idle = append(d.idle, client.CloseIdleConnections)
+	names := []string{d.cfg.Device.App}
+	for _, f := range d.cfg.Firmware {
+		names = append(names, f.Name)
+	}
 	return ota.NewRepo(ota.RepoOptions{
 		URL:       c.URL,
 		Client:    client,
 		Store:     store,
-		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth}),
+		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names}),
 		Now:       d.env.Now,
 		Built:     d.env.Built,
 		Log:       d.env.Log,

@@ -96,7 +96,7 @@ func (s *firmwareState) revoke(v versioning.Version) {
 }
 
 func (s *firmwareState) unrevoke(v versioning.Version) {
-	s.Revoked = slices.DeleteFunc(slices.Clone(s.Revoked), func(r versioning.Version) bool { return r.Compare(v) == 0 })
+	s.Revoked = versioning.Without(s.Revoked, v)
 }
 
 // handler is the part of the device that knows how to write a firmware.
@@ -161,7 +161,7 @@ func (f *firmware) save(s firmwareState) error {
 // admit says whether a version may be installed, and gives the one that is.
 // The error wraps backup.ErrRevoked, backup.ErrDowngrade or ErrHook.
 func (f *firmware) admit(ctx context.Context, s *firmwareState, v versioning.Version, o backup.InstallOptions) (versioning.Version, error) {
-	if !o.AllowRevoked && slices.ContainsFunc(s.Revoked, func(r versioning.Version) bool { return r.Compare(v) == 0 }) {
+	if !o.AllowRevoked && v.In(s.Revoked) {
 		return versioning.Version{}, fmt.Errorf("%w: %s %s failed here or was gone back from", backup.ErrRevoked, f.name, v)
 	}
 	installed, err := f.handler.Version(ctx)

@@ -83,11 +83,11 @@ func (r *Reconciler) permits(m *Manifest, installed versioning.Version, o Instal
 	if err != nil {
 		return err
 	}
-	if isRevoked(bad, m.Version) && !o.AllowRevoked {
+	if m.Version.In(bad) && !o.AllowRevoked {
 		return fmt.Errorf("%w: %s failed here or was taken back", ErrRevoked, m.Version)
 	}
 	switch c := m.Version.Compare(installed); {
-	case installed.IsZero(), c > 0, o.AllowDowngrade, c == 0 && isRevoked(bad, installed):
+	case installed.IsZero(), c > 0, o.AllowDowngrade, c == 0 && installed.In(bad):
 		return nil
 	case c == 0:
 		return fmt.Errorf("%w: %s is installed already", ErrDowngrade, m.Version)
@@ -186,10 +186,10 @@ func (r *Reconciler) beginTight(ctx context.Context, st *staging, short error, o
 // after: itself is not, but all that an operator went back from are, or boot
 // would return to them.
 func (i *Install) judge(bad []versioning.Version, sides ...*Snapshot) {
-	i.before = without(bad, i.release.Version)
+	i.before = versioning.Without(bad, i.release.Version)
 	i.after = slices.Clone(i.before)
 	for _, s := range sides {
-		if s.usable() && s.Version.Compare(i.release.Version) > 0 && !isRevoked(i.after, s.Version) {
+		if s.usable() && s.Version.Compare(i.release.Version) > 0 && !s.Version.In(i.after) {
 			i.after = append(i.after, s.Version)
 		}
 	}

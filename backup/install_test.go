@@ -107,6 +107,31 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// Another build of a revoked version is revoked, and so is a version of which
+// another build was; by name it is installed, and then no longer revoked.
+func TestRevokedBuilds(t *testing.T) {
+	for revoked, other := range map[string]string{"1.1.0": "1.1.0+fix", "1.1.0+b1": "1.1.0", "1.1.0+b2": "1.1.0+b3"} {
+		l := newLab(t, memfs.Options{})
+		l.mustInstall("1.0.0", nil, InstallOptions{})
+		l.mustInstall(revoked, nil, InstallOptions{})
+		if err := l.reconciler().Revoke(v(revoked)); err != nil {
+			t.Fatal(err)
+		}
+		l.mustBoot()
+		l.wantInStep("1.0.0")
+		m, content := bundleOf(other, nil)
+		if _, err := l.install(m, content, InstallOptions{}); !errors.Is(err, ErrRevoked) {
+			t.Errorf("%s revoked, %s installed: %v, want ErrRevoked", revoked, other, err)
+		}
+		l.mustInstall(other, nil, InstallOptions{AllowRevoked: true})
+		l.mustBoot()
+		l.wantInStep(other)
+		if bad, err := l.reconciler().Revoked(); err != nil || len(bad) > 0 {
+			t.Errorf("revoked after %s was installed: %v, %v", other, bad, err)
+		}
+	}
+}
+
 func TestDowngradeSticks(t *testing.T) {
 	l := newLab(t, memfs.Options{})
 	l.mustInstall("1.0.0", nil, InstallOptions{})

@@ -128,7 +128,7 @@ func (res *Result) held(hold versioning.Version) bool {
 func candidate(s *Snapshot, src *sources, bad []versioning.Version) Candidate {
 	c := Candidate{
 		State: s.State, Version: s.Version, Revision: s.Revision,
-		Revoked: isRevoked(bad, s.Version), Edited: len(s.Edited) > 0, Adopted: s.Adopted, Nested: s.Nested, Record: s.ownSum,
+		Revoked: s.Version.In(bad), Edited: len(s.Edited) > 0, Adopted: s.Adopted, Nested: s.Nested, Record: s.ownSum,
 	}
 	if s.State == Damaged {
 		c.Mendable = src.mendable(s)
@@ -148,7 +148,7 @@ func (r *Reconciler) Revoked() ([]versioning.Version, error) {
 			return nil, sideError(s, err)
 		}
 		for _, v := range versions {
-			if !isRevoked(all, v) {
+			if !v.In(all) {
 				all = append(all, v)
 			}
 		}
@@ -167,7 +167,7 @@ func (r *Reconciler) Revoke(versions ...versioning.Version) error {
 		return err
 	}
 	for _, v := range versions {
-		if !isRevoked(all, v) {
+		if !v.In(all) {
 			all = append(all, v)
 		}
 	}

@@ -3,7 +3,6 @@ package backup
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"tandem/internal/fsys"
 	"tandem/versioning"
@@ -48,10 +47,4 @@ func saveRevoked(fs fsys.FS, versions []versioning.Version) error {
 		return err
 	}
 	return fs.SyncDir(".")
-}
-
-// isRevoked says whether v is among the versions. Build metadata counts here:
-// another build of a bad version may be a good one.
-func isRevoked(versions []versioning.Version, v versioning.Version) bool {
-	return slices.ContainsFunc(versions, func(w versioning.Version) bool { return w.String() == v.String() })
 }

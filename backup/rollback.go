@@ -80,26 +80,23 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 		return system.Version, now, err
 	}
 	stop(system.Version, kept.Version)
-	if err := r.setRevoked(append(without(bad, kept.Version), system.Version)); err != nil {
+	if err := r.setRevoked(append(versioning.Without(bad, kept.Version), system.Version)); err != nil {
 		return system.Version, now, err
 	}
 	return system.Version, kept.Version, r.returnTo(ctx, in, system, usrData, kept)
 }
 
-func without(versions []versioning.Version, v versioning.Version) []versioning.Version {
-	return slices.DeleteFunc(slices.Clone(versions), func(w versioning.Version) bool { return w.String() == v.String() })
-}
-
 // kept finds the version to return to: the one named, or the highest that is
-// kept, whole, and not revoked. usr_data's own version counts, too: it is what
+// kept, whole, and not revoked. Another build of the version on system is none:
+// it would be revoked with it. usr_data's own version counts, too: it is what
 // the device returns to while a backup is held back.
 func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *Snapshot, bad []versioning.Version, to versioning.Version) (*Snapshot, error) {
 	var found *Snapshot
 	consider := func(s *Snapshot) {
 		switch {
-		case s == nil || !s.usable() || s.State != Intact || s.Version.String() == system.Version.String():
+		case s == nil || !s.usable() || s.State != Intact || s.Version.Compare(system.Version) == 0:
 		case !to.IsZero() && s.Version.String() != to.String():
-		case to.IsZero() && isRevoked(bad, s.Version):
+		case to.IsZero() && s.Version.In(bad):
 		case found == nil || s.Version.Compare(found.Version) > 0:
 			found = s
 		}
@@ -176,7 +173,7 @@ func (in *inspector) withEdits(ctx context.Context, s *Snapshot) (*Record, error
 // it did.
 func (r *Reconciler) resumeRollback(ctx context.Context, in *inspector, res *Result) (bool, error) {
 	bad, err := r.Revoked()
-	if err != nil || !res.System.usable() || !isRevoked(bad, res.Version) {
+	if err != nil || !res.System.usable() || !res.Version.In(bad) {
 		return false, err
 	}
 	kept, err := r.kept(ctx, in, res.System, res.UsrData, bad, versioning.Version{})
@@ -196,5 +193,5 @@ func (r *Reconciler) Unrevoke(v versioning.Version) error {
 	if err != nil {
 		return err
 	}
-	return r.setRevoked(without(bad, v))
+	return r.setRevoked(versioning.Without(bad, v))
 }

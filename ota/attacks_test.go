@@ -14,6 +14,7 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/internal/fsys/memfs"
 )
 
 // attack is a device that follows a repository, has seen its release 1.1.0, and
@@ -554,6 +555,69 @@ func TestReferenceTimeOnlyMovesForward(t *testing.T) {
 	}
 	d.clock = start.AddDate(0, 0, 32)
 	d.wants("")
+}
+
+// Within one run the reference time does not even go back by what is not written.
+func TestReferenceTimeWithinARun(t *testing.T) {
+	p := newPublisher(t)
+	d := newDevice(t, newServer(t, p), p)
+	r := d.repo()
+	for _, minutes := range []int{0, 20, 59} {
+		d.clock = start.Add(time.Duration(minutes) * time.Minute)
+		must[*Listing](t)(r.List(t.Context()))
+	}
+	latest := d.clock
+	d.clock = time.Unix(0, 0)
+	if got := r.o.Store.RefTime(d.clock, d.built); !got.Equal(latest) {
+		t.Errorf("reference time %s, want %s", got, latest)
+	}
+}
+
+// Wherever the power goes during a poll: what is stored then was accepted at a
+// time that is not forgotten, so that the device, its clock lost, never judges
+// it by an earlier one.
+func TestReferenceTimeSurvivesPowerCuts(t *testing.T) {
+	p := newPublisher(t)
+	p.delegate("A", "*")
+	p.expires = start.AddDate(0, 3, 0)
+	p.publish()
+	s := newServer(t, p)
+	first := newDevice(t, s, p)
+	m := memfs.NewMachine()
+	m.NewDisk("state", memfs.Options{})
+	on := func(m *memfs.Machine, clock time.Time) *device {
+		d := *first
+		d.fs, d.clock = m.Disk("state").FS(), clock
+		return &d
+	}
+	on(m, start).wants("")
+	old := OpenStore(m.Disk("state").FS(), first.root, quiet())
+	p.addTo("A", "1.1.0", []byte("eleven"))
+	p.publish()
+	s.serve(p)
+	later := start.AddDate(0, 1, 0)
+	states, accepted := 0, 0
+	for n, cut := range m.Cuts(func(m *memfs.Machine) { on(m, later).check() }) {
+		for _, choice := range memfs.Choices(uint64(n), 1) {
+			c := cut.Clone()
+			c.Restart(choice)
+			states++
+			store := OpenStore(c.Disk("state").FS(), first.root, quiet())
+			for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT, metadata.TARGETS, "A"} {
+				if bytes.Equal(store.Document(role), old.Document(role)) {
+					continue
+				}
+				accepted++
+				if got := store.RefTime(time.Time{}, time.Time{}); !got.Equal(later) {
+					t.Fatalf("cut at %d, %s: %s was accepted at %s, and the reference time is %s", n, choice, role, later, got)
+				}
+			}
+		}
+	}
+	if accepted == 0 {
+		t.Error("no state with new metadata was looked at")
+	}
+	t.Logf("%d states", states)
 }
 
 // With every file of the store torn, the device is back at the root that it was

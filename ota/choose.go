@@ -36,21 +36,18 @@ func ChooseFirmware(offers []Offer, d Device) (best *Offer, passed []Passed) {
 
 // ConsiderFirmware is Consider for several firmwares of a device, in one poll:
 // each of them is a Device of its own, with its name for App. The decisions are
-// in the order of the devices.
+// in the order of the devices; they are there beside an error of Listing.Choose.
 func (r *Repo) ConsiderFirmware(ctx context.Context, devices []Device) ([]Decision, error) {
-	trusted, err := r.Refresh(ctx)
+	l, err := r.List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("check for firmware: %w", err)
-	}
-	offers, err := r.offers(trusted)
-	if err != nil {
-		return nil, fmt.Errorf("check for firmware: %w", err)
+		return nil, err
 	}
 	decisions := make([]Decision, len(devices))
 	for i, d := range devices {
-		decisions[i].Best, decisions[i].Passed = ChooseFirmware(offers, d)
+		dec, e := l.ChooseFirmware(d)
+		decisions[i], err = dec, cmp.Or(err, e)
 	}
-	return decisions, nil
+	return decisions, err
 }
 
 func choose(offers []Offer, d Device, kind bundle.Kind) (best *Offer, passed []Passed) {
@@ -82,7 +79,6 @@ func choose(offers []Offer, d Device, kind bundle.Kind) (best *Offer, passed []P
 // against says why d cannot take o, or "".
 func against(o *Offer, d Device) string {
 	r := &o.Release
-	sameVersion := func(v versioning.Version) bool { return v.Compare(r.Version) == 0 }
 	switch {
 	case r.App != d.App:
 		return fmt.Sprintf("for the application %s, this device runs %s", r.App, d.App)
@@ -92,7 +88,7 @@ func against(o *Offer, d Device) string {
 		return fmt.Sprintf("in the channel %s, this device follows %s", r.Channel, d.Channel)
 	case r.Yanked:
 		return fmt.Sprintf("version %s was taken back by its publisher", r.Version)
-	case slices.ContainsFunc(d.Revoked, sameVersion):
+	case r.Version.In(d.Revoked):
 		return fmt.Sprintf("version %s is revoked here", r.Version)
 	case r.Version.Compare(d.Installed) <= 0: // never for the zero Version: nothing is installed
 		return fmt.Sprintf("version %s is not higher than %s, which is installed", r.Version, d.Installed)

@@ -105,6 +105,13 @@ func TestChoose(t *testing.T) {
 			passed: []string{"a: version 2.0.0 is revoked here", "b: version 1.9.0 was taken back by its publisher"},
 		},
 		{
+			name:   "another build of what is revoked here",
+			offers: []Offer{offer("a 2.0.0+fix"), offer("b 1.5.0"), offer("c 1.1.0")},
+			device: func(d *Device) { d.Revoked = []versioning.Version{version(t, "1.5.0+b7"), version(t, "2.0.0")} },
+			want:   "c",
+			passed: []string{"a: version 2.0.0+fix is revoked here", "b: version 1.5.0 is revoked here"},
+		},
+		{
 			name:   "rollout has not come so far",
 			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.Rollout = place }), offer("b 1.1.0")},
 			want:   "b",

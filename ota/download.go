@@ -1,9 +1,12 @@
 package ota
 
 import (
+	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"net/http"
@@ -11,6 +14,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -26,7 +30,8 @@ import (
 )
 
 // downloadDir holds what is being fetched and what is complete, below the
-// agent's state directory, as SHA256.part and SHA256.bundle.
+// agent's state directory, as FOR.SHA256.part and FOR.SHA256.bundle. Beside a
+// part FOR.SHA256.boot says during which run of the machine it was written.
 const downloadDir = "downloads"
 
 // File is something to download: what it is, and where it can be had.
@@ -34,7 +39,38 @@ type File struct {
 	URL    string
 	Size   int64 // bytes, more than 0
 	SHA256 digest.SHA256
+	// SHA512 is what is verified where SHA256 is zero.
+	SHA512 []byte
+	// For is the application or firmware that the file is for: what is here of
+	// another file for the same goes. "" is nobody in particular.
+	For string
+	// Room is how many bytes should be free beside the whole file, to make use
+	// of it.
+	Room int64
 }
+
+// hash gives what verifies f, and what must come of it.
+func (f *File) hash() (hash.Hash, []byte) {
+	if f.SHA256.IsZero() {
+		return digest.New512(), f.SHA512
+	}
+	return digest.New(), f.SHA256[:]
+}
+
+// stem is how the names of f's files begin.
+func (f *File) stem() string {
+	_, sum := f.hash()
+	stem := hex.EncodeToString(sum)
+	if f.For != "" {
+		stem = f.For + "." + stem
+	}
+	return path.Join(downloadDir, stem)
+}
+
+// step is how far the places in a part are apart at which it is synced. A power
+// cut costs one step, two at most: so ten of them cost about 2 % of the file,
+// and it is synced some 500 times at most.
+func (f *File) step() int64 { return max(f.Size/512, 16<<10) }
 
 // DownloadOptions is what a Downloader works with. FS, Client and Log are needed.
 type DownloadOptions struct {
@@ -43,6 +79,12 @@ type DownloadOptions struct {
 	FS     fsys.FS
 	Client *http.Client
 	Log    *logrus.Logger
+	// For names all that this device downloads for. What is here for anyone
+	// else is removed; nil leaves it.
+	For []string
+	// Boot tells this run of the machine from others; "" is the kernel's boot id.
+	// What another run wrote a power cut may have torn.
+	Boot string
 	// Bandwidth is how many bytes a second may come; 0 is as many as do.
 	Bandwidth int64
 	// Stall is how long a server may send nothing; 0 is one minute.
@@ -70,6 +112,9 @@ type DownloadOptions struct {
 type Downloader struct {
 	o     DownloadOptions
 	limit *rate.Limiter // nil without a limit
+	// hopeless are those for whom the last download ended in an error that
+	// another attempt would not mend.
+	hopeless map[string]bool
 }
 
 // maxRead is how much is read at once.
@@ -102,7 +147,12 @@ func NewDownloader(o DownloadOptions) *Downloader {
 			return t.C, t.Stop
 		}
 	}
-	d := &Downloader{o: o}
+	if o.Boot == "" {
+		// Where it cannot be read every run counts as another one.
+		id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+		o.Boot = strings.TrimSpace(string(id))
+	}
+	d := &Downloader{o: o, hopeless: map[string]bool{}}
 	if o.Bandwidth > 0 {
 		// What a quarter of a second brings is read at once, so that a slow
 		// limit does not look like a stall.
@@ -111,13 +161,17 @@ func NewDownloader(o DownloadOptions) *Downloader {
 	return d
 }
 
-// Get gives the path of a local copy of f, its length and SHA-256 verified. A
-// copy that is complete already is used without a request; a part of one is
-// continued; those of other files are removed.
+// Get gives the path of a local copy of f, its length and hash verified. A copy
+// that is complete already is used without a request; a part of one is
+// continued. Files for others stay while there is room for all; where there is
+// not, those that have not come as far as f go. A file that has come further
+// stays, and the error wraps ErrNoSpace: of two that do not fit together one is
+// done first, however often both are interrupted.
 //
 // After success the copy is durable. After an error, a cancelled context or a
-// power cut a part may be left, from which the next Get goes on; a name that
-// ends in .bundle is never anything but a verified copy.
+// power cut a part may be left, from which the next Get goes on: after an error
+// from its last byte, after a power cut from the last place at which it was
+// synced for sure. A name that ends in .bundle is never anything but a verified copy.
 func (d *Downloader) Get(ctx context.Context, f File, p Progress) (string, error) {
 	u, err := url.Parse(f.URL)
 	if err != nil {
@@ -126,41 +180,71 @@ func (d *Downloader) Get(ctx context.Context, f File, p Progress) (string, error
 	if f.Size <= 0 {
 		return "", fmt.Errorf("%s: a length of %d bytes: expected more than 0", u.Redacted(), f.Size)
 	}
+	if f.For != "" && !validFor.MatchString(f.For) {
+		return "", fmt.Errorf("%s: for %.80q: expected the name of an application or firmware", u.Redacted(), f.For)
+	}
 	if p == nil {
 		p = func(int64, int64) {}
 	}
+	stem := f.stem()
 	t := &transfer{
 		Downloader: d, f: f, shown: u.Redacted(), progress: p,
-		part:   path.Join(downloadDir, f.SHA256.String()+".part"),
-		bundle: path.Join(downloadDir, f.SHA256.String()+".bundle"),
+		part: stem + ".part", bundle: stem + ".bundle", boot: stem + ".boot",
 	}
-	if done, err := t.prepare(); err != nil {
-		return "", unwritable(err)
-	} else if !done {
-		if err := t.run(ctx); err != nil {
-			return "", err
-		}
-		if err := t.finish(); err != nil {
-			return "", unwritable(err)
-		}
+	err = t.get(ctx)
+	d.hopeless[f.For] = err != nil && !t.later && ctx.Err() == nil
+	if err != nil {
+		return "", err
 	}
 	p(f.Size, f.Size)
 	return d.o.FS.Path(t.bundle), nil
 }
 
+// Drop removes what is here for an application or firmware that has nothing to
+// download. It is no error if that fails: the next download for it tidies up.
+func (d *Downloader) Drop(who string) {
+	all, err := d.downloads()
+	if err != nil {
+		return
+	}
+	for _, e := range all {
+		if e.who != who {
+			continue
+		}
+		if err := fsys.RemoveAll(d.o.FS, e.name); err != nil {
+			d.o.Log.WithError(err).Debug("a download that is of no use any more stays")
+		}
+	}
+}
+
 // transfer is one call of Get.
 type transfer struct {
 	*Downloader
-	f            File
-	shown        string // the URL for messages
-	part, bundle string // names below FS
-	progress     Progress
+	f                  File
+	shown              string // the URL for messages
+	part, bundle, boot string // names below FS
+	progress           Progress
 
 	most     int64 // the most bytes that were ever here
 	noRanges bool  // the server makes a mess of ranges: it is not asked for one
 	restart  bool  // a bad part was thrown away once
 	resumed  bool  // the last attempt went on from an earlier one's bytes
+	later    bool  // another attempt may bring more
 	retries  *retries
+}
+
+func (t *transfer) get(ctx context.Context) error {
+	done, err := t.prepare()
+	if err != nil {
+		return unwritable(err)
+	}
+	if done {
+		return nil
+	}
+	if err := t.run(ctx); err != nil {
+		return err
+	}
+	return unwritable(t.finish())
 }
 
 // prepare looks at what is here. done says that a verified copy is.
@@ -169,7 +253,7 @@ func (t *transfer) prepare() (done bool, err error) {
 	if err := makeDir(fs, t.o.Log, downloadDir, 0o755); err != nil {
 		return false, err
 	}
-	for _, name := range []string{t.part, t.bundle} {
+	for _, name := range []string{t.part, t.bundle, t.boot, t.boot + ".tmp"} {
 		if err := evict(fs, t.o.Log, name, fsys.TypeFile); err != nil {
 			return false, err
 		}
@@ -191,35 +275,136 @@ func (t *transfer) prepare() (done bool, err error) {
 		}
 		have = 0
 	}
-	t.most = have
-	space, err := fs.Space()
-	if err != nil {
+	if err := t.makeRoom(have); err != nil {
 		return false, err
 	}
-	if need := t.f.Size - have; need > space.Free {
-		return false, fmt.Errorf("%w: the download needs %d bytes more, %d are free in %s", ErrNoSpace, need, space.Free, fs.Path("."))
+	if have, err = t.doubt(have); err != nil {
+		return false, err
 	}
+	t.most = have
 	return false, nil
 }
 
-var downloadName = regexp.MustCompile(`^([0-9a-f]{64})\.(part|bundle)$`)
+// doubt cuts from a part what another run of the machine wrote last: a power
+// cut may have torn it. A byte after a place to sync at was written only once
+// all before that place was synced. It gives what is left.
+//
+// Until this run is noted the note is that of another, or none: whenever the
+// power goes, no more is believed than is right.
+func (t *transfer) doubt(have int64) (int64, error) {
+	note, err := fsys.ReadFile(t.o.FS, t.boot, 128)
+	if err == nil && t.o.Boot != "" && string(note) == t.o.Boot {
+		return have, nil
+	}
+	if have > 0 {
+		sure := (have - 1) / t.f.step() * t.f.step()
+		t.o.Log.Debugf("the last %d bytes of the part may be torn: fetched again", have-sure)
+		have = sure
+		// By its path, as it is written.
+		if err := os.Truncate(t.o.FS.Path(t.part), have); err != nil {
+			return 0, err
+		}
+	}
+	return have, fsys.WriteFile(t.o.FS, t.boot, []byte(t.o.Boot), 0o644)
+}
 
-// tidy removes what other downloads left. A file that is not ours stays.
+var (
+	validFor     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+	downloadName = regexp.MustCompile(`^(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63})\.)?([0-9a-f]{64}|[0-9a-f]{128})\.(part|bundle|boot|boot\.tmp)$`)
+)
+
+// download is a file that a download left.
+type download struct {
+	name string // below FS
+	who  string // whom it is for
+	stem string
+	size int64
+	note bool // of the run of the machine, beside a part
+}
+
+// downloads lists what downloads have left. A file that is not ours is not there.
+func (d *Downloader) downloads() ([]download, error) {
+	entries, err := d.o.FS.ReadDir(downloadDir)
+	if err != nil {
+		return nil, err
+	}
+	var all []download
+	for _, e := range entries {
+		if m := downloadName.FindStringSubmatch(e.Name); m != nil {
+			stem := m[2]
+			if m[1] != "" {
+				stem = m[1] + "." + stem
+			}
+			all = append(all, download{
+				name: path.Join(downloadDir, e.Name), who: m[1], stem: path.Join(downloadDir, stem), size: e.Size,
+				note: m[3] != "part" && m[3] != "bundle",
+			})
+		}
+	}
+	return all, nil
+}
+
+// tidy removes other files for the same, and those for nobody here.
 func (t *transfer) tidy() error {
-	entries, err := t.o.FS.ReadDir(downloadDir)
+	all, err := t.downloads()
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		m := downloadName.FindStringSubmatch(e.Name)
-		if m == nil || m[1] == t.f.SHA256.String() {
+	for _, e := range all {
+		if e.stem == t.f.stem() || e.who != t.f.For && e.who != "" && (t.o.For == nil || slices.Contains(t.o.For, e.who)) {
 			continue
 		}
-		if err := fsys.RemoveAll(t.o.FS, path.Join(downloadDir, e.Name)); err != nil {
+		if err := fsys.RemoveAll(t.o.FS, e.name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// makeRoom removes files for others where there is no room for all, but none
+// that has come further than this one, unless nothing can come of it.
+func (t *transfer) makeRoom(have int64) error {
+	need := t.f.Size - have
+	all, err := t.downloads()
+	if err != nil {
+		return err
+	}
+	free, err := t.free()
+	if err != nil {
+		return err
+	}
+	var ahead int64
+	var whose []string
+	for _, e := range all {
+		switch {
+		case e.stem == t.f.stem(), e.note:
+		case e.size > have && !t.hopeless[e.who]:
+			ahead += e.size
+			whose = append(whose, e.who)
+		case free < need+t.f.Room:
+			t.o.Log.Infof("%s: removed to make room", t.o.FS.Path(e.name))
+			if err := fsys.RemoveAll(t.o.FS, e.name); err != nil {
+				return err
+			}
+			if free, err = t.free(); err != nil {
+				return err
+			}
+		}
+	}
+	where := t.o.FS.Path(".")
+	switch {
+	case free < need+t.f.Room && free+ahead >= need+t.f.Room:
+		return fmt.Errorf("%w: the download needs %d bytes more and %d to unpack, %d are free in %s until what was downloaded for %s is installed",
+			ErrNoSpace, need, t.f.Room, free, where, list(whose))
+	case free < need:
+		return fmt.Errorf("%w: the download needs %d bytes more, %d are free in %s", ErrNoSpace, need, free, where)
+	}
+	return nil
+}
+
+func (t *transfer) free() (int64, error) {
+	space, err := t.o.FS.Space()
+	return space.Free, err
 }
 
 // verify says whether the complete copy is here. One that is damaged is removed.
@@ -232,8 +417,9 @@ func (t *transfer) verify() (bool, error) {
 		return false, err
 	}
 	defer file.Close()
-	sum, n, err := digest.OfReader(io.LimitReader(file, t.f.Size+1), make([]byte, 64<<10))
-	if err == nil && n == t.f.Size && sum == t.f.SHA256 {
+	h, want := t.f.hash()
+	n, err := io.CopyBuffer(struct{ io.Writer }{h}, io.LimitReader(file, t.f.Size+1), make([]byte, 64<<10))
+	if err == nil && n == t.f.Size && bytes.Equal(h.Sum(nil), want) {
 		return true, nil
 	}
 	t.o.Log.Warnf("%s is damaged: fetched again", t.o.FS.Path(t.bundle))
@@ -288,7 +474,10 @@ func (t *transfer) run(ctx context.Context) error {
 			}
 			again, err := t.startOver(err)
 			if !again {
-				return struct{}{}, t.judge(err)
+				err = t.judge(err)
+				var permanent *backoff.PermanentError
+				t.later = !errors.As(err, &permanent)
+				return struct{}{}, err
 			}
 		}
 	}, backoff.WithBackOff(t.retries), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, wait time.Duration) {
@@ -346,8 +535,9 @@ func (t *transfer) judge(err error) error {
 		t.retries.Reset()
 	}
 	refused := func(found string) error {
+		_, sum := t.f.hash()
 		return backoff.Permanent(&Problem{
-			URL: t.shown, Found: found, Expected: fmt.Sprintf("%d bytes with the SHA-256 %s", t.f.Size, t.f.SHA256),
+			URL: t.shown, Found: found, Expected: fmt.Sprintf("%d bytes with the SHA-%d %x", t.f.Size, 8*len(sum), sum),
 			Advice: "see whether the repository is complete, and whether a proxy changes what it serves", kind: ErrRefused, cause: err,
 		})
 	}
@@ -367,7 +557,8 @@ func (t *transfer) judge(err error) error {
 	case errors.Is(err, errOverlong):
 		return refused("the server sent more than was announced")
 	case errors.Is(err, grab.ErrBadChecksum):
-		return refused("what the server sent has another SHA-256")
+		_, sum := t.f.hash()
+		return refused(fmt.Sprintf("what the server sent has another SHA-%d", 8*len(sum)))
 	case errors.As(err, &status):
 		bad := badStatus(t.shown, status.code, status.after)
 		if status.code >= 500 || status.code == http.StatusTooManyRequests || status.code == http.StatusRequestTimeout || status.code == http.StatusTooEarly {
@@ -406,15 +597,15 @@ func (t *transfer) attempt(ctx context.Context) error {
 		return err
 	}
 	req.Size = t.f.Size
-	req.SetChecksum(digest.New(), t.f.SHA256[:], false)
+	h, sum := t.f.hash()
+	req.SetChecksum(h, sum, false)
 	req.NoCreateDirectories = true
 	req.IgnoreRemoteTime = true
 	req.BufferSize = maxRead
-	strict := &strictClient{client: t.o.Client, size: t.f.Size, noRanges: t.noRanges, limit: t.limit}
+	strict := &strictClient{client: t.o.Client, size: t.f.Size, noRanges: t.noRanges, limit: t.limit, step: t.f.step(), sync: t.sync}
 	resp := (&grab.Client{HTTPClient: strict}).Do(req.WithContext(ctx))
 	t.watch(resp, &strict.skipped, cancel)
 	if err := resp.Err(); err != nil {
-		t.settle()
 		if cause := context.Cause(ctx); errors.Is(cause, errStalled) || errors.Is(cause, errSlow) {
 			return cause
 		}
@@ -423,17 +614,21 @@ func (t *transfer) attempt(ctx context.Context) error {
 	return nil
 }
 
-// settle makes what has come survive a power cut while the device waits to go
-// on, as far as the disk lets it: the hash decides in the end.
-func (t *transfer) settle() {
+// sync makes durable what has come. Where that fails the data is in doubt, and
+// the part goes.
+func (t *transfer) sync() error {
 	file, err := t.o.FS.Open(t.part)
 	if err != nil {
-		return
+		return err
 	}
-	defer file.Close()
-	if err := file.Sync(); err != nil {
-		t.o.Log.WithError(err).Debug("the part of a download may not survive a power cut")
+	err = file.Sync()
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
 	}
+	if err != nil {
+		_ = t.discard()
+	}
+	return err
 }
 
 // watch reports progress until the attempt ends, and cancels it when no byte
@@ -474,19 +669,13 @@ func (t *transfer) watch(resp *grab.Response, skipped *atomic.Int64, cancel cont
 
 // finish makes the verified part the complete copy, durably.
 func (t *transfer) finish() error {
-	file, err := t.o.FS.Open(t.part)
-	if err != nil {
-		return err
-	}
-	err = file.Sync()
-	if closeErr := file.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		_ = t.discard() // its data is in doubt: it must be fetched again
+	if err := t.sync(); err != nil {
 		return err
 	}
 	if err := t.o.FS.Rename(t.part, t.bundle); err != nil {
+		return err
+	}
+	if err := t.o.FS.Remove(t.boot); err != nil && !fsys.IsNotExist(err) {
 		return err
 	}
 	return t.o.FS.SyncDir(downloadDir)
@@ -520,6 +709,8 @@ type strictClient struct {
 	size     int64
 	limit    *rate.Limiter
 	noRanges bool         // ask for the whole file
+	step     int64        // how far the places to sync at are apart; 0 is nowhere
+	sync     func() error // makes durable what was written
 	skipped  atomic.Int64 // bytes that came and are here already
 }
 
@@ -556,7 +747,7 @@ func (c *strictClient) Do(req *http.Request) (*http.Response, error) {
 	if c.limit != nil {
 		resp.Body = &limitedBody{resp.Body, req.Context(), c.limit}
 	}
-	body := &exactBody{ReadCloser: resp.Body, left: c.size - from, skipped: &c.skipped}
+	body := &exactBody{ReadCloser: resp.Body, left: c.size - from, skipped: &c.skipped, at: from, step: c.step, sync: c.sync, unsure: from > 0}
 	if resp.StatusCode == http.StatusOK && from > 0 {
 		// The whole file: what is here already is passed over. That costs
 		// the same bytes as to start over, and a part that is good stays if
@@ -638,6 +829,10 @@ type exactBody struct {
 	skip    int64
 	left    int64 // after what is skipped
 	skipped *atomic.Int64
+	at      int64 // place in the file, after what is skipped
+	step    int64 // how far the places to sync at are apart; 0 is nowhere
+	sync    func() error
+	unsure  bool // what is before that place may not be synced
 }
 
 func (b *exactBody) Read(p []byte) (int, error) {
@@ -655,6 +850,13 @@ func (b *exactBody) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	// What was given before is written by now: grab reads and writes in turn.
+	if b.unsure && b.step > 0 && b.at%b.step == 0 {
+		if err := b.sync(); err != nil {
+			return 0, err
+		}
+		b.unsure = false
+	}
 	if b.left == 0 {
 		n, err := b.ReadCloser.Read(p[:1])
 		if n > 0 {
@@ -662,7 +864,13 @@ func (b *exactBody) Read(p []byte) (int, error) {
 		}
 		return 0, err
 	}
-	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
+	most := min(int64(len(p)), b.left)
+	if b.step > 0 {
+		most = min(most, b.step-b.at%b.step)
+	}
+	n, err := b.ReadCloser.Read(p[:most])
 	b.left -= int64(n)
+	b.at += int64(n)
+	b.unsure = b.unsure || n > 0
 	return n, err
 }

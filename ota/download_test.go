@@ -128,7 +128,8 @@ func (l *lab) name(kind string) string {
 	return filepath.Join(l.dir, "downloads", l.file.SHA256.String()+"."+kind)
 }
 
-// have puts a file into the downloads.
+// have puts a file into the downloads, a part as if this run of the machine had
+// written it.
 func (l *lab) have(kind string, data []byte) {
 	l.t.Helper()
 	if err := os.MkdirAll(filepath.Join(l.dir, "downloads"), 0o755); err != nil {
@@ -136,6 +137,9 @@ func (l *lab) have(kind string, data []byte) {
 	}
 	if err := os.WriteFile(l.name(kind), data, 0o600); err != nil {
 		l.t.Fatal(err)
+	}
+	if kind == "part" {
+		l.have("boot", []byte(NewDownloader(l.options).o.Boot))
 	}
 }
 
@@ -263,6 +267,16 @@ func TestDownloadFindsThings(t *testing.T) {
 		{"a complete part", func(l *lab) { l.have("part", l.body) }, 0, 0},
 		{"a complete part that is damaged", func(l *lab) { l.have("part", make([]byte, bodySize)) }, 1, bodySize},
 		{"a part torn by a power cut", func(l *lab) { l.have("part", make([]byte, 100_000)) }, 2, 2*bodySize - 100_000},
+		{"a part of another run of the machine, its end torn", func(l *lab) {
+			l.have("part", append(bytes.Clone(l.body[:6*l.file.step()]), make([]byte, l.file.step())...))
+			l.have("boot", []byte("another"))
+		}, 1, bodySize - 6*16<<10},
+		{"a part of another run, whose end need not have been synced", func(l *lab) {
+			l.have("part", append(bytes.Clone(l.body[:5*l.file.step()]), make([]byte, l.file.step())...))
+			l.have("boot", []byte("another"))
+		}, 1, bodySize - 5*16<<10},
+		{"a part that is shorter than a step, of another run", func(l *lab) { l.have("part", make([]byte, 10_000)); os.Remove(l.name("boot")) }, 1, bodySize},
+		{"a complete part of another run", func(l *lab) { l.have("part", l.body); l.have("boot", nil) }, 1, bodySize - 18*16<<10},
 		{"a part that is too long", func(l *lab) { l.have("part", append(bytes.Clone(l.body), 'x')) }, 1, bodySize},
 		{"a damaged bundle", func(l *lab) { l.have("bundle", make([]byte, bodySize)) }, 1, bodySize},
 		{"a bundle that is too long", func(l *lab) { l.have("bundle", append(bytes.Clone(l.body), 'x')) }, 1, bodySize},

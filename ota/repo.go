@@ -2,7 +2,6 @@ package ota
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,11 +19,8 @@ import (
 	"tandem/internal/digest"
 	"tandem/packaging/repository"
 	"tandem/packaging/trust"
+	"tandem/packaging/tuf"
 )
-
-// timeStep is by how much the remembered time must move before it is written
-// for its own sake: flash wears out.
-const timeStep = 24 * time.Hour
 
 // RepoOptions is what a Repo works with. All but Built and Stall are needed.
 type RepoOptions struct {
@@ -65,29 +61,124 @@ type Decision struct {
 	Passed []Passed
 }
 
-// Check implements Source. What it changes on the disk is said at Consider.
+// Check implements Source. What it changes on the disk is said at List.
 func (r *Repo) Check(ctx context.Context, d Device) (*Offer, error) {
 	dec, err := r.Consider(ctx, d)
 	return dec.Best, err
 }
 
 // Consider is Check, and tells why the other releases were passed over.
+func (r *Repo) Consider(ctx context.Context, d Device) (Decision, error) {
+	l, err := r.List(ctx)
+	if err != nil {
+		return Decision{}, err
+	}
+	return l.Choose(d)
+}
+
+// Listing is what a repository offered at one poll. The application and each
+// firmware of a device choose from the same one.
+type Listing struct {
+	repo   *Repo
+	offers []Offer
+	// failed says why releases may be missing: a delegated role that could not
+	// be read. What it lists is not known; all other releases are.
+	failed error
+}
+
+// List polls the repository.
 //
 // While nothing has changed on the server it costs one conditional request.
 // Metadata that was verified is durable before it is used for more; after an
 // error or a power cut the store holds what was trusted before or something
 // newer, never something older, and the next call goes on from there.
-func (r *Repo) Consider(ctx context.Context, d Device) (Decision, error) {
+func (r *Repo) List(ctx context.Context) (*Listing, error) {
+	l, err := r.list(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("check for a release: %w", err)
+	}
+	return l, nil
+}
+
+func (r *Repo) list(ctx context.Context) (*Listing, error) {
 	trusted, err := r.Refresh(ctx)
 	if err != nil {
-		return Decision{}, fmt.Errorf("check for a release: %w", err)
+		return nil, err
 	}
-	offers, err := r.offers(trusted)
-	if err != nil {
-		return Decision{}, fmt.Errorf("check for a release: %w", err)
+	tree := r.Tree(ctx, trusted)
+	listed, failed := tree.List()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
-	best, passed := Choose(offers, d)
+	l := &Listing{repo: r}
+	if len(failed) > 0 {
+		l.failed = r.delegationProblem(failed[0])
+		r.o.Log.WithError(l.failed).Warn("releases of delegated roles may be missing")
+	} else {
+		r.o.Store.KeepDelegated(tree.Roles())
+	}
+	l.offers, err = r.offers(trusted, listed)
+	return l, err
+}
+
+// Choose says which release d should have, as its application; Choose, the
+// function, has the rules. Where that is none, what is left of a download for
+// it is removed; or, if releases may be missing from the listing, the error says why.
+func (l *Listing) Choose(d Device) (Decision, error) {
+	best, passed := Choose(l.offers, d)
+	return l.decide(d, best, passed)
+}
+
+// ChooseFirmware is Choose for one firmware of a device: d.App is its name.
+func (l *Listing) ChooseFirmware(d Device) (Decision, error) {
+	best, passed := ChooseFirmware(l.offers, d)
+	return l.decide(d, best, passed)
+}
+
+func (l *Listing) decide(d Device, best *Offer, passed []Passed) (Decision, error) {
+	if best == nil && l.failed != nil {
+		return Decision{Passed: passed}, fmt.Errorf("check for a release: %w", l.failed)
+	}
+	if best == nil {
+		l.repo.o.Downloads.Drop(d.App)
+	}
 	return Decision{best, passed}, nil
+}
+
+// Fetch gets what a decision chose. What it changes on the disk is said at
+// Downloader.Get.
+func (l *Listing) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
+	return l.repo.Fetch(ctx, o, p)
+}
+
+// Tree gives the targets metadata below trusted, as Refresh gave it: delegated
+// roles are taken from the store if the snapshot still names what is there, else
+// from the server, and are durable before they are used.
+func (r *Repo) Tree(ctx context.Context, trusted *trustedmetadata.TrustedMetadata) *tuf.Tree {
+	u := &update{Repo: r, trusted: trusted, ref: trusted.RefTime}
+	room := maxTargets - int64(len(r.o.Store.Document(metadata.TARGETS)))
+	return tuf.NewTree(trusted, room, func(role string, meta *metadata.MetaFiles, limit int64, accept func([]byte) error) error {
+		if u.recall(role, accept) != nil {
+			return nil
+		}
+		return u.fetch(ctx, role, meta, limit, accept)
+	})
+}
+
+// delegationProblem makes an error of a Tree one of this repository.
+func (r *Repo) delegationProblem(err error) error {
+	var p *Problem
+	if errors.As(err, &p) {
+		return err
+	}
+	name := "targets.json"
+	if errors.Is(err, tuf.ErrNotPinned) {
+		name = "snapshot.json"
+	}
+	return &Problem{
+		URL: r.shown(name), Found: err.Error(), Expected: fmt.Sprintf("at most %d delegated roles, as the TUF specification has them", tuf.MaxRoles),
+		Advice: "have the repository checked (tandem-release repo check)", kind: ErrRefused, cause: err,
+	}
 }
 
 // Fetch implements Source. What it changes on the disk is said at
@@ -95,6 +186,7 @@ func (r *Repo) Consider(ctx context.Context, d Device) (Decision, error) {
 func (r *Repo) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
 	file, err := r.o.Downloads.Get(ctx, File{
 		URL: r.address("targets", o.SHA256.String()+"."+o.Name), Size: o.Size, SHA256: o.SHA256,
+		For: o.Release.App, Room: o.Release.Unpacked,
 	}, p)
 	if err != nil {
 		return "", fmt.Errorf("fetch %s: %w", o.Name, err)
@@ -128,7 +220,7 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 		}
 		if timestamp.status == http.StatusNotModified {
 			r.o.Log.Debug("the repository has not changed")
-			return have, r.remember(poll, Poll{Time: ref, ETag: poll.ETag, Timestamp: poll.Timestamp})
+			return have, r.o.Store.Remember(Poll{Time: ref, ETag: poll.ETag, Timestamp: poll.Timestamp})
 		}
 	}
 	// The root goes first: it says whose timestamp to believe. When it has
@@ -161,15 +253,7 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 	if bytes.Equal(r.o.Store.Document(metadata.TIMESTAMP), timestamp.body) {
 		next.ETag = timestamp.etag
 	}
-	return u.trusted, r.remember(poll, next)
-}
-
-// remember writes what was learned from a poll, if it is worth a write.
-func (r *Repo) remember(old, next Poll) error {
-	if old.ETag == next.ETag && old.Timestamp == next.Timestamp && next.Time.Sub(old.Time) < timeStep {
-		return nil
-	}
-	return r.o.Store.SavePoll(next)
+	return u.trusted, r.o.Store.Remember(next)
 }
 
 // load verifies what the store holds. It gives nil unless all of it is there,
@@ -249,7 +333,7 @@ func (u *update) timestamp(data []byte) error {
 	if err != nil {
 		return u.refuse("timestamp.json", metadata.TIMESTAMP, data, 0, err)
 	}
-	return u.o.Store.SaveDocument(metadata.TIMESTAMP, data)
+	return u.o.Store.SaveDocument(metadata.TIMESTAMP, data, u.ref)
 }
 
 // snapshot gets the snapshot that the timestamp names.
@@ -289,7 +373,7 @@ func (u *update) fetch(ctx context.Context, role string, meta *metadata.MetaFile
 	if err := verify(role, doc.body, load); err != nil {
 		return u.refuse(name, role, doc.body, meta.Version, err)
 	}
-	return u.o.Store.SaveDocument(role, doc.body)
+	return u.o.Store.SaveDocument(role, doc.body, u.ref)
 }
 
 // recall loads the stored metadata of a role, so that nothing older than it is
@@ -300,7 +384,7 @@ func (u *update) recall(role string, load func([]byte) error) []byte {
 		return nil
 	}
 	if err := verify(role, data, load); err != nil {
-		u.o.Log.WithError(err).Debugf("stored %s.json is not in force", role)
+		u.o.Log.WithError(err).Debugf("stored metadata of the role %.200q is not in force", role)
 		return nil
 	}
 	return data
@@ -341,7 +425,7 @@ func (r *Repo) refuse(name, role string, data []byte, announced int64, err error
 	known := json.Unmarshal(data, &h) == nil
 	var version *metadata.ErrBadVersionNumber
 	switch {
-	case errors.Is(err, errMalformed):
+	case errors.Is(err, tuf.ErrMalformed):
 		p.Found = "not TUF metadata of the role " + role
 		p.Expected = "the file that tandem-release wrote"
 		p.Advice = adviceProxy
@@ -375,6 +459,10 @@ func (r *Repo) refuse(name, role string, data []byte, announced int64, err error
 		p.Found = "its length or SHA-256 is not the one that was announced"
 		p.Expected = "the document that the repository's " + referrer(role) + " names"
 		p.Advice = adviceMixed
+	case r.o.Store.Root().Metadata().Signed.Roles[role] == nil:
+		p.Found = "not as the role that delegates to it asks for (" + err.Error() + ")"
+		p.Expected = "a delegation that enough of its keys can sign for"
+		p.Advice = "have the repository checked (tandem-release repo check)"
 	default:
 		// The one rule left is that a snapshot drops nothing it has named.
 		p.Found = "not what may follow on what this device has seen (" + err.Error() + ")"
@@ -387,6 +475,9 @@ func (r *Repo) refuse(name, role string, data []byte, announced int64, err error
 // unsigned says what is wrong with the signatures of metadata.
 func (r *Repo) unsigned(role string, h *head) (found, expected string) {
 	root := r.o.Store.Root()
+	if root.Metadata().Signed.Roles[role] == nil {
+		return "not signed as the role that delegates to it asks for", "the signatures of enough of its keys"
+	}
 	trusted := map[string]bool{}
 	for _, s := range h.Signatures {
 		if root.HasKey(role, s.KeyID) {
@@ -425,33 +516,39 @@ func referrer(role string) string {
 // of a repository never does.
 var bundleTargets = []string{"manifest.json", "payload.tar.zst"}
 
-// offers reads the releases that targets metadata lists, sorted by name. One
+// offers reads the releases that targets metadata lists. One
 // that cannot be read is left out, so that a release made by a newer
 // tandem-release does not keep a device from the others.
-func (r *Repo) offers(trusted *trustedmetadata.TrustedMetadata) ([]Offer, error) {
-	if len(trusted.Snapshot.Signed.Meta["targets.json"].Hashes["sha256"]) == 0 {
+func (r *Repo) offers(trusted *trustedmetadata.TrustedMetadata, listed []tuf.Listed) ([]Offer, error) {
+	pinned := func(role string) bool { return len(trusted.Snapshot.Signed.Meta[role+".json"].Hashes["sha256"]) > 0 }
+	unpinned := func(role string) error {
 		// Without it the targets metadata of a bundle, which the same key
 		// signs, could stand in for the repository's.
-		return nil, &Problem{
-			URL: r.shown("snapshot.json"), Found: "names targets.json without its SHA-256", Expected: "a snapshot that tandem-release wrote",
+		return &Problem{
+			URL: r.shown("snapshot.json"), Found: "names " + role + ".json without its SHA-256", Expected: "a snapshot that tandem-release wrote",
 			Advice: adviceServer, kind: ErrRefused,
 		}
 	}
+	if !pinned(metadata.TARGETS) {
+		return nil, unpinned(metadata.TARGETS)
+	}
 	var offers []Offer
-	for name, target := range trusted.Targets[metadata.TARGETS].Signed.Targets {
-		if slices.Contains(bundleTargets, name) {
+	for _, l := range listed {
+		if slices.Contains(bundleTargets, l.Name) {
 			return nil, &Problem{
-				URL: r.shown("targets.json"), Found: "lists " + name + ", as the metadata inside a bundle does", Expected: "the metadata of a repository",
+				URL: r.shown(l.Role + ".json"), Found: "lists " + l.Name + ", as the metadata inside a bundle does", Expected: "the metadata of a repository",
 				Advice: adviceServer, kind: ErrRefused,
 			}
 		}
-		rel, err := repository.ParseRelease(name, target)
+		if !pinned(l.Role) {
+			return nil, unpinned(l.Role)
+		}
+		rel, err := repository.ParseListed(l)
 		if err != nil {
 			r.o.Log.WithError(err).Warn("a release is left out")
 			continue
 		}
 		offers = append(offers, Offer{Release: rel, Name: rel.Name, Size: rel.Length, SHA256: rel.SHA256})
 	}
-	slices.SortFunc(offers, func(a, b Offer) int { return cmp.Compare(a.Name, b.Name) })
 	return offers, nil
 }

@@ -58,6 +58,8 @@ type publisher struct {
 	expires  time.Time
 	noHashes bool              // the snapshot names its targets without a hash
 	files    map[string][]byte // by path
+	// below are the roles that targets delegates to.
+	below map[string]*metadata.Metadata[metadata.TargetsType]
 }
 
 func newPublisher(t testing.TB) *publisher {
@@ -159,6 +161,11 @@ func (p *publisher) publish() {
 	snapshot := metadata.Snapshot(p.expires)
 	snapshot.Signed.Version = p.version
 	snapshot.Signed.Meta["targets.json"] = pin(p.version, tg)
+	for role, meta := range p.below {
+		data := signed(p, meta, p.keys[role])
+		p.files[fmt.Sprintf("/metadata/%d.%s.json", meta.Signed.Version, role)] = data
+		snapshot.Signed.Meta[role+".json"] = pin(meta.Signed.Version, data)
+	}
 	if p.noHashes {
 		snapshot.Signed.Meta["targets.json"].Hashes = nil
 	}
@@ -181,6 +188,34 @@ func (p *publisher) stamp(version int64, snapshot *metadata.MetaFiles) {
 func pin(version int64, data []byte) *metadata.MetaFiles {
 	sum := digest.Of(data)
 	return &metadata.MetaFiles{Version: version, Length: int64(len(data)), Hashes: metadata.Hashes{"sha256": sum[:]}}
+}
+
+// delegate lets targets delegate paths to a role with a key of its own.
+func (p *publisher) delegate(role string, paths ...string) {
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.keys[role] = private
+	key := must[*metadata.Key](p.t)(metadata.KeyFromPublicKey(private.Public()))
+	id := must[string](p.t)(key.ID())
+	d := p.targets.Signed.Delegations
+	if d == nil {
+		d = &metadata.Delegations{Keys: map[string]*metadata.Key{}}
+		p.targets.Signed.Delegations, p.below = d, map[string]*metadata.Metadata[metadata.TargetsType]{}
+	}
+	d.Keys[id] = key
+	d.Roles = append(d.Roles, metadata.DelegatedRole{Name: role, KeyIDs: []string{id}, Threshold: 1, Paths: paths})
+	p.below[role] = metadata.Targets(start.AddDate(1, 0, 0))
+}
+
+// addTo is add, to the list of a delegated role.
+func (p *publisher) addTo(role, v string, content []byte, change ...func(*repository.Release)) {
+	top := p.targets
+	p.targets = p.below[role]
+	p.add(v, content, change...)
+	p.targets.Signed.Version++
+	p.targets = top
 }
 
 // add lists a release of hello for demo hardware in the channel stable, which

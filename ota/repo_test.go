@@ -60,7 +60,19 @@ func TestIdlePollWritesNothing(t *testing.T) {
 	d.fs = m.NewDisk("state", memfs.Options{}).FS()
 	d.wants("")
 	before := m.Ops()
-	d.clock = d.clock.Add(time.Hour)
+	d.clock = start.Add(timeStep - time.Second)
+	d.wants("")
+	if n := m.Ops() - before; n != 0 {
+		t.Errorf("%d operations on the disk: %v", n, m.Trace()[before:])
+	}
+	// The time is written once an hour.
+	d.clock = start.Add(timeStep)
+	d.wants("")
+	if got := OpenStore(d.fs, d.root, quiet()).Poll().Time; !got.Equal(d.clock) {
+		t.Errorf("the remembered time is %s, want %s", got, d.clock)
+	}
+	before = m.Ops()
+	d.clock = start.Add(timeStep + time.Minute)
 	d.wants("")
 	if n := m.Ops() - before; n != 0 {
 		t.Errorf("%d operations on the disk: %v", n, m.Trace()[before:])

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
+	"slices"
 	"syscall"
 	"time"
 
@@ -27,10 +29,11 @@ import (
 //	root       trust.MaxRoot, 512 KiB: hundreds of keys, or post-quantum ones
 //	timestamp  16 KiB     it names one file; signatures of a dozen keys
 //	snapshot   256 KiB    a repository of ours names one file; there is room for a
-//	                      thousand more, should roles be delegated one day
-//	targets    5 MB       about 10,000 releases. It is held in memory while it is
-//	                      verified, several times over, so that more would not
-//	                      suit a small device; a publisher drops old releases
+//	                      thousand delegated roles
+//	targets    5 MB       about 10,000 releases, delegated roles included. It is held
+//	                      in memory while it is verified, several times over, so
+//	                      that more would not suit a small device; a publisher
+//	                      drops old releases
 const (
 	maxTimestamp = 16 << 10
 	maxSnapshot  = 256 << 10
@@ -48,6 +51,7 @@ const maxRotations = 256
 //	timestamp.json   the others as they were last trusted
 //	snapshot.json
 //	targets.json
+//	SHA256.targets.json  of delegated roles, by the SHA-256 of the role's name
 //	poll.json        ETag and time; its first line is the SHA-256 of the rest
 const trustDir = "trust"
 
@@ -71,6 +75,8 @@ type Store struct {
 	fs   fsys.FS
 	log  *logrus.Logger
 	root *trust.Root // in force
+	// latest is the latest time at which metadata was trusted since the start.
+	latest time.Time
 }
 
 // OpenStore opens the store below fs, the agent's state directory. It reads
@@ -167,17 +173,56 @@ func (s *Store) forget(roles ...string) error {
 
 // Document gives the stored metadata of a role, as it lies on the disk: the
 // caller verifies it. nil if there is none.
-func (s *Store) Document(role string) []byte { return s.read(role+".json", limitOf(role)) }
+func (s *Store) Document(role string) []byte { return s.read(documentName(role), limitOf(role)) }
 
-// SaveDocument durably replaces the metadata of a role. What is there already
-// is not written again.
+// documentName gives the file of a role's metadata. What a delegated role is
+// called its publisher chooses: it says nothing to a file system.
+func documentName(role string) string {
+	if slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role) {
+		return role + ".json"
+	}
+	return digest.Of([]byte(role)).String() + ".targets.json"
+}
+
+var delegatedName = regexp.MustCompile(`^[0-9a-f]{64}\.targets\.json(\.tmp)?$`)
+
+// KeepDelegated removes the metadata of delegated roles but those named. It is
+// no error where that fails: the next time removes them.
+func (s *Store) KeepDelegated(roles []string) {
+	entries, err := s.fs.ReadDir(trustDir)
+	if err != nil {
+		return
+	}
+	keep := map[string]bool{}
+	for _, role := range roles {
+		keep[documentName(role)] = true
+	}
+	for _, e := range entries {
+		if !delegatedName.MatchString(e.Name) || keep[e.Name] {
+			continue
+		}
+		if err := fsys.RemoveAll(s.fs, path.Join(trustDir, e.Name)); err != nil {
+			s.log.WithError(err).Debug("metadata of a role that is not delegated to any more stays")
+		}
+	}
+}
+
+// SaveDocument durably replaces the metadata of a role, which was found valid
+// at the reference time at. What is there already is not written again.
 //
-// After an error or a power cut the old or the new metadata is there, whole.
-func (s *Store) SaveDocument(role string, data []byte) error {
+// After an error or a power cut the old or the new metadata is there, whole;
+// with the new one the reference time is at least at.
+func (s *Store) SaveDocument(role string, data []byte, at time.Time) error {
 	if bytes.Equal(s.Document(role), data) {
 		return nil
 	}
-	return s.write(role+".json", data)
+	if p := s.Poll(); at.After(p.Time) {
+		p.Time = at
+		if err := s.SavePoll(p); err != nil {
+			return err
+		}
+	}
+	return s.write(documentName(role), data)
 }
 
 // Poll gives what is remembered of the last successful poll.
@@ -206,11 +251,34 @@ func (s *Store) SavePoll(p Poll) error {
 	return s.write(pollName, append([]byte(digest.Of(data).String()+"\n"), data...))
 }
 
+// timeStep is by how much the reference time must have moved before it is
+// written for its own sake: flash wears out.
+const timeStep = time.Hour
+
+// Remember keeps what was learned from a poll in which everything was trusted
+// at next.Time. It is written, durably, if it is more than a new time, or that
+// is timeStep after the one written last.
+//
+// No time is kept at which metadata was refused: nothing but the clock vouches
+// for it, and one that was wrong once would lock the device out for good.
+func (s *Store) Remember(next Poll) error {
+	if next.Time.After(s.latest) {
+		s.latest = next.Time
+	}
+	old := s.Poll()
+	if old.ETag == next.ETag && old.Timestamp == next.Timestamp && next.Time.Sub(old.Time) < timeStep {
+		return nil
+	}
+	return s.SavePoll(next)
+}
+
 // RefTime gives the time by which metadata is judged: the latest of the clock,
 // the time this program was built and the last time at which metadata was
-// trusted. A device without a clock is so never further back than it was.
+// trusted. A device without a clock is so never further back than it was; after
+// a restart by less than timeStep, and never before the time at which any
+// stored metadata was accepted.
 func (s *Store) RefTime(clock, built time.Time) time.Time {
-	return trust.ReferenceTime(clock, built, s.Poll().Time).UTC()
+	return trust.ReferenceTime(clock, built, s.Poll().Time, s.latest).UTC()
 }
 
 func rootName(version int64) string { return fmt.Sprintf("%d.root.json", version) }
@@ -309,9 +377,6 @@ func newTrusted(root *trust.Root, ref time.Time) (*trustedmetadata.TrustedMetada
 	return tm, nil
 }
 
-// errMalformed says that metadata lacks what every document of its role has.
-var errMalformed = errors.New("malformed metadata")
-
 // wellFormed says whether go-tuf can be given a document that nobody vouches
 // for yet. On its way to the signatures it takes for granted that nothing is
 // null and that a timestamp names the snapshot; what it cannot cope with in
@@ -321,25 +386,25 @@ func wellFormed(role string, data []byte) error {
 	case metadata.TIMESTAMP:
 		doc, err := tuf.Decode[metadata.TimestampType](data)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errMalformed, err)
+			return fmt.Errorf("%w: %w", tuf.ErrMalformed, err)
 		}
 		return names(doc.Signed.Meta, "snapshot.json")
 	case metadata.SNAPSHOT:
 		doc, err := tuf.Decode[metadata.SnapshotType](data)
 		if err != nil {
-			return fmt.Errorf("%w: %w", errMalformed, err)
+			return fmt.Errorf("%w: %w", tuf.ErrMalformed, err)
 		}
 		return names(doc.Signed.Meta, "targets.json")
 	}
 	if err := tuf.Check(data); err != nil {
-		return fmt.Errorf("%w: %w", errMalformed, err)
+		return fmt.Errorf("%w: %w", tuf.ErrMalformed, err)
 	}
 	return nil
 }
 
 func names(meta map[string]*metadata.MetaFiles, file string) error {
 	if meta[file] == nil {
-		return fmt.Errorf("%w: it does not name %s", errMalformed, file)
+		return fmt.Errorf("%w: it does not name %s", tuf.ErrMalformed, file)
 	}
 	return nil
 }

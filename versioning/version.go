@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -79,6 +80,17 @@ func (v Version) Compare(w Version) int {
 		return c
 	}
 	return comparePrerelease(v.parsed.Prerelease(), w.parsed.Prerelease())
+}
+
+// In says whether v is one of versions, by precedence: another build of a
+// version is that version still.
+func (v Version) In(versions []Version) bool {
+	return slices.ContainsFunc(versions, func(w Version) bool { return w.Compare(v) == 0 })
+}
+
+// Without gives versions without v, by precedence.
+func Without(versions []Version, v Version) []Version {
+	return slices.DeleteFunc(slices.Clone(versions), func(w Version) bool { return w.Compare(v) == 0 })
 }
 
 // comparePrerelease follows semver.org 2.0.0, item 11. go-version 1.9.0 does

@@ -126,6 +126,26 @@ func TestTagFile(t *testing.T) {
 	}
 }
 
+func TestInAndWithout(t *testing.T) {
+	parse := func(text string) Version {
+		v, err := Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	list := []Version{parse("1.2.0"), parse("2.0.0+b1"), parse("7"), parse("1.0.0-rc.1")}
+	for text, want := range map[string]int{"1.2.0": 3, "1.2.0+x": 3, "2.0.0": 3, "2.0.0+b2": 3, "7.0.0": 3, "1.0.0": 4, "1.0.0-rc.2": 4, "1.2.1": 4} {
+		v := parse(text)
+		if in, left := v.In(list), len(Without(list, v)); in != (want == 3) || left != want {
+			t.Errorf("%s: in %t, %d left without it; want %t, %d", text, in, left, want == 3, want)
+		}
+	}
+	if len(list) != 4 || (Version{}).In(list) {
+		t.Error("the list was changed, or has no version in it")
+	}
+}
+
 // FuzzTag holds that what is taken for a tag survives being written and read
 // again, and that comparing is an order.
 func FuzzTag(f *testing.F) {

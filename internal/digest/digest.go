@@ -3,6 +3,7 @@ package digest
 
 import (
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
 	"hash"
@@ -17,6 +18,9 @@ type SHA256 [sha256.Size]byte
 // New gives a running SHA-256. It is always New of sha256-simd, never its
 // Sum256, which can take the slow path.
 func New() hash.Hash { return simd.New() }
+
+// New512 gives a running SHA-512, for what others hash with it.
+func New512() hash.Hash { return sha512.New() }
 
 // Of hashes data.
 func Of(data []byte) SHA256 {

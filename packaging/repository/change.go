@@ -167,8 +167,8 @@ func parseChange(data []byte) (*Change, error) {
 	if c.targets, err = tuf.Decode[metadata.TargetsType](f.Targets); err != nil {
 		return nil, fmt.Errorf("targets metadata: %w", err)
 	}
-	if want := c.before.Signed.Version + 1; c.targets.Signed.Version != want || c.targets.Signed.Delegations != nil {
-		return nil, fmt.Errorf("targets metadata with version %d: expected version %d, without delegations", c.targets.Signed.Version, want)
+	if want := c.before.Signed.Version + 1; c.targets.Signed.Version != want || !tuf.SameDelegations(c.before, c.targets) {
+		return nil, fmt.Errorf("targets metadata with version %d: expected version %d, with the delegations as they are", c.targets.Signed.Version, want)
 	}
 	for name, t := range c.targets.Signed.Targets {
 		// A bundle's own targets metadata, signed by the same key, would pass

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"tandem/internal/digest"
@@ -22,7 +24,7 @@ import (
 // What a device reads at most of the small documents, in bytes.
 const (
 	maxTimestamp = 16_384
-	maxSnapshot  = 2_000_000
+	maxSnapshot  = 256 << 10
 )
 
 // How long before its end metadata should be signed anew. Root and targets may
@@ -61,8 +63,8 @@ func (r *Repository) note(rep *Report, name, format string, args ...any) {
 
 // Check verifies a whole repository as devices do: one that was provisioned
 // with its first root follows the chain to the newest, takes timestamp,
-// snapshot and targets metadata at the present time, and accepts each bundle
-// on offer. A yanked release's bundle may be missing, and may be signed by a
+// snapshot and targets metadata at the present time, delegated roles included, and
+// accepts each bundle on offer. A yanked release's bundle may be missing, and may be signed by a
 // key that is no longer trusted. Check changes nothing.
 //
 // The error says why it could not be done; what is wrong with the repository is
@@ -77,18 +79,20 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 		rep.Problems = append(rep.Problems, Finding{r.fs.Path(metadataDir), err})
 		return rep, nil
 	}
-	if err := r.workflow(rep, s); err != nil {
-		return nil, err
-	}
+	tm := r.workflow(rep, s)
 	r.dates(rep, s)
-	list, err := s.releases()
-	if err != nil {
-		r.problem(rep, targetsName(s.targets.Signed.Version), err)
-		return rep, nil
+	targets, whole := s.listed(), false
+	if tm != nil {
+		targets, whole = r.delegated(rep, s, tm)
 	}
 	listed := make(map[string]bool)
-	for i := range list {
-		rel := &list[i]
+	for _, l := range targets {
+		release, err := ParseListed(l)
+		if err != nil {
+			r.problem(rep, roleName(s, l.Role), err)
+			continue
+		}
+		rel := &release
 		listed[rel.File()] = true
 		rep.Releases++
 		n, err := r.checkBundle(ctx, s, rel)
@@ -105,12 +109,59 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 			r.problem(rep, rel.File(), err)
 		}
 	}
+	if !whole { // what is missing may lead to bundles
+		return rep, nil
+	}
 	return rep, r.strays(rep, listed)
 }
 
+// roleName gives the file of the metadata in force of a targets role.
+func roleName(s *state, role string) string {
+	var version int64
+	if pin := s.snapshot.Signed.Meta[role+".json"]; pin != nil {
+		version = pin.Version
+	}
+	return fmt.Sprintf("%s/%d.%s.json", metadataDir, version, role)
+}
+
+// listed gives the targets of the top level.
+func (s *state) listed() (all []tuf.Listed) {
+	for _, name := range slices.Sorted(maps.Keys(s.targets.Signed.Targets)) {
+		all = append(all, tuf.Listed{Name: name, Role: metadata.TARGETS, Target: s.targets.Signed.Targets[name]})
+	}
+	return all
+}
+
+// delegated gives all targets that devices find, those of delegated roles
+// included. whole says that every role could be read.
+func (r *Repository) delegated(rep *Report, s *state, tm *trustedmetadata.TrustedMetadata) (targets []tuf.Listed, whole bool) {
+	room := int64(MaxTargets)
+	if info, err := r.fs.Lstat(targetsName(s.targets.Signed.Version)); err == nil {
+		room -= info.Size
+	}
+	tree := tuf.NewTree(tm, room, func(role string, meta *metadata.MetaFiles, limit int64, accept func([]byte) error) error {
+		if len(meta.Hashes["sha256"]) == 0 {
+			return errors.New("the snapshot names it without its SHA-256")
+		}
+		raw, err := fsys.ReadFile(r.fs, roleName(s, role), limit)
+		if err != nil {
+			return err
+		}
+		return accept(raw)
+	})
+	targets, failed := tree.List()
+	for _, err := range failed {
+		r.problem(rep, targetsName(s.targets.Signed.Version), err)
+	}
+	for _, role := range tree.Roles() {
+		r.date(rep, roleName(s, role), tree.Expires(role), soonOffline, "have it signed anew")
+	}
+	return targets, len(failed) == 0
+}
+
 // workflow follows the client workflow of TUF with the library that devices
-// use, from the first root on.
-func (r *Repository) workflow(rep *Report, s *state) error {
+// use, from the first root on. It gives nil where devices come to no end.
+func (r *Repository) workflow(rep *Report, s *state) *trustedmetadata.TrustedMetadata {
 	read := func(name string, limit int64) ([]byte, error) {
 		raw, err := fsys.ReadFile(r.fs, name, limit)
 		if err == nil {
@@ -167,7 +218,7 @@ func (r *Repository) workflow(rep *Report, s *state) error {
 			return nil
 		}
 	}
-	return nil
+	return tm
 }
 
 // dates notes what will end to be valid soon.
@@ -183,9 +234,13 @@ func (r *Repository) dates(rep *Report, s *state) {
 		{snapshotName(s.snapshot.Signed.Version), s.snapshot.Signed.Expires, soonOnline, "refresh"},
 		{timestamp, s.timestamp.Signed.Expires, soonOnline, "refresh"},
 	} {
-		if left := d.at.Sub(r.now()); left > 0 && left < d.soon {
-			r.note(rep, d.name, "is valid for %d more hours: %s before that", int(left/time.Hour), d.how)
-		}
+		r.date(rep, d.name, d.at, d.soon, d.how)
+	}
+}
+
+func (r *Repository) date(rep *Report, name string, at time.Time, soon time.Duration, how string) {
+	if left := at.Sub(r.now()); left > 0 && left < soon {
+		r.note(rep, name, "is valid for %d more hours: %s before that", int(left/time.Hour), how)
 	}
 }
 

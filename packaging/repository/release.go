@@ -12,6 +12,7 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/packaging/bundle"
+	"tandem/packaging/tuf"
 	"tandem/versioning"
 )
 
@@ -73,6 +74,18 @@ func ParseRelease(targetName string, t *metadata.TargetFiles) (Release, error) {
 		return fail("custom: rollout %d: expected 0 to 100 per cent", r.Rollout)
 	}
 	return r, nil
+}
+
+// ParseListed is ParseRelease for what a repository lists. The name of a release
+// that a delegated role lists begins with its application's and a dash, so that
+// the paths of a delegation say for which applications it is. The error wraps
+// ErrRelease.
+func ParseListed(l tuf.Listed) (Release, error) {
+	r, err := ParseRelease(l.Name, l.Target)
+	if err == nil && l.Role != metadata.TARGETS && !strings.HasPrefix(l.Name, r.App+"-") {
+		return Release{}, fmt.Errorf("%w: target %.80q of the delegated role %.80q: a release of %s has a name that begins with %s-", ErrRelease, l.Name, l.Role, r.App, r.App)
+	}
+	return r, err
 }
 
 // validTargetName keeps a target in one directory.

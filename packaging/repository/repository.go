@@ -4,6 +4,7 @@
 //	root.json                       the root that goes on devices
 //	metadata/<N>.root.json          each root there was
 //	metadata/<N>.targets.json       the releases
+//	metadata/<N>.<role>.json        those of a role that the targets role delegates to
 //	metadata/<N>.snapshot.json      which targets metadata is current, by length and hash
 //	metadata/timestamp.json         which snapshot is current; the only file that changes
 //	targets/<SHA-256>.<name>        the bundles
@@ -16,6 +17,9 @@
 // Metadata that is no longer in force is kept for a while, so that a device in
 // the middle of a poll can finish: the last 10 versions of targets and
 // snapshot, and all that is younger than a day. Roots and bundles are never removed.
+//
+// Delegations are made with other TUF tools. They, and the metadata of delegated
+// roles, are left as they are by each change, and Check follows them.
 package repository
 
 import (
@@ -436,7 +440,7 @@ func (r *Repository) documents(s *state, keys Keys, targets *metadata.Metadata[m
 	ts := metadata.Timestamp(r.expires(r.expiry.Timestamp))
 	if s.snapshot != nil {
 		snap.Signed.Version = s.snapshot.Signed.Version + 1
-		snap.Signed.Meta["targets.json"] = s.snapshot.Signed.Meta["targets.json"]
+		snap.Signed.Meta = maps.Clone(s.snapshot.Signed.Meta) // delegated roles, too
 		ts.Signed.Version = s.timestamp.Signed.Version + 1
 	}
 	if targets != nil {

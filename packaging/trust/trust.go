@@ -6,7 +6,6 @@ package trust
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -93,14 +92,8 @@ func decodeRoot(data []byte) (*metadata.Metadata[metadata.RootType], error) {
 		return nil, fmt.Errorf("version %d: expected 1 or more", s.Version)
 	}
 	for id, key := range s.Keys {
-		if key == nil {
-			return nil, fmt.Errorf("key %s is missing", short(id))
-		}
-		if _, err := key.ToPublicKey(); err != nil {
+		if err := tuf.CheckKey(key); err != nil {
 			return nil, fmt.Errorf("key %s: %w", short(id), err)
-		}
-		if key.Type == metadata.KeyTypeEd25519 && hex.DecodedLen(len(key.Value.PublicKey)) != 32 {
-			return nil, fmt.Errorf("key %s: an ed25519 key has 32 bytes", short(id))
 		}
 	}
 	for _, name := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {

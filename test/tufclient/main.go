@@ -32,7 +32,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/ota"
 	"tandem/packaging/trust"
@@ -149,13 +148,14 @@ func update(ctx context.Context, a arguments, log *logrus.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	tree := repo.Tree(ctx, trusted)
+	defer func() { err = errors.Join(err, showDelegated(store, a.metadataDir, tree.Roles())) }()
 	for _, name := range a.targets {
-		// Tandem delegates no targets: what the top level does not list is not there.
-		target := trusted.Targets[metadata.TARGETS].Signed.Targets[name]
-		if target == nil {
-			return fmt.Errorf("target %q: not in the repository", name)
+		found, err := tree.Find(name)
+		if err != nil {
+			return err
 		}
-		t := download{arguments: a, name: name, target: target, hashed: trusted.Root.Signed.ConsistentSnapshot}
+		t := download{arguments: a, name: name, target: found.Target, hashed: trusted.Root.Signed.ConsistentSnapshot}
 		if err := t.get(ctx, downloads); err != nil {
 			return fmt.Errorf("target %q: %w", name, err)
 		}
@@ -177,7 +177,17 @@ func systemTime(ctx context.Context) (time.Time, error) {
 	return time.Unix(seconds, 0), nil
 }
 
-// show copies what is trusted to where the suite looks.
+// showDelegated copies the metadata of delegated roles to where the suite looks.
+func showDelegated(store *ota.Store, dir string, roles []string) error {
+	for _, role := range roles {
+		if err := os.WriteFile(filepath.Join(dir, url.PathEscape(role)+".json"), store.Document(role), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// show copies what is trusted at the top level to where the suite looks.
 func show(store *ota.Store, dir string) error {
 	for role, data := range map[string][]byte{
 		metadata.ROOT:      store.Root().Bytes(),
@@ -208,9 +218,13 @@ type download struct {
 }
 
 func (d *download) get(ctx context.Context, downloads *ota.Downloader) error {
-	var sum digest.SHA256
-	if n := copy(sum[:], d.target.Hashes["sha256"]); n != len(sum) {
-		return errors.New("it has no SHA-256, which is what Tandem knows a release by")
+	f := ota.File{Size: d.target.Length}
+	prefix := d.target.Hashes["sha256"]
+	if n := copy(f.SHA256[:], prefix); n != len(f.SHA256) {
+		f.SHA512, prefix = d.target.Hashes["sha512"], d.target.Hashes["sha512"]
+	}
+	if len(prefix) == 0 {
+		return errors.New("it has neither a SHA-256 nor a SHA-512")
 	}
 	file := filepath.Join(d.targetDir, url.QueryEscape(d.name))
 	if data, err := os.ReadFile(file); err == nil && d.target.VerifyLengthHashes(data) == nil {
@@ -222,10 +236,11 @@ func (d *download) get(ctx context.Context, downloads *ota.Downloader) error {
 	}
 	dir, name := path.Split(d.name)
 	if d.hashed {
-		name = sum.String() + "." + name
+		name = prefix.String() + "." + name
 	}
 	address := base.JoinPath((&url.URL{Path: dir}).EscapedPath(), url.PathEscape(name))
-	got, err := downloads.Get(ctx, ota.File{URL: address.String(), Size: d.target.Length, SHA256: sum}, nil)
+	f.URL = address.String()
+	got, err := downloads.Get(ctx, f, nil)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,255 @@
+package ota
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"tandem/internal/fsys"
+	"tandem/internal/fsys/memfs"
+	"tandem/packaging/repository"
+	"tandem/packaging/tuf"
+)
+
+// stored lists the metadata of delegated roles on a device.
+func stored(d *device) (names []string) {
+	for _, e := range must[[]fsys.Info](d.t)(d.fs.ReadDir("trust")) {
+		if delegatedName.MatchString(e.Name) {
+			names = append(names, e.Name)
+		}
+	}
+	return names
+}
+
+// A release that a delegated role lists is found and fetched; the next poll
+// costs one request, and one after a change asks only for what has changed.
+func TestDelegatedRelease(t *testing.T) {
+	p := newPublisher(t)
+	p.add("1.1.0", []byte("eleven"))
+	p.delegate("team/a", "hello-1.2*", "hello-1.3*")
+	p.delegate("?", "*")
+	p.addTo("team/a", "1.2.0", []byte("twelve"))
+	p.addTo("team/a", "1.9.0", []byte("outside its paths"))
+	p.publish()
+	s := newServer(t, p)
+	d := newDevice(t, s, p)
+	r := d.repo()
+	o := must[*Offer](t)(r.Check(t.Context(), d.about))
+	if o == nil || o.Release.Version.String() != "1.2.0" {
+		t.Fatalf("on offer: %+v, want 1.2.0", o)
+	}
+	if got := stored(d); len(got) != 2 {
+		t.Errorf("stored: %v", got)
+	}
+	s.serve(p)
+	d.wants("1.2.0")
+	if diff := cmp.Diff([]string{"GET /metadata/timestamp.json"}, s.requests()); diff != "" {
+		t.Errorf("idle poll (-want +got):\n%s", diff)
+	}
+	p.addTo("team/a", "1.3.0", []byte("thirteen"))
+	p.publish()
+	s.serve(p)
+	d.wants("1.3.0")
+	want := []string{
+		"GET /metadata/timestamp.json", "GET /metadata/2.root.json", "GET /metadata/3.snapshot.json",
+		"GET /metadata/3.targets.json", "GET /metadata/4.team/a.json",
+	}
+	if diff := cmp.Diff(want, s.requests()); diff != "" {
+		t.Errorf("poll after a release (-want +got):\n%s", diff)
+	}
+	// A role that is delegated to no more leaves nothing behind.
+	p.targets.Signed.Delegations = nil
+	p.publish()
+	s.serve(p)
+	d.wants("1.1.0")
+	if got := stored(d); len(got) != 0 {
+		t.Errorf("stored after the delegations went: %v", got)
+	}
+}
+
+// What a delegated role may not do.
+func TestDelegatedRoleIsConfined(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		publish func(*publisher)
+		wants   string // beside what an error says
+		says    string
+	}{
+		{"another application's name", func(p *publisher) {
+			p.addTo("A", "2.0.0", []byte("2"), func(r *repository.Release) { r.App = "hell" })
+			p.addTo("A", "1.2.0", []byte("1"), func(r *repository.Release) { r.App = "hello-1" })
+		}, "1.1.0", ""},
+		{"the name of what the top level lists", func(p *publisher) {
+			p.addTo("A", "1.1.0", []byte("another eleven"), func(r *repository.Release) { r.Version = version(p.t, "3.0.0") })
+		}, "1.1.0", ""},
+		{"signed by another key", func(p *publisher) {
+			p.addTo("A", "2.0.0", []byte("2"))
+			p.keys["A"] = p.keys["targets"]
+		}, "1.1.0", "not signed as the role that delegates to it asks for"},
+		{"expired", func(p *publisher) {
+			p.addTo("A", "2.0.0", []byte("2"))
+			p.below["A"].Signed.Expires = start.Add(-time.Hour)
+		}, "1.1.0", "expired on 2026-06-01T11:00:00Z"},
+		{"a bundle's own metadata", func(p *publisher) {
+			p.below["A"].Signed.Targets["manifest.json"] = p.targets.Signed.Targets["hello-1.1.0.bundle"]
+		}, "", "as the metadata inside a bundle does"},
+		{"a threshold of two and one signature", func(p *publisher) {
+			p.addTo("A", "2.0.0", []byte("2"))
+			p.targets.Signed.Delegations.Roles[0].Threshold = 2
+		}, "1.1.0", "not signed as the role that delegates to it asks for"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPublisher(t)
+			p.add("1.1.0", []byte("eleven"))
+			p.delegate("A", "*")
+			tt.publish(p)
+			p.publish()
+			d := newDevice(t, newServer(t, p), p)
+			if tt.wants != "" {
+				d.wants(tt.wants)
+			}
+			if tt.says == "" {
+				return
+			}
+			// With nothing else to take the device says what is wrong.
+			d.about.Installed = version(t, "1.1.0")
+			if _, err := d.check(); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("error %v, want ErrRefused: %s", err, tt.says)
+			}
+		})
+	}
+}
+
+// A snapshot that does not pin a delegated role by hash, drops it or goes back
+// with it is refused.
+func TestDelegatedRoleIsPinned(t *testing.T) {
+	p := newPublisher(t)
+	p.delegate("A", "*")
+	p.addTo("A", "1.1.0", []byte("eleven"))
+	p.publish()
+	s := newServer(t, p)
+	d := newDevice(t, s, p)
+	d.wants("1.1.0")
+	for name, change := range map[string]func(){
+		"dropped": func() { delete(p.below, "A") },
+		"back":    func() { p.below["A"].Signed.Version-- },
+	} {
+		old := *p.below["A"]
+		change()
+		p.publish()
+		s.serve(p)
+		if _, err := d.check(); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: error %v, want ErrRefused", name, err)
+		}
+		p.below["A"] = &old
+	}
+	p.publish()
+	s.serve(p)
+	d.wants("1.1.0")
+}
+
+// More than is read is said, and not taken for "nothing newer".
+func TestTooMuchDelegated(t *testing.T) {
+	p := newPublisher(t)
+	for i := range tuf.MaxRoles + 1 {
+		p.delegate(strings.Repeat("r", i+1), "*")
+	}
+	p.publish()
+	s := newServer(t, p)
+	d := newDevice(t, s, p)
+	if _, err := d.check(); !errors.Is(err, ErrRefused) || !errors.Is(err, tuf.ErrTooMuch) {
+		t.Errorf("error %v, want tuf.ErrTooMuch", err)
+	}
+	if n := len(s.requests()); n != 4+tuf.MaxRoles {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// A delegated role that cannot be reached keeps no device from other releases,
+// and is fetched as soon as it can be.
+func TestDelegatedRoleOutOfReach(t *testing.T) {
+	p := newPublisher(t)
+	p.add("1.1.0", []byte("eleven"))
+	p.delegate("A", "*")
+	p.addTo("A", "1.2.0", []byte("twelve"))
+	p.publish()
+	s := newServer(t, p)
+	s.misbehave(status("/metadata/2.A.json", 503))
+	d := newDevice(t, s, p)
+	d.wants("1.1.0")
+	d.about.Installed = version(t, "1.1.0")
+	if _, err := d.check(); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("error %v, want ErrUnreachable", err)
+	}
+	s.serve(p)
+	d.wants("1.2.0")
+}
+
+// Whatever happens to the stored metadata of a role, it is fetched again.
+func TestDelegatedPowerCutsAndDamage(t *testing.T) {
+	p := newPublisher(t)
+	p.delegate("A", "*")
+	p.addTo("A", "1.1.0", []byte("eleven"))
+	p.publish()
+	s := newServer(t, p)
+	first := newDevice(t, s, p)
+	m := memfs.NewMachine()
+	m.NewDisk("state", memfs.Options{})
+	on := func(m *memfs.Machine) *device {
+		d := *first
+		d.fs = m.Disk("state").FS()
+		return &d
+	}
+	on(m).wants("1.1.0")
+	p.addTo("A", "1.2.0", []byte("twelve"))
+	p.delegate("B", "*")
+	p.publish()
+	s.serve(p)
+	for n, cut := range m.Cuts(func(m *memfs.Machine) { on(m).check() }) {
+		for _, choice := range memfs.Choices(uint64(n), 1) {
+			c := cut.Clone()
+			c.Restart(choice)
+			on(c).wants("1.2.0")
+			s.serve(p)
+			on(c).wants("1.2.0")
+			if got := s.requests(); len(got) != 1 {
+				t.Fatalf("cut at %d, %s: the poll after that asked %v", n, choice, got)
+			}
+		}
+	}
+	d := on(m)
+	d.wants("1.2.0")
+	for _, name := range stored(d) {
+		rewrite(t, d.fs, "trust/"+name, func(b []byte) []byte { return b[:len(b)/2] })
+	}
+	d.wants("1.2.0")
+	s.serve(p)
+	d.wants("1.2.0")
+	if got := s.requests(); len(got) != 1 {
+		t.Errorf("the poll after the damage asked %v", got)
+	}
+}
+
+// One poll serves the application and each firmware.
+func TestOneListingForAll(t *testing.T) {
+	p := newPublisher(t)
+	p.add("1.1.0", []byte("eleven"))
+	p.add("7", []byte("seven"), func(r *repository.Release) { r.App, r.Kind = "modem", "firmware" })
+	p.publish()
+	s := newServer(t, p)
+	d := newDevice(t, s, p)
+	l := must[*Listing](t)(d.repo().List(t.Context()))
+	before := len(s.requests())
+	modem := d.about
+	modem.App, modem.Installed = "modem", version(t, "6")
+	app, fw := must[Decision](t)(l.Choose(d.about)), must[Decision](t)(l.ChooseFirmware(modem))
+	if app.Best == nil || app.Best.Release.Version.String() != "1.1.0" || fw.Best == nil || fw.Best.Release.Version.String() != "7" {
+		t.Errorf("chosen: %+v and %+v", app.Best, fw.Best)
+	}
+	if got := s.requests(); len(got) != before {
+		t.Errorf("choosing asked %v", got[before:])
+	}
+}
