@@ -24,14 +24,14 @@ type commit struct {
 	// people to look at.
 	Damaged bool `json:"damaged,omitempty"`
 	// The rest is for a patch, which changes single files of the tree.
-	Remove []Path  `json:"remove,omitempty"`
-	Put    []place `json:"put,omitempty"`
-	Attr   []Entry `json:"attr,omitempty"`
+	Remove []Path   `json:"remove,omitempty"`
+	Put    []place  `json:"put,omitempty"`
+	Attr   []*Entry `json:"attr,omitempty"`
 }
 
 // place is an entry that a patch puts in place.
 type place struct {
-	Entry Entry  `json:"entry"`
+	Entry *Entry `json:"entry"`
 	File  string `json:"file,omitempty"` // its staged content below next/files/
 }
 
@@ -47,13 +47,13 @@ func decodeCommit(data []byte) (*commit, error) {
 			return nil, err
 		}
 	}
-	for i := range c.Attr {
-		if err := CheckPath(c.Attr[i].Path); err != nil {
+	for _, e := range c.Attr {
+		if err := checkCommitted(e); err != nil {
 			return nil, err
 		}
 	}
 	for i := range c.Put {
-		if err := CheckPath(c.Put[i].Entry.Path); err != nil {
+		if err := checkCommitted(c.Put[i].Entry); err != nil {
 			return nil, err
 		}
 		if f := c.Put[i].File; strings.Trim(f, "0123456789") != "" {
@@ -61,6 +61,13 @@ func decodeCommit(data []byte) (*commit, error) {
 		}
 	}
 	return &c, nil
+}
+
+func checkCommitted(e *Entry) error {
+	if e == nil {
+		return fmt.Errorf("%w: no entry", ErrInvalid)
+	}
+	return CheckPath(e.Path)
 }
 
 // loadCommit reads commit.json; without one it gives nil and no error.
@@ -340,7 +347,7 @@ func (c *commit) patch(fs fsys.FS) error {
 		dirs[path.Join(nextDir, filesDir)] = true
 	}
 	for i := range c.Attr {
-		if err := setAttr(fs, &c.Attr[i]); err != nil {
+		if err := setAttr(fs, c.Attr[i]); err != nil {
 			if fsys.IsNotExist(err) {
 				continue
 			}

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"path"
 	"slices"
@@ -24,23 +25,26 @@ func (in *inspector) aim(ctx context.Context, from SideName, system, usrData *Sn
 	if from == UsrData {
 		winner, loser = usrData, system
 	}
-	config := make(map[Path]Entry)
-	for _, e := range winner.basis.Config {
-		config[e.Path] = e
+	changes := map[Path]*Entry{} // of the captured configuration; nil goes
+	captured := func(p Path) *Entry {
+		if e, ok := changes[p]; ok {
+			return e
+		}
+		return findEntry(winner.basis.Config, p)
 	}
 	changed := false
-	set := func(e Entry) {
-		if old, ok := config[e.Path]; !ok || !equalEntries([]Entry{old}, []Entry{e}) {
+	set := func(e *Entry) {
+		if old := captured(e.Path); old == nil || !equalEntries(old, e) {
 			changed = true
 		}
-		config[e.Path] = e
+		changes[e.Path] = e
 	}
 
 	edits, err := in.entriesOf(ctx, winner, winner.Edited)
 	if err != nil {
 		return nil, err
 	}
-	var others []Entry
+	var others []*Entry
 	if loser.usable() && loser.Version.Compare(winner.Version) == 0 {
 		if others, err = in.entriesOf(ctx, loser, loser.Edited); err != nil {
 			return nil, err
@@ -52,7 +56,7 @@ func (in *inspector) aim(ctx context.Context, from SideName, system, usrData *Sn
 		set(e)
 	}
 	for _, e := range winner.basis.Config {
-		if !d.src.lacks(winner, &e) {
+		if !d.src.lacks(winner, e) {
 			continue
 		}
 		d.lost = append(d.lost, e.Path)
@@ -62,9 +66,9 @@ func (in *inspector) aim(ctx context.Context, from SideName, system, usrData *Sn
 			return nil, ctx.Err()
 		}
 		if err == nil && len(now) > 0 {
-			config[e.Path] = now[0]
+			changes[e.Path] = now[0]
 		} else {
-			delete(config, e.Path)
+			changes[e.Path] = nil
 		}
 	}
 
@@ -72,39 +76,33 @@ func (in *inspector) aim(ctx context.Context, from SideName, system, usrData *Sn
 		d.src = newSources(system, usrData) // what is left of them counts now
 	}
 
-	known := make(map[Path]*Entry, len(winner.basis.Manifest.Files))
-	for i := range winner.basis.Manifest.Files {
-		known[winner.basis.Manifest.Files[i].Path] = &winner.basis.Manifest.Files[i]
-	}
 	for _, e := range others {
-		now, clash := config[e.Path]
-		shipped := known[e.Path]
+		now := captured(e.Path)
+		shipped := findEntry(winner.basis.Manifest.Files, e.Path)
 		switch {
-		case !clash && shipped != nil && !matchAny(winner.basis.Manifest.Config, e.Path):
+		case now == nil && shipped != nil && !matchAny(winner.basis.Manifest.Config, e.Path):
 			// an application file of the version that won
-		case !clash:
+		case now == nil:
 			set(e)
-		case sameContent(&now, &e) || e.Type == Dir || e.Type == Hardlink:
-		case shipped != nil && sameContent(shipped, &e):
+		case sameContent(now, e) || e.Type == Dir || e.Type == Hardlink:
+		case shipped != nil && sameContent(shipped, e):
 			// the release's own default, not an edit
 		case loser == system:
-			e.Path += ".conflict"
-			d.kept = append(d.kept, e.Path)
-			set(e)
+			beside := *e
+			beside.Path += ".conflict"
+			d.kept = append(d.kept, beside.Path)
+			set(&beside)
 		}
 	}
 
-	d.record = &Record{Manifest: winner.basis.Manifest, Revision: winner.Revision}
-	for _, e := range config {
-		d.record.Config = append(d.record.Config, e)
-	}
-	slices.SortFunc(d.record.Config, byPath)
-	d.record.Config = dropOrphans(d.record)
+	d.record = &Record{Manifest: winner.basis.Manifest, Revision: winner.Revision, Config: overlay(winner.basis.Config, changes)}
+	dropOrphans(d.record)
 	switch {
 	case changed:
-		for i := range d.record.Config { // what was fresh then may have come of age
-			if e := &d.record.Config[i]; e.Fresh {
-				*e = in.captured(*e)
+		d.record.Config = slices.Clone(d.record.Config)
+		for i, e := range d.record.Config { // what was fresh then may have come of age
+			if e.Fresh {
+				d.record.Config[i] = in.captured(e)
 			}
 		}
 		d.record.Revision = max(system.Revision, usrData.Revision) + 1
@@ -114,36 +112,55 @@ func (in *inspector) aim(ctx context.Context, from SideName, system, usrData *Sn
 	return d, nil
 }
 
+// overlay gives a sorted list of entries with changes made to it; the list
+// itself stays as it is. A path that changes to nil goes.
+func overlay(list []*Entry, changes map[Path]*Entry) []*Entry {
+	if len(changes) == 0 {
+		return list
+	}
+	merged := make([]*Entry, 0, len(list)+len(changes))
+	for _, e := range list {
+		if _, ok := changes[e.Path]; !ok {
+			merged = append(merged, e)
+		}
+	}
+	for _, e := range changes {
+		if e != nil {
+			merged = append(merged, e)
+		}
+	}
+	slices.SortFunc(merged, byPath)
+	return merged
+}
+
 // dropOrphans leaves out configuration whose directory is gone, or is no
 // directory any more, and hard links to what is gone.
-func dropOrphans(r *Record) []Entry {
-	types := make(map[Path]EntryType)
-	for _, e := range r.Manifest.Files {
-		if !matchAny(r.Manifest.Config, e.Path) {
-			types[e.Path] = e.Type
+func dropOrphans(r *Record) {
+	gone := map[Path]*Entry{}
+	typeAt := func(p Path) EntryType {
+		if _, ok := gone[p]; ok {
+			return ""
 		}
+		return r.typeAt(p)
 	}
 	for _, e := range r.Config {
-		types[e.Path] = e.Type
-	}
-	return slices.DeleteFunc(r.Config, func(e Entry) bool {
 		dir := path.Dir(string(e.Path))
-		gone := dir != "." && types[Path(dir)] != Dir || e.Type == Hardlink && types[e.Link] != File
-		if gone {
-			delete(types, e.Path)
+		if dir != "." && typeAt(Path(dir)) != Dir || e.Type == Hardlink && typeAt(e.Link) != File {
+			gone[e.Path] = nil
 		}
-		return gone
-	})
+	}
+	r.Config = overlay(r.Config, gone)
 }
 
 // entriesOf describes paths of a side as they are now.
-func (in *inspector) entriesOf(ctx context.Context, s *Snapshot, paths []Path) ([]Entry, error) {
-	var entries []Entry
+func (in *inspector) entriesOf(ctx context.Context, s *Snapshot, paths []Path) ([]*Entry, error) {
+	var entries []*Entry
 	for _, p := range paths {
-		if s.tree.get(p) == nil {
+		f := s.tree.get(p)
+		if f == nil {
 			continue
 		}
-		e, err := s.tree.entry(ctx, p, in.buf)
+		e, err := s.tree.entry(ctx, f, false, in.buf)
 		if err != nil {
 			return nil, err
 		}
@@ -166,16 +183,26 @@ type source struct {
 // sources finds content by digest.
 type sources struct {
 	snaps  []*Snapshot
-	offers []map[digest.SHA256]Path // as snaps; made when they are first asked for
+	offers [][]offer // as snaps; made when they are first asked for
 }
 
 // newSources makes sources of the two sides, and of other trees that may have
 // what these lack.
 func newSources(snaps ...*Snapshot) *sources { return &sources{snaps: snaps} }
 
-// find gives a place that is believed to hold the content of e, on side near
-// if that has one.
+// find gives a place that is believed to hold the content of e: the path of e
+// or else any other one, each on side near if that has it.
 func (s *sources) find(near SideName, e *Entry) (source, bool) {
+	for _, n := range []SideName{near, near.Other()} {
+		for _, snap := range s.snaps {
+			if snap.Side != n {
+				continue
+			}
+			if sum := snap.has(e.Path); sum != nil && *sum == *e.SHA256 {
+				return snap.source(e.Path), true
+			}
+		}
+	}
 	if s.offers == nil {
 		for _, snap := range s.snaps {
 			s.offers = append(s.offers, snap.offers())
@@ -183,12 +210,26 @@ func (s *sources) find(near SideName, e *Entry) (source, bool) {
 	}
 	for _, n := range []SideName{near, near.Other()} {
 		for i, snap := range s.snaps {
-			if p, ok := s.offers[i][*e.SHA256]; ok && snap.Side == n {
-				return source{fs: snap.tree.fs, name: snap.tree.name(p), snap: snap, side: n, path: p, alloc: snap.tree.byPath[p].info.Alloc}, true
+			if snap.Side != n {
+				continue
+			}
+			k, ok := slices.BinarySearchFunc(s.offers[i], e.SHA256, func(o offer, sum *digest.SHA256) int { return bytes.Compare(o.sum[:], sum[:]) })
+			if ok {
+				return snap.source(s.offers[i][k].path), true
 			}
 		}
 	}
 	return source{}, false
+}
+
+func (s *Snapshot) source(p Path) source {
+	src := source{fs: s.tree.fs, name: s.tree.name(p), snap: s, side: s.Side, path: p}
+	if f := s.tree.get(p); f != nil {
+		src.alloc = f.alloc
+	} else {
+		src.alloc = s.basis.find(p).Size
+	}
+	return src
 }
 
 // usable says whether side n holds a version.
@@ -213,12 +254,8 @@ func (s *sources) mendable(snap *Snapshot) bool {
 	if snap.bad["."] != "" && !s.usable(snap.Side.Other()) {
 		return false
 	}
-	config := make(map[Path]bool, len(snap.basis.Config))
-	for _, e := range snap.basis.Config {
-		config[e.Path] = true
-	}
-	for _, e := range snap.basis.Tree() {
-		if !config[e.Path] && s.lacks(snap, &e) {
+	for e := range snap.basis.entries() {
+		if s.lacks(snap, e) && !snap.basis.captures(e) {
 			return false
 		}
 	}

@@ -3,8 +3,10 @@ package backup
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -128,8 +130,9 @@ type Manifest struct {
 	Ignore  []string `json:"ignore,omitempty"`
 	Replace []string `json:"replace,omitempty"`
 	Remove  []string `json:"remove,omitempty"`
-	// Files are sorted by path, parents before what is in them.
-	Files []Entry `json:"files"`
+	// Files are sorted by path, parents before what is in them. Records of
+	// several versions share them: an entry is replaced, never changed.
+	Files []*Entry `json:"files"`
 }
 
 // ErrInvalid says that a manifest, record or path breaks a rule of its format.
@@ -168,36 +171,64 @@ func CheckPath(p Path) error {
 	return nil
 }
 
-// CheckEntries says whether entries can be a tree: clean paths, each once,
-// every parent a directory that is listed before it, known types with what
-// they need, hard links to files listed before them.
-func CheckEntries(entries []Entry) error {
-	seen := make(map[Path]EntryType, len(entries))
-	for i := range entries {
-		e := &entries[i]
-		if err := CheckPath(e.Path); err != nil {
-			return err
-		}
-		if _, ok := seen[e.Path]; ok {
-			return fmt.Errorf("%w: path %q is listed twice", ErrInvalid, e.Path)
-		}
-		if dir := path.Dir(string(e.Path)); dir != "." {
-			switch t, ok := seen[Path(dir)]; {
-			case !ok:
-				return fmt.Errorf("%w: path %q: its directory is not listed before it", ErrInvalid, e.Path)
-			case t != Dir:
-				return fmt.Errorf("%w: path %q goes through %q, which is a %s, not a directory", ErrInvalid, e.Path, dir, t)
-			}
-		}
-		if err := e.check(seen); err != nil {
-			return fmt.Errorf("%w: path %q: %w", ErrInvalid, e.Path, err)
-		}
-		seen[e.Path] = e.Type
+// findEntry gives the entry of p in a list that is sorted by path; nil if it
+// has none.
+func findEntry(list []*Entry, p Path) *Entry {
+	if i, ok := searchEntry(list, p); ok {
+		return list[i]
 	}
 	return nil
 }
 
-func (e *Entry) check(seen map[Path]EntryType) error {
+func searchEntry(list []*Entry, p Path) (int, bool) {
+	return slices.BinarySearchFunc(list, p, func(e *Entry, p Path) int { return strings.Compare(string(e.Path), string(p)) })
+}
+
+func byPath(a, b *Entry) int { return strings.Compare(string(a.Path), string(b.Path)) }
+
+// CheckEntries says whether entries can be a tree: clean paths, sorted, each
+// once, every parent a directory that is listed before it, known types with
+// what they need, hard links to files listed before them.
+func CheckEntries(entries []*Entry) error {
+	if slices.Contains(entries, nil) {
+		return fmt.Errorf("%w: no entry in its place", ErrInvalid)
+	}
+	return checkTree(slices.Values(entries), func(p Path) *Entry { return findEntry(entries, p) })
+}
+
+// checkTree is CheckEntries for a tree that can be looked up by path.
+func checkTree(entries iter.Seq[*Entry], find func(Path) *Entry) error {
+	var before *Entry
+	parent := "." // of the entry before, which was found good
+	for e := range entries {
+		if err := CheckPath(e.Path); err != nil {
+			return err
+		}
+		switch {
+		case before == nil || before.Path < e.Path:
+		case before.Path == e.Path:
+			return fmt.Errorf("%w: path %q is listed twice", ErrInvalid, e.Path)
+		default:
+			return fmt.Errorf("%w: path %q comes after %q: expected paths in order", ErrInvalid, e.Path, before.Path)
+		}
+		before = e
+		if dir := path.Dir(string(e.Path)); dir != "." && dir != parent {
+			switch d := find(Path(dir)); {
+			case d == nil:
+				return fmt.Errorf("%w: path %q: its directory is not listed before it", ErrInvalid, e.Path)
+			case d.Type != Dir:
+				return fmt.Errorf("%w: path %q goes through %q, which is a %s, not a directory", ErrInvalid, e.Path, dir, d.Type)
+			}
+			parent = dir
+		}
+		if err := e.check(find); err != nil {
+			return fmt.Errorf("%w: path %q: %w", ErrInvalid, e.Path, err)
+		}
+	}
+	return nil
+}
+
+func (e *Entry) check(find func(Path) *Entry) error {
 	if e.Mode > 0o7777 {
 		return fmt.Errorf("mode %o has more than permission bits", uint32(e.Mode))
 	}
@@ -215,7 +246,7 @@ func (e *Entry) check(seen map[Path]EntryType) error {
 			return errors.New("a symbolic link needs a target")
 		}
 	case Hardlink:
-		if seen[e.Link] != File {
+		if to := find(e.Link); to == nil || to.Type != File || to.Path > e.Path {
 			return fmt.Errorf("a hard link to %q, which is no file listed before it", e.Link)
 		}
 	default:

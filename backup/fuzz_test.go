@@ -16,15 +16,15 @@ func sampleRecord(t testing.TB) *Record {
 		t.Fatal(err)
 	}
 	sum := digest.Of([]byte("x"))
-	file := func(p Path) Entry {
-		return Entry{Path: p, Type: File, Mode: 0o4755, UID: 7, Size: 1, Mtime: 5, SHA256: &sum, Xattrs: map[string][]byte{"user.a": {0, 255}}}
+	file := func(p Path) *Entry {
+		return &Entry{Path: p, Type: File, Mode: 0o4755, UID: 7, Size: 1, Mtime: 5, SHA256: &sum, Xattrs: map[string][]byte{"user.a": {0, 255}}}
 	}
 	return &Record{
-		Manifest: Manifest{App: "hello", Version: v, Config: []string{"etc/**"}, Ignore: []string{"log/*"}, Files: []Entry{
+		Manifest: Manifest{App: "hello", Version: v, Config: []string{"etc/**"}, Ignore: []string{"log/*"}, Files: []*Entry{
 			{Path: "bin", Type: Dir, Mode: 0o755}, file("bin/a"), {Path: "bin/b", Type: Hardlink, Link: "bin/a"},
 			{Path: "bin/c", Type: Symlink, Target: "../x"}, {Path: "etc", Type: Dir, Mode: 0o700}, file("etc/d"),
 		}},
-		Config:   []Entry{file("etc/d"), file("odd\xffname%\n")},
+		Config:   []*Entry{file("etc/d"), file("odd\xffname%\n")},
 		Revision: 3,
 	}
 }
@@ -60,15 +60,11 @@ func TestRecordRoundTrip(t *testing.T) {
 // FuzzRecord holds that a record is refused with ErrInvalid, or obeys every
 // rule and comes back the same.
 func FuzzRecord(f *testing.F) {
-	good, err := sampleRecord(f).Encode()
+	good, err := json.Marshal(sampleRecord(f))
 	if err != nil {
 		f.Fatal(err)
 	}
-	e, err := open(good)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add([]byte(e.Body))
+	f.Add(good)
 	f.Add([]byte(`{"manifest":{"version":"1.0.0","files":[]},"config":[],"revision":0}`))
 	f.Add([]byte(`{"manifest":{"version":"1","files":[{"path":"../x","type":"file"}]}}`))
 	f.Add([]byte(`{"manifest":{"version":"1","files":[{"path":"a%2F..%2Fb","type":"dir"}]}}`))

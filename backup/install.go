@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"tandem/internal/fsys"
@@ -36,7 +37,7 @@ type InstallOptions struct {
 type Install struct {
 	r       *Reconciler
 	st      *staging
-	from    map[Path]Entry       // path in the release → the entry that its content becomes
+	from    map[Path]*Entry      // a default of the release that is taken → the entry that its content becomes
 	bad     []versioning.Version // revoked now
 	before  []versioning.Version // to be revoked before the commit
 	after   []versioning.Version // to be revoked after it
@@ -141,18 +142,7 @@ func (r *Reconciler) beginInstall(ctx context.Context, m *Manifest, o InstallOpt
 	if err != nil {
 		return nil, err
 	}
-	i.st.awaited = map[Path]bool{}
-	wanted := map[Path]bool{}
-	for _, e := range i.st.wanted {
-		wanted[e.Path] = true
-	}
-	for p, e := range i.from {
-		if wanted[e.Path] {
-			i.st.awaited[e.Path] = true
-		} else {
-			delete(i.from, p)
-		}
-	}
+	i.st.awaited = i.brings
 	if err = i.st.begin(); errors.As(err, new(*SpaceError)) {
 		err = r.beginTight(ctx, i.st, err, o)
 	}
@@ -201,111 +191,114 @@ func (i *Install) judge(bad []versioning.Version, sides ...*Snapshot) {
 // the new default.
 func (i *Install) merge(ctx context.Context, in *inspector, system *Snapshot, o InstallOptions) (*Record, error) {
 	r := &Record{Manifest: *i.release}
-	r.Manifest.Files = slices.Clone(i.release.Files)
-	i.from = make(map[Path]Entry)
-	shipped := make(map[Path]*Entry, len(r.Manifest.Files))
-	for k := range r.Manifest.Files {
-		e := &r.Manifest.Files[k]
-		if o.UID >= 0 {
-			e.UID, e.GID = o.UID, o.GID
-		}
-		if e.Mtime == 0 {
-			e.Mtime = o.Now.UnixNano()
-		}
-		shipped[e.Path] = e
-	}
-	before := map[Path]*Entry{}
+	r.Manifest.Files = make([]*Entry, len(i.release.Files))
+	i.from = make(map[Path]*Entry)
 	var old Manifest
 	i.old = &old
 	if system.basis != nil {
 		old = system.basis.Manifest
-		for k := range old.Files {
-			before[old.Files[k].Path] = &old.Files[k]
-		}
 	}
-	division := r.Manifest.split()
-	config := map[Path]Entry{}
+	config := map[Path]*Entry{}
 
-	for k := range r.Manifest.Files {
-		e := &r.Manifest.Files[k]
+	for k, shipped := range i.release.Files {
+		e := shipped.recorded(o)
 		if !matchAny(r.Manifest.Config, e.Path) {
-			if err := i.takeNew(ctx, in, system, e, before); err != nil {
+			var err error
+			if r.Manifest.Files[k], err = i.takeNew(ctx, in, system, e); err != nil {
 				return nil, err
 			}
 			continue
 		}
+		r.Manifest.Files[k] = e
 		here, err := in.local(ctx, system, e.Path)
 		if err != nil {
 			return nil, err
 		}
-		def := before[e.Path]
+		def := findEntry(old.Files, e.Path)
 		switch {
 		case here == nil, matchAny(r.Manifest.Replace, e.Path), here.Type == Dir && e.Type == Dir:
-			config[e.Path] = *e
-			i.from[e.Path] = *e
+			config[e.Path] = e
+			i.from[e.Path] = e
 		case sameContent(here, e):
-			config[e.Path] = *here
+			config[e.Path] = here
 		case def != nil && sameContent(here, def): // never edited here
-			config[e.Path] = *e
-			i.from[e.Path] = *e
+			config[e.Path] = e
+			i.from[e.Path] = e
 		case def != nil && sameContent(def, e): // edited here, the same release after release
-			config[e.Path] = *here
+			config[e.Path] = here
 		default:
-			config[e.Path] = *here
+			config[e.Path] = here
 			beside := *e
 			beside.Path += ".new"
-			config[beside.Path] = beside
-			i.from[e.Path] = beside
+			config[beside.Path] = &beside
+			i.from[e.Path] = &beside
 			i.New = append(i.New, beside.Path)
 		}
 	}
 
-	var paths []Path
+	var present []*found
 	if system.tree != nil {
-		paths = system.tree.paths
+		present = system.tree.found
 	}
-	for _, p := range paths {
-		if _, done := config[p]; done || division.isIgnored(p) || matchAny(r.Manifest.Remove, p) {
+	for _, f := range present {
+		p := f.path
+		if config[p] != nil || r.Manifest.isIgnored(p) || matchAny(r.Manifest.Remove, p) {
 			continue
 		}
-		def, known := before[p], before[p] != nil
-		wasApp := known && !matchAny(old.Config, p)
-		if shipped[p] != nil || wasApp {
+		def := findEntry(old.Files, p)
+		wasApp := def != nil && !matchAny(old.Config, p)
+		if r.Manifest.knows(p) || wasApp {
 			continue
 		}
 		here, err := in.local(ctx, system, p)
 		if err != nil {
 			return nil, err
 		}
-		if here == nil || known && sameContent(here, def) && here.Type != Dir {
+		if here == nil || def != nil && sameContent(here, def) && here.Type != Dir {
 			continue // a default that is shipped no longer, and was never edited
 		}
-		config[p] = *here
+		config[p] = here
 	}
-	if err := in.addParents(ctx, system, config, shipped); err != nil {
+	if err := in.addParents(ctx, system, config, &r.Manifest); err != nil {
 		return nil, err
 	}
 	for _, e := range config {
-		r.Config = append(r.Config, in.captured(e))
+		r.Config = append(r.Config, system.own.shares(in.captured(e)))
 	}
 	slices.SortFunc(r.Config, byPath)
-	r.Config = dropOrphans(r)
+	dropOrphans(r)
 	return r, nil
 }
 
-// takeNew notes that an application file comes from the release. Where the
-// device has it unchanged, it stays as it is, its time included: only what
-// changed is written.
-func (i *Install) takeNew(ctx context.Context, in *inspector, system *Snapshot, e *Entry, before map[Path]*Entry) error {
-	i.from[e.Path] = *e
-	if e.Type != File || before[e.Path] == nil {
-		return nil
+// recorded is a release's entry as it is recorded on this device.
+func (shipped *Entry) recorded(o InstallOptions) *Entry {
+	if o.UID < 0 && shipped.Mtime != 0 {
+		return shipped
+	}
+	e := *shipped
+	if o.UID >= 0 {
+		e.UID, e.GID = o.UID, o.GID
+	}
+	if e.Mtime == 0 {
+		e.Mtime = o.Now.UnixNano()
+	}
+	return &e
+}
+
+// takeNew gives an application file as the release has it. Where the device
+// has it unchanged, it stays as it is, its time included: only what changed is
+// written.
+func (i *Install) takeNew(ctx context.Context, in *inspector, system *Snapshot, e *Entry) (*Entry, error) {
+	if e.Type != File || findEntry(i.old.Files, e.Path) == nil {
+		return e, nil
 	}
 	m, err := system.holds(ctx, e, in.buf)
-	if err == nil && m == matches {
-		e.Mtime = system.tree.byPath[e.Path].info.Mtime
+	if err != nil || m != matches {
+		return e, err
 	}
-	return err
+	stays := *e
+	stays.Mtime = system.tree.get(e.Path).mtime
+	return system.own.shares(&stays), nil
 }
 
 // local describes what lies at p on a side now; nil if there is nothing that
@@ -313,28 +306,25 @@ func (i *Install) takeNew(ctx context.Context, in *inspector, system *Snapshot, 
 // that it shares may not stay.
 func (in *inspector) local(ctx context.Context, s *Snapshot, p Path) (*Entry, error) {
 	f := s.tree.get(p)
-	if f == nil || f.err != nil || f.info.Type == fsys.TypeOther {
+	if f == nil || f.err() != nil || f.kind == kindOther {
 		return nil, nil
 	}
-	link := f.link
-	f.link = ""
-	e, err := s.tree.entry(ctx, p, in.buf)
-	f.link = link
+	e, err := s.tree.entry(ctx, f, true, in.buf)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		return nil, &staleError{s.Side, p, err}
 	}
-	return &e, nil
+	return e, nil
 }
 
 // addParents keeps the directories of what is kept.
-func (in *inspector) addParents(ctx context.Context, s *Snapshot, config map[Path]Entry, shipped map[Path]*Entry) error {
+func (in *inspector) addParents(ctx context.Context, s *Snapshot, config map[Path]*Entry, release *Manifest) error {
 	for p := range config {
 		for dir := path.Dir(string(p)); dir != "."; dir = path.Dir(dir) {
 			d := Path(dir)
-			if _, ok := config[d]; ok || shipped[d] != nil {
+			if config[d] != nil || release.knows(d) {
 				continue
 			}
 			here, err := in.local(ctx, s, d)
@@ -342,35 +332,60 @@ func (in *inspector) addParents(ctx context.Context, s *Snapshot, config map[Pat
 				return err
 			}
 			if here != nil && here.Type == Dir {
-				config[d] = *here
+				config[d] = here
 			}
 		}
 	}
 	return nil
 }
 
-// Wants says whether the content of the release's file p is needed.
-func (i *Install) Wants(p Path) bool {
-	e, ok := i.from[p]
-	return ok && e.Type == File
+// brings says whether the content of a wanted file comes from the release.
+func (i *Install) brings(e *Entry) bool {
+	if !matchAny(i.release.Config, e.Path) && i.release.knows(e.Path) {
+		return true
+	}
+	for _, p := range []Path{e.Path, Path(strings.TrimSuffix(string(e.Path), ".new"))} {
+		if to := i.from[p]; to != nil && to.Path == e.Path {
+			return true
+		}
+	}
+	return false
 }
+
+// target gives the wanted file that the content of the release's file p
+// becomes; nil if it is not needed.
+func (i *Install) target(p Path) *Entry {
+	to := p
+	if e := i.from[p]; e != nil {
+		to = e.Path
+	}
+	if w := i.st.wants(to); w != nil && i.brings(w.Entry) {
+		return w.Entry
+	}
+	return nil
+}
+
+// Wants says whether the content of the release's file p is needed.
+func (i *Install) Wants(p Path) bool { return i.target(p) != nil }
 
 // Bytes says how much content has to be given.
 func (i *Install) Bytes() int64 {
 	var n int64
-	for _, e := range i.from {
-		n += e.Size
+	for _, w := range i.st.wanted {
+		if i.brings(w.Entry) {
+			n += w.Size
+		}
 	}
 	return n
 }
 
 // Put stages the content of the release's file p.
 func (i *Install) Put(ctx context.Context, p Path, content io.Reader) error {
-	e, ok := i.from[p]
-	if !ok {
+	e := i.target(p)
+	if e == nil {
 		return fmt.Errorf("%w: %s: content that nobody asked for", ErrInvalid, p)
 	}
-	return sideError(i.r.System, i.st.give(ctx, &e, content))
+	return sideError(i.r.System, i.st.give(ctx, e, content))
 }
 
 // refresh copies once more what the application wrote since the installation
@@ -379,48 +394,40 @@ func (i *Install) refresh(ctx context.Context) error {
 	if i.st.patch != nil || i.st.snap.tree == nil {
 		return nil // written in place, where the application writes too
 	}
-	now, err := scan(ctx, i.st.side.FS, i.st.snap.tree.root)
+	now, err := scan(ctx, i.st.side.FS, i.st.snap.tree.root, i.st.record)
 	if err != nil {
 		return err
 	}
-	division, old := i.release.split(), i.old.split()
-	changed := false
-	for _, p := range now.paths {
-		f, before := now.byPath[p], i.st.snap.tree.get(p)
-		if !division.isConfig(p) || f.info.Type == fsys.TypeOther || matchAny(i.release.Remove, p) || matchAny(i.release.Replace, p) {
+	for _, f := range now.found {
+		p := f.path
+		if !i.release.isConfig(p) || f.kind == kindOther || matchAny(i.release.Remove, p) || matchAny(i.release.Replace, p) {
 			continue
 		}
-		if old.known[p] && !matchAny(i.old.Config, p) {
+		if i.old.knows(p) && !matchAny(i.old.Config, p) {
 			continue // an application file of the old release
 		}
-		if before != nil && (f.info.Type == fsys.TypeDir || f.info == before.info) {
+		if before := i.st.snap.tree.get(p); before != nil && (f.kind == kindDir || f.same(before)) {
 			continue
 		}
-		f.link = ""
-		e, err := now.entry(ctx, p, i.st.buf)
+		e, err := now.entry(ctx, f, true, i.st.buf)
 		if err != nil {
 			return err
 		}
 		if err := i.replace(ctx, now, e); err != nil {
 			return err
 		}
-		changed = true
-	}
-	if changed {
-		slices.SortFunc(i.st.record.Config, byPath)
-		i.st.tree = i.st.record.Tree()
 	}
 	return nil
 }
 
 // replace stages what now lies at the path of e instead of what was staged
 // there. A default of the release that it displaces goes beside it.
-func (i *Install) replace(ctx context.Context, now *tree, e Entry) error {
+func (i *Install) replace(ctx context.Context, now *tree, e *Entry) error {
 	fs, name := i.st.side.FS, i.st.staged(e.Path)
 	if _, err := fs.Lstat(name); err == nil {
-		shipped, ours := i.from[e.Path]
-		if ours && shipped.Path == e.Path && e.Type == File && !sameContent(&shipped, &e) && !i.sameDefault(e.Path, &shipped) {
-			beside := shipped
+		shipped := i.from[e.Path]
+		if shipped != nil && shipped.Path == e.Path && shipped.Type == File && e.Type == File && !sameContent(shipped, e) && !i.sameDefault(e.Path, shipped) {
+			beside := *shipped
 			beside.Path += ".new"
 			if err := fsys.RemoveAll(fs, i.st.staged(beside.Path)); err != nil {
 				return err
@@ -428,7 +435,7 @@ func (i *Install) replace(ctx context.Context, now *tree, e Entry) error {
 			if err := fs.Rename(name, i.st.staged(beside.Path)); err != nil {
 				return err
 			}
-			i.setConfig(beside)
+			i.setConfig(&beside)
 			i.New = append(i.New, beside.Path)
 		} else if err := fsys.RemoveAll(fs, name); err != nil {
 			return err
@@ -439,34 +446,26 @@ func (i *Install) replace(ctx context.Context, now *tree, e Entry) error {
 	case Dir:
 		return fs.Mkdir(name, 0o700)
 	case Symlink:
-		return i.st.symlink(&e)
+		return i.st.symlink(e)
 	}
 	f, err := now.fs.Open(now.name(e.Path))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return i.st.give(ctx, &e, f)
+	return i.st.give(ctx, e, f)
 }
 
 // sameDefault says whether the old release shipped the same default at p.
 func (i *Install) sameDefault(p Path, shipped *Entry) bool {
-	for k := range i.old.Files {
-		if old := &i.old.Files[k]; old.Path == p {
-			return sameContent(old, shipped)
-		}
-	}
-	return false
+	old := findEntry(i.old.Files, p)
+	return old != nil && sameContent(old, shipped)
 }
 
-func (i *Install) setConfig(e Entry) {
-	e.Fresh = e.Type == File // it was written a moment ago
-	config := i.st.record.Config
-	if k := slices.IndexFunc(config, func(c Entry) bool { return c.Path == e.Path }); k >= 0 {
-		config[k] = e
-		return
-	}
-	i.st.record.Config = append(config, e)
+func (i *Install) setConfig(e *Entry) {
+	c := *e
+	c.Fresh = e.Type == File // it was written a moment ago
+	i.st.record.Config = overlay(i.st.record.Config, map[Path]*Entry{c.Path: &c})
 }
 
 // Commit makes the release the version of system. Configuration that was

@@ -25,12 +25,12 @@ func bundleOf(version string, change func(map[string]string)) (*Manifest, map[Pa
 	dirs := map[Path]bool{}
 	for name, c := range files {
 		sum := digest.Of([]byte(c))
-		m.Files = append(m.Files, Entry{Path: Path(name), Type: File, Mode: 0o644, Size: int64(len(c)), SHA256: &sum})
+		m.Files = append(m.Files, &Entry{Path: Path(name), Type: File, Mode: 0o644, Size: int64(len(c)), SHA256: &sum})
 		content[Path(name)] = c
 		for i := range name {
 			if d := Path(name[:i]); name[i] == '/' && !dirs[d] {
 				dirs[d] = true
-				m.Files = append(m.Files, Entry{Path: d, Type: Dir, Mode: 0o755})
+				m.Files = append(m.Files, &Entry{Path: d, Type: Dir, Mode: 0o755})
 			}
 		}
 	}

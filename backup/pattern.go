@@ -37,7 +37,8 @@ func matchAny(patterns []string, p Path) bool {
 // matchPattern takes time in proportion to the elements of both, also for a
 // hostile pattern: only the last "**" that was met is ever taken up again.
 func matchPattern(pattern string, p Path) bool {
-	pat, name := strings.Split(pattern, "/"), strings.Split(string(p), "/")
+	var patRoom, nameRoom [16]string // most need no more, and a tree has many paths
+	pat, name := elements(patRoom[:0], pattern), elements(nameRoom[:0], string(p))
 	pi, ni := 0, 0
 	starAt, starName := -1, 0
 	for pi < len(pat) {
@@ -61,4 +62,12 @@ func matchPattern(pattern string, p Path) bool {
 	// The pattern is used up: p is what it names, or lies below it. A "**" at
 	// its end needs an element to stand for.
 	return pat[len(pat)-1] != "**" || ni < len(name)
+}
+
+// elements appends the elements of a path to list.
+func elements(list []string, p string) []string {
+	for el := range strings.SplitSeq(p, "/") {
+		list = append(list, el)
+	}
+	return list
 }

@@ -205,6 +205,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 	in := newInspector(r.now(), o.Full)
 	var total *Result
 	for range rounds {
+		if total != nil { // what was found first is told, but not used any more
+			total.System.forget()
+			total.UsrData.forget()
+		}
 		res, err := r.look(ctx, in)
 		if total == nil && res != nil {
 			total = res
@@ -322,11 +326,7 @@ func (res *Result) add(d *desired) {
 
 // brought is a side that was just brought to a record.
 func brought(side *Side, record *Record) *Snapshot {
-	t := &tree{fs: side.FS, root: appsDir, byPath: map[Path]*found{}}
-	for _, e := range record.Tree() {
-		t.byPath[e.Path] = &found{info: fsys.Info{Size: e.Size, Alloc: e.Size}}
-	}
-	return &Snapshot{Side: side.Name, State: Intact, Version: record.Manifest.Version, basis: record, tree: t}
+	return &Snapshot{Side: side.Name, State: Intact, Version: record.Manifest.Version, basis: record, trusted: true, tree: &tree{fs: side.FS, root: appsDir}}
 }
 
 // shareRevoked gives each side what the other one knows to be revoked.
@@ -362,8 +362,8 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, side *Side, snap 
 	}
 	st.dropUnmendable(d.src)
 	var done, all int64
-	for _, e := range st.wanted {
-		all += e.Size
+	for _, w := range st.wanted {
+		all += w.Size
 	}
 	st.report = func(n int64) {
 		done += n
@@ -408,7 +408,7 @@ func (r *Reconciler) settleTimes(res *Result) error {
 		snap *Snapshot
 	}{{r.System, res.System}, {r.UsrData, res.UsrData}} {
 		for i := range s.snap.touched {
-			if err := setAttr(s.side.FS, &s.snap.touched[i]); err != nil {
+			if err := setAttr(s.side.FS, s.snap.touched[i]); err != nil {
 				return sideError(s.side, err)
 			}
 		}

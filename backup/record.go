@@ -2,19 +2,16 @@ package backup
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"syscall"
+	"io"
+	"iter"
+	"strconv"
+	"strings"
 
 	"tandem/internal/digest"
-	"tandem/internal/fsys"
 )
-
-// recordFormat is the version of the record's format, which has no other yet.
-const recordFormat = 1
 
 // maxRecord bounds a record in bytes: 200,000 entries and more.
 const maxRecord = 128 << 20
@@ -24,159 +21,169 @@ type Record struct {
 	Manifest Manifest `json:"manifest"`
 	// Config is the configuration as it was captured last, sorted by path: what
 	// the manifest's config patterns name, and what the manifest does not know.
-	Config []Entry `json:"config"`
+	Config []*Entry `json:"config"`
 	// Revision goes up by one each time changed configuration is captured.
 	Revision int `json:"revision"`
 }
 
-// envelope is the outer form of our files: the body with its digest, so that
-// a damaged file is never taken for a good one.
-type envelope struct {
-	Tandem string        `json:"tandem"` // what the body is
-	Format int           `json:"format"`
-	SHA256 digest.SHA256 `json:"sha256"` // of the body's bytes, as they stand
-	Body   []byte        `json:"-"`
-}
-
-func seal(kind string, body any) ([]byte, error) {
-	raw, err := json.Marshal(body)
+// Encode gives the content of record.json.
+func (r *Record) Encode() ([]byte, error) {
+	sum, err := r.sum()
 	if err != nil {
 		return nil, err
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, `{"tandem":%q,"format":%d,"sha256":"%s","body":`, kind, recordFormat, digest.Of(raw))
-	b.Write(raw)
-	b.WriteString("}\n")
-	return b.Bytes(), nil
+	err = r.write(&b, sum)
+	return b.Bytes(), err
 }
 
-// unseal reads what seal wrote. There is one way to write the outer form, so
-// that its body need not be parsed twice.
-func unseal(kind string, data []byte, body any) error {
-	e, err := open(data)
+// sum gives the digest that the record's seal has.
+func (r *Record) sum() (digest.SHA256, error) {
+	h := digest.New()
+	err := r.writeBody(h)
+	return digest.Sum(h), err
+}
+
+// write writes the content of record.json.
+func (r *Record) write(w io.Writer, sum digest.SHA256) error {
+	return writeSealed(w, "record", sum, r.writeBody)
+}
+
+// writeBody writes the record as json.Marshal would, piece by piece.
+func (r *Record) writeBody(w io.Writer) error {
+	m := r.Manifest
+	m.Files = nil
+	head, err := json.Marshal(m)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+		return err
 	}
-	switch {
-	case e.Tandem != kind:
-		return fmt.Errorf("%w: a %q where a %q was expected", ErrInvalid, e.Tandem, kind)
-	case e.Format != recordFormat:
-		return fmt.Errorf("%w: format %d: this Tandem knows %d", ErrInvalid, e.Format, recordFormat)
-	case e.SHA256 != digest.Of(e.Body):
-		return fmt.Errorf("%w: its content does not match its sha256", ErrInvalid)
-	}
-	if err := json.Unmarshal(e.Body, body); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	return nil
+	out := &entryWriter{w: w}
+	out.text(`{"manifest":`)
+	out.text(strings.TrimSuffix(string(head), "null}"))
+	out.list(r.Manifest.Files)
+	out.text(`},"config":`)
+	out.list(r.Config)
+	out.text(`,"revision":`)
+	out.text(strconv.Itoa(r.Revision))
+	out.text("}")
+	return out.flush()
 }
-
-// open takes the envelope apart.
-func open(data []byte) (envelope, error) {
-	const mark = `,"body":`
-	head, body, ok := bytes.Cut(data, []byte(mark))
-	body, end := bytes.CutSuffix(body, []byte("}\n"))
-	if !ok || !end {
-		return envelope{}, errors.New("not a file of Tandem's, or cut short")
-	}
-	var e envelope
-	if err := json.Unmarshal(append(head[:len(head):len(head)], '}'), &e); err != nil {
-		return envelope{}, err
-	}
-	e.Body = body
-	return e, nil
-}
-
-// Encode gives the content of record.json.
-func (r *Record) Encode() ([]byte, error) { return seal("record", r) }
 
 // DecodeRecord reads the content of record.json and checks every rule of its
 // format. The error wraps ErrInvalid.
 func DecodeRecord(data []byte) (*Record, error) {
-	var r Record
-	if err := unseal("record", data, &r); err != nil {
+	var r *Record
+	_, err := readEnvelope("record", bytes.NewReader(data), int64(len(data)), func(_ digest.SHA256, body io.Reader) (err error) {
+		r, err = parseRecord(body)
+		return err
+	})
+	if err == nil {
+		err = r.check()
+	}
+	if err != nil {
 		return nil, err
 	}
+	return r, nil
+}
+
+// check says whether r obeys the rules of its format.
+func (r *Record) check() error {
 	if err := r.Manifest.Check(); err != nil {
-		return nil, err
+		return err
 	}
 	if r.Revision < 0 {
-		return nil, fmt.Errorf("%w: revision %d is below zero", ErrInvalid, r.Revision)
+		return fmt.Errorf("%w: revision %d is below zero", ErrInvalid, r.Revision)
 	}
-	if err := CheckEntries(r.Tree()); err != nil {
-		return nil, err
-	}
-	return &r, nil
+	return checkTree(r.entries(), r.find)
 }
 
-// Tree gives the whole tree that the record describes, sorted by path: the
+// entries gives the whole tree that the record describes, sorted by path: the
 // manifest's application files and the captured configuration.
-func (r *Record) Tree() []Entry {
-	tree := make([]Entry, 0, len(r.Manifest.Files)+len(r.Config))
-	for _, e := range r.Manifest.Files {
-		if !matchAny(r.Manifest.Config, e.Path) {
-			tree = append(tree, e)
+func (r *Record) entries() iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		config := r.Config
+		for _, e := range r.Manifest.Files {
+			if matchAny(r.Manifest.Config, e.Path) {
+				continue
+			}
+			for len(config) > 0 && config[0].Path < e.Path {
+				if !yield(config[0]) {
+					return
+				}
+				config = config[1:]
+			}
+			if !yield(e) {
+				return
+			}
+		}
+		for _, e := range config {
+			if !yield(e) {
+				return
+			}
 		}
 	}
-	tree = append(tree, r.Config...)
-	slices.SortFunc(tree, byPath)
-	return tree
 }
 
-func byPath(a, b Entry) int { return cmp.Compare(a.Path, b.Path) }
-
-// split divides the paths of a tree as the manifest says.
-type split struct {
-	config, ignore []string
-	known          map[Path]bool
-}
-
-func (m *Manifest) split() split {
-	s := split{config: m.Config, ignore: m.Ignore, known: make(map[Path]bool, len(m.Files))}
-	for _, e := range m.Files {
-		s.known[e.Path] = true
+// find gives the entry of p in the tree that the record describes; nil if it
+// has none. It is safe without a record.
+func (r *Record) find(p Path) *Entry {
+	if r == nil {
+		return nil
 	}
-	return s
+	if e := findEntry(r.Config, p); e != nil {
+		return e
+	}
+	if e := findEntry(r.Manifest.Files, p); e != nil && !matchAny(r.Manifest.Config, p) {
+		return e
+	}
+	return nil
+}
+
+// typeAt gives the type of the entry at p, "" if there is none.
+func (r *Record) typeAt(p Path) EntryType {
+	if e := r.find(p); e != nil {
+		return e.Type
+	}
+	return ""
+}
+
+// captures says whether e is of the captured configuration.
+func (r *Record) captures(e *Entry) bool { return findEntry(r.Config, e.Path) != nil }
+
+// size says how many entries the record's tree may have.
+func (r *Record) size() int { return len(r.Manifest.Files) + len(r.Config) }
+
+// shares gives the entry of an older record in place of an equal new one, so
+// that a tree that stays the same takes no more memory.
+func (r *Record) shares(e *Entry) *Entry {
+	if r == nil {
+		return e
+	}
+	for _, list := range [][]*Entry{r.Config, r.Manifest.Files} {
+		old := findEntry(list, e.Path)
+		if old != nil && old.Mtime == e.Mtime && old.Fresh == e.Fresh && equalEntries(old, e) && (e.Type != Symlink || old.Mode == e.Mode) {
+			return old
+		}
+	}
+	return e
 }
 
 // isConfig says whether what lies at p may change on the device.
-func (s *split) isConfig(p Path) bool {
-	return !s.known[p] && !matchAny(s.ignore, p) || len(s.config) > 0 && matchAny(s.config, p)
+func (m *Manifest) isConfig(p Path) bool {
+	return !m.knows(p) && !matchAny(m.Ignore, p) || len(m.Config) > 0 && matchAny(m.Config, p)
 }
 
 // isIgnored says whether p is neither application file nor configuration.
-func (s *split) isIgnored(p Path) bool {
-	return len(s.ignore) > 0 && !s.known[p] && matchAny(s.ignore, p) && !matchAny(s.config, p)
+func (m *Manifest) isIgnored(p Path) bool {
+	return len(m.Ignore) > 0 && !m.knows(p) && matchAny(m.Ignore, p) && !matchAny(m.Config, p)
 }
 
-// readSealed reads one of our files. A missing one gives nil and no error;
-// something else of that name, or one that is too long, wraps ErrInvalid.
-func readSealed(fs fsys.FS, name string, limit int64) ([]byte, error) {
-	info, err := fs.Lstat(name)
-	switch {
-	case fsys.IsNotExist(err):
-		return nil, nil
-	case err != nil:
-		return nil, err
-	case info.Type != fsys.TypeFile:
-		return nil, fmt.Errorf("%s: %w: a %s, expected a file", fs.Path(name), ErrInvalid, info.Type)
-	}
-	data, err := fsys.ReadFile(fs, name, limit)
-	var long *fsys.TooLongError
-	switch {
-	case fsys.IsNotExist(err):
-		return nil, nil
-	case errors.As(err, &long), errors.Is(err, syscall.EIO): // a read error is damage
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	return data, err
-}
+// knows says whether the release shipped something at p.
+func (m *Manifest) knows(p Path) bool { return findEntry(m.Files, p) != nil }
 
-// equalEntries says whether two lists describe the same content with the same
-// attributes. Times of directories and links do not count.
-func equalEntries(a, b []Entry) bool {
-	return slices.EqualFunc(a, b, func(x, y Entry) bool { return sameContent(&x, &y) && sameAttr(&x, &y) })
-}
+// equalEntries says whether two entries of one path describe the same content
+// with the same attributes. Times do not count.
+func equalEntries(a, b *Entry) bool { return sameContent(a, b) && sameAttr(a, b) }
 
 // sameContent says whether two entries of one path are the same but for attributes.
 func sameContent(a, b *Entry) bool {

@@ -25,13 +25,13 @@ func (in *inspector) previous(ctx context.Context, side *Side) (*Snapshot, error
 	if s.Version, err = versioning.ReadTag(side.FS, path.Join(prevDir, tagFile)); err != nil {
 		return nil, nil
 	}
-	if s.tree, err = scan(ctx, side.FS, app(prevDir, "")); fsys.IsNotExist(err) {
+	if s.own, s.ownSum, err = in.loadRecord(side.FS, path.Join(prevDir, path.Base(recordFile))); err != nil {
+		s.Detail = err.Error()
+	}
+	if s.tree, err = scan(ctx, side.FS, app(prevDir, ""), s.own); fsys.IsNotExist(err) {
 		return nil, nil
 	} else if err != nil {
 		return nil, err
-	}
-	if s.own, s.ownSum, err = in.loadRecord(side.FS, path.Join(prevDir, path.Base(recordFile))); err != nil {
-		s.Detail = err.Error()
 	}
 	full := *in
 	full.full = true
@@ -164,7 +164,7 @@ func (in *inspector) withEdits(ctx context.Context, s *Snapshot) (*Record, error
 		r.Revision++
 	}
 	slices.SortFunc(r.Config, byPath)
-	r.Config = dropOrphans(r)
+	dropOrphans(r)
 	return r, nil
 }
 

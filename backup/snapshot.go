@@ -1,12 +1,15 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"tandem/internal/digest"
@@ -63,17 +66,25 @@ type Snapshot struct {
 	Nested   bool               // the vendor's script put the application one directory too deep
 	Commit   versioning.Version // an interrupted change to this version is still to be finished
 
-	own     *Record         // its record, be it of this version or another
-	basis   *Record         // what its files are compared with; nil without a usable tag
-	split   split           // of basis
-	tree    *tree           // nil without one
-	index   map[Path]*Entry // basis by path
-	ownSum  digest.SHA256   // of the record as it lies there
+	own     *Record       // its record, be it of this version or another
+	basis   *Record       // what its files are compared with; nil without a usable tag
+	tree    *tree         // nil without one
+	trusted bool          // it was just brought to basis, and is not looked at again
+	ownSum  digest.SHA256 // that own is sealed with, as it lies there
 	bad     map[Path]ProblemKind
 	edited  map[Path]bool
 	busy    map[Path]bool
-	noDir   bool    // apps is there, but is no directory
-	touched []Entry // files that are intact but for their time, and not the application's to touch
+	noDir   bool // apps is there, but is no directory
+	// patterns has those of basis, once the rest of it is let go of.
+	patterns Manifest
+	touched  []*Entry // files that are intact but for their time, and not the application's to touch
+}
+
+// forget lets go of all but what is told of a side: the rest takes memory for
+// each of its files.
+func (s *Snapshot) forget() {
+	s.patterns = s.manifest()
+	s.own, s.basis, s.tree, s.touched = nil, nil, nil, nil
 }
 
 // usable says whether the side holds a version that can be named.
@@ -100,20 +111,25 @@ func newInspector(now time.Time, full bool) *inspector {
 	}
 }
 
-// loadRecord reads the record name and gives the digest of the file too. A
-// missing one gives nil and no error.
+// loadRecord reads the record name and gives the digest that it is sealed with.
+// A missing one gives nil and no error.
 func (in *inspector) loadRecord(fs fsys.FS, name string) (*Record, digest.SHA256, error) {
-	data, err := readSealed(fs, name, maxRecord)
-	if err != nil || data == nil {
+	f, size, err := openSealed(fs, name, maxRecord)
+	if f == nil || err != nil {
 		return nil, digest.SHA256{}, err
 	}
-	sum := digest.Of(data)
-	if r := in.decoded[sum]; r != nil {
-		return r, sum, nil
-	}
-	r, err := DecodeRecord(data)
+	defer f.Close()
+	var r *Record
+	sum, err := readEnvelope("record", f, size, func(sum digest.SHA256, body io.Reader) (err error) {
+		if r = in.decoded[sum]; r == nil {
+			if r, err = parseRecord(body); err == nil {
+				err = r.check()
+			}
+		}
+		return err
+	})
 	if err != nil {
-		return nil, sum, fmt.Errorf("%s: %w", fs.Path(name), err)
+		return nil, digest.SHA256{}, fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
 	}
 	in.decoded[sum] = r
 	return r, sum, nil
@@ -167,8 +183,7 @@ func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
 		}
 		if s.own != nil && s.own.Manifest.Version.String() == c.Version.String() {
 			s.State, s.Version, s.Revision, s.basis = Intact, c.Version, s.own.Revision, s.own
-			s.split = s.basis.Manifest.split()
-			s.Files = countFiles(s.basis.Tree())
+			s.Files = countFiles(s.basis)
 			s.Detail = fmt.Sprintf("the change to %s was interrupted: tandem boot finishes it", c.Version)
 			return s, nil
 		}
@@ -176,7 +191,7 @@ func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
 	if info, err := disk.Lstat(appsDir); err == nil && info.Type != fsys.TypeDir {
 		s.noDir = true
 		s.Detail = fmt.Sprintf("%s: a %s, expected a directory", disk.Path(appsDir), info.Type)
-	} else if s.tree, err = scan(ctx, disk, appsDir); err != nil && !fsys.IsNotExist(err) {
+	} else if s.tree, err = scan(ctx, disk, appsDir, s.own); err != nil && !fsys.IsNotExist(err) {
 		if ctx.Err() != nil {
 			return nil, err
 		}
@@ -213,7 +228,7 @@ func straighten(ctx context.Context, a, b *Snapshot) error {
 	}{{a, da}, {b, db}} {
 		for range s.depth {
 			s.snap.Nested = true
-			t, err := scan(ctx, s.snap.tree.fs, path.Join(s.snap.tree.root, appsDir))
+			t, err := scan(ctx, s.snap.tree.fs, path.Join(s.snap.tree.root, appsDir), s.snap.own)
 			if err != nil {
 				return err
 			}
@@ -234,7 +249,7 @@ func nesting(system, usrData *Snapshot) (int, int) {
 			continue
 		}
 		want := 0
-		if r.Manifest.split().known[appsDir] || slices.ContainsFunc(r.Config, func(e Entry) bool { return e.Path == appsDir }) {
+		if r.Manifest.knows(appsDir) || r.find(appsDir) != nil {
 			return 0, 0
 		}
 		if system.own != nil {
@@ -270,12 +285,12 @@ func depth(s *Snapshot) int {
 	n, at := 0, Path("")
 	for {
 		next := Path(path.Join(string(at), appsDir))
-		f := s.tree.byPath[next]
-		if f == nil || f.info.Type != fsys.TypeDir {
+		f := s.tree.get(next)
+		if f == nil || f.kind != kindDir {
 			return n
 		}
-		for _, p := range s.tree.paths {
-			if dir := path.Dir(string(p)); p != next && (dir == string(at) || dir == "." && at == "") {
+		for _, f := range s.tree.found {
+			if dir := path.Dir(string(f.path)); f.path != next && (dir == string(at) || dir == "." && at == "") {
 				return n
 			}
 		}
@@ -293,10 +308,9 @@ func (in *inspector) judge(ctx context.Context, s, other *Snapshot) error {
 		if s.basis == nil || s.basis.Manifest.Version.String() != s.Version.String() {
 			s.basis = &Record{Manifest: Manifest{Version: s.Version}}
 		}
-		s.split = s.basis.Manifest.split()
 		s.Revision = s.basis.Revision
-		s.tree = &tree{byPath: map[Path]*found{}}
-		for _, e := range s.basis.Tree() {
+		s.tree = &tree{}
+		for e := range s.basis.entries() {
 			s.problem(e.Path, ProblemUnreadable, s.Detail)
 		}
 		s.problem(".", ProblemUnreadable, s.Detail)
@@ -315,10 +329,9 @@ func (in *inspector) judge(ctx context.Context, s, other *Snapshot) error {
 			return err
 		}
 	}
-	s.split = s.basis.Manifest.split()
 	s.Revision = s.basis.Revision
 	if s.tree == nil {
-		s.tree = &tree{byPath: map[Path]*found{}}
+		s.tree = &tree{}
 	}
 	if err := in.compare(ctx, s); err != nil {
 		return err
@@ -337,10 +350,10 @@ func (in *inspector) judge(ctx context.Context, s, other *Snapshot) error {
 }
 
 // countFiles counts files and links.
-func countFiles(tree []Entry) int {
+func countFiles(r *Record) int {
 	n := 0
-	for i := range tree {
-		if tree[i].Type != Dir {
+	for e := range r.entries() {
+		if e.Type != Dir {
 			n++
 		}
 	}
@@ -359,7 +372,7 @@ func (s *Snapshot) problem(p Path, kind ProblemKind, detail string) {
 func (in *inspector) adopt(ctx context.Context, s *Snapshot) error {
 	s.Adopted = true
 	r := &Record{Manifest: Manifest{Version: s.Version}}
-	var defaults []Entry
+	var defaults []*Entry
 	if s.own != nil {
 		r.Manifest = s.own.Manifest
 		r.Manifest.Version = s.Version
@@ -370,96 +383,108 @@ func (in *inspector) adopt(ctx context.Context, s *Snapshot) error {
 			}
 		}
 	}
-	division := r.Manifest.split()
+	division := r.Manifest
 	r.Manifest.Files = nil
-	for _, p := range s.tree.paths {
-		if division.isIgnored(p) {
+	for _, f := range s.tree.found {
+		if division.isIgnored(f.path) {
 			continue
 		}
-		e, err := s.tree.entry(ctx, p, in.buf)
+		e, err := s.tree.entry(ctx, f, false, in.buf)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, errNotRegular):
 			continue
 		case err != nil:
-			s.problem(p, ProblemUnreadable, err.Error())
+			s.problem(f.path, ProblemUnreadable, err.Error())
 			continue
 		}
-		if division.isConfig(p) {
-			r.Config = append(r.Config, in.captured(e))
+		if division.isConfig(f.path) {
+			e = s.own.shares(in.captured(e))
+			r.Config = append(r.Config, e)
 		} else {
+			e = s.own.shares(e)
 			r.Manifest.Files = append(r.Manifest.Files, e)
 		}
+		if e.Type == File {
+			f.sum = e.SHA256
+		}
 	}
-	r.Manifest.Files = append(r.Manifest.Files, defaults...)
-	slices.SortFunc(r.Manifest.Files, byPath)
+	if len(defaults) > 0 {
+		r.Manifest.Files = append(r.Manifest.Files, defaults...)
+		slices.SortFunc(r.Manifest.Files, byPath)
+	}
 	s.basis = r
 	return nil
 }
 
 // captured is an entry as configuration is recorded.
-func (in *inspector) captured(e Entry) Entry {
-	e.Fresh = e.Type == File && e.Mtime > in.now-freshFor
-	return e
+func (in *inspector) captured(e *Entry) *Entry {
+	fresh := e.Type == File && e.Mtime > in.now-freshFor
+	if e.Fresh == fresh {
+		return e
+	}
+	c := *e
+	c.Fresh = fresh
+	return &c
 }
 
 // compare finds damage and edits.
 func (in *inspector) compare(ctx context.Context, s *Snapshot) error {
-	expected := s.basis.Tree()
-	s.Files = countFiles(expected)
-	s.index = make(map[Path]*Entry, len(expected))
-	config := make(map[Path]bool, len(s.basis.Config))
-	for _, e := range s.basis.Config {
-		config[e.Path] = true
-	}
-	for i := range expected {
-		e := &expected[i]
-		s.index[e.Path] = e
+	s.Files = countFiles(s.basis)
+	for e := range s.basis.entries() {
 		if s.bad[e.Path] != "" {
 			continue
 		}
-		m, err := s.tree.compare(ctx, e, in.full || in.suspects[s.Side][e.Path], in.buf)
-		if ctx.Err() != nil {
-			return ctx.Err()
+		if err := in.compareEntry(ctx, s, e); err != nil {
+			return err
 		}
-		if m == matches {
-			if f := s.tree.get(e.Path); e.Type == File && (s.Side == UsrData || !config[e.Path]) && !sameMtime(f.info.Mtime, e.Mtime) {
-				s.touched = append(s.touched, *e)
-			}
-			continue
-		}
-		f := s.tree.get(e.Path)
-		if config[e.Path] && s.Side == System && (isEdit(m, e, f) || errors.Is(err, errUnsettled)) {
-			if err = in.edit(ctx, s, e.Path); err == nil {
-				continue
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			m = unreadable
-		}
-		s.judgeProblem(e, f, m, err)
 	}
-	for _, p := range s.tree.paths {
-		if s.index[p] != nil || s.bad[p] != "" {
+	for _, f := range s.tree.found {
+		p := f.path
+		if s.bad[p] != "" || s.basis.find(p) != nil {
 			continue
 		}
-		f := s.tree.byPath[p]
 		switch {
-		case f.info.Type == fsys.TypeOther:
+		case f.kind == kindOther:
 			s.Foreign = append(s.Foreign, p)
-		case s.split.isIgnored(p):
+		case s.basis.Manifest.isIgnored(p):
 		default:
-			if err := in.edit(ctx, s, p); ctx.Err() != nil {
+			if err := in.edit(ctx, s, f); ctx.Err() != nil {
 				return ctx.Err()
 			} else if err != nil {
 				s.problem(p, ProblemUnreadable, err.Error())
 			}
 		}
 	}
-	slices.SortFunc(s.Problems, func(a, b Problem) int { return byPath(Entry{Path: a.Path}, Entry{Path: b.Path}) })
+	slices.SortFunc(s.Problems, func(a, b Problem) int { return strings.Compare(string(a.Path), string(b.Path)) })
 	slices.Sort(s.Edited)
+	return nil
+}
+
+// compareEntry finds out what became of one entry of the record.
+func (in *inspector) compareEntry(ctx context.Context, s *Snapshot, e *Entry) error {
+	m, err := s.tree.compare(ctx, e, in.full || in.suspects[s.Side][e.Path], in.buf)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	f := s.tree.get(e.Path)
+	if m == matches {
+		if e.Type == File && !sameMtime(f.mtime, e.Mtime) && (s.Side == UsrData || !s.basis.captures(e)) {
+			s.touched = append(s.touched, e)
+		}
+		return nil
+	}
+	if s.Side == System && (isEdit(m, e, f) || errors.Is(err, errUnsettled)) && s.basis.captures(e) {
+		if err = in.edit(ctx, s, f); err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		m = unreadable
+	}
+	s.judgeProblem(e, f, m, err)
 	return nil
 }
 
@@ -469,11 +494,11 @@ const busyAfter = 4
 
 // edit notes configuration that is not captured as it is now. What cannot be
 // read is an error; what is gone by now, or does not come to rest, is not.
-func (in *inspector) edit(ctx context.Context, s *Snapshot, p Path) error {
-	f := s.tree.byPath[p]
-	err := f.err
-	if err == nil && f.info.Type == fsys.TypeFile && f.link == "" && in.stale[p] < busyAfter {
-		_, err = s.tree.hash(ctx, p, in.buf)
+func (in *inspector) edit(ctx context.Context, s *Snapshot, f *found) error {
+	p := f.path
+	err := f.err()
+	if err == nil && f.kind == kindFile && f.link() == "" && in.stale[p] < busyAfter {
+		_, err = s.tree.hash(ctx, f, in.buf)
 	}
 	switch {
 	case fsys.IsNotExist(err):
@@ -493,7 +518,7 @@ func (in *inspector) edit(ctx context.Context, s *Snapshot, p Path) error {
 // leave says whether what lies at p is not to be touched, whatever the record
 // says: it is being written, or holds something that nobody has another copy of.
 func (s *Snapshot) leave(p Path) bool {
-	return s.busy[p] || s.bad[p] == ProblemUnreadable && s.index[p] == nil
+	return s.busy[p] || s.bad[p] == ProblemUnreadable && s.basis.find(p) == nil
 }
 
 // isEdit tells an edit of captured configuration from damage: a file that is
@@ -502,12 +527,12 @@ func isEdit(m match, e *Entry, f *found) bool {
 	switch {
 	case m == missing || m == unreadable:
 		return false
-	case m == attrDiffers || e.Type != File || f.info.Type != fsys.TypeFile:
+	case m == attrDiffers || e.Type != File || f.kind != kindFile:
 		return true
-	case f.info.Size == 0 && e.Size > 0:
+	case f.size == 0 && e.Size > 0:
 		return false
 	}
-	return e.Fresh || f.link != "" || f.info.Size != e.Size || f.info.Mtime != e.Mtime
+	return e.Fresh || f.link() != "" || f.size != e.Size || f.mtime != e.Mtime
 }
 
 func (s *Snapshot) judgeProblem(e *Entry, f *found, m match, err error) {
@@ -518,7 +543,7 @@ func (s *Snapshot) judgeProblem(e *Entry, f *found, m match, err error) {
 		s.problem(e.Path, ProblemUnreadable, err.Error())
 	case attrDiffers:
 		s.problem(e.Path, ProblemAttributes, fmt.Sprintf("mode %04o owner %d:%d, expected %04o %d:%d, or other extended attributes",
-			f.info.Mode, f.info.UID, f.info.GID, uint32(e.Mode), e.UID, e.GID))
+			f.mode, f.uid, f.gid, uint32(e.Mode), e.UID, e.GID))
 	default:
 		s.problem(e.Path, ProblemContent, describeDifference(e, f))
 	}
@@ -528,14 +553,14 @@ func describeDifference(e *Entry, f *found) string {
 	switch {
 	case e.Type == Hardlink:
 		return fmt.Sprintf("expected a hard link to %s", e.Link)
-	case string(e.Type) != string(f.info.Type):
-		return fmt.Sprintf("a %s, expected a %s", f.info.Type, e.Type)
+	case !f.is(fsys.Type(e.Type)):
+		return fmt.Sprintf("a %s, expected a %s", kinds[f.kind], e.Type)
 	case e.Type == Symlink:
-		return fmt.Sprintf("points to %q, expected %q", f.target, e.Target)
-	case f.link != "":
-		return fmt.Sprintf("a hard link to %s, expected a file of its own", f.link)
-	case f.info.Size != e.Size:
-		return fmt.Sprintf("%d bytes, expected %d", f.info.Size, e.Size)
+		return fmt.Sprintf("points to %q, expected %q", f.target(), e.Target)
+	case f.link() != "":
+		return fmt.Sprintf("a hard link to %s, expected a file of its own", f.link())
+	case f.size != e.Size:
+		return fmt.Sprintf("%d bytes, expected %d", f.size, e.Size)
 	case f.sum != nil:
 		return fmt.Sprintf("sha256 %s, expected %s", f.sum, e.SHA256)
 	}
@@ -549,7 +574,7 @@ func (s *Snapshot) holds(ctx context.Context, e *Entry, buf []byte) (match, erro
 	if s.tree.get(e.Path) == nil {
 		return missing, nil
 	}
-	own := s.index[e.Path]
+	own := s.basis.find(e.Path)
 	if own != nil && (s.bad[e.Path] == "" || s.bad[e.Path] == ProblemAttributes) && !s.edited[e.Path] {
 		if !sameContent(own, e) {
 			return differs, nil
@@ -569,25 +594,46 @@ func (s *Snapshot) holds(ctx context.Context, e *Entry, buf []byte) (match, erro
 	return m, nil
 }
 
-// offers gives the paths of a side whose files are known to hold what their
-// record says, by content.
-func (s *Snapshot) offers() map[digest.SHA256]Path {
-	m := make(map[digest.SHA256]Path)
+// has says whether the file at p of a side is known to hold what its record
+// says, and gives the digest; nil if not.
+func (s *Snapshot) has(p Path) *digest.SHA256 {
+	if f := s.tree.get(p); f != nil && f.sum != nil && f.err() == nil {
+		return f.sum
+	} else if f == nil && !s.trusted {
+		return nil
+	}
+	kind := s.bad[p]
+	if e := s.basis.find(p); e != nil && e.Type == File && (kind == "" || kind == ProblemAttributes) && !s.edited[p] {
+		return e.SHA256
+	}
+	return nil
+}
+
+// offer is content that a side is known to have.
+type offer struct {
+	sum  *digest.SHA256
+	path Path
+}
+
+// offers gives what a side is known to have, sorted by digest.
+func (s *Snapshot) offers() []offer {
 	if s.tree == nil {
-		return m
+		return nil
 	}
-	if s.basis != nil {
-		for _, e := range s.basis.Tree() {
-			kind := s.bad[e.Path]
-			if e.Type == File && (kind == "" || kind == ProblemAttributes) && !s.edited[e.Path] && s.tree.get(e.Path) != nil {
-				m[*e.SHA256] = e.Path
-			}
+	list := make([]offer, 0, len(s.tree.found))
+	add := func(p Path) {
+		if sum := s.has(p); sum != nil {
+			list = append(list, offer{sum, p})
 		}
 	}
-	for _, p := range s.tree.paths {
-		if f := s.tree.byPath[p]; f.sum != nil && f.err == nil {
-			m[*f.sum] = p
+	for _, f := range s.tree.found {
+		add(f.path)
+	}
+	if s.trusted {
+		for e := range s.basis.entries() {
+			add(e.Path)
 		}
 	}
-	return m
+	slices.SortFunc(list, func(a, b offer) int { return bytes.Compare(a.sum[:], b.sum[:]) })
+	return list
 }

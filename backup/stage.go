@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
@@ -38,24 +39,28 @@ type staging struct {
 	record  *Record
 	patch   *commit // what is to be put in place; nil if the whole tree is swapped
 	buf     []byte
-	tree    []Entry
-	wanted  []Entry         // files whose content is to come, sorted by path
-	links   []linked        // files that are linked from a tree of this side
-	files   map[Path]string // names of a patch's staged content
-	direct  bool            // written over what is there, for want of room
-	alloc   map[Path]int64  // what wanted files take where they lie now, in bytes
-	holes   int             // damaged files of a patch that nobody can mend
-	batch   bool            // one Sync at the end makes all durable
-	awaited map[Path]bool   // wanted files that come from elsewhere than the sides
-	sum     digest.SHA256   // of the encoded record, once it is sealed
-	put     map[Path]bool   // wanted files that were given
+	wanted  []wanted          // files whose content is to come, sorted by path
+	links   []linked          // files that are linked from a tree of this side
+	files   map[Path]string   // names of a patch's staged content
+	direct  bool              // written over what is there, for want of room
+	holes   int               // damaged files of a patch that nobody can mend
+	batch   bool              // one Sync at the end makes all durable
+	awaited func(*Entry) bool // whether a wanted file comes from elsewhere than the sides; may be nil
+	sum     digest.SHA256     // that the record is sealed with, once it is
 	report  func(bytes int64)
+}
+
+// wanted is a file whose content is to come.
+type wanted struct {
+	*Entry
+	alloc int64 // what it takes on the disk, in bytes: less than its size if it has holes
+	given bool
 }
 
 // planStaging works out what it takes to bring a side, of which snap was
 // taken, to record. It touches nothing.
 func planStaging(ctx context.Context, side *Side, snap *Snapshot, record *Record, buf []byte) (*staging, error) {
-	st := &staging{side: side, snap: snap, record: record, buf: buf, tree: record.Tree(), batch: side.FS.SyncReports(), put: map[Path]bool{}}
+	st := &staging{side: side, snap: snap, record: record, buf: buf, batch: side.FS.SyncReports()}
 	if snap.usable() && !snap.Nested && !snap.noDir && snap.Version.String() == record.Manifest.Version.String() {
 		return st, st.planPatch(ctx)
 	}
@@ -81,17 +86,28 @@ func (st *staging) idle() bool {
 
 // planSwap finds what of a whole new tree can be linked from the present one.
 func (st *staging) planSwap(ctx context.Context) error {
-	for i := range st.tree {
-		if st.tree[i].Type == File {
-			st.wanted = append(st.wanted, st.tree[i])
+	for e := range st.record.entries() {
+		if e.Type == File {
+			st.want(e)
 		}
 	}
 	return st.linkFrom(ctx, st.snap)
 }
 
+func (st *staging) want(e *Entry) { st.wanted = append(st.wanted, wanted{Entry: e, alloc: e.Size}) }
+
+// wants gives the wanted file p; nil if it is not wanted.
+func (st *staging) wants(p Path) *wanted {
+	i, ok := slices.BinarySearchFunc(st.wanted, p, func(w wanted, p Path) int { return strings.Compare(string(w.Path), string(p)) })
+	if !ok {
+		return nil
+	}
+	return &st.wanted[i]
+}
+
 // linked is a file that is linked, and the tree it is linked from.
 type linked struct {
-	Entry
+	*Entry
 	from *tree
 }
 
@@ -103,21 +119,19 @@ func (st *staging) linkFrom(ctx context.Context, donor *Snapshot) error {
 	if st.patch != nil {
 		return nil
 	}
-	division := st.record.Manifest.split()
-	var still []Entry
-	for i := range st.wanted {
-		e := &st.wanted[i]
-		if st.side.Name == UsrData || !division.isConfig(e.Path) {
-			m, err := donor.holds(ctx, e, st.buf)
+	still := st.wanted[:0]
+	for _, w := range st.wanted {
+		if st.side.Name == UsrData || !st.record.Manifest.isConfig(w.Path) {
+			m, err := donor.holds(ctx, w.Entry, st.buf)
 			if err != nil {
 				return err
 			}
 			if m == matches {
-				st.links = append(st.links, linked{*e, donor.tree})
+				st.links = append(st.links, linked{w.Entry, donor.tree})
 				continue
 			}
 		}
-		still = append(still, *e)
+		still = append(still, w)
 	}
 	st.wanted = still
 	return nil
@@ -126,10 +140,7 @@ func (st *staging) linkFrom(ctx context.Context, donor *Snapshot) error {
 // planPatch finds which single files of the tree have to change.
 func (st *staging) planPatch(ctx context.Context) error {
 	st.patch, st.files = &commit{}, map[Path]string{}
-	in := make(map[Path]bool, len(st.tree))
-	for i := range st.tree {
-		e := &st.tree[i]
-		in[e.Path] = true
+	for e := range st.record.entries() {
 		if st.snap.leave(e.Path) {
 			continue
 		}
@@ -140,22 +151,22 @@ func (st *staging) planPatch(ctx context.Context) error {
 		case m == matches:
 			continue
 		case m == attrDiffers:
-			st.patch.Attr = append(st.patch.Attr, *e)
+			st.patch.Attr = append(st.patch.Attr, e)
 			continue
 		}
-		put := place{Entry: *e}
+		put := place{Entry: e}
 		if e.Type == File || e.Type == Symlink {
 			put.File = strconv.Itoa(len(st.patch.Put))
 			st.files[e.Path] = put.File
 		}
 		if e.Type == File {
-			st.wanted = append(st.wanted, *e)
+			st.want(e)
 		}
 		st.patch.Put = append(st.patch.Put, put)
 	}
-	division := st.record.Manifest.split()
-	for _, p := range slices.Backward(st.snap.tree.paths) {
-		if !in[p] && !division.isIgnored(p) && !st.snap.leave(p) && st.snap.tree.byPath[p].info.Type != fsys.TypeOther {
+	for _, f := range slices.Backward(st.snap.tree.found) {
+		p := f.path
+		if f.kind != kindOther && st.record.find(p) == nil && !st.record.Manifest.isIgnored(p) && !st.snap.leave(p) {
 			st.patch.Remove = append(st.patch.Remove, p)
 		}
 	}
@@ -211,31 +222,22 @@ func (st *staging) need() (*SpaceError, error) {
 	round := func(n int64) int64 { return (n + block - 1) / block * block }
 	need := &SpaceError{Path: st.snap.Path, FreeBytes: space.Free, FreeEntries: space.Inodes}
 	for i := range st.wanted {
-		need.NeedBytes += round(st.sizeOnDisk(&st.wanted[i]))
+		need.NeedBytes += round(min(st.wanted[i].alloc, st.wanted[i].Size))
 		need.NeedEntries++
 	}
 	if st.patch == nil {
-		for i := range st.tree {
-			if st.tree[i].Type != Hardlink && st.tree[i].Type != File {
+		for e := range st.record.entries() {
+			if e.Type != Hardlink && e.Type != File {
 				need.NeedBytes += block
 				need.NeedEntries++
 			}
 		}
 	}
 	if !st.idle() {
-		need.NeedBytes += 2*round(int64(len(st.tree))*recordEntry) + 4*block // record, commit, directories
+		need.NeedBytes += 2*round(int64(st.record.size())*recordEntry) + 4*block // record, commit, directories
 		need.NeedEntries += 8
 	}
 	return need, nil
-}
-
-// sizeOnDisk is what the content of e takes: less than its size if where it
-// lies now it has holes.
-func (st *staging) sizeOnDisk(e *Entry) int64 {
-	if n, ok := st.alloc[e.Path]; ok {
-		return min(n, e.Size)
-	}
-	return e.Size
 }
 
 // staged gives the name in next/ for an entry.
@@ -259,7 +261,7 @@ func (st *staging) prepare() error {
 			return err
 		}
 		for i := range st.patch.Put {
-			if e := &st.patch.Put[i].Entry; e.Type == Symlink {
+			if e := st.patch.Put[i].Entry; e.Type == Symlink {
 				if err := st.symlink(e); err != nil {
 					return err
 				}
@@ -272,9 +274,9 @@ func (st *staging) prepare() error {
 			return err
 		}
 	}
-	for i := range st.tree {
+	for e := range st.record.entries() {
 		var err error
-		switch e := &st.tree[i]; e.Type {
+		switch e.Type {
 		case Dir:
 			err = fs.Mkdir(app(nextDir, e.Path), 0o700)
 		case Symlink:
@@ -285,11 +287,11 @@ func (st *staging) prepare() error {
 		}
 	}
 	for i := range st.links {
-		e, from := &st.links[i].Entry, st.links[i].from
+		e, from := st.links[i].Entry, st.links[i].from
 		if err := fs.Link(from.name(e.Path), app(nextDir, e.Path)); err != nil {
 			return err
 		}
-		if !sameMtime(from.byPath[e.Path].info.Mtime, e.Mtime) {
+		if !sameMtime(from.get(e.Path).mtime, e.Mtime) {
 			if err := fs.SetAttr(app(nextDir, e.Path), e.attr()); err != nil {
 				return err
 			}
@@ -355,7 +357,9 @@ func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error 
 			return err
 		}
 	}
-	st.put[e.Path] = true
+	if w := st.wants(e.Path); w != nil {
+		w.given = true
+	}
 	return f.Close()
 }
 
@@ -366,15 +370,13 @@ func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error 
 // finishes or discards what is left in next/. It says whether there was
 // anything to write.
 func (st *staging) seal(ctx context.Context) (wrote bool, err error) {
-	record, err := st.record.Encode()
-	if err != nil {
+	if st.sum, err = st.record.sum(); err != nil {
 		return false, err
 	}
-	st.sum = digest.Of(record)
 	if st.idle() && !st.direct {
-		return st.replaceRecord(record)
+		return st.replaceRecord()
 	}
-	if err := st.commit(ctx, record); err != nil {
+	if err := st.commit(ctx); err != nil {
 		if _, e := st.side.FS.Lstat(commitFile); fsys.IsNotExist(e) {
 			_ = st.discard() // makes room; where it fails, recovery does it
 		}
@@ -383,22 +385,25 @@ func (st *staging) seal(ctx context.Context) (wrote bool, err error) {
 	return true, nil
 }
 
-func (st *staging) commit(ctx context.Context, record []byte) error {
+// writeRecord writes the content of record.json.
+func (st *staging) writeRecord(w io.Writer) error { return st.record.write(w, st.sum) }
+
+func (st *staging) commit(ctx context.Context) error {
 	fs := st.side.FS
 	for i := range st.wanted {
-		if p := st.wanted[i].Path; !st.put[p] {
-			return fmt.Errorf("%w: %s: its content was never given", ErrInvalid, p)
+		if w := &st.wanted[i]; !w.given {
+			return fmt.Errorf("%w: %s: its content was never given", ErrInvalid, w.Path)
 		}
 	}
 	if st.direct {
-		return st.sealDirect(record)
+		return st.sealDirect()
 	}
 	if st.patch == nil {
 		if err := st.completeTree(ctx); err != nil {
 			return err
 		}
 	}
-	if err := st.write(path.Join(nextDir, path.Base(recordFile)), record); err != nil {
+	if err := fsys.WriteSynced(fs, path.Join(nextDir, path.Base(recordFile)), 0o644, st.writeRecord); err != nil {
 		return err
 	}
 	c := &commit{}
@@ -411,7 +416,7 @@ func (st *staging) commit(ctx context.Context, record []byte) error {
 		}
 		c.Apps = info.Ino
 		c.Damaged = st.snap.State == Damaged && st.snap.Version.Compare(st.record.Manifest.Version) > 0
-		if err := st.write(path.Join(nextDir, tagFile), versioning.EncodeTag(st.record.Manifest.Version)); err != nil {
+		if err := fsys.WriteSynced(fs, path.Join(nextDir, tagFile), 0o644, st.writeTag); err != nil {
 			return err
 		}
 	}
@@ -433,7 +438,7 @@ func (st *staging) commit(ctx context.Context, record []byte) error {
 }
 
 // replaceRecord is all there is to do when the files are right already.
-func (st *staging) replaceRecord(data []byte) (wrote bool, err error) {
+func (st *staging) replaceRecord() (wrote bool, err error) {
 	if st.sum == st.snap.ownSum || st.holes > 0 {
 		return false, nil
 	}
@@ -451,16 +456,16 @@ func (st *staging) replaceRecord(data []byte) (wrote bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := fsys.WriteFile(fs, recordFile, data, 0o644); err != nil {
+	if err := fsys.WriteFileFrom(fs, recordFile, 0o644, st.writeRecord); err != nil {
 		return false, err
 	}
 	return true, fs.SyncDir(".")
 }
 
 func (st *staging) syncEach(name func(Path) string) error {
-	for i := range st.tree {
+	for e := range st.record.entries() {
 		var err error
-		switch e := &st.tree[i]; e.Type {
+		switch e.Type {
 		case File:
 			err = syncFile(st.side.FS, name(e.Path))
 		case Dir:
@@ -473,44 +478,27 @@ func (st *staging) syncEach(name func(Path) string) error {
 	return nil
 }
 
-func (st *staging) write(name string, data []byte) error {
-	f, err := st.side.FS.Create(name, 0o644)
-	if err != nil {
-		return err
-	}
-	defer f.Close() // of no consequence once it was closed below
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return f.Close()
+func (st *staging) writeTag(w io.Writer) error {
+	_, err := w.Write(versioning.EncodeTag(st.record.Manifest.Version))
+	return err
 }
 
 // completeTree adds what needs the files to be there: hard links, what the
 // application keeps for itself, the attributes of directories.
 func (st *staging) completeTree(ctx context.Context) error {
 	fs := st.side.FS
-	in := make(map[Path]EntryType, len(st.tree))
-	for i := range st.tree {
-		e := &st.tree[i]
-		in[e.Path] = e.Type
+	for e := range st.record.entries() {
 		if e.Type == Hardlink {
 			if err := fs.Link(app(nextDir, e.Link), app(nextDir, e.Path)); err != nil {
 				return err
 			}
 		}
 	}
-	if err := st.carryOver(ctx, in); err != nil {
+	if err := st.carryOver(ctx); err != nil {
 		return err
 	}
-	for i := range slices.Backward(st.tree) {
-		if e := &st.tree[i]; e.Type == Dir {
-			if err := fs.SetAttr(app(nextDir, e.Path), e.attr()); err != nil {
-				return err
-			}
-		}
+	if err := st.setDirs(nextDir); err != nil {
+		return err
 	}
 	if !st.snap.usable() || st.snap.Version.Compare(st.record.Manifest.Version) == 0 {
 		return nil
@@ -523,33 +511,50 @@ func (st *staging) completeTree(ctx context.Context) error {
 	return nil
 }
 
+// setDirs sets the attributes of directories, those inside first: making
+// entries in a directory changes its time.
+func (st *staging) setDirs(version string) error {
+	var dirs []*Entry
+	for e := range st.record.entries() {
+		if e.Type == Dir {
+			dirs = append(dirs, e)
+		}
+	}
+	for _, e := range slices.Backward(dirs) {
+		if err := st.side.FS.SetAttr(app(version, e.Path), e.attr()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // carryOver brings along what is neither application file nor configuration:
 // logs and sockets, which the application may have open at this moment. They
 // are linked, so that it goes on writing to the same file.
-func (st *staging) carryOver(ctx context.Context, in map[Path]EntryType) error {
+func (st *staging) carryOver(ctx context.Context) error {
 	if st.snap.tree == nil {
 		return nil
 	}
 	fs := st.side.FS
-	division := st.record.Manifest.split()
-	var dirs []Entry
-	for _, p := range st.snap.tree.paths {
-		f := st.snap.tree.byPath[p]
-		if _, ok := in[p]; ok || f.info.Type != fsys.TypeOther && !division.isIgnored(p) && !st.snap.leave(p) {
+	var dirs []*Entry
+	carried := map[Path]bool{} // directories
+	for _, f := range st.snap.tree.found {
+		p := f.path
+		if f.kind != kindOther && !st.record.Manifest.isIgnored(p) && !st.snap.leave(p) || st.record.find(p) != nil {
 			continue
 		}
-		if dir := path.Dir(string(p)); dir != "." && in[Path(dir)] != Dir {
+		if dir := Path(path.Dir(string(p))); dir != "." && st.record.typeAt(dir) != Dir && !carried[dir] {
 			continue // its directory went with the release that made it
 		}
-		if f.info.Type == fsys.TypeDir {
-			e, err := st.snap.tree.entry(ctx, p, st.buf)
+		if f.kind == kindDir {
+			e, err := st.snap.tree.entry(ctx, f, false, st.buf)
 			if err != nil {
 				return err
 			}
 			if err := fs.Mkdir(app(nextDir, p), 0o700); err != nil {
 				return err
 			}
-			in[p] = Dir
+			carried[p] = true
 			dirs = append(dirs, e)
 			continue
 		}
@@ -593,8 +598,8 @@ func (st *staging) discard() error { return discard(st.side.FS) }
 // fill gets every wanted file from where the sources have it.
 func (st *staging) fill(ctx context.Context, src *sources) error {
 	for i := range st.wanted {
-		e := &st.wanted[i]
-		if st.awaited[e.Path] {
+		e := st.wanted[i].Entry
+		if st.awaited != nil && st.awaited(e) {
 			continue
 		}
 		from, ok := src.find(st.side.Name, e)
@@ -613,21 +618,19 @@ func (st *staging) fill(ctx context.Context, src *sources) error {
 // others of the same version can be mended all the same.
 func (st *staging) dropUnmendable(src *sources) {
 	gone := map[Path]bool{}
-	st.alloc = map[Path]int64{}
 	for i := range st.wanted {
-		e := &st.wanted[i]
-		from, ok := src.find(st.side.Name, e)
-		if ok {
-			st.alloc[e.Path] = from.alloc
+		w := &st.wanted[i]
+		if from, ok := src.find(st.side.Name, w.Entry); ok {
+			w.alloc = from.alloc
 		} else {
-			gone[e.Path] = true
+			gone[w.Path] = true
 		}
 	}
 	if st.patch == nil {
 		return
 	}
 	st.holes = len(gone)
-	st.wanted = slices.DeleteFunc(st.wanted, func(e Entry) bool { return gone[e.Path] })
+	st.wanted = slices.DeleteFunc(st.wanted, func(w wanted) bool { return gone[w.Path] })
 	st.patch.Put = slices.DeleteFunc(st.patch.Put, func(p place) bool { return gone[p.Entry.Path] })
 }
 
@@ -660,7 +663,7 @@ func (st *staging) copyFrom(ctx context.Context, e *Entry, from source) error {
 		fresh.Fresh = true
 		fresh.Mode, fresh.UID, fresh.GID = Mode(now.info.Mode), now.info.UID, now.info.GID
 		if e := st.copyOnce(ctx, &fresh, from); e == nil {
-			st.recapture(fresh)
+			st.recapture(&fresh)
 			return nil
 		} else if !errors.As(e, &stale) {
 			return e
@@ -671,23 +674,19 @@ func (st *staging) copyFrom(ctx context.Context, e *Entry, from source) error {
 
 // forget leaves out configuration that is gone by now.
 func (st *staging) forget(p Path) {
-	is := func(e Entry) bool { return e.Path == p }
-	st.record.Config = slices.DeleteFunc(st.record.Config, is)
-	st.tree = slices.DeleteFunc(st.tree, is)
-	st.put[p] = true // nobody waits for it
+	st.record.Config = overlay(st.record.Config, map[Path]*Entry{p: nil})
+	if w := st.wants(p); w != nil {
+		w.given = true // nobody waits for it
+	}
 	if st.patch != nil {
 		st.patch.Put = slices.DeleteFunc(st.patch.Put, func(c place) bool { return c.Entry.Path == p })
 	}
 }
 
 // recapture records configuration as it was copied in the end.
-func (st *staging) recapture(e Entry) {
-	for _, list := range [][]Entry{st.record.Config, st.tree} {
-		for i := range list {
-			if list[i].Path == e.Path {
-				list[i] = e
-			}
-		}
+func (st *staging) recapture(e *Entry) {
+	if findEntry(st.record.Config, e.Path) != nil {
+		st.record.Config = overlay(st.record.Config, map[Path]*Entry{e.Path: e})
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 
 	"github.com/sirupsen/logrus"
 
@@ -67,7 +66,6 @@ func (st *staging) tight(ctx context.Context, short *SpaceError, log logrus.Fiel
 		return err
 	}
 	log.WithField("side", st.side.Name).Warn("not enough space for two versions: writing in place; until that is done only the other side has the application")
-	direct.awaited, direct.report = st.awaited, st.report
 	*st = direct
 	return st.beginDirect()
 }
@@ -131,12 +129,12 @@ func (st *staging) reclaimed(links map[uint64]uint64) room {
 	var r room
 	gone := func(p Path) {
 		f := st.snap.tree.get(p)
-		if f == nil || f.info.Type == fsys.TypeDir {
+		if f == nil || f.kind == kindDir {
 			return
 		}
-		links[f.info.Ino]++
-		if links[f.info.Ino] == f.info.Nlink {
-			r.bytes += f.info.Alloc
+		links[f.ino]++
+		if links[f.ino] == uint64(f.nlink) {
+			r.bytes += f.alloc
 			r.entries++
 		}
 	}
@@ -172,7 +170,7 @@ func (st *staging) beginDirect() error {
 		}
 	}
 	for i := range st.patch.Put {
-		if e := &st.patch.Put[i].Entry; e.Type != Dir || st.snap.tree.get(e.Path) != nil {
+		if e := st.patch.Put[i].Entry; e.Type != Dir || st.snap.tree.get(e.Path) != nil {
 			if err := fsys.RemoveAll(fs, app(".", e.Path)); err != nil {
 				return err
 			}
@@ -186,7 +184,7 @@ func (st *staging) beginDirect() error {
 	}
 	for i := range st.patch.Put {
 		var err error
-		switch e := &st.patch.Put[i].Entry; e.Type {
+		switch e := st.patch.Put[i].Entry; e.Type {
 		case Dir:
 			err = fs.Mkdir(app(".", e.Path), 0o700)
 		case Symlink:
@@ -219,28 +217,24 @@ func removeLeaf(fs fsys.FS, name string) error {
 
 // sealDirect ends what beginDirect began: the files are made durable, then
 // the record is written, then the tag.
-func (st *staging) sealDirect(record []byte) error {
+func (st *staging) sealDirect() error {
 	fs := st.side.FS
 	for i := range st.patch.Put {
-		if e := &st.patch.Put[i].Entry; e.Type == Hardlink {
+		if e := st.patch.Put[i].Entry; e.Type == Hardlink {
 			if err := fs.Link(app(".", e.Link), app(".", e.Path)); err != nil {
 				return err
 			}
 		}
 	}
 	for i := range st.patch.Attr {
-		if e := &st.patch.Attr[i]; e.Type != Dir {
+		if e := st.patch.Attr[i]; e.Type != Dir {
 			if err := fs.SetAttr(app(".", e.Path), e.attr()); err != nil {
 				return err
 			}
 		}
 	}
-	for _, e := range slices.Backward(st.tree) {
-		if e.Type == Dir {
-			if err := fs.SetAttr(app(".", e.Path), e.attr()); err != nil {
-				return err
-			}
-		}
+	if err := st.setDirs("."); err != nil {
+		return err
 	}
 	if !st.batch {
 		if err := st.syncEach(func(p Path) string { return app(".", p) }); err != nil {
@@ -256,7 +250,7 @@ func (st *staging) sealDirect(record []byte) error {
 	if err := ownPlace(fs, recordFile); err != nil {
 		return err
 	}
-	if err := fsys.WriteFile(fs, recordFile, record, 0o644); err != nil {
+	if err := fsys.WriteFileFrom(fs, recordFile, 0o644, st.writeRecord); err != nil {
 		return err
 	}
 	return versioning.WriteTag(fs, tagFile, st.record.Manifest.Version)
@@ -334,8 +328,8 @@ func (r *Reconciler) whole(ctx context.Context, side SideName, record *Record) e
 	if record == nil {
 		record = snap.basis
 	}
-	for _, e := range record.Tree() {
-		m, err := snap.holds(ctx, &e, in.buf)
+	for e := range record.entries() {
+		m, err := snap.holds(ctx, e, in.buf)
 		if err != nil {
 			return err
 		}

@@ -1,81 +1,194 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 )
 
-// found is what lies at a path of a side.
+// found is what lies at a path of a side. A tree has as many as files, so that
+// each field counts: it says what fsys.Info says, and keeps elsewhere what few
+// files have.
 type found struct {
-	info   fsys.Info
+	path  Path
+	sum   *digest.SHA256 // of the content, once it is known
+	size  int64
+	alloc int64
+	mtime int64
+	ino   uint64
+	rare  *rare
+	uid   uint32
+	gid   uint32
+	nlink uint32
+	mode  uint16
+	kind  kind
+}
+
+// rare is what most files do not have.
+type rare struct {
 	target string            // of a symbolic link
 	link   Path              // the first path of the same inode, if this is not it
-	sum    *digest.SHA256    // of the content, once it is known
 	xattrs map[string][]byte // with sum
 	err    error             // why it cannot be read
 }
 
+// kind is an fsys.Type in one byte.
+type kind uint8
+
+const (
+	kindFile kind = iota
+	kindDir
+	kindSymlink
+	kindOther
+)
+
+var kinds = [...]fsys.Type{kindFile: fsys.TypeFile, kindDir: fsys.TypeDir, kindSymlink: fsys.TypeSymlink, kindOther: fsys.TypeOther}
+
+func (f *found) is(t fsys.Type) bool { return kinds[f.kind] == t }
+
+// take notes what a look at the disk said.
+func (f *found) take(i *fsys.Info) {
+	f.size, f.alloc, f.mtime, f.ino = i.Size, i.Alloc, i.Mtime, i.Ino
+	f.uid, f.gid, f.nlink, f.mode = uint32(i.UID), uint32(i.GID), uint32(i.Nlink), uint16(i.Mode)
+	f.kind = kind(slices.Index(kinds[:], i.Type))
+}
+
+// same says whether nothing seems to have happened to a file between two looks.
+func (f *found) same(g *found) bool {
+	return f.kind == g.kind && f.size == g.size && f.alloc == g.alloc && f.mtime == g.mtime && f.ino == g.ino &&
+		f.uid == g.uid && f.gid == g.gid && f.mode == g.mode && f.nlink == g.nlink
+}
+
+// seldom gives the part that most do not have, to be changed.
+func (f *found) seldom() *rare {
+	if f.rare == nil {
+		f.rare = &rare{}
+	}
+	return f.rare
+}
+
+func (f *found) target() string {
+	if f.rare == nil {
+		return ""
+	}
+	return f.rare.target
+}
+
+func (f *found) link() Path {
+	if f.rare == nil {
+		return ""
+	}
+	return f.rare.link
+}
+
+func (f *found) err() error {
+	if f.rare == nil {
+		return nil
+	}
+	return f.rare.err
+}
+
+func (f *found) setErr(err error) {
+	if err != nil || f.rare != nil {
+		f.seldom().err = err
+	}
+}
+
+func (f *found) xattrs() map[string][]byte {
+	if f.rare == nil {
+		return nil
+	}
+	return f.rare.xattrs
+}
+
 // tree is what lies below a directory, as a stat walk finds it.
 type tree struct {
-	fs     fsys.FS
-	root   string // of the tree, on fs
-	byPath map[Path]*found
-	paths  []Path // sorted
+	fs    fsys.FS
+	root  string   // of the tree, on fs
+	found []*found // sorted by path
+	next  int      // what get is likely to be asked for: callers go in order
 }
 
 // scan walks the directory root of fs. What cannot be read is part of the
-// result; only a missing root is an error.
-func scan(ctx context.Context, fs fsys.FS, root string) (*tree, error) {
-	t := &tree{fs: fs, root: root, byPath: make(map[Path]*found)}
-	if err := t.walk(ctx, ""); err != nil {
+// result; only a missing root is an error. Paths that known has are taken from
+// there, so that they are in memory once.
+func scan(ctx context.Context, fs fsys.FS, root string, known *Record) (*tree, error) {
+	t := &tree{fs: fs, root: root}
+	var names []*Entry
+	if known != nil {
+		t.found = make([]*found, 0, known.size())
+		names = slices.Collect(known.entries())
+	}
+	if err := t.walk(ctx, nil); err != nil {
 		return nil, err
 	}
-	slices.Sort(t.paths)
-	first := make(map[uint64]Path)
-	for _, p := range t.paths {
-		f := t.byPath[p]
-		if f.info.Type != fsys.TypeFile || f.info.Nlink < 2 {
-			continue
+	slices.SortFunc(t.found, func(a, b *found) int { return strings.Compare(string(a.path), string(b.path)) })
+	for _, f := range t.found {
+		for len(names) > 0 && names[0].Path < f.path {
+			names = names[1:]
 		}
-		if q, ok := first[f.info.Ino]; ok {
-			f.link = q
-		} else {
-			first[f.info.Ino] = p
+		if len(names) > 0 && names[0].Path == f.path {
+			f.path = names[0].Path
 		}
 	}
+	t.findLinks()
 	return t, nil
 }
 
-func (t *tree) walk(ctx context.Context, dir Path) error {
+// findLinks notes which names are further names of a file.
+func (t *tree) findLinks() {
+	var several []*found
+	for _, f := range t.found {
+		if f.kind == kindFile && f.nlink > 1 {
+			several = append(several, f)
+		}
+	}
+	slices.SortStableFunc(several, func(a, b *found) int { return cmp.Compare(a.ino, b.ino) })
+	for i, first := 1, 0; i < len(several); i++ {
+		if several[i].ino == several[first].ino {
+			several[i].seldom().link = several[first].path
+		} else {
+			first = i
+		}
+	}
+}
+
+// walk adds what lies in a directory, nil for the root, and below it.
+func (t *tree) walk(ctx context.Context, dir *found) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	infos, err := t.fs.ReadDir(t.name(dir))
+	at := ""
+	if dir != nil {
+		at = string(dir.path)
+	}
+	infos, err := t.fs.ReadDir(t.name(Path(at)))
+	if err != nil && dir != nil {
+		dir.seldom().err = err
+		return nil
+	}
 	if err != nil {
-		if f := t.byPath[dir]; f != nil {
-			f.err = err
-			return nil
-		}
 		return err
 	}
-	for _, info := range infos {
-		p := Path(path.Join(string(dir), info.Name))
-		f := &found{info: info}
-		t.byPath[p] = f
-		t.paths = append(t.paths, p)
-		switch info.Type {
-		case fsys.TypeDir:
-			if err := t.walk(ctx, p); err != nil {
+	for i := range infos {
+		f := &found{path: Path(path.Join(at, infos[i].Name))}
+		f.take(&infos[i])
+		t.found = append(t.found, f)
+		switch f.kind {
+		case kindDir:
+			if err := t.walk(ctx, f); err != nil {
 				return err
 			}
-		case fsys.TypeSymlink:
-			f.target, f.err = t.fs.Readlink(t.name(p))
+		case kindSymlink:
+			r := f.seldom()
+			r.target, r.err = t.fs.Readlink(t.name(f.path))
 		}
 	}
 	return nil
@@ -83,46 +196,57 @@ func (t *tree) walk(ctx context.Context, dir Path) error {
 
 func (t *tree) name(p Path) string { return path.Join(t.root, string(p)) }
 
-// get is safe on a side without a tree.
+// get gives what lies at p; nil if nothing does. It is safe on a side without
+// a tree.
 func (t *tree) get(p Path) *found {
 	if t == nil {
 		return nil
 	}
-	return t.byPath[p]
+	if t.next >= len(t.found) || t.found[t.next].path != p {
+		i, ok := slices.BinarySearchFunc(t.found, p, func(f *found, p Path) int { return strings.Compare(string(f.path), string(p)) })
+		if !ok {
+			return nil
+		}
+		t.next = i
+	}
+	f := t.found[t.next]
+	t.next++
+	return f
 }
 
 // empty says whether there is nothing at all.
-func (t *tree) empty() bool { return t == nil || len(t.paths) == 0 }
+func (t *tree) empty() bool { return t == nil || len(t.found) == 0 }
 
 // hash gives the digest of the file at p, and remembers it. A file that
 // changes while it is read is read again.
-func (t *tree) hash(ctx context.Context, p Path, buf []byte) (digest.SHA256, error) {
-	f := t.byPath[p]
+func (t *tree) hash(ctx context.Context, f *found, buf []byte) (*digest.SHA256, error) {
 	if f.sum != nil {
-		return *f.sum, nil
+		return f.sum, nil
 	}
-	if f.err != nil {
-		return digest.SHA256{}, f.err
+	if err := f.err(); err != nil {
+		return nil, err
 	}
 	for range hashAttempts {
-		content, err := readContent(ctx, t.fs, t.name(p), buf)
+		content, err := readContent(ctx, t.fs, t.name(f.path), buf)
 		if err != nil {
 			if ctx.Err() == nil {
-				f.err = err
+				f.setErr(err)
 			}
-			return digest.SHA256{}, err
+			return nil, err
 		}
-		info := content.info
-		info.Name = f.info.Name
-		settled := content.size == info.Size && info.Size == f.info.Size && info.Mtime == f.info.Mtime && info.Ino == f.info.Ino
-		f.info, f.xattrs = info, content.xattrs
+		i := &content.info
+		settled := content.size == i.Size && i.Size == f.size && i.Mtime == f.mtime && i.Ino == f.ino
+		f.take(i)
+		if content.xattrs != nil || f.rare != nil {
+			f.seldom().xattrs = content.xattrs
+		}
 		if settled {
-			f.sum = &content.sum
-			return content.sum, nil
+			f.sum = new(content.sum)
+			return f.sum, nil
 		}
 	}
-	f.err = fmt.Errorf("%s: %w", t.fs.Path(t.name(p)), errUnsettled)
-	return digest.SHA256{}, f.err
+	f.setErr(fmt.Errorf("%s: %w", t.fs.Path(t.name(f.path)), errUnsettled))
+	return nil, f.err()
 }
 
 // hashAttempts is how often a file that is being written is read again.
@@ -154,34 +278,33 @@ func readContent(ctx context.Context, fs fsys.FS, name string, buf []byte) (c co
 	return c, err
 }
 
-// entry describes what lies at p, content included.
-func (t *tree) entry(ctx context.Context, p Path, buf []byte) (Entry, error) {
-	f := t.byPath[p]
-	e := Entry{Path: p, Mode: Mode(f.info.Mode), UID: f.info.UID, GID: f.info.GID, Mtime: f.info.Mtime}
+// entry describes what was found, content included. A hard link is told as
+// such, unless it is to be a file of its own.
+func (t *tree) entry(ctx context.Context, f *found, own bool, buf []byte) (*Entry, error) {
+	e := &Entry{Path: f.path, Mode: Mode(f.mode), UID: int(f.uid), GID: int(f.gid), Mtime: f.mtime}
 	switch {
-	case f.err != nil:
-		return e, f.err
-	case f.info.Type == fsys.TypeSymlink:
-		e.Type, e.Mode, e.Target = Symlink, 0, Path(f.target)
+	case f.err() != nil:
+		return nil, f.err()
+	case f.kind == kindSymlink:
+		e.Type, e.Mode, e.Target = Symlink, 0, Path(f.target())
 		return e, nil
-	case f.link != "":
-		return Entry{Path: p, Type: Hardlink, Link: f.link}, nil
-	case f.info.Type == fsys.TypeDir:
+	case f.link() != "" && !own:
+		return &Entry{Path: f.path, Type: Hardlink, Link: f.link()}, nil
+	case f.kind == kindDir:
 		e.Type = Dir
-	case f.info.Type == fsys.TypeFile:
-		e.Type = File
-		sum, err := t.hash(ctx, p, buf)
+	case f.kind == kindFile:
+		sum, err := t.hash(ctx, f, buf)
 		if err != nil {
-			return e, err
+			return nil, err
 		}
-		e.SHA256, e.Size, e.Mtime, e.Xattrs = &sum, f.info.Size, f.info.Mtime, f.xattrs
+		e.Type, e.SHA256, e.Size, e.Mtime, e.Xattrs = File, sum, f.size, f.mtime, f.xattrs()
 		return e, nil
 	default:
-		return e, errNotRegular
+		return nil, errNotRegular
 	}
-	xattrs, err := t.fs.Xattrs(t.name(p))
+	xattrs, err := t.fs.Xattrs(t.name(f.path))
 	if err != nil {
-		return e, err
+		return nil, err
 	}
 	e.Xattrs = xattrs
 	return e, nil
@@ -205,49 +328,50 @@ func (t *tree) compare(ctx context.Context, e *Entry, full bool, buf []byte) (ma
 	if f == nil {
 		return missing, nil
 	}
-	if f.err != nil {
-		return unreadable, f.err
+	if err := f.err(); err != nil {
+		return unreadable, err
 	}
 	switch e.Type {
 	case Hardlink:
-		if f.link == e.Link {
+		if f.link() == e.Link {
 			return matches, nil
 		}
 		return differs, nil
 	case Symlink:
-		if f.info.Type != fsys.TypeSymlink || f.target != string(e.Target) {
+		if f.kind != kindSymlink || f.target() != string(e.Target) {
 			return differs, nil
 		}
-		if f.info.UID != e.UID || f.info.GID != e.GID {
+		if int(f.uid) != e.UID || int(f.gid) != e.GID {
 			return attrDiffers, nil
 		}
 		return matches, nil
 	case Dir:
-		if f.info.Type != fsys.TypeDir {
+		if f.kind != kindDir {
 			return differs, nil
 		}
 	case File:
-		if f.info.Type != fsys.TypeFile || f.link != "" || f.info.Size != e.Size {
+		if f.kind != kindFile || f.link() != "" || f.size != e.Size {
 			return differs, nil
 		}
-		if full || f.sum != nil || e.Fresh || !sameMtime(f.info.Mtime, e.Mtime) {
-			sum, err := t.hash(ctx, e.Path, buf)
+		if full || f.sum != nil || e.Fresh || !sameMtime(f.mtime, e.Mtime) {
+			sum, err := t.hash(ctx, f, buf)
 			if err := ctx.Err(); err != nil {
 				return unreadable, err
 			}
 			if err != nil {
 				return unreadable, err
 			}
-			if sum != *e.SHA256 {
+			if *sum != *e.SHA256 {
 				return differs, nil
 			}
+			f.sum = e.SHA256 // one of the two is enough
 		}
 	}
-	if Mode(f.info.Mode) != e.Mode || f.info.UID != e.UID || f.info.GID != e.GID {
+	if Mode(f.mode) != e.Mode || int(f.uid) != e.UID || int(f.gid) != e.GID {
 		return attrDiffers, nil
 	}
 	if full {
-		xattrs := f.xattrs
+		xattrs := f.xattrs()
 		if e.Type != File {
 			var err error
 			if xattrs, err = t.fs.Xattrs(t.name(e.Path)); err != nil {

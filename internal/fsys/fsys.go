@@ -197,11 +197,19 @@ func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 // power cut name holds either its old or its new content, whole; a ".tmp" file
 // may be left, which the next WriteFile replaces.
 func WriteFile(fsys FS, name string, data []byte, mode uint32) error {
+	return WriteFileFrom(fsys, name, mode, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// WriteFileFrom is WriteFile for what content writes.
+func WriteFileFrom(fsys FS, name string, mode uint32, content func(io.Writer) error) error {
 	tmp := name + ".tmp"
 	if err := RemoveAll(fsys, tmp); err != nil {
 		return err
 	}
-	if err := writeSynced(fsys, tmp, data, mode); err != nil {
+	if err := WriteSynced(fsys, tmp, mode, content); err != nil {
 		_ = fsys.Remove(tmp) // the first error is the one to report
 		return err
 	}
@@ -212,17 +220,19 @@ func WriteFile(fsys FS, name string, data []byte, mode uint32) error {
 	return fsys.SyncDir(path.Dir(name))
 }
 
-func writeSynced(fsys FS, name string, data []byte, mode uint32) error {
+// WriteSynced makes the new file name and durably writes what content writes
+// to it. Its name is not durable until its directory is synced. After an error
+// or a power cut some of it may be left.
+func WriteSynced(fsys FS, name string, mode uint32, content func(io.Writer) error) error {
 	f, err := fsys.Create(name, mode)
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(data); err != nil {
-		f.Close()
+	defer f.Close() // of no consequence once it was closed below
+	if err := content(f); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
-		f.Close()
 		return err
 	}
 	return f.Close()

@@ -107,7 +107,7 @@ func (f *Files) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Backup gives the manifest as a side records it.
+// Backup gives the manifest as a side records it. It shares its entries with m.
 func (m *Manifest) Backup() backup.Manifest {
 	b := backup.Manifest{
 		App:        m.App,
@@ -117,10 +117,10 @@ func (m *Manifest) Backup() backup.Manifest {
 		Ignore:     m.Ignore,
 		Replace:    m.Replace,
 		Remove:     m.Remove,
-		Files:      make([]backup.Entry, len(m.Files)),
+		Files:      make([]*backup.Entry, len(m.Files)),
 	}
 	for i := range m.Files {
-		b.Files[i] = m.Files[i].Entry
+		b.Files[i] = &m.Files[i].Entry
 	}
 	return b
 }
