@@ -69,6 +69,7 @@ type situation struct {
 	LastPoll, NextPoll time.Time
 	PollError          string // of the last poll
 	PollFailures       int    // in a row
+	ClockBehind        bool   // the clock was not set since the power came
 
 	NotYet  time.Time // when the step is tried again
 	Tries   int       // of it that failed
@@ -249,7 +250,7 @@ func (a *Agent) outlook(now time.Time) outlook {
 	c := &a.mem.Course
 	return outlook{
 		Now: now, Step: c.Step, Urgent: c.Urgent && a.cfg.Agent.Urgent, NotYet: a.now.NotYet,
-		Windows: a.cfg.Agent.Window, ClockBehind: now.Before(a.o.Environment.Built),
+		Windows: a.cfg.Agent.Window, ClockBehind: a.now.ClockBehind,
 		Metered: a.cfg.Agent.Metered, Source: a.cfg.Source != nil, Poll: a.now.NextPoll,
 		Pending: a.now.Pending != nil, Health: a.now.Health, Scrub: a.now.NextScrub,
 	}

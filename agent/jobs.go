@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"tandem/backup"
+	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/internal/lock"
 	"tandem/ota"
@@ -39,8 +40,9 @@ func (d *Device) keep(m *memory) error {
 func (a *Agent) comeUp(ctx context.Context) func() {
 	return a.onSides(ctx, nothing, func(d *Device) func() {
 		mem := memory{Course: Course{Step: Idle}}
+		var since time.Time
 		if disk, err := d.state(); err == nil {
-			mem = loadMemory(disk, a.log)
+			mem, since = loadMemory(disk, a.log), d.pendingSince()
 		} else {
 			a.log.WithError(err).Warn("the agent's state cannot be used")
 		}
@@ -51,6 +53,7 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 		if mem.Course.Step == Installing {
 			mem.Course = a.resume(ctx, d, mem.Course, res)
 		}
+		behind := d.clockBehind()
 		return func() {
 			if ctx.Err() != nil {
 				return
@@ -62,7 +65,11 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 			a.now.NextScrub = firstScrub(mem.Scrubbed, now, a.cfg.Agent.Scrub, a.o.Random())
 			if a.now.Pending != nil {
 				a.now.Health = now
+				if !since.IsZero() {
+					a.now.PendingSince = since
+				}
 			}
+			a.now.ClockBehind = behind
 			a.watchConfig(res)
 			a.o.Notify("READY=1")
 		}
@@ -93,6 +100,21 @@ func (a *Agent) resume(ctx context.Context, d *Device, c Course, res *backup.Res
 	return c
 }
 
+// pendingSince is when the version that waits to be confirmed was installed, as
+// far as that is remembered.
+func (d *Device) pendingSince() (since time.Time) {
+	events, err := d.History()
+	if err != nil {
+		return since
+	}
+	for i := range events {
+		if events[i].Action == "pending" {
+			since = events[i].Time
+		}
+	}
+	return since
+}
+
 // firstScrub is when both sides are verified after a start. A device that starts
 // every day is verified every day; one whose clock went back, soon.
 func firstScrub(last, now time.Time, every time.Duration, r float64) time.Time {
@@ -111,6 +133,7 @@ type answers struct {
 	app       ota.Decision
 	installed versioning.Version
 	free      int64         // bytes, on all file systems that a release needs
+	behind    bool          // the clock shows a time that has passed for sure
 	wish      time.Duration // how soon the server wants to be asked again; 0: it did not say
 }
 
@@ -126,8 +149,15 @@ func (d *Device) ask(ctx context.Context) (*answers, error) {
 		return nil, err
 	}
 	ans.wish = src.Fresh()
-	ans.free = d.free()
+	ans.free, ans.behind = d.free(), d.clockBehind()
 	return &ans, nil
+}
+
+// clockBehind says whether the clock shows a time that has passed for sure: it
+// was not set since the power came.
+func (d *Device) clockBehind() bool {
+	now := d.env.Now()
+	return d.now().Sub(now) > time.Minute
 }
 
 // free gives the bytes that are free on the file systems that a release needs,
@@ -149,24 +179,32 @@ func (d *Device) free() int64 {
 	return free
 }
 
-// best gives what to do about the answers: firmware first, as in an update by
-// hand. nil is nothing.
-func (ans *answers) best() *Course {
+// candidates gives what could be done about the answers: firmware first, as in
+// an update by hand.
+func (ans *answers) candidates() []Course {
+	var all []Course
 	for _, f := range ans.firmware {
 		best := f.Decision.Best
 		switch {
 		case best != nil && best.Release.Version.Compare(f.Pending.Version) > 0:
-			c := courseOf(best, f.Installed)
-			return &c
+			all = append(all, courseOf(best, f.Installed))
 		case f.Pending.State != FirmwareNone && f.Pending.State != FirmwareRestart:
-			return &Course{Step: Ready, Kind: bundle.Firmware, App: f.Name, From: f.Installed, Version: f.Pending.Version}
+			all = append(all, unpackedFirmware(f))
 		}
 	}
 	if ans.app.Best != nil {
-		c := courseOf(ans.app.Best, ans.installed)
-		return &c
+		all = append(all, courseOf(ans.app.Best, ans.installed))
 	}
-	return nil
+	return all
+}
+
+// unpackedFirmware is what the agent does about a firmware that waits for its
+// handler. It has no bundle any more; the sum tells it from others.
+func unpackedFirmware(f FirmwareAnswer) Course {
+	return Course{
+		Step: Ready, Kind: bundle.Firmware, App: f.Name, From: f.Installed, Version: f.Pending.Version,
+		SHA256: digest.Of([]byte("unpacked " + f.Name + " " + f.Pending.Version.String())),
+	}
 }
 
 func (a *Agent) pollJob(ctx context.Context) func() {
@@ -211,24 +249,26 @@ func (a *Agent) polled(ans *answers, err error) {
 
 // choose makes of the answers what the agent is busy with.
 func (a *Agent) choose(ans *answers) {
-	c := &a.mem.Course
-	best := ans.best()
-	switch {
-	case c.Step == Installing:
-	case best == nil, a.mem.barred(best.SHA256, a.clock(), ans.free) != nil:
-		if best != nil {
-			a.now.Waiting = a.mem.barred(best.SHA256, a.clock(), ans.free).Reason
+	a.now.ClockBehind = ans.behind
+	if a.mem.Course.Step == Installing {
+		return
+	}
+	for _, next := range ans.candidates() {
+		if b := a.mem.barred(next.SHA256, a.clock(), ans.free); b != nil {
+			a.log.WithFields(logrus.Fields{"app": next.App, "version": next.Version}).Debug("left alone: " + b.Reason)
+			continue
 		}
-		a.drop()
-	case best.SHA256 == c.SHA256 && best.Version.String() == c.Version.String() && c.Step != Idle:
-		if c.Urgent != best.Urgent {
-			c.Urgent = best.Urgent
+		c := &a.mem.Course
+		if c.Step == Idle || c.SHA256 != next.SHA256 || c.Version.String() != next.Version.String() {
+			a.log.WithFields(logrus.Fields{"app": next.App, "version": next.Version, "bytes": next.Size}).Info("a release is available")
+			a.step(next)
+		} else if c.Urgent != next.Urgent {
+			c.Urgent = next.Urgent
 			a.saveMemory()
 		}
-	default:
-		a.log.WithFields(logrus.Fields{"app": best.App, "version": best.Version, "bytes": best.Size}).Info("a release is available")
-		a.step(*best)
+		return
 	}
+	a.drop()
 }
 
 // drop ends what the agent is busy with.
@@ -394,6 +434,12 @@ func (a *Agent) installed(c Course, free int64, err error) {
 		log.WithError(err).Error("there is no room for the release: it is not tried again until there is more")
 		a.mem.bar(Bar{SHA256: c.SHA256, Reason: err.Error(), Free: free + c.Size + moreRoom})
 		a.step(idle)
+	case errors.Is(err, ErrPostponed) && c.Kind == bundle.Firmware: // the others need not wait for it
+		log.WithError(err).Info("postponed")
+		a.mem.bar(Bar{SHA256: unpackedFirmware(FirmwareAnswer{Name: c.App, Pending: FirmwareResult{Version: c.Version}}).SHA256,
+			Reason: err.Error(), Until: now.Add(postponeRetry)})
+		a.step(idle)
+		a.now.NextPoll = now
 	case errors.Is(err, ErrPostponed):
 		log.WithError(err).Info("postponed")
 		a.step(ready)
@@ -439,14 +485,26 @@ func (a *Agent) proveJob(ctx context.Context) func() {
 func (a *Agent) captureJob(ctx context.Context) func() {
 	again := func() { a.config.edits.seen(a.clock()) }
 	return a.onSides(ctx, again, func(d *Device) func() {
-		began := time.Now()
+		began := a.clock()
 		res, err := d.Boot(ctx, "agent", backup.Options{})
-		took := time.Since(began)
 		return func() {
-			a.config.cost = took
-			if err != nil && ctx.Err() == nil {
-				a.log.WithError(err).Warn("the configuration is not backed up")
+			if ctx.Err() != nil {
+				return
+			}
+			w, now := &a.config, a.clock()
+			w.cost = now.Sub(began)
+			switch {
+			case err != nil:
+				w.failures++
+				w.wait = now.Add(nextTry(w.failures, 0, a.o.Random()))
+				if w.failures == 1 {
+					a.log.WithError(err).Warn("the configuration is not backed up; it is tried again")
+				}
 				again()
+			case len(res.Changed) > 0:
+				w.failures, w.wait = 0, now.Add(w.captures.ReserveN(now, 1).DelayFrom(now))
+			default:
+				w.failures = 0
 			}
 			a.watchConfig(res)
 		}
@@ -535,7 +593,8 @@ type configWatch struct {
 	captures *rate.Limiter
 	cost     time.Duration // of the last look at the sides
 	next     time.Time     // of the next scan
-	wait     time.Time     // until which the rate limit holds captures
+	failures int           // in a row
+	wait     time.Time     // until which captures are held: they come too often, or fail
 }
 
 // due says when the sides are to be looked at for edits; zero: when something
@@ -553,10 +612,6 @@ func (w *configWatch) due(now time.Time) time.Time {
 
 // begin takes note that the sides are looked at now.
 func (w *configWatch) begin(now time.Time) {
-	if !w.edits.First.IsZero() {
-		r := w.captures.ReserveN(now, 1)
-		w.wait = now.Add(r.DelayFrom(now))
-	}
 	w.edits = edits{}
 	w.next = now.Add(max(scanEvery, scanShare*w.cost))
 }
