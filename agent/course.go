@@ -134,7 +134,8 @@ func (m *memory) barred(sum digest.SHA256, now time.Time, free int64) *Bar {
 		if b.SHA256 != sum {
 			continue
 		}
-		if b.Until.IsZero() && free > b.Free || !b.Until.IsZero() && !now.Before(b.Until) {
+		left := b.Until.Sub(now)
+		if b.Until.IsZero() && free > b.Free || !b.Until.IsZero() && (left <= 0 || left > barTime) { // or the clock went back
 			return nil
 		}
 		return b
