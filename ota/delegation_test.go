@@ -78,9 +78,11 @@ func TestDelegatedRoleIsConfined(t *testing.T) {
 		wants   string // beside what an error says
 		says    string
 	}{
-		{"another application's name", func(p *publisher) {
-			p.addTo("A", "2.0.0", []byte("2"), func(r *repository.Release) { r.App = "hell" })
-			p.addTo("A", "1.2.0", []byte("1"), func(r *repository.Release) { r.App = "hello-1" })
+		{"the name of another application", func(p *publisher) {
+			p.addTo("A", "2.0.0", []byte("2"))
+			listed := p.below["A"].Signed.Targets
+			listed["modem-2.0.0.bundle"] = listed["hello-2.0.0.bundle"]
+			delete(listed, "hello-2.0.0.bundle")
 		}, "1.1.0", ""},
 		{"the name of what the top level lists", func(p *publisher) {
 			p.addTo("A", "1.1.0", []byte("another eleven"), func(r *repository.Release) { r.Version = version(p.t, "3.0.0") })
@@ -93,6 +95,10 @@ func TestDelegatedRoleIsConfined(t *testing.T) {
 			p.addTo("A", "2.0.0", []byte("2"))
 			p.below["A"].Signed.Expires = start.Add(-time.Hour)
 		}, "1.1.0", "expired on 2026-06-01T11:00:00Z"},
+		{"not pinned by hash", func(p *publisher) {
+			p.addTo("A", "2.0.0", []byte("2"))
+			p.unpinned = "A"
+		}, "", "names A.json without its SHA-256"},
 		{"a bundle's own metadata", func(p *publisher) {
 			p.below["A"].Signed.Targets["manifest.json"] = p.targets.Signed.Targets["hello-1.1.0.bundle"]
 		}, "", "as the metadata inside a bundle does"},

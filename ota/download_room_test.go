@@ -130,6 +130,33 @@ func TestTenPowerCuts(t *testing.T) {
 	}
 }
 
+// What a process that was killed has left is synced before a byte beyond it, or
+// the next run of the machine would take it for durable.
+func TestSyncAfterAKill(t *testing.T) {
+	l := newLab(t)
+	at := 5 * l.file.step()
+	l.have("part", l.body[:at])
+	disk := &cutFS{FS: l.fs, part: l.name("part")}
+	l.fs, l.options.Attempts = disk, 1
+	ctx, cancel := context.WithCancel(t.Context())
+	l.s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
+		w.Header().Set("Content-Range", contentRangeOf(req))
+		w.WriteHeader(http.StatusPartialContent)
+		w.Write(l.body[at : at+100])
+		http.NewResponseController(w).Flush()
+		l.arrive(req, at+100)
+		cancel()
+		l.s.hang(req)
+		return true
+	})
+	if _, err := l.get(ctx); err == nil || l.part() != at+100 {
+		t.Fatalf("error %v, a part of %d bytes", err, l.part())
+	}
+	if disk.durable != at {
+		t.Errorf("%d bytes are synced, want %d", disk.durable, at)
+	}
+}
+
 // shared is a disk of a certain size, all of it for downloads.
 type shared struct {
 	fsys.FS

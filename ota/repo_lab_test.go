@@ -58,6 +58,8 @@ type publisher struct {
 	expires  time.Time
 	noHashes bool              // the snapshot names its targets without a hash
 	files    map[string][]byte // by path
+	// unpinned is a delegated role that the snapshot names without a hash.
+	unpinned string
 	// below are the roles that targets delegates to.
 	below map[string]*metadata.Metadata[metadata.TargetsType]
 }
@@ -165,6 +167,9 @@ func (p *publisher) publish() {
 		data := signed(p, meta, p.keys[role])
 		p.files[fmt.Sprintf("/metadata/%d.%s.json", meta.Signed.Version, role)] = data
 		snapshot.Signed.Meta[role+".json"] = pin(meta.Signed.Version, data)
+		if role == p.unpinned {
+			snapshot.Signed.Meta[role+".json"].Hashes = nil
+		}
 	}
 	if p.noHashes {
 		snapshot.Signed.Meta["targets.json"].Hashes = nil

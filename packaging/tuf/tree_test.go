@@ -20,7 +20,7 @@ var now = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
 // grove makes the targets metadata of a repository, and remembers what was read.
 type grove struct {
-	t      *testing.T
+	t      testing.TB
 	roles  map[string]*metadata.Metadata[metadata.TargetsType]
 	signed map[string][]byte
 	snap   *metadata.Metadata[metadata.SnapshotType]
@@ -29,7 +29,7 @@ type grove struct {
 	by map[string][]string
 }
 
-func newGrove(t *testing.T) *grove {
+func newGrove(t testing.TB) *grove {
 	g := &grove{t: t, roles: map[string]*metadata.Metadata[metadata.TargetsType]{}, by: map[string][]string{}}
 	g.role(metadata.TARGETS)
 	return g
@@ -434,6 +434,43 @@ func TestBounds(t *testing.T) {
 		listed, failed := g.tree(room).List()
 		if len(g.asked) != 2 || len(listed) != 0 || len(failed) != 1 || !errors.Is(failed[0], ErrTooMuch) {
 			t.Errorf("%v read, failed %v", g.asked, failed)
+		}
+	})
+}
+
+// FuzzTree gives a device targets metadata that holds anything, as a publisher
+// with a broken tool could sign it: nothing panics, and what is listed is what
+// a search finds.
+func FuzzTree(f *testing.F) {
+	g := newGrove(f)
+	g.list("targets", "top")
+	g.list("A", "a-1")
+	g.delegate("targets", "A", paths("a-*"))
+	g.delegate("targets", "B", prefixes("0", "a"), terminating)
+	g.delegate("A", "B")
+	g.tree(plenty)
+	f.Add(g.signed["targets"], g.signed["A"])
+	f.Add(g.signed["targets"], []byte("{}"))
+	f.Fuzz(func(t *testing.T, top, below []byte) {
+		meta, err := Decode[metadata.TargetsType](top)
+		if err != nil {
+			return
+		}
+		snap := metadata.Snapshot(now.Add(time.Hour))
+		for _, role := range []string{"A", "B"} {
+			snap.Signed.Meta[role+".json"] = &metadata.MetaFiles{Version: 1}
+		}
+		tree := NewTree(&trustedmetadata.TrustedMetadata{
+			Snapshot: snap, RefTime: now, Targets: map[string]*metadata.Metadata[metadata.TargetsType]{metadata.TARGETS: meta},
+		}, plenty, func(_ string, _ *metadata.MetaFiles, _ int64, accept func([]byte) error) error { return accept(below) })
+		listed, failed := tree.List()
+		for _, l := range listed {
+			if found, err := tree.Find(l.Name); err != nil || found != l {
+				t.Fatalf("%q is listed by %q; found in %q, %v", l.Name, l.Role, found.Role, err)
+			}
+		}
+		if len(failed) > MaxRoles {
+			t.Fatalf("%d failed", len(failed))
 		}
 	})
 }
