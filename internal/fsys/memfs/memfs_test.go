@@ -913,8 +913,7 @@ func TestDamage(t *testing.T) {
 func TestRestartEach(t *testing.T) {
 	m := device(t, memfs.Options{}, nil)
 	for _, d := range []string{"system", "usr_data"} {
-		f := m.Disk(d).FS()
-		must(t, write(f, "a", "content", false))
+		must(t, write(m.NewDisk(d, memfs.Options{}).FS(), "a", "content", false))
 	}
 	m.Restart(memfs.Zeros(), memfs.Nothing())
 	if got := read(t, system(m), "a"); got != "\x00\x00\x00\x00\x00\x00\x00" {
