@@ -2,8 +2,7 @@ package memfs
 
 import (
 	"crypto/sha256"
-	"fmt"
-	"io"
+	"encoding/binary"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -321,29 +320,40 @@ func (m *Machine) Evict() {
 func (m *Machine) Fingerprint() [sha256.Size]byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	h := sha256.New()
+	var all []byte
 	for _, d := range m.disks {
-		fmt.Fprintf(h, "disk %s\n", d.name)
-		d.fingerprint(h, rootIno)
+		all = d.fingerprint(append(all, d.name...), rootIno)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return sha256.Sum256(all)
 }
 
-func (d *Disk) fingerprint(h io.Writer, ino uint64) {
+// fingerprint appends what lies at ino, each part with its length before it.
+func (d *Disk) fingerprint(all []byte, ino uint64) []byte {
 	n := d.inodes[ino]
-	mtime := n.attr.mtime
+	text := func(s string) {
+		all = binary.AppendUvarint(all, uint64(len(s)))
+		all = append(all, s...)
+	}
+	numbers := []int64{int64(ino), int64(n.attr.mode), int64(n.attr.uid), int64(n.attr.gid), n.attr.mtime, int64(len(n.attr.xattrs)), int64(len(n.entries))}
 	if n.typ == fsys.TypeDir {
-		mtime = 0
+		numbers[4] = 0
 	}
-	fmt.Fprintf(h, "%d %s %o %d:%d %d %q %d %d\n", ino, n.typ, n.attr.mode, n.attr.uid, n.attr.gid, mtime, n.target, len(n.attr.xattrs), len(n.data))
+	for _, v := range numbers {
+		all = binary.AppendVarint(all, v)
+	}
+	text(string(n.typ))
+	text(n.target)
+	all = binary.AppendUvarint(all, uint64(len(n.data)))
+	all = append(all, n.data...)
 	for _, x := range slices.Sorted(maps.Keys(n.attr.xattrs)) {
-		fmt.Fprintf(h, "%q %q\n", x, n.attr.xattrs[x])
+		text(x)
+		text(string(n.attr.xattrs[x]))
 	}
-	h.Write(n.data) // a hash.Hash gives no error
 	for _, name := range slices.Sorted(maps.Keys(n.entries)) {
-		fmt.Fprintf(h, "%q\n", name)
-		d.fingerprint(h, n.entries[name])
+		text(name)
+		all = d.fingerprint(all, n.entries[name])
 	}
+	return all
 }
 
 func (d *Disk) crash(c Choice) {
