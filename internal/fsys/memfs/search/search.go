@@ -130,16 +130,19 @@ type state struct {
 }
 
 func (s *searcher) run() error {
+	whole := s.Start.Clone()
+	if err := s.Work(whole); err != nil {
+		return fail("no cut", whole, fmt.Errorf("without a cut: %w", err))
+	}
+	ops := whole.Ops() - s.Start.Ops()
 	var left []state
-	last := 0
-	for n, m := range s.Start.Cuts(func(m *memfs.Machine) { _ = s.Work(m) }) {
-		if !m.Off() {
-			last = n
-			break
-		}
+	for n := 1; n <= ops; n++ {
 		if s.o.Only == "" && s.o.CutStep > 1 && (n+len(s.Name)+int(s.o.Seed))%s.o.CutStep != 0 {
 			continue
 		}
+		m := s.Start.Clone()
+		m.CutAt(n)
+		_ = s.Work(m) // what it says of the cut is of no matter
 		_, what := m.LastOp()
 		s.report.Cuts[what]++
 		for i, choices := range s.choices(n, s.o.States) {
@@ -150,11 +153,11 @@ func (s *searcher) run() error {
 			}
 		}
 	}
-	if err := s.done(last, &left); err != nil {
+	if err := s.succeeded("done", ops+1, whole, &left); err != nil {
 		return err
 	}
 	if s.o.FaultStep > 0 {
-		if err := s.faults(last, &left); err != nil {
+		if err := s.faults(ops, &left); err != nil {
 			return err
 		}
 	}
@@ -230,16 +233,8 @@ func fail(name string, m *memfs.Machine, err error) error {
 	return &Failure{Name: name, Err: err, Trace: trace[max(0, len(trace)-16):]}
 }
 
-// done runs the work to its end and cuts the power right after it.
-func (s *searcher) done(n int, left *[]state) error {
-	m := s.Start.Clone()
-	if err := s.Work(m); err != nil {
-		return fail("no cut", m, fmt.Errorf("without a cut: %w", err))
-	}
-	return s.succeeded("done", n, m, left)
-}
-
-// succeeded checks what was promised to be durable.
+// succeeded cuts the power right after the work's success: what it promised is
+// durable.
 func (s *searcher) succeeded(name string, n int, m *memfs.Machine, left *[]state) error {
 	for i, choices := range s.choices(n, s.o.States) {
 		st := state{name: fmt.Sprintf("%s.%d", name, i), m: restarted(m, choices)}
@@ -277,7 +272,7 @@ var faults = []struct {
 // dropped; or its power is cut then.
 func (s *searcher) faults(ops int, left *[]state) error {
 	step := s.o.FaultStep
-	for n := 1 + int(s.o.Seed%uint64(step)); n < ops; n += step {
+	for n := 1 + int(s.o.Seed%uint64(step)); n <= ops; n += step {
 		for i, fault := range faults {
 			if step > 1 && i != n/step%len(faults) {
 				continue
