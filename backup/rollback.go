@@ -80,7 +80,13 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 		return system.Version, now, err
 	}
 	stop(system.Version, kept.Version)
-	if err := r.setRevoked(append(versioning.Without(bad, kept.Version), system.Version)); err != nil {
+	rest := versioning.Without(bad, kept.Version)
+	if len(rest) < len(bad) { // first, or a cut between the sides would leave both versions revoked
+		if err := r.setRevoked(rest); err != nil {
+			return system.Version, now, err
+		}
+	}
+	if err := r.setRevoked(append(rest, system.Version)); err != nil {
 		return system.Version, now, err
 	}
 	return system.Version, kept.Version, r.returnTo(ctx, in, system, usrData, kept)

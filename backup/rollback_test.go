@@ -66,38 +66,3 @@ func TestRollbackLeavesADamagedPreviousAlone(t *testing.T) {
 	}
 	l.wantInStep("1.1.0")
 }
-
-// TestRollbackPowerCut cuts a rollback at every operation: once the version is
-// revoked, the device returns to the one before whatever happens.
-func TestRollbackPowerCut(t *testing.T) {
-	for name, o := range map[string]memfs.Options{"exchange": {}, "two renames": {NoExchange: true, NoSyncReports: true}} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l := newLab(t, o)
-			l.mustInstall("1.0.0", nil, InstallOptions{})
-			l.mustInstall("1.1.0", nil, InstallOptions{})
-			cuts := 0
-			for n, m := range l.m.Cuts(func(m *memfs.Machine) { _ = (&lab{t, m}).rollback("") }) {
-				for i, choice := range memfs.Choices(uint64(n), 2) {
-					after := &lab{t, m.Clone()}
-					after.m.Restart(choice)
-					sc := scenario{want: []string{"1.0.0", "1.1.0"}, check: func(l *lab) error {
-						bad, err := l.reconciler().Revoked()
-						if err != nil {
-							return err
-						}
-						if tag := l.tag(System); (tag == "1.1.0") == v("1.1.0").In(bad) {
-							return fmt.Errorf("the device has %s, revoked are %v", tag, bad)
-						}
-						return nil
-					}}
-					if err := after.survives(sc, after.completeVersions(), n+i); err != nil {
-						t.Fatalf("cut at operation %d, state %s (%d): %v", n, choice, i, err)
-					}
-					cuts++
-				}
-			}
-			t.Logf("%d cuts", cuts)
-		})
-	}
-}

@@ -1,6 +1,8 @@
 package memfs
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -194,6 +196,7 @@ const (
 	keepAll
 	keepPrefix
 	keepSome
+	keepZeros // of data alone
 )
 
 // Nothing lets only what was synced survive.
@@ -205,6 +208,11 @@ func Everything() Choice { return Choice{entries: keepAll, content: keepAll} }
 // EntriesOnly lets all entries survive, but of data and attributes only what was
 // synced: the file that was renamed before it was written out.
 func EntriesOnly() Choice { return Choice{entries: keepAll} }
+
+// Zeros lets all entries, lengths and attributes survive, but data that was not
+// synced reads as zeros: the file that has its length on the disk and not its
+// blocks.
+func Zeros() Choice { return Choice{entries: keepAll, content: keepZeros} }
 
 // DataOnly lets all data and attributes survive, but of the entries only what was
 // synced.
@@ -224,7 +232,7 @@ func Random(rng *rand.Rand) Choice {
 // Choices gives every fixed Choice, and n each of Prefix and Random, each with
 // its own seed, so that one can be repeated without the others.
 func Choices(seed uint64, n int) []Choice {
-	c := []Choice{Nothing(), Everything(), EntriesOnly(), DataOnly()}
+	c := []Choice{Nothing(), Everything(), EntriesOnly(), Zeros(), DataOnly()}
 	for i := range uint64(n) {
 		c = append(c, Prefix(rand.New(rand.NewPCG(seed, 2*i))), Random(rand.New(rand.NewPCG(seed, 2*i+1))))
 	}
@@ -246,6 +254,8 @@ func (c Choice) String() string {
 		return "prefix"
 	case c.entries == keepAll && c.content == keepAll:
 		return "everything"
+	case c.content == keepZeros:
+		return "zeros"
 	case c.entries == keepAll:
 		return "entries only"
 	case c.content == keepAll:
@@ -254,20 +264,96 @@ func (c Choice) String() string {
 	return "nothing"
 }
 
-// Restart brings the power back, after a cut or right now: every disk falls into
-// a state of c's choice, in which everything is durable. Open files are dead, and
-// what CutAt and FailAt ordered is off.
-func (m *Machine) Restart(c Choice) {
+// Restart brings the power back, after a cut or right now: the first disk falls
+// into a state of c's choice, each further one into one of the next of others,
+// or of the last that there is. Everything is durable then. Open files are dead,
+// and what CutAt and FailAt ordered is off.
+func (m *Machine) Restart(c Choice, others ...Choice) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.off = false
 	m.cutAt = 0
 	m.failures = nil
 	m.boots++
-	m.trace = append(m.trace, event{what: "restart with " + c.String()})
-	for _, d := range m.disks {
+	what := "restart with " + c.String()
+	for _, o := range others {
+		what += ", " + o.String()
+	}
+	m.trace = append(m.trace, event{what: what})
+	for i, d := range m.disks {
+		if i > 0 && len(others) > 0 {
+			c, others = others[0], others[1:]
+		}
 		d.crash(c)
 	}
+}
+
+// Evict drops from the cache what failed Syncs did not write: until then, or
+// until Restart, it can still be read.
+func (m *Machine) Evict() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range m.disks {
+		for _, ino := range slices.Sorted(maps.Keys(d.inodes)) {
+			if len(d.inodes[ino].doubt) == 0 {
+				continue
+			}
+			n := d.mut(ino)
+			d.blocks -= n.blocks()
+			kept := n.dropDoubt(n.data[:n.clean:n.clean], Nothing())
+			if n.clean == len(n.data) { // what follows lost data holds its place
+				n.data = kept
+			} else {
+				n.data = append(append(slices.Clip(kept), make([]byte, n.clean-len(kept))...), n.data[n.clean:]...)
+			}
+			n.safe, n.clean = min(n.safe, len(n.data)), min(n.clean, len(n.data))
+			n.doubt = nil
+			d.blocks += n.blocks()
+		}
+	}
+}
+
+// Fingerprint tells machines apart by what their disks hold: names, content,
+// attributes, which names share an inode, and the inodes' numbers. Times of
+// directories do not count. It is meant for the time after a Restart: what is
+// not durable does not count as such.
+func (m *Machine) Fingerprint() [sha256.Size]byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []byte
+	for _, d := range m.disks {
+		all = d.fingerprint(append(all, d.name...), rootIno)
+	}
+	return sha256.Sum256(all)
+}
+
+// fingerprint appends what lies at ino, each part with its length before it.
+func (d *Disk) fingerprint(all []byte, ino uint64) []byte {
+	n := d.inodes[ino]
+	text := func(s string) {
+		all = binary.AppendUvarint(all, uint64(len(s)))
+		all = append(all, s...)
+	}
+	numbers := []int64{int64(ino), int64(n.attr.mode), int64(n.attr.uid), int64(n.attr.gid), n.attr.mtime, int64(len(n.attr.xattrs)), int64(len(n.entries))}
+	if n.typ == fsys.TypeDir {
+		numbers[4] = 0
+	}
+	for _, v := range numbers {
+		all = binary.AppendVarint(all, v)
+	}
+	text(string(n.typ))
+	text(n.target)
+	all = binary.AppendUvarint(all, uint64(len(n.data)))
+	all = append(all, n.data...)
+	for _, x := range slices.Sorted(maps.Keys(n.attr.xattrs)) {
+		text(x)
+		text(string(n.attr.xattrs[x]))
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.entries)) {
+		text(name)
+		all = d.fingerprint(all, n.entries[name])
+	}
+	return all
 }
 
 func (d *Disk) crash(c Choice) {
@@ -333,6 +419,8 @@ func (n *inode) crash(c Choice) {
 	switch c.content {
 	case keepAll:
 		end, zero = len(n.data), len(n.data)
+	case keepZeros:
+		end = len(n.data)
 	case keepSome:
 		end, zero = n.tear(c.rng)
 	}
@@ -396,7 +484,7 @@ func (n *inode) dropDoubt(data []byte, c Choice) []byte {
 		if s.from >= s.to || c.content == keepSome && c.rng.IntN(2) == 0 {
 			continue
 		}
-		if s.to == len(data) && (c.content == keepSynced || c.rng.IntN(2) == 0) {
+		if s.to == len(data) && c.content != keepZeros && (c.content == keepSynced || c.rng.IntN(2) == 0) {
 			data = data[:s.from:s.from]
 			continue
 		}

@@ -179,6 +179,20 @@ func (m *Machine) Trace() []string {
 	return lines
 }
 
+// LastOp gives the disk and the kind, such as "rename", of the last counted
+// operation, or of the last restart.
+func (m *Machine) LastOp() (disk, what string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, events := range slices.Backward(append(slices.Clip(m.past), m.trace)) {
+		if len(events) > 0 {
+			e := events[len(events)-1]
+			return e.disk, e.what
+		}
+	}
+	return "", ""
+}
+
 // CutAt cuts the power at the n-th changing operation from now: 1 is the next.
 // It does not happen, and it and all that follows, reads included, fail with
 // ErrPowerCut until Restart. n below 1 takes the order back.
@@ -328,8 +342,18 @@ func (d *Disk) SetReadOnly(ro bool) {
 // Damage changes what the file holds, durably and without a trace in its
 // attributes, as a worn-out flash page does. It is not a counted operation.
 func (d *Disk) Damage(name string, change func([]byte) []byte) error {
+	return d.overwrite("damage", name, change, false)
+}
+
+// Edit changes what the file holds, durably and in place, as an application
+// does that opens and overwrites it. It is not a counted operation.
+func (d *Disk) Edit(name string, change func([]byte) []byte) error {
+	return d.overwrite("edit", name, change, true)
+}
+
+func (d *Disk) overwrite(op, name string, change func([]byte) []byte, touch bool) error {
 	t := &tree{d, "."}
-	return t.do("damage", name, func() error {
+	return t.do(op, name, func() error {
 		p, err := t.regular(name)
 		if err != nil {
 			return err
@@ -339,6 +363,10 @@ func (d *Disk) Damage(name string, change func([]byte) []byte) error {
 		n.data = slices.Clone(change(slices.Clone(n.data)))
 		n.safe, n.clean, n.doubt = len(n.data), len(n.data), nil
 		d.blocks += n.blocks()
+		if touch {
+			d.touch(p.ino)
+			n.synced.mtime = n.attr.mtime
+		}
 		return nil
 	})
 }

@@ -523,6 +523,13 @@ func TestFailedSync(t *testing.T) {
 				t.Errorf("Nothing keeps data in doubt: %q", got)
 			}
 
+			evicted := m.Clone()
+			evicted.Evict()
+			if got := look(system(evicted)); got != "one\x00\x00\x00three" {
+				t.Errorf("out of the cache: %q", got)
+			}
+			wantStates(t, states(evicted, 20, look), "one\x00\x00\x00three")
+
 			// The doubt ends with the restart.
 			m.Restart(memfs.Everything())
 			m.Restart(memfs.Nothing())
@@ -899,6 +906,82 @@ func TestDamage(t *testing.T) {
 	}
 	if err := m.Disk("system").Damage("missing", bytes.ToUpper); !fsys.IsNotExist(err) {
 		t.Errorf("%v", err)
+	}
+}
+
+// Each disk falls into a state of its own.
+func TestRestartEach(t *testing.T) {
+	m := device(t, memfs.Options{}, nil)
+	for _, d := range []string{"system", "usr_data"} {
+		must(t, write(m.NewDisk(d, memfs.Options{}).FS(), "a", "content", false))
+	}
+	m.Restart(memfs.Zeros(), memfs.Nothing())
+	if got := read(t, system(m), "a"); got != "\x00\x00\x00\x00\x00\x00\x00" {
+		t.Errorf("system has %q", got)
+	}
+	if _, err := m.Disk("usr_data").FS().Lstat("a"); !fsys.IsNotExist(err) {
+		t.Errorf("usr_data: %v", err)
+	}
+	if _, what := m.LastOp(); what != "restart with zeros, nothing" {
+		t.Errorf("the last operation was %q", what)
+	}
+}
+
+// An application writes in place: all names of the file see it, and its time.
+func TestEdit(t *testing.T) {
+	m := device(t, memfs.Options{}, func(f fsys.FS) {
+		must(t, write(f, "a", "A", true))
+		must(t, f.Link("a", "b"))
+	})
+	must(t, m.Disk("system").FS().Sync())
+	before, err := system(m).Lstat("a")
+	must(t, err)
+	m.Advance(time.Second)
+	must(t, m.Disk("system").Edit("a", func(b []byte) []byte { return append(b, "BC"...) }))
+	m.Restart(memfs.Nothing())
+	if got := read(t, system(m), "b"); got != "ABC" {
+		t.Errorf("b has %q", got)
+	}
+	after, err := system(m).Lstat("b")
+	if err != nil || after.Ino != before.Ino || after.Mtime <= before.Mtime {
+		t.Errorf("%+v, %v", after, err)
+	}
+}
+
+func TestFingerprint(t *testing.T) {
+	base := device(t, memfs.Options{}, func(f fsys.FS) {
+		must(t, f.Mkdir("d", 0o755))
+		must(t, write(f, "d/a", "A", true))
+	})
+	must(t, system(base).Sync())
+	base.Restart(memfs.Everything())
+	same := base.Clone()
+	same.Restart(memfs.Nothing())
+	if same.Fingerprint() != base.Fingerprint() {
+		t.Error("two machines with the same disks differ")
+	}
+	for name, change := range map[string]func(f fsys.FS) error{
+		"a name":      func(f fsys.FS) error { return f.Rename("d/a", "d/b") },
+		"a link":      func(f fsys.FS) error { return f.Link("d/a", "d/b") },
+		"content":     func(fsys.FS) error { return nil },
+		"a mode":      func(f fsys.FS) error { return f.SetAttr("d/a", fsys.Attr{Mode: 0o600}) },
+		"a directory": func(f fsys.FS) error { return f.Mkdir("d/e", 0o755) },
+		"an inode": func(f fsys.FS) error {
+			i, err := f.Lstat("d/a")
+			must(t, err)
+			must(t, f.Remove("d/a"))
+			must(t, write(f, "d/a", "A", true))
+			return f.SetAttr("d/a", fsys.Attr{Mode: i.Mode, Mtime: i.Mtime})
+		},
+	} {
+		c := base.Clone()
+		must(t, change(system(c)))
+		if name == "content" {
+			must(t, c.Disk("system").Damage("d/a", bytes.ToLower))
+		}
+		if c.Fingerprint() == base.Fingerprint() {
+			t.Errorf("%s makes no difference", name)
+		}
 	}
 }
 

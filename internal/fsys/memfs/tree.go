@@ -27,7 +27,15 @@ type place struct {
 	ino  uint64
 }
 
-func (t *tree) rel(name string) string { return path.Join(t.dir, name) }
+func (t *tree) rel(name string) string {
+	switch {
+	case t.dir == ".":
+		return name
+	case name == ".":
+		return t.dir
+	}
+	return t.dir + "/" + name
+}
 
 func (t *tree) Path(name string) string { return t.d.path(t.rel(name)) }
 
@@ -205,7 +213,7 @@ func cloneXattrs(x map[string][]byte) map[string][]byte {
 }
 
 func (t *tree) Open(name string) (fsys.File, error) {
-	if err := t.d.m.readError(t.Path(name)); err != nil {
+	if err := t.readError(name); err != nil {
 		return nil, &fs.PathError{Op: "open", Path: t.Path(name), Err: err}
 	}
 	var f *file
@@ -224,7 +232,8 @@ func (t *tree) Open(name string) (fsys.File, error) {
 }
 
 // readError asks the function of FailReads, unlocked, so that it may use the machine.
-func (m *Machine) readError(path string) error {
+func (t *tree) readError(name string) error {
+	m := t.d.m
 	m.mu.Lock()
 	f := m.failReads
 	if m.off {
@@ -234,7 +243,7 @@ func (m *Machine) readError(path string) error {
 	if f == nil {
 		return nil
 	}
-	return f(path)
+	return f(t.Path(name))
 }
 
 func (t *tree) handle(name string, ino uint64, write bool) *file {
@@ -560,7 +569,7 @@ func (f *file) do(op string, run func(d *Disk) error) error {
 }
 
 func (f *file) Read(p []byte) (n int, err error) {
-	if err := f.t.d.m.readError(f.t.Path(f.name)); err != nil {
+	if err := f.t.readError(f.name); err != nil {
 		return 0, &fs.PathError{Op: "read", Path: f.t.Path(f.name), Err: err}
 	}
 	err = f.do("read", func(d *Disk) error {

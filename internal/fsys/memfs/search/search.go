@@ -1,0 +1,398 @@
+// Package search looks for the power cut or the disk error that an operation
+// does not survive. It runs the operation on a memfs.Machine again and again:
+// with the power cut at each of its changing operations in turn, with each state
+// that the disks may fall into then, and with the power cut once more at each
+// operation of the recovery from that; and with each operation failing instead.
+//
+// States that hold the same are looked at once. The same seed finds the same,
+// and what goes wrong has a name by which it alone is run again.
+package search
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"tandem/internal/fsys/memfs"
+)
+
+// Case is one operation on one device, and what must hold whatever becomes of it.
+type Case struct {
+	Name string
+	// Start is the device before the operation, everything on it durable. It is
+	// only ever cloned.
+	Start *memfs.Machine
+	// Work is the operation, Recover what the device does when it starts. They
+	// must do the same each time.
+	Work, Recover func(*memfs.Machine) error
+	// Expect says what a device in this state must come to: what is promised may
+	// depend on how far the operation came. It is handed to the checks of all
+	// states that recovery goes through from there. nil expects "".
+	Expect func(*memfs.Machine) string
+	// During checks a state before recovery. first is "" at the first cut, after
+	// that it is what was expected then.
+	During func(m *memfs.Machine, first string) error
+	// After checks a device that has recovered with err.
+	After func(m *memfs.Machine, expect string, err error) error
+	// Done checks each state that a cut right after Work's success may leave.
+	Done func(m *memfs.Machine) error
+	// Failed checks what Work returned when one of its operations failed with
+	// fault. nil lets anything pass.
+	Failed func(fault, err error) error
+}
+
+// Options say how far to look.
+type Options struct {
+	Seed uint64
+	// States is how many random states of two kinds each cut is followed by,
+	// beside the fixed ones; Second is that for cuts of the recovery.
+	States, Second int
+	// CutStep cuts the work at every CutStep-th operation only, if above 1.
+	CutStep int
+	// Every lets each Every-th state only be recovered from with a second cut at
+	// each operation. 0 lets none.
+	Every int
+	// FaultStep lets every FaultStep-th operation fail, too: 1 lets each fail with
+	// every kind of error, more lets the kinds take turns. 0 lets none fail.
+	FaultStep int
+	// Only runs nothing but the state of that name.
+	Only string
+}
+
+// Report says what was looked at.
+type Report struct {
+	Case       string
+	Cuts       map[string]int // first cuts, by kind of operation
+	States     int            // that those cuts were followed by
+	Distinct   int            // of those, which hold different things
+	Second     int            // cuts of the recovery
+	SecondSeen int            // different states that those were followed by
+	Faults     int            // operations that failed
+	Failure    *Failure       // the first one; nil if all held
+}
+
+// Failure is what did not hold.
+type Failure struct {
+	Name  string // what Options.Only is for
+	Err   error
+	Trace []string // the last operations
+}
+
+func (f *Failure) Error() string {
+	return fmt.Sprintf("%s: %v\nlast operations:\n  %s", f.Name, f.Err, strings.Join(f.Trace, "\n  "))
+}
+
+// Total sums the first cuts.
+func (r *Report) Total() int {
+	n := 0
+	for _, k := range r.Cuts {
+		n += k
+	}
+	return n
+}
+
+// Run searches until something does not hold.
+func (c *Case) Run(o Options) *Report {
+	s := &searcher{Case: c, o: o, seen: map[key]bool{}, report: &Report{Case: c.Name, Cuts: map[string]int{}}}
+	if err := s.run(); err != nil {
+		if !errors.As(err, &s.report.Failure) {
+			s.report.Failure = &Failure{Name: c.Name, Err: err}
+		}
+	}
+	return s.report
+}
+
+// key tells states apart: two that hold the same, but must come to something
+// else, are two.
+type key struct {
+	disks  [32]byte
+	expect string
+}
+
+type searcher struct {
+	*Case
+	o      Options
+	seen   map[key]bool
+	report *Report
+	count  int // of distinct states
+}
+
+// state is a device before recovery.
+type state struct {
+	name   string
+	m      *memfs.Machine
+	expect string
+}
+
+func (s *searcher) run() error {
+	whole := s.Start.Clone()
+	if err := s.Work(whole); err != nil {
+		return fail("no cut", whole, fmt.Errorf("without a cut: %w", err))
+	}
+	ops := whole.Ops() - s.Start.Ops()
+	var left []state
+	for n := 1; n <= ops; n++ {
+		if s.o.Only == "" && s.o.CutStep > 1 && (n+len(s.Name)+int(s.o.Seed))%s.o.CutStep != 0 {
+			continue
+		}
+		m := s.Start.Clone()
+		m.CutAt(n)
+		_ = s.Work(m) // what it says of the cut is of no matter
+		_, what := m.LastOp()
+		s.report.Cuts[what]++
+		for i, choices := range s.choices(n, s.o.States) {
+			st := state{name: fmt.Sprintf("cut %d.%d", n, i), m: restarted(m, choices)}
+			s.report.States++
+			if err := s.admit(&st, "", &left); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.succeeded("done", ops+1, whole, &left); err != nil {
+		return err
+	}
+	if s.o.FaultStep > 0 {
+		if err := s.faults(ops, &left); err != nil {
+			return err
+		}
+	}
+	s.report.Distinct = len(left)
+	for _, st := range left {
+		if err := s.recover(st); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func restarted(m *memfs.Machine, choices []memfs.Choice) *memfs.Machine {
+	c := m.Clone()
+	c.Restart(choices[0], choices[1:]...)
+	return c
+}
+
+// choices gives the states that a cut may leave: those that are the same for
+// all disks, those in which one keeps what another loses, and random ones.
+func (s *searcher) choices(cut, random int) [][]memfs.Choice {
+	all := [][]memfs.Choice{
+		{memfs.Nothing()}, {memfs.Everything()}, {memfs.EntriesOnly()}, {memfs.Zeros()}, {memfs.DataOnly()},
+		{memfs.Nothing(), memfs.Everything()}, {memfs.Everything(), memfs.Nothing()},
+	}
+	return append(all, s.random(cut, random)...)
+}
+
+func (s *searcher) random(cut, n int) [][]memfs.Choice {
+	h := fnv.New64a()
+	fmt.Fprint(h, s.Name, cut) // a hash.Hash gives no error
+	var all [][]memfs.Choice
+	for i := range uint64(n) {
+		rng := rand.New(rand.NewPCG(s.o.Seed+i, h.Sum64()))
+		all = append(all, []memfs.Choice{memfs.Prefix(rng)}, []memfs.Choice{memfs.Random(rng)})
+	}
+	return all
+}
+
+// wanted says whether a state is to be looked at when only one of that name
+// is, or what comes of it.
+func (s *searcher) wanted(name string) bool {
+	return s.o.Only == "" || s.o.Only == name || strings.HasPrefix(s.o.Only, name+", ")
+}
+
+// admit checks a state, and adds it to those that are left to recover from
+// unless one that holds the same was seen.
+func (s *searcher) admit(st *state, first string, left *[]state) error {
+	if !s.wanted(st.name) {
+		return nil
+	}
+	k := key{st.m.Fingerprint(), first}
+	if s.o.Only == "" && s.seen[k] {
+		return nil
+	}
+	s.seen[k] = true
+	if s.During != nil {
+		if err := s.During(st.m, first); err != nil {
+			return fail(st.name, st.m, err)
+		}
+	}
+	st.expect = first
+	if first == "" && s.Expect != nil {
+		st.expect = s.Expect(st.m)
+		s.seen[key{k.disks, st.expect}] = true
+	}
+	*left = append(*left, *st)
+	return nil
+}
+
+func fail(name string, m *memfs.Machine, err error) error {
+	trace := m.Trace()
+	return &Failure{Name: name, Err: err, Trace: trace[max(0, len(trace)-16):]}
+}
+
+// succeeded cuts the power right after the work's success: what it promised is
+// durable.
+func (s *searcher) succeeded(name string, n int, m *memfs.Machine, left *[]state) error {
+	for i, choices := range s.choices(n, s.o.States) {
+		st := state{name: fmt.Sprintf("%s.%d", name, i), m: restarted(m, choices)}
+		if !s.wanted(st.name) {
+			continue
+		}
+		s.report.States++
+		if s.Done != nil {
+			if err := s.Done(st.m); err != nil {
+				return fail(st.name, st.m, fmt.Errorf("after success: %w", err))
+			}
+		}
+		if err := s.admit(&st, "", left); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// faults are the errors that an operation may give, and how many bytes a write
+// takes before it does.
+var faults = []struct {
+	name    string
+	err     error
+	written int
+}{
+	{"EIO", syscall.EIO, 0},
+	{"ENOSPC", syscall.ENOSPC, 3},
+	{"EROFS", syscall.EROFS, 0},
+	{"short write", syscall.EIO, 7},
+}
+
+// faults lets each operation of the work fail. A device that goes on running
+// recovers at once, from what it has in its cache or what is left when that is
+// dropped; or its power is cut then.
+func (s *searcher) faults(ops int, left *[]state) error {
+	step := s.o.FaultStep
+	for n := 1 + int(s.o.Seed%uint64(step)); n <= ops; n += step {
+		for i, fault := range faults {
+			if step > 1 && i != n/step%len(faults) {
+				continue
+			}
+			name := fmt.Sprintf("%s %d", fault.name, n)
+			if s.o.Only != "" && !strings.HasPrefix(s.o.Only, name) {
+				continue
+			}
+			m := s.Start.Clone()
+			m.FailWriteAt(n, fault.written, fault.err)
+			err := s.Work(m)
+			s.report.Faults++
+			if s.Failed != nil && err != nil {
+				if err := s.Failed(fault.err, err); err != nil {
+					return fail(name, m, err)
+				}
+			}
+			if err == nil {
+				if err := s.succeeded(name, n, m.Clone(), left); err != nil {
+					return err
+				}
+			}
+			for i, live := range []func(*memfs.Machine){func(*memfs.Machine) {}, (*memfs.Machine).Evict} {
+				st := state{name: fmt.Sprintf("%s running.%d", name, i), m: m.Clone()}
+				if !s.wanted(st.name) {
+					continue
+				}
+				live(st.m)
+				if err := s.goOn(st); err != nil {
+					return err
+				}
+			}
+			for i, choices := range append(s.random(n, 1), []memfs.Choice{memfs.Nothing()}, []memfs.Choice{memfs.Everything()}) {
+				st := state{name: fmt.Sprintf("%s cut.%d", name, i), m: restarted(m, choices)}
+				s.report.States++
+				if err := s.admit(&st, "", left); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// goOn recovers on a device that was not restarted, then cuts its power: what
+// recovery says to be done must be durable.
+func (s *searcher) goOn(st state) error {
+	if s.During != nil {
+		if err := s.During(st.m, ""); err != nil {
+			return fail(st.name, st.m, err)
+		}
+	}
+	if s.Expect != nil {
+		st.expect = s.Expect(st.m)
+	}
+	err := s.Recover(st.m)
+	if e := s.After(st.m, st.expect, err); e != nil {
+		return fail(st.name, st.m, e)
+	}
+	st.m.Restart(memfs.Nothing())
+	err = s.Recover(st.m)
+	if e := s.After(st.m, st.expect, err); e != nil {
+		return fail(st.name+", cut after recovery", st.m, e)
+	}
+	return nil
+}
+
+// recover recovers from a state, and from those that a cut at each operation of
+// that leaves.
+func (s *searcher) recover(st state) error {
+	m := st.m.Clone()
+	err := s.Recover(m)
+	if s.o.Only == "" || s.o.Only == st.name {
+		if e := s.After(m, st.expect, err); e != nil {
+			return fail(st.name, m, e)
+		}
+	}
+	s.count++
+	if s.o.Only == "" && (s.o.Every == 0 || (s.count+int(s.o.Seed))%s.o.Every != 0) {
+		return nil
+	}
+	var left []state
+	for n, m := range st.m.Cuts(func(m *memfs.Machine) { _ = s.Recover(m) }) {
+		if !m.Off() {
+			break
+		}
+		s.report.Second++
+		for i, choices := range s.choices(n, s.o.Second) {
+			again := state{name: fmt.Sprintf("%s, cut %d.%d", st.name, n, i), m: restarted(m, choices)}
+			if err := s.admit(&again, st.expect, &left); err != nil {
+				return err
+			}
+		}
+	}
+	for _, again := range left {
+		s.report.SecondSeen++
+		err := s.Recover(again.m)
+		if e := s.After(again.m, again.expect, err); e != nil {
+			return fail(again.name, again.m, e)
+		}
+	}
+	return nil
+}
+
+// Kinds lists the operations that were cut at, most often first.
+func (r *Report) Kinds() string {
+	kinds := slices.SortedFunc(func(yield func(string) bool) {
+		for k := range r.Cuts {
+			if !yield(k) {
+				return
+			}
+		}
+	}, func(a, b string) int {
+		if n := r.Cuts[b] - r.Cuts[a]; n != 0 {
+			return n
+		}
+		return strings.Compare(a, b)
+	})
+	for i, k := range kinds {
+		kinds[i] = k + " " + strconv.Itoa(r.Cuts[k])
+	}
+	return strings.Join(kinds, ", ")
+}

@@ -1,0 +1,115 @@
+// Package model is the lab that needs nothing but memory: the real code on a
+// model of the disks, with the power cut and errors at every operation. It has
+// no code of its own; make lab-model runs all of it, make test a part.
+package model
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"tandem/internal/fsys/memfs/search"
+)
+
+var (
+	seed   = flag.Uint64("lab.seed", 1, "seed of the random choices")
+	full   = flag.Bool("lab.full", false, "search for minutes, with errors at every operation")
+	states = flag.Int("lab.states", -1, "random states of two kinds after each cut, beside the seven fixed ones")
+	every  = flag.Int("lab.second", -1, "cut each operation of the recovery from every `n`-th state, 1 is from all, 0 from none")
+	step   = flag.Int("lab.errors", -1, "let every `n`-th operation fail, 1 is each with every kind of error, 0 is none")
+	only   = flag.String("lab.run", "", "run the scenarios that match this regular expression")
+	replay = flag.String("lab.replay", "", "run one case again: SCENARIO: STATE, as a failure names it")
+)
+
+// summary collects what was searched.
+var summary struct {
+	sync.Mutex
+	reports []*search.Report
+	lives   int
+	start   time.Time
+}
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	summary.start = time.Now()
+	code := m.Run()
+	if *full || *only != "" || *replay != "" {
+		printSummary()
+	}
+	os.Exit(code)
+}
+
+func printSummary() {
+	var cuts, second, states, faults, failures int
+	fmt.Printf("%-62s %6s %7s %8s %7s %8s %7s\n", "scenario", "cuts", "states", "distinct", "second", "distinct", "errors")
+	kinds := &search.Report{Cuts: map[string]int{}}
+	for _, r := range summary.reports {
+		fmt.Printf("%-62s %6d %7d %8d %7d %8d %7d\n", r.Case, r.Total(), r.States, r.Distinct, r.Second, r.SecondSeen, r.Faults)
+		cuts, second, states, faults = cuts+r.Total(), second+r.Second, states+r.Distinct+r.SecondSeen, faults+r.Faults
+		for k, n := range r.Cuts {
+			kinds.Cuts[k] += n
+		}
+		if r.Failure != nil {
+			failures++
+		}
+	}
+	fmt.Printf("\nfirst cuts at: %s\n", kinds.Kinds())
+	fmt.Printf("seed %d: %d first cuts, %d second cuts, %d operations that failed, %d different states recovered from, %d device lives; %d scenarios failed; %s\n",
+		*seed, cuts, second, faults, states, summary.lives, failures, time.Since(summary.start).Round(time.Second))
+}
+
+// options are how far the search goes.
+func options() search.Options {
+	o := search.Options{Seed: *seed, CutStep: 7, Every: 90, FaultStep: 37}
+	if *full {
+		o = search.Options{Seed: *seed, States: 2, Second: 0, Every: 4, FaultStep: 1}
+	}
+	for _, set := range []struct{ flag, to *int }{{states, &o.States}, {every, &o.Every}, {step, &o.FaultStep}} {
+		if *set.flag >= 0 {
+			*set.to = *set.flag
+		}
+	}
+	return o
+}
+
+// TestPowerCut searches all scenarios on all flavours of file system.
+func TestPowerCut(t *testing.T) {
+	match := regexp.MustCompile(*only)
+	for _, sc := range scenarios() {
+		for flavour := range flavours {
+			name := sc.name + "/" + flavour
+			one, state, _ := strings.Cut(*replay, ": ")
+			if !match.MatchString(name) || *replay != "" && one != name {
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				o := options()
+				o.Only = state
+				report(t, sc.search(flavour).Run(o))
+			})
+		}
+	}
+}
+
+// report keeps a report for the summary and fails with what it found.
+func report(t *testing.T, r *search.Report) {
+	t.Helper()
+	summary.Lock()
+	summary.reports = append(summary.reports, r)
+	summary.Unlock()
+	if f := r.Failure; f != nil {
+		t.Errorf("seed %d: %v\nagain: %s", *seed, f, again(r.Case, f.Name))
+	}
+}
+
+// again is the command that runs one case again.
+func again(name, state string) string {
+	o := options()
+	return fmt.Sprintf("go test ./test/model -run TestPowerCut -lab.seed=%d -lab.states=%d -lab.errors=1 -lab.replay='%s: %s'", o.Seed, o.States, name, state)
+}
