@@ -148,7 +148,7 @@ func outside() string {
 		if err != nil {
 			return err.Error()
 		}
-		known := map[string]bool{"other": true, "vendor": true}
+		known := map[string]bool{"other": true, "vendor": true, "lost+found": true}
 		for _, name := range ours {
 			known[name] = true
 		}
