@@ -44,7 +44,7 @@ func (m Machine) Run(ctx context.Context) error {
 	for k, v := range m.Env {
 		line += fmt.Sprintf(" %s=%s", k, v)
 	}
-	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg", "-cpu", "qemu64", "-smp", "2", "-m", "1024",
+	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg", "-cpu", "qemu64", "-smp", "1", "-m", "1024",
 		"-nographic", "-no-reboot", "-nic", "none", "-kernel", m.Kernel.Image, "-initrd", image, "-append", line)
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.StdoutPipe()
