@@ -145,9 +145,14 @@ func (d *disk) Erase(dir string) error {
 		if p.dir != dir {
 			continue
 		}
-		e := extent{int64(i * len(d.blank)), int64(len(d.blank))}
-		copy(d.image[e.at:], d.blank)
-		if err := d.write(e); err != nil {
+		var touched []extent
+		for b := 0; b < len(d.blank); b += block {
+			if blank, there := d.blank[b:b+block], d.image[i*len(d.blank)+b:][:block]; !bytes.Equal(blank, there) {
+				copy(there, blank)
+				touched = append(touched, extent{int64(i*len(d.blank) + b), block})
+			}
+		}
+		if err := d.write(touched...); err != nil {
 			return err
 		}
 		return d.start()
@@ -159,7 +164,7 @@ func (d *disk) Erase(dir string) error {
 const (
 	atFlush = "at a flush" // what was not flushed is lost
 	partly  = "partly"     // some of what was not flushed is lost
-	torn    = "torn"       // of what was not flushed, each write is lost from some sector on
+	torn    = "torn"       // of what was not flushed, each write is lost from some block on
 	killed  = "killed"     // the program alone ends; nothing is lost
 )
 

@@ -9,7 +9,10 @@ import (
 	"os"
 )
 
-const sector = 512
+const (
+	sector = 512
+	block  = 1024
+)
 
 // What the record says of an entry, of the kernel's drivers/md/dm-log-writes.c.
 const (
@@ -125,6 +128,7 @@ func some(r *rand.Rand) func([]byte) []byte {
 	}
 }
 
+// tearing leaves whole blocks of the file system, which it takes for granted.
 func tearing(r *rand.Rand) func([]byte) []byte {
-	return func(data []byte) []byte { return data[:sector*r.IntN(len(data)/sector+1)] }
+	return func(data []byte) []byte { return data[:block*r.IntN(len(data)/block+1)] }
 }
