@@ -192,7 +192,7 @@ func (l *Lab) Edit(careful bool) (Tree, error) {
 func (l *Lab) ByHand(now Tree) (Tree, error) {
 	l.counter++
 	part := strings.SplitN(now["tag"], ".", 3)
-	data := make([]byte, 20_000)
+	data := make([]byte, 6_000)
 	for i := range data {
 		data[i] = byte(l.Rand.Uint32())
 	}
