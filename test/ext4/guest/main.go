@@ -54,8 +54,7 @@ func run(o guest.Options) error {
 	fmt.Println("== What was cut")
 	l.Report.Print(kinds)
 	fmt.Printf("the records had %d writes and flushes\n", d.entries)
-	fmt.Printf("%d power cuts and %d more just after the end, seed %d, %.0f s in all: %d failures\n",
-		l.Report.Cuts(), l.Report.Outlasted(), o.Seed, time.Since(start).Seconds(), len(l.Failures))
+	l.Summary(o.Seed, time.Since(start))
 	return l.Result()
 }
 

@@ -4,11 +4,13 @@ package guest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,8 +100,17 @@ func (l *Lab) Check(what string, ok bool, detail string) {
 	}
 }
 
-// Result is the error of the whole run.
+// Summary prints the last line of a run.
+func (l *Lab) Summary(seed uint64, took time.Duration) {
+	fmt.Printf("%d power cuts and %d more just after the end, seed %d, %.0f s in all: %d failures\n",
+		l.Report.Cuts(), l.Report.Outlasted(), seed, took.Seconds(), len(l.Failures))
+}
+
+// Result is the error of the whole run. One without a cut proves nothing.
 func (l *Lab) Result() error {
+	if l.Report.Cuts() == 0 {
+		return errors.New("no cut was made")
+	}
 	if len(l.Failures) > 0 {
 		return fmt.Errorf("%d failures, the first: %s", len(l.Failures), l.Failures[0])
 	}

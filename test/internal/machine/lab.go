@@ -30,6 +30,10 @@ func Main(name string, lab func(context.Context, Options) error) {
 	flag.StringVar(&o.Cache, "cache", ".cache/machine", "`folder` for kernel and packages")
 	flag.StringVar(&o.Tandem, "tandem", "", "a static tandem to test, such as one with a planted bug (default: built from here)")
 	flag.Parse()
+	// Where mke2fs lies is not on every user's path.
+	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
+		panic(err)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := withFolder(ctx, o, lab)
 	stop()

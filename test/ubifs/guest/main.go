@@ -44,7 +44,10 @@ func run(o guest.Options) error {
 	// put beside what is there.
 	l.part("Power cuts, room for one version only", "tight", tight, guest.Named("back up", "restore", "back up again", "install", "capture", "repair"), all.Part(.12))
 	l.vendor(all.Part(.14))
-	l.summary(o.Seed, time.Since(start))
+	fmt.Println("== What was cut")
+	l.Report.Print(kinds)
+	f.print()
+	l.Summary(o.Seed, time.Since(start))
 	return l.Result()
 }
 
@@ -65,12 +68,4 @@ func (l *lab) part(title, application string, g geometry, operations []*guest.Op
 		return
 	}
 	l.Rounds(title, operations, n, reset)
-}
-
-func (l *lab) summary(seed uint64, took time.Duration) {
-	fmt.Println("== What was cut")
-	l.Report.Print(kinds)
-	l.flash.print()
-	fmt.Printf("%d power cuts and %d more just after the end, seed %d, %.0f s in all: %d failures\n",
-		l.Report.Cuts(), l.Report.Outlasted(), seed, took.Seconds(), len(l.Failures))
 }
