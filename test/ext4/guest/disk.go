@@ -53,7 +53,7 @@ func newDisk(seed uint64) (*disk, error) {
 // use mounts with other options from now on.
 func (d *disk) use(options string) error {
 	if d.options != "" {
-		if _, err := d.stop(); err != nil {
+		if err := d.stopWhole(); err != nil {
 			return err
 		}
 	}
@@ -101,7 +101,7 @@ func (d *disk) start() error {
 }
 
 // stop unmounts the partitions and gives the record. The disk holds all of it
-// now, the image nothing.
+// now, the image nothing. What a failed start has left out is no error.
 func (d *disk) stop() ([]entry, error) {
 	for _, p := range partitions {
 		if err := guest.Unmount(p.dir); err != nil {
@@ -109,7 +109,7 @@ func (d *disk) stop() ([]entry, error) {
 		}
 	}
 	for _, name := range []string{partitions[0].name, partitions[1].name, "record"} {
-		if err := dm(dmRemove, name, 0, nil); err != nil {
+		if err := dm(dmRemove, name, 0, nil); err != nil && !errors.Is(err, unix.ENXIO) {
 			return nil, err
 		}
 	}

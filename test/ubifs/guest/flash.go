@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -120,11 +121,12 @@ func (f *flash) attach() error {
 	return guest.WaitFor("/dev/ubi0")
 }
 
-// detach waits while something still holds the device.
+// detach waits while something still holds the device. One that is not attached
+// is no error.
 func detach() (err error) {
 	for range 200 {
 		var n int32
-		if err = request("ubi_ctrl", ubiDetach, unsafe.Pointer(&n)); err == nil {
+		if err = request("ubi_ctrl", ubiDetach, unsafe.Pointer(&n)); err == nil || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL) {
 			return nil
 		}
 		time.Sleep(5 * time.Millisecond)
