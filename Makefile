@@ -12,7 +12,7 @@ FUZZTIME   ?= 1m
 STATICCHECK = .cache/bin/staticcheck
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm test demo bench lab-ubifs fuzz lint fmt-check vet staticcheck tools size clean
+.PHONY: help build arm test demo bench lab-ubifs lab-ext4 fuzz lint fmt-check vet staticcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -35,6 +35,9 @@ bench: ## measure against cp, rsync, tar, RAUC and the vendor's logic; BENCHFLAG
 
 lab-ubifs: ## cut the power on real UBIFS, in a machine under QEMU; LABFLAGS are its flags
 	go run ./test/ubifs $(LABFLAGS)
+
+lab-ext4: ## the same on ext4, at points of the record of all writes
+	go run ./test/ext4 $(LABFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@set -e; for p in $$(go list ./...); do \

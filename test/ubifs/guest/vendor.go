@@ -8,97 +8,124 @@ import (
 	"maps"
 	"os"
 	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tandem/test/internal/guest"
 )
 
 //go:embed vendor.sh
 var vendorScript string
 
+const (
+	vendorLive   = guest.SystemDir + "/vendor"
+	vendorBackup = guest.UsrDataDir + "/vendor"
+)
+
+// vendorOperations are those of tandem's that the vendor's logic has as well.
+var vendorOperations = []string{"back up", "restore", "back up again"}
+
 // vendor puts the vendor's logic through the same cuts, for comparison: once
 // with its nested copy as printed, once with that mended. What it gets wrong is
 // no failure of the lab.
-func (l *lab) vendor(budget time.Duration) {
+func (l *lab) vendor(n guest.Limit) {
+	fmt.Println("== The vendor's logic, the same cuts")
+	err := l.Use("small")
+	if err == nil {
+		err = l.flash.set(small)
+	}
+	reports := map[string]*guest.Report{}
 	for _, how := range []string{"printed", "mended"} {
-		cuts, wrong, first, fresh := 0, 0, "", true
-		for end := time.Now().Add(budget / 2); time.Now().Before(end); cuts++ {
-			why, err := l.vendorRound(how, cuts, fresh)
-			if err != nil {
-				l.fail("the vendor's logic, %s: %v", how, err)
-				return
+		first, fresh, start := "", true, time.Now()
+		r := guest.NewReport()
+		reports[how] = r
+		for i := 0; err == nil && n.Part(.5).Left(start, r.Cuts()); i++ {
+			op, began, why := vendorOperations[i%len(vendorOperations)], time.Now(), ""
+			if why, err = l.vendorRound(how, op, fresh, r); err != nil {
+				break
 			}
-			fresh = why != ""
-			if fresh {
-				wrong++
-			}
-			if first == "" {
+			r.Round(op, time.Since(began), why == "")
+			if fresh = why != ""; first == "" {
 				first = why
 			}
 		}
-		fmt.Printf("the vendor's logic, %s: %d cuts, %d times wrong after the boot", how, cuts, wrong)
 		if first != "" {
-			fmt.Printf(", such as: %s", first)
+			fmt.Printf("as %s, the first wrong: %s\n", how, first)
 		}
-		fmt.Println()
+	}
+	if err != nil {
+		l.Fail("the vendor's logic: %v", err)
+		return
+	}
+	cell := func(r *guest.Report, op string) string {
+		rounds, wrong := r.Of(op)
+		return fmt.Sprintf("%d of %d", wrong, rounds)
+	}
+	fmt.Printf("wrong after the boot that follows a cut:\n  %-14s  %14s  %14s  %14s\n", "", "tandem", "vendor", "vendor, mended")
+	for _, op := range vendorOperations {
+		fmt.Printf("  %-14s  %14s  %14s  %14s\n", op, cell(l.Report, op), cell(reports["printed"], op), cell(reports["mended"], op))
 	}
 }
 
 // vendorRound upgrades live by hand or takes one side away, cuts the power
 // while the script copies, runs it again to its end, and says what is wrong.
 // fresh starts over first.
-func (l *lab) vendorRound(how string, n int, fresh bool) (string, error) {
-	const live, backup = "/usrapp/vendor", "/usrdata/vendor"
-	run := []string{"busybox", "sh", "-c", vendorScript, "vendor.sh", live, backup, how}
+func (l *lab) vendorRound(how, op string, fresh bool, r *guest.Report) (string, error) {
+	run := []string{"busybox", "sh", "-c", vendorScript, "vendor.sh", vendorLive, vendorBackup, how}
 	if fresh {
-		finish(command("busybox", "rm", "-rf", live, backup))
-		if err := os.MkdirAll(live, 0o755); err != nil {
+		guest.Run("busybox", "rm", "-rf", vendorLive, vendorBackup)
+		if err := os.MkdirAll(vendorLive, 0o755); err != nil {
 			return "", err
 		}
-		finish(command("busybox", "cp", "-a", "/releases/1.0.0", live+"/apps"))
-		if err := replace(live+"/app_ver.txt", []byte("1\n")); err != nil {
+		guest.Run("busybox", "cp", "-a", "/releases/small/1.0.0", vendorLive+"/apps")
+		unix.Sync()
+		if err := guest.Replace(vendorLive+"/app_ver.txt", []byte("1\n")); err != nil {
 			return "", err
 		}
-		finish(command(run...))
+		guest.Run(run...)
 	}
-	want, err := side(live)
+	want, err := guest.ReadSide(vendorLive)
 	if err != nil {
 		return "", err
 	}
-	switch n % 3 {
-	case 0:
+	switch op {
+	case "back up":
 		tag, _ := strconv.Atoi(want["tag"])
-		if err := replace(live+"/apps/share/text", []byte(fmt.Sprint("upgrade ", n))); err != nil {
+		if err := guest.Replace(vendorLive+"/apps/share/text", []byte(fmt.Sprint("upgrade ", tag+1))); err != nil {
 			return "", err
 		}
-		if err := replace(live+"/app_ver.txt", []byte(fmt.Sprintln(tag+1))); err != nil {
+		if err := guest.Replace(vendorLive+"/app_ver.txt", []byte(fmt.Sprintln(tag+1))); err != nil {
 			return "", err
 		}
-		if want, err = side(live); err != nil {
+		if want, err = guest.ReadSide(vendorLive); err != nil {
 			return "", err
 		}
-	case 1:
-		finish(command("busybox", "rm", "-rf", live))
-	case 2:
-		finish(command("busybox", "rm", "-rf", backup))
+	case "restore":
+		guest.Run("busybox", "rm", "-rf", vendorLive)
+	case "back up again":
+		guest.Run("busybox", "rm", "-rf", vendorBackup)
 	}
-	finish(command("busybox", "sync"))
-	op := &operation{lasts: 300 * time.Millisecond, next: l.rand.IntN(12)}
-	c := l.choose(op, 0)
-	if _, _, _, err := l.cutDuring(op, c, run); err != nil {
+	unix.Sync()
+	c, err := l.flash.Cut("the vendor's "+op, run)
+	if err != nil {
 		return "", err
 	}
-	if err := remount(); err != nil {
-		return "", err
+	r.Cut(op, c.Kind)
+	guest.Run(run...)
+	a, errA := guest.ReadSide(vendorLive)
+	b, errB := guest.ReadSide(vendorBackup)
+	wrong := func(what string) (string, error) {
+		return strings.ReplaceAll(fmt.Sprintf("%s, cut %s: %s", op, c.At, what), "\n", " "), nil
 	}
-	finish(command(run...))
-	a, errA := side(live)
-	b, errB := side(backup)
 	switch {
 	case errA != nil || errB != nil:
-		return fmt.Sprint(errA, errB), nil
+		return wrong(fmt.Sprint(errA, errB))
 	case !maps.Equal(a, want):
-		return fmt.Sprintf("after a cut (%v) the live side has lost its version", c), nil
+		return wrong("the live side has lost its version")
 	case !maps.Equal(a, b):
-		return fmt.Sprintf("after a cut (%v) the sides differ", c), nil
+		return wrong("the sides differ")
 	}
 	return "", nil
 }

@@ -1,10 +1,10 @@
 //go:build linux
 
-package main
+package guest
 
 import (
-	"crypto/sha256"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"maps"
 	"os"
@@ -14,14 +14,16 @@ import (
 	"syscall"
 )
 
-// tree is all that matters of an application: what lies at each path, and the
+// Tree is all that matters of an application: what lies at each path, and the
 // tag under the name "tag".
-type tree map[string]string
+type Tree map[string]string
 
-// readTree reads what lies below apps, and the tag beside it. A tree that is
+var hashSeed = maphash.MakeSeed()
+
+// ReadTree reads what lies below apps, and the tag beside it. A tree that is
 // not there is empty.
-func readTree(apps, tag string) (tree, error) {
-	t := tree{}
+func ReadTree(apps, tag string) (Tree, error) {
+	t := Tree{}
 	if data, err := os.ReadFile(tag); err == nil {
 		t["tag"] = strings.TrimSpace(string(data))
 	}
@@ -45,7 +47,7 @@ func readTree(apps, tag string) (tree, error) {
 			if err != nil {
 				return err
 			}
-			what += fmt.Sprintf(" %d %x", len(data), sha256.Sum256(data))
+			what += fmt.Sprintf(" %d %016x", len(data), maphash.Bytes(hashSeed, data))
 		case fs.ModeSymlink:
 			target, err := os.Readlink(p)
 			if err != nil {
@@ -62,20 +64,33 @@ func readTree(apps, tag string) (tree, error) {
 	return t, err
 }
 
-func side(dir string) (tree, error) { return readTree(dir+"/apps", dir+"/app_ver.txt") }
+// ReadSide reads a side.
+func ReadSide(dir string) (Tree, error) { return ReadTree(dir+"/apps", dir+"/app_ver.txt") }
 
-func (t tree) with(name, what string) tree {
+// With is t with one entry changed.
+func (t Tree) With(name, what string) Tree {
 	t = maps.Clone(t)
 	t[name] = what
 	return t
 }
 
-func oneOf(t tree, legal []tree) bool {
-	return slices.ContainsFunc(legal, func(l tree) bool { return maps.Equal(t, l) })
+func oneOf(t Tree, legal []Tree) bool {
+	return slices.ContainsFunc(legal, func(l Tree) bool { return maps.Equal(t, l) })
 }
 
-// differences lists up to ten places where b is not as a.
-func differences(a, b tree) string {
+// sameApplication leaves out the configuration, which the application may have
+// written without care.
+func sameApplication(a, b Tree) bool {
+	without := func(t Tree) Tree {
+		t = maps.Clone(t)
+		maps.DeleteFunc(t, func(name, _ string) bool { return name == "etc/app.conf" })
+		return t
+	}
+	return maps.Equal(without(a), without(b))
+}
+
+// Differences lists up to ten places where b is not as a.
+func Differences(a, b Tree) string {
 	var lines []string
 	names := maps.Clone(a)
 	maps.Copy(names, b)
@@ -90,9 +105,9 @@ func differences(a, b tree) string {
 	return strings.Join(lines, "\n")
 }
 
-// afterInstall is what an installed release leads to: its application files,
+// AfterInstall is what an installed release leads to: its application files,
 // and the configuration that was there.
-func afterInstall(release, now tree) tree {
+func AfterInstall(release, now Tree) Tree {
 	t := maps.Clone(release)
 	for name, what := range now {
 		if strings.HasPrefix(name, "etc/") || name == "data" || strings.HasPrefix(name, "data/") {

@@ -1,0 +1,112 @@
+// Package machine runs a program as the init of a machine in QEMU with Debian's
+// own kernel, for the labs that need file systems, flash or disks of their own.
+package machine
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const qemu = "qemu-system-x86_64"
+
+// Machine is what to start.
+type Machine struct {
+	Kernel  *Kernel
+	Modules []string          // loaded by the guest in this order
+	Files   string            // a folder whose content is the machine's root; init is its first program
+	Env     map[string]string // the guest's environment
+	Timeout time.Duration     // a machine that has not ended by then is lost
+}
+
+// Run starts the machine, passes on what it prints and waits for its end. Its
+// last line says whether all was well; if not, that is the error. The
+// processor is emulated, which works everywhere.
+func (m Machine) Run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, m.Timeout)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "tandem-machine-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	image := filepath.Join(dir, "initrd")
+	if err := writeInitrd(image, m); err != nil {
+		return err
+	}
+	// What protects a kernel from its users costs an emulated one much time.
+	line := "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off nokaslr init_on_alloc=0 rcupdate.rcu_expedited=1 rcupdate.rcu_normal_after_boot=0"
+	for k, v := range m.Env {
+		line += fmt.Sprintf(" %s=%s", k, v)
+	}
+	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg", "-cpu", "qemu64", "-smp", "1", "-m", "1024",
+		"-nographic", "-no-reboot", "-nic", "none", "-kernel", m.Kernel.Image, "-initrd", image, "-append", line)
+	cmd.WaitDelay = 5 * time.Second
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	result, err := relay(out)
+	if e := cmd.Wait(); err == nil && e != nil {
+		err = fmt.Errorf("qemu: %w", e)
+	}
+	switch {
+	case ctx.Err() == context.DeadlineExceeded:
+		return fmt.Errorf("the machine did not end within %v", m.Timeout)
+	case err != nil:
+		return err
+	case result == "":
+		return fmt.Errorf("the machine ended without a result")
+	case result != "ok":
+		return fmt.Errorf("the machine found: %s", result)
+	}
+	return nil
+}
+
+// relay passes on the lab's lines, without what firmware and kernel put on the
+// console, and gives the result.
+func relay(r io.Reader) (result string, err error) {
+	started := false
+	lines := bufio.NewReader(r)
+	for {
+		line, err := lines.ReadString('\n')
+		line = strings.TrimRight(line, "\r\n")
+		if _, after, ok := strings.Cut(line, "LAB-START"); ok {
+			line, started = after, true
+		}
+		if r, ok := strings.CutPrefix(line, "LAB-RESULT "); ok {
+			result = r
+		} else if started && line != "" && result == "" {
+			fmt.Println(line)
+		}
+		if err == io.EOF {
+			return result, nil
+		} else if err != nil {
+			return result, err
+		}
+	}
+}
+
+// Output runs a program; what it said on standard error is in the error.
+func Output(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, errs.String())
+	}
+	return string(out), nil
+}
