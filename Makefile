@@ -20,9 +20,10 @@ SIZE_LIMIT = 11534336
 
 FUZZTIME   ?= 1m
 STATICCHECK = .cache/bin/staticcheck
+NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages print FORCE test demo bench lab-ubifs fuzz lint fmt-check vet staticcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench lab-ubifs fuzz lint fmt-check vet staticcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -43,6 +44,14 @@ $(DIST)/tandem-linux-%: FORCE
 
 $(DIST)/tandem-release-linux-%: FORCE
 	$(CROSS_$*) go build $(FLAGS) -o $@ ./cmd/tandem-release
+
+PACKAGES = DIST='$(DIST)' VERSION='$(VERSION)' COMMIT='$(COMMIT)' BUILT='$(BUILT)' NFPM='$(abspath $(NFPM))'
+
+packages: dist $(NFPM) ## make .deb and .ipk packages of tandem, into dist/
+	@$(PACKAGES) sh packaging/linux/packages.sh
+
+packages-check: packages ## install and remove the packages in a folder of their own
+	@$(PACKAGES) sh packaging/linux/packages-check.sh
 
 dist-check: ## build a release twice, in two folders, and compare
 	@sh packaging/linux/dist-check.sh
@@ -79,10 +88,15 @@ vet:
 staticcheck: $(STATICCHECK)
 	$(STATICCHECK) ./...
 
-tools: $(STATICCHECK) ## install what lint needs into .cache/bin
+tools: $(STATICCHECK) $(NFPM) ## install what lint and packages need into .cache/bin
 
 $(STATICCHECK): Makefile
 	GOBIN='$(abspath $(@D))' go install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+	@touch $@
+
+# The newest nfpm whose modules can all be had.
+$(NFPM): Makefile
+	GOBIN='$(abspath $(@D))' go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 	@touch $@
 
 size: arm ## check the size of tandem on 32-bit ARM
