@@ -23,7 +23,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench lab-ubifs fuzz lint fmt-check vet staticcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench lab-ubifs fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -87,6 +87,9 @@ vet:
 
 staticcheck: $(STATICCHECK)
 	$(STATICCHECK) ./...
+
+shellcheck: ## check the shell scripts
+	shellcheck --severity=warning .ci/run packaging/linux/*.sh packaging/linux/init.d/* packaging/linux/scripts/* test/demo/*.sh test/tufclient/*.sh
 
 tools: $(STATICCHECK) $(NFPM) ## install what lint and packages need into .cache/bin
 

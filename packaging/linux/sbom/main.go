@@ -39,7 +39,7 @@ func main() {
 
 func run(r release, bill, notices string, files []string) error {
 	if bill == "" || notices == "" || len(files) == 0 {
-		return errors.New("usage: sbom -bill FILE -licences FILE [-version V] [-built SECONDS] PROGRAM...")
+		return errors.New("usage: sbom -bill FILE -licences FILE [-version V] [-built SECONDS] PROGRAMS")
 	}
 	for _, f := range files {
 		p, err := readProgram(f)
