@@ -2,17 +2,28 @@
 
 VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null | sed 's/^v//')
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
-BUILT   ?= $(shell git log -1 --format=%ct 2>/dev/null)
-FLAGS    = -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)'
+BUILT   ?= $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
+FLAGS    = -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)'
+
+# What "make dist" builds, and where it puts it.
+DIST       ?= dist
+PROGRAMS    = tandem-linux-armv7 tandem-linux-arm64 tandem-linux-amd64 \
+              tandem-release-linux-arm64 tandem-release-linux-amd64
+BINARIES    = $(addprefix $(DIST)/,$(PROGRAMS))
+CROSS       = GOFLAGS= GOEXPERIMENT= CGO_ENABLED=0 GOOS=linux
+CROSS_armv7 = $(CROSS) GOARCH=arm GOARM=7
+CROSS_arm64 = $(CROSS) GOARCH=arm64 GOARM64=v8.0
+CROSS_amd64 = $(CROSS) GOARCH=amd64 GOAMD64=v1
 
 # The limit on the size of tandem, stripped, on linux/arm v7, in bytes.
 SIZE_LIMIT = 11534336
 
 FUZZTIME   ?= 1m
 STATICCHECK = .cache/bin/staticcheck
+NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm test demo bench lab-ubifs lab-ext4 fuzz lint fmt-check vet staticcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench lab-ubifs lab-ext4 fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -20,8 +31,30 @@ help: ## list the targets
 build: ## build tandem and tandem-release into bin/
 	CGO_ENABLED=0 go build $(FLAGS) -o bin/ ./cmd/...
 
-arm: ## build tandem for a device with a 32-bit ARM core, into dist/
-	CGO_ENABLED=0 GOOS=linux GOARCH=arm GOARM=7 go build $(FLAGS) -o dist/tandem-linux-armv7 ./cmd/tandem
+arm: $(DIST)/tandem-linux-armv7 ## build tandem for a device with a 32-bit ARM core, into dist/
+
+dist: $(BINARIES) ## build the programs of a release, with checksums and a bill of materials, into dist/
+	go run ./packaging/linux/sbom -version '$(or $(VERSION),$(COMMIT))' -built '$(or $(BUILT),0)' \
+		-bill $(DIST)/tandem.cdx.json -licences $(DIST)/licences.txt $(BINARIES)
+	cd $(DIST) && sha256sum $(PROGRAMS) tandem.cdx.json licences.txt >SHA256SUMS
+	@cd $(DIST) && wc -c $(PROGRAMS)
+
+$(DIST)/tandem-linux-%: FORCE
+	$(CROSS_$*) go build $(FLAGS) -o $@ ./cmd/tandem
+
+$(DIST)/tandem-release-linux-%: FORCE
+	$(CROSS_$*) go build $(FLAGS) -o $@ ./cmd/tandem-release
+
+PACKAGES = DIST='$(DIST)' VERSION='$(VERSION)' COMMIT='$(COMMIT)' BUILT='$(BUILT)' NFPM='$(abspath $(NFPM))'
+
+packages: dist $(NFPM) ## make .deb and .ipk packages of tandem, into dist/
+	@$(PACKAGES) sh packaging/linux/packages.sh
+
+packages-check: packages ## install and remove the packages in a folder of their own
+	@$(PACKAGES) sh packaging/linux/packages-check.sh
+
+dist-check: ## build a release twice, in two folders, and compare
+	@sh packaging/linux/dist-check.sh
 
 test: ## go vet, and all tests
 	go vet ./...
@@ -58,16 +91,27 @@ vet:
 staticcheck: $(STATICCHECK)
 	$(STATICCHECK) ./...
 
-tools: $(STATICCHECK) ## install what lint needs into .cache/bin
+shellcheck: ## check the shell scripts
+	shellcheck --severity=warning .ci/run packaging/linux/*.sh packaging/linux/init.d/* packaging/linux/scripts/* test/demo/*.sh test/tufclient/*.sh
+
+tools: $(STATICCHECK) $(NFPM) ## install what lint and packages need into .cache/bin
 
 $(STATICCHECK): Makefile
 	GOBIN='$(abspath $(@D))' go install honnef.co/go/tools/cmd/staticcheck@v0.8.2
 	@touch $@
 
+# The newest nfpm whose modules can all be had.
+$(NFPM): Makefile
+	GOBIN='$(abspath $(@D))' go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
+	@touch $@
+
 size: arm ## check the size of tandem on 32-bit ARM
-	@n=$$(wc -c <dist/tandem-linux-armv7); \
+	@n=$$(wc -c <$(DIST)/tandem-linux-armv7); \
 	echo "tandem for linux/arm v7: $$n bytes, at most $(SIZE_LIMIT) are allowed"; \
 	test "$$n" -le $(SIZE_LIMIT)
+
+print: # print what a variable holds: make -s print VALUE=VERSION
+	@echo '$($(VALUE))'
 
 clean: ## remove what was built
 	rm -rf bin dist .cache

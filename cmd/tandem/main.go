@@ -1,3 +1,5 @@
+//go:build !manpages
+
 // Command tandem is what a device carries: it keeps the application up to date
 // and a second copy of it in step.
 package main

@@ -35,7 +35,9 @@ func runTests(m *testing.M) int {
 }
 
 func buildPrograms() error {
-	out, err := exec.Command("go", "build", "-o", binDir+"/", "tandem/cmd/tandem", "tandem/cmd/tandem-release").CombinedOutput()
+	build := exec.Command("go", "build", "-o", binDir+"/", "tandem/cmd/tandem", "tandem/cmd/tandem-release")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build the programs: %w\n%s", err, out)
 	}

@@ -169,7 +169,7 @@ func P2(w *world, d *device, due string, err error) error {
 
 // tree describes what is to be the same on both sides. Times count for
 // application files alone: configuration may have been written again as it was.
-func (d *device) tree(side backup.SideName, app []backup.Entry) map[string]string {
+func (d *device) tree(side backup.SideName, app []*backup.Entry) map[string]string {
 	t := map[string]string{}
 	known := map[string]bool{}
 	for _, e := range app {
