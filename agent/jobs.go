@@ -648,5 +648,6 @@ func (a *Agent) watchConfig(res *backup.Result) {
 	case err == nil:
 		w.scan = false
 		w.watch.version = res.Version.String()
+		w.edits.seen(a.clock()) // what changed between the look and the watch, nobody has told
 	}
 }
