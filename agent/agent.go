@@ -73,7 +73,9 @@ type situation struct {
 
 	NotYet  time.Time // when the step is tried again
 	Tries   int       // of it that failed
+	Failed  string    // why the last one did
 	Waiting string    // why the step does not go on
+	Barred  string    // why a release that there is was not begun with
 
 	Busy time.Time // another tandem is at work: when the sides are tried again
 
@@ -264,7 +266,7 @@ func (a *Agent) scheduleSides(ctx context.Context, o outlook) time.Time {
 		return a.now.Busy
 	}
 	p := planSides(o)
-	a.now.Waiting = p.Why
+	a.now.Waiting = a.because(p.Why, o)
 	due := a.config.due(o.Now)
 	switch {
 	case p.Do == doProve:
@@ -290,7 +292,7 @@ func (a *Agent) scheduleNetwork(ctx context.Context, o outlook) time.Time {
 	}
 	p := planNetwork(o)
 	if p.Why != "" {
-		a.now.Waiting = p.Why
+		a.now.Waiting = a.because(p.Why, o)
 	}
 	switch p.Do {
 	case doPoll:
@@ -301,6 +303,14 @@ func (a *Agent) scheduleNetwork(ctx context.Context, o outlook) time.Time {
 		return p.Until
 	}
 	return time.Time{}
+}
+
+// because adds to why the step waits what went wrong before.
+func (a *Agent) because(why string, o outlook) string {
+	if why != "" && a.now.Failed != "" && o.Now.Before(o.NotYet) {
+		return why + ": " + a.now.Failed
+	}
+	return why
 }
 
 // open opens the device for a job.
@@ -369,13 +379,14 @@ func (a *Agent) step(c Course) {
 		return
 	}
 	a.mem.Course = c
-	a.now.NotYet, a.now.Tries = time.Time{}, 0
+	a.now.NotYet, a.now.Tries, a.now.Failed = time.Time{}, 0, ""
 	a.saveMemory()
 }
 
-// later tries the step again after a while.
-func (a *Agent) later(wish time.Duration) {
+// later tries the step, which failed, again after a while.
+func (a *Agent) later(failed error, wish time.Duration) {
 	a.now.Tries++
+	a.now.Failed = failed.Error()
 	a.now.NotYet = a.clock().Add(nextTry(a.now.Tries, wish, a.o.Random()))
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -147,11 +148,17 @@ func isNoNews(disk fsys.FS, e *Event) bool {
 }
 
 // appendEvent numbers e and durably adds it to the history. After an error or
-// a power cut the history is as before, or has e, or lacks its oldest part.
+// a power cut the history is as before, or has e, or lacks its oldest part. A
+// failure that comes again, with nothing in between, is not added: what waits for
+// years must not wear out the flash, nor take the place of what happened before.
 func appendEvent(disk fsys.FS, e *Event, random io.Reader) error {
 	events, err := readHistory(disk)
 	if err != nil {
 		return err
+	}
+	if n := len(events); n > 0 && e.Error != "" && e.repeats(events[n-1]) {
+		e.ID, e.Time = events[n-1].ID, events[n-1].Time
+		return nil
 	}
 	if e.ID, err = nextID(events, random); err != nil {
 		return err
@@ -175,6 +182,13 @@ func appendEvent(disk fsys.FS, e *Event, random io.Reader) error {
 	}
 	data = append(append(data, line...), '\n')
 	return fsys.WriteFile(disk, segment(0), data, 0o644)
+}
+
+// repeats says whether the same happened as before.
+func (e *Event) repeats(before Event) bool {
+	now := *e
+	now.ID, now.Time, before.ID, before.Time = "", time.Time{}, "", time.Time{}
+	return reflect.DeepEqual(now, before)
 }
 
 // rotate makes each segment the one before, and drops the oldest.

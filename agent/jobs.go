@@ -249,13 +249,14 @@ func (a *Agent) polled(ans *answers, err error) {
 
 // choose makes of the answers what the agent is busy with.
 func (a *Agent) choose(ans *answers) {
-	a.now.ClockBehind = ans.behind
+	a.now.ClockBehind, a.now.Barred = ans.behind, ""
 	if a.mem.Course.Step == Installing {
 		return
 	}
 	for _, next := range ans.candidates() {
 		if b := a.mem.barred(next.SHA256, a.clock(), ans.free); b != nil {
 			a.log.WithFields(logrus.Fields{"app": next.App, "version": next.Version}).Debug("left alone: " + b.Reason)
+			a.now.Barred = fmt.Sprintf("%s %s: %s", next.App, next.Version, b.Reason)
 			continue
 		}
 		c := &a.mem.Course
@@ -324,7 +325,7 @@ func (a *Agent) downloaded(c Course, free int64, err error) {
 		if errors.Is(err, ota.ErrRefused) { // it may have been replaced: ask again
 			a.now.NextPoll = a.clock().Add(nextTry(a.now.Tries+1, 0, a.o.Random()))
 		}
-		a.later(retryAfter(err))
+		a.later(err, retryAfter(err))
 		log.WithError(err).WithField("next", a.now.NotYet.Sub(a.clock()).Round(time.Second)).Warn("the download did not come to its end")
 	}
 }
@@ -443,7 +444,7 @@ func (a *Agent) installed(c Course, free int64, err error) {
 	case errors.Is(err, ErrPostponed):
 		log.WithError(err).Info("postponed")
 		a.step(ready)
-		a.now.NotYet, a.now.Waiting = now.Add(postponeRetry), err.Error()
+		a.now.NotYet, a.now.Failed = now.Add(postponeRetry), err.Error()
 	case errors.Is(err, errNoBundle):
 		ready.Step = Downloading
 		a.step(ready)
@@ -455,7 +456,7 @@ func (a *Agent) installed(c Course, free int64, err error) {
 		tries := a.now.Tries
 		a.step(ready)
 		a.now.Tries = tries
-		a.later(0)
+		a.later(err, 0)
 		log.WithError(err).WithField("next", a.now.NotYet.Sub(now).Round(time.Second)).Warn("the installation failed")
 	}
 }
@@ -647,5 +648,6 @@ func (a *Agent) watchConfig(res *backup.Result) {
 	case err == nil:
 		w.scan = false
 		w.watch.version = res.Version.String()
+		w.edits.seen(a.clock()) // what changed between the look and the watch, nobody has told
 	}
 }

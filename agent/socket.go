@@ -29,6 +29,7 @@ type AgentStatus struct {
 	Version   string    `json:"version,omitempty"`
 	Progress  *Progress `json:"progress,omitempty"`
 	Waiting   string    `json:"waiting,omitempty"` // why the step does not go on
+	Barred    string    `json:"barred,omitempty"`  // why a release that there is was not begun with
 	LastPoll  time.Time `json:"last_poll,omitzero"`
 	NextPoll  time.Time `json:"next_poll,omitzero"`
 	PollError string    `json:"poll_error,omitempty"` // of the last poll
@@ -217,7 +218,7 @@ func (a *Agent) ask(ctx context.Context, f func()) bool {
 func (a *Agent) agentStatus() *AgentStatus {
 	c := &a.mem.Course
 	s := &AgentStatus{
-		Doing: a.summary(), Step: c.Step, App: c.App, Version: c.Version.String(), Waiting: a.now.Waiting,
+		Doing: a.summary(), Step: c.Step, App: c.App, Version: c.Version.String(), Waiting: a.now.Waiting, Barred: a.now.Barred,
 		LastPoll: a.now.LastPoll, NextPoll: a.now.NextPoll, PollError: a.now.PollError,
 		LastScrub: a.mem.Scrubbed, NextScrub: a.now.NextScrub, ToReport: !a.now.NextReport.IsZero(),
 	}

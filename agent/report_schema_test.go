@@ -1,0 +1,46 @@
+package agent
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"testing"
+
+	"tandem/backup"
+)
+
+// docs/report.schema.json names each field of a report, and says of each
+// whether it may be left out.
+func TestReportSchema(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../docs/report.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		schema
+		Defs map[string]schema `json:"$defs"`
+	}
+	if err := json.Unmarshal(data, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		described schema
+		value     any
+	}{
+		"report":  {doc.schema, Report{}},
+		"Event":   {doc.Defs["Event"], Event{}},
+		"Problem": {doc.Defs["Problem"], backup.Problem{}},
+	} {
+		fields, required := fieldsOf(reflect.TypeOf(c.value))
+		if got := slices.Sorted(maps.Keys(c.described.Properties)); !slices.Equal(got, fields) {
+			t.Errorf("%s: described %q, there are %q", name, got, fields)
+		}
+		slices.Sort(required)
+		if got := slices.Sorted(slices.Values(c.described.Required)); !slices.Equal(got, required) {
+			t.Errorf("%s: said to be there always: %q, there always: %q", name, got, required)
+		}
+	}
+}

@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"tandem/backup"
+	"tandem/internal/config"
+)
+
+// Between the look that a watch follows on and the watch itself something may
+// change without a word from the kernel: it is looked once more.
+func TestWatchLooksOnceMore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "apps"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	cfg := &config.Config{System: config.Side{Path: dir}}
+	a := New(Options{Config: cfg, Environment: Environment{Log: log, Now: func() time.Time { return now }}})
+	defer a.config.stop()
+	look := &backup.Result{System: &backup.Snapshot{}}
+	a.watchConfig(look)
+	if due := a.config.due(now); due.IsZero() || due.Sub(now) > promised {
+		t.Fatalf("the next look is at %s", due)
+	}
+	a.config.begin(now)
+	a.watchConfig(look)
+	if due := a.config.due(now); !due.IsZero() {
+		t.Errorf("a watch that goes on has it looked again at %s", due)
+	}
+}
+
+// promised is within which an edit is backed up.
+const promised = 5 * time.Second

@@ -1,0 +1,368 @@
+package e2e
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tandem/agent"
+)
+
+// world is a device, the server that it updates from, the one it reports to,
+// and bad luck. Server and agent are killed at random moments.
+type world struct {
+	*device
+	repo      *repo
+	collector *collector
+	random    *rand.Rand
+
+	address string
+	server  *process // nil while none runs
+
+	edits  map[string]string // of configuration, that must survive
+	unsure map[string]bool   // those that may have come while the application was stopped
+	killed map[string]int    // what, and how often
+}
+
+// Ten releases, one after the other: an unhealthy one, one for other hardware,
+// one that is taken back, one outside the rollout, and six that are installed.
+func TestTenReleases(t *testing.T) {
+	t.Parallel()
+	random := random(t)
+	w := &world{
+		repo: newRepo(t), collector: newCollector(t, random), random: random, address: freeAddress(t, random),
+		edits: map[string]string{}, unsure: map[string]bool{}, killed: map[string]int{},
+	}
+	lines := pollOften
+	if random.IntN(2) == 0 {
+		lines += "backup = \"confirmed\"\n"
+	}
+	w.device = newDevice(t, options{
+		source: "http://" + w.address, slow: "512KiB/s", report: w.collector.url, agent: lines, hooks: true,
+	})
+	w.must("install", bundle("1.0.0"))
+	t.Cleanup(func() {
+		if w.server != nil {
+			w.server.kill()
+		}
+	})
+	w.serve()
+	w.launch()
+
+	want := []string{"pending 1.0.0", "confirmed 1.0.0"}
+	runs := "1.0.0"
+	for _, v := range versions[1:] {
+		w.edit()
+		switch v {
+		case unhealthy:
+			w.repo.add(v)
+			w.badLuck()
+			eventually(t, atLast, v+" is taken back", func() error { return w.taken(v, runs) })
+			want = append(want, "pending "+v, "rolled back from "+v+" to "+runs)
+		case otherHardware:
+			w.repo.add(v)
+			w.badLuck()
+			w.stays(runs)
+		case "1.6.0": // nobody sees it but as one that was taken back
+			w.stopServer()
+			w.repo.add(v)
+			w.repo.yank(v)
+			w.badLuck()
+			w.stays(runs)
+		case "1.7.0":
+			w.repo.add(v, "--percent", "0")
+			w.badLuck()
+			w.stays(runs)
+		default:
+			w.repo.add(v)
+			w.badLuck()
+			eventually(t, atLast, v+" runs", func() error { return errors.Join(w.impatient(), w.runs(v)) })
+			runs = v
+			want = append(want, "pending "+v, "confirmed "+v)
+		}
+		t.Logf("%s is dealt with, %s runs", v, runs)
+	}
+
+	w.edit()
+	w.settle()
+	w.collector.mu.Lock()
+	w.collector.random = nil // the network is well from now on
+	w.collector.mu.Unlock()
+	w.end()
+	w.start()
+	w.stays(runs)
+	w.haveEdits()
+	w.haveTold(want)
+	w.neverAgain(unhealthy)
+	c := w.collector
+	t.Logf("killed: %v; %d reports, %d of them met a fault; %d events, %d came again", w.killed, c.posts, c.faults, len(c.order), c.again)
+}
+
+// freeAddress gives an address for the server that no one takes while the
+// server does not run: below those that the kernel gives away.
+func freeAddress(t testing.TB, random *rand.Rand) string {
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", 20000+random.IntN(10000))
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
+// serve starts the server, which is tandem-release.
+func (w *world) serve() {
+	w.t.Helper()
+	cmd := exec.Command(filepath.Join(binDir, "tandem-release"), "repo", "serve", w.repo.dir, "--listen", w.address)
+	out, err := cmd.StdoutPipe()
+	w.check(err)
+	w.check(cmd.Start())
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "http://") {
+		w.t.Fatalf("the server says %q: %v", line, err)
+	}
+	w.server = &process{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		w.server.err = cmd.Wait()
+		close(w.server.done)
+	}()
+}
+
+func (w *world) stopServer() {
+	w.server.kill()
+	w.server = nil
+}
+
+// The moments at which something is killed, beside those at random.
+var moments = []func(w *world) bool{
+	func(w *world) bool { return true },
+	func(w *world) bool { return w.step() == agent.Downloading },
+	func(w *world) bool { return w.step() == agent.Installing },
+	func(w *world) bool { return w.step() == agent.Installing },
+	func(w *world) bool { return w.read("running") == "" },
+	func(w *world) bool { return strings.Contains(w.read("usr_data/.tandem/pending.json"), "version") },
+}
+
+// badLuck kills the agent and the server a few times, and edits configuration
+// meanwhile. Both run at its end.
+func (w *world) badLuck() {
+	w.t.Helper()
+	for range 2 + w.random.IntN(3) {
+		moment := moments[w.random.IntN(len(moments))]
+		then := time.Duration(w.random.IntN(400)) * time.Millisecond
+		server, both := w.random.IntN(3) == 0, w.random.IntN(4) == 0
+		down := time.Duration(w.random.IntN(300)) * time.Millisecond
+		w.wait(2*time.Second, func() bool { return moment(w) })
+		w.wait(then, nil)
+		if w.random.IntN(2) == 0 {
+			w.edit()
+		}
+		if !server || both {
+			w.kill()
+			w.killed["agent"]++
+		}
+		if server && w.server != nil {
+			w.stopServer()
+			w.killed["server"]++
+		}
+		if w.random.IntN(3) == 0 {
+			w.edit()
+		}
+		w.wait(down, nil)
+		if w.agent == nil {
+			w.launch()
+		}
+		if w.server == nil && w.random.IntN(2) == 0 {
+			w.serve()
+		}
+	}
+	if w.server == nil {
+		w.serve()
+	}
+}
+
+// wait lets time pass: at most so much, and no more once until holds.
+func (w *world) wait(most time.Duration, until func() bool) {
+	limit := time.NewTimer(most)
+	defer limit.Stop()
+	tick := time.NewTicker(often)
+	defer tick.Stop()
+	for until == nil || !until() {
+		select {
+		case <-limit.C:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// impatient has an agent that met a server that was down ask again at once, as
+// a person would. It never has an error.
+func (w *world) impatient() error {
+	if s, err := w.status(); err == nil && s.Agent.PollError != "" {
+		w.signal(syscall.SIGHUP)
+	}
+	return nil
+}
+
+// edit changes a file of the configuration.
+func (w *world) edit() {
+	name := fmt.Sprintf("etc/%d.conf", w.random.IntN(4))
+	switch w.random.IntN(5) {
+	case 0:
+		name = "etc/hello.conf"
+	case 1:
+		name = "etc/other.conf"
+	}
+	w.edits[name] = fmt.Sprintf("edit %d\n", w.random.Uint64())
+	w.unsure[name] = true
+	w.settleOne(name)
+}
+
+// settle makes those edits again which may have come while the application was
+// stopped to be replaced: then it is not there to save anything, and what is
+// written is written to a tree that is about to go.
+func (w *world) settle() {
+	w.t.Helper()
+	for name := range w.unsure {
+		eventually(w.t, soon, "an edit", func() error {
+			if !w.settleOne(name) {
+				return errors.New("the application does not run")
+			}
+			return nil
+		})
+	}
+}
+
+func (w *world) settleOne(name string) bool {
+	w.t.Helper()
+	before, err := os.Stat(w.path("running"))
+	if err != nil {
+		return false
+	}
+	file := filepath.Join(w.dir, "system/apps", name)
+	if w.random.IntN(2) == 0 {
+		err = os.WriteFile(file, []byte(w.edits[name]), 0o644)
+	} else if err = os.WriteFile(file+".tmp", []byte(w.edits[name]), 0o644); err == nil {
+		err = os.Rename(file+".tmp", file)
+	}
+	after, e := os.Stat(w.path("running"))
+	if err != nil || e != nil || !os.SameFile(before, after) {
+		return false
+	}
+	delete(w.unsure, name)
+	return true
+}
+
+// taken says what keeps a version from having been taken back.
+func (w *world) taken(version, before string) error {
+	if err := w.impatient(); err != nil {
+		return err
+	}
+	s, err := w.status()
+	if err != nil {
+		return err
+	}
+	for _, v := range s.Revoked {
+		if v.String() == version {
+			return w.runs(before)
+		}
+	}
+	return fmt.Errorf("%s is not revoked (%s)", version, s.Agent.Doing)
+}
+
+// stays polls, and expects that the version which runs is the one that is
+// installed afterwards, too.
+func (w *world) stays(version string) {
+	w.t.Helper()
+	for range 2 {
+		now := time.Now()
+		eventually(w.t, atLast, "a poll", func() error {
+			s, err := w.status()
+			if err != nil {
+				return err
+			}
+			if !s.Agent.LastPoll.After(now) {
+				return errors.Join(fmt.Errorf("none, %s", s.Agent.PollError), w.impatient())
+			}
+			return w.runs(version)
+		})
+	}
+}
+
+// haveEdits expects the last edit of each file on both sides.
+func (w *world) haveEdits() {
+	w.t.Helper()
+	eventually(w.t, soon, "the edits are on both sides", func() error {
+		var errs []error
+		for name, text := range w.edits {
+			for _, side := range []string{"system", "usr_data"} {
+				if got := w.read(filepath.Join(side, "apps", name)); got != text {
+					errs = append(errs, fmt.Errorf("%s: %s is %q, want %q", side, name, got, text))
+				}
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// haveTold expects that the server knows all that the device does, and that it
+// is what happened.
+func (w *world) haveTold(want []string) {
+	w.t.Helper()
+	eventually(w.t, atLast, "all events are reported", func() error {
+		events, _ := w.collector.get()
+		if history := w.history(); len(events) < len(history) {
+			return fmt.Errorf("%d of %d", len(events), len(history))
+		}
+		return w.impatient()
+	})
+	events, wrong := w.collector.get()
+	for _, what := range wrong {
+		w.t.Error(what)
+	}
+	if got := actions(events); !slices.Equal(got, want) {
+		w.t.Errorf("reported:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	for _, e := range events {
+		if e.Error != "" && e.Action != "rolled back" {
+			w.t.Errorf("what failed and should not have: %+v", e)
+		}
+	}
+	for _, r := range w.collector.status {
+		if v := r.Version.String(); v == unhealthy && r.Pending.String() != v && !slices.ContainsFunc(r.Events, rolledBack) {
+			w.t.Errorf("%s was told as the version, and not as one that is pending: %+v", v, r)
+		}
+	}
+}
+
+func rolledBack(e agent.Event) bool { return e.Action == "rolled back" }
+
+// neverAgain expects that a version was not started after it was taken back.
+func (w *world) neverAgain(version string) {
+	w.t.Helper()
+	back := false
+	for line := range strings.Lines(w.read("started")) {
+		switch line = strings.TrimSpace(line); {
+		case strings.HasSuffix(line, "after "+version):
+			back = true
+		case back && strings.HasPrefix(line, version+" "):
+			w.t.Errorf("%s was started again", version)
+		}
+	}
+	if !back {
+		w.t.Errorf("nothing was started after %s:\n%s", version, w.read("started"))
+	}
+}
