@@ -3,10 +3,8 @@ package backup
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 

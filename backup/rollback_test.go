@@ -3,7 +3,6 @@ package backup
 import (
 	"context"
 	"errors"
-	"fmt"
 	"testing"
 
 	"tandem/internal/fsys/memfs"
