@@ -23,7 +23,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench lab-ubifs lab-ext4 fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench lab-model lab-planted lab-ubifs lab-ext4 fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -65,6 +65,12 @@ demo: build ## run the main job in a scratch folder and check each step
 
 bench: ## measure against cp, rsync, tar, RAUC and the vendor's logic; BENCHFLAGS are its flags
 	go run ./test/bench $(BENCHFLAGS)
+
+lab-model: ## cut the power and fail the disk at every operation, on a model of the disks; LABFLAGS are its flags
+	cd test/model && go test -count=1 -timeout 2h -lab.full $(LABFLAGS)
+
+lab-planted: ## build Tandem with each planted bug and want the model lab to find it; BUG names one
+	go run ./test/planted $(BUG)
 
 lab-ubifs: ## cut the power on real UBIFS, in a machine under QEMU; LABFLAGS are its flags
 	go run ./test/ubifs $(LABFLAGS)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ var (
 	every  = flag.Int("lab.second", -1, "cut each operation of the recovery from every `n`-th state, 1 is from all, 0 from none")
 	step   = flag.Int("lab.errors", -1, "let every `n`-th operation fail, 1 is each with every kind of error, 0 is none")
 	only   = flag.String("lab.run", "", "run the scenarios that match this regular expression")
+	first  = flag.Bool("lab.first", false, "stop after the first scenario that fails")
 	replay = flag.String("lab.replay", "", "run one case again: SCENARIO: STATE, as a failure names it")
 )
 
@@ -30,7 +32,6 @@ var (
 var summary struct {
 	sync.Mutex
 	reports []*search.Report
-	lives   int
 	start   time.Time
 }
 
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	summary.start = time.Now()
 	code := m.Run()
-	if *full || *only != "" || *replay != "" {
+	if *full {
 		printSummary()
 	}
 	os.Exit(code)
@@ -59,8 +60,8 @@ func printSummary() {
 		}
 	}
 	fmt.Printf("\nfirst cuts at: %s\n", kinds.Kinds())
-	fmt.Printf("seed %d: %d first cuts, %d second cuts, %d operations that failed, %d different states recovered from, %d device lives; %d scenarios failed; %s\n",
-		*seed, cuts, second, faults, states, summary.lives, failures, time.Since(summary.start).Round(time.Second))
+	fmt.Printf("seed %d: %d first cuts, %d second cuts, %d operations that failed, %d different states recovered from; %d scenarios failed; %s\n",
+		*seed, cuts, second, faults, states, failures, time.Since(summary.start).Round(time.Second))
 }
 
 // options are how far the search goes.
@@ -89,12 +90,21 @@ func TestPowerCut(t *testing.T) {
 			}
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
+				if *first && anyFailed() {
+					t.Skip("another one has failed")
+				}
 				o := options()
 				o.Only = state
 				report(t, sc.search(flavour).Run(o))
 			})
 		}
 	}
+}
+
+func anyFailed() bool {
+	summary.Lock()
+	defer summary.Unlock()
+	return slices.ContainsFunc(summary.reports, func(r *search.Report) bool { return r.Failure != nil })
 }
 
 // report keeps a report for the summary and fails with what it found.

@@ -160,7 +160,10 @@ func P2(w *world, d *device, due string, err error) error {
 	if records[backup.System] != records[backup.UsrData] {
 		return errors.New("P2: the sides have different records")
 	}
-	app := get(backup.DecodeRecord([]byte(records[backup.System]))).Manifest.Files
+	app := map[string]bool{}
+	for _, e := range get(backup.DecodeRecord([]byte(records[backup.System]))).Manifest.Files {
+		app[string(e.Path)] = true
+	}
 	if diff := difference(d.tree(backup.System, app), d.tree(backup.UsrData, app)); diff != "" {
 		return fmt.Errorf("P2: the sides differ: %s", diff)
 	}
@@ -169,19 +172,15 @@ func P2(w *world, d *device, due string, err error) error {
 
 // tree describes what is to be the same on both sides. Times count for
 // application files alone: configuration may have been written again as it was.
-func (d *device) tree(side backup.SideName, app []*backup.Entry) map[string]string {
+func (d *device) tree(side backup.SideName, app map[string]bool) map[string]string {
 	t := map[string]string{}
-	known := map[string]bool{}
-	for _, e := range app {
-		known[string(e.Path)] = true
-	}
 	walk(d.fs(side), appsDir, func(name string, i fsys.Info, content string) {
 		name = strings.TrimPrefix(name, appsDir+"/")
 		if strings.HasPrefix(name, "log") { // ignored, and so on system only
 			return
 		}
 		mtime := i.Mtime
-		if i.Type != fsys.TypeFile || isConfig(name) || !known[name] {
+		if i.Type != fsys.TypeFile || isConfig(name) || !app[name] {
 			mtime = 0
 		}
 		t[name] = fmt.Sprintf("%s %04o %d:%d %d %.60q", i.Type, i.Mode, i.UID, i.GID, mtime, content)

@@ -435,6 +435,22 @@ func rollbackScenarios() []*scenario {
 			work: func(d *device) error { return d.rollback("1.1.0") },
 		},
 		{
+			// The application writes in place: what a version left behind must
+			// not change with it.
+			name: "rollback, there and back", goal: "1.1.0", after: judged("1.0.0"),
+			prepare: then(installed("1.0.0", "1.1.0"), func(d *device) {
+				must(d.rollback(""))
+				d.edit("etc/app.conf", "as 1.0.0 wants it")
+				must(d.boot())
+			}),
+			work: func(d *device) error { return d.rollback("1.1.0") },
+			world: func(w *world) {
+				w.config = func(version string) map[string][]string {
+					return map[string][]string{"etc/app.conf": {map[string]string{"1.0.0": "as 1.0.0 wants it", "1.1.0": "default"}[version]}}
+				}
+			},
+		},
+		{
 			name: "rollback, before the first backup", goal: "1.0.0", after: judged("1.1.0"), during: resolved,
 			prepare: then(installed("1.0.0"), func(d *device) { must(d.install("1.1.0", backup.InstallOptions{Pending: true})) }),
 			work:    func(d *device) error { return d.rollback("") },

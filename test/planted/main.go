@@ -1,0 +1,183 @@
+// Command planted shows that the model lab finds what it is for: it builds
+// Tandem with a bug in it and wants the lab to find that. The bugs are edits
+// that exist only while they are built; see bugs.go.
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	list := flag.Bool("list", false, "list the bugs")
+	build := flag.String("build", "", "build tandem with the one bug that is named, as `FILE`, for the other labs")
+	all := flag.Bool("all", false, "search all scenarios, not only those that are known to find the bug")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: planted [-list] [-all] [-build FILE] [BUG...]")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Stdout, *list, *all, *build, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "planted:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, list, all bool, build string, names []string) error {
+	if list {
+		for _, b := range bugs {
+			fmt.Fprintf(out, "%-27s %s\n", b.name, b.about)
+		}
+		return nil
+	}
+	chosen, err := choose(names)
+	if err != nil {
+		return err
+	}
+	root, err := moduleRoot(ctx)
+	if err != nil {
+		return err
+	}
+	if build != "" {
+		if len(names) != 1 {
+			return errors.New("name the one bug to build tandem with")
+		}
+		return chosen[0].build(ctx, root, build)
+	}
+	missed := 0
+	for _, b := range chosen {
+		found, err := b.search(ctx, root, all)
+		switch {
+		case err != nil:
+			return err
+		case found == "":
+			missed++
+			found = "NOT FOUND"
+		}
+		fmt.Fprintf(out, "%-27s %s\n", b.name, found)
+	}
+	if missed > 0 {
+		return fmt.Errorf("%d of %d planted bugs were not found", missed, len(chosen))
+	}
+	fmt.Fprintf(out, "all %d planted bugs were found\n", len(chosen))
+	return nil
+}
+
+func choose(names []string) ([]bug, error) {
+	if len(names) == 0 {
+		return bugs, nil
+	}
+	var chosen []bug
+	for _, n := range names {
+		i := slices.IndexFunc(bugs, func(b bug) bool { return b.name == n })
+		if i < 0 {
+			return nil, fmt.Errorf("%s: no such bug: -list lists them", n)
+		}
+		chosen = append(chosen, bugs[i])
+	}
+	return chosen, nil
+}
+
+func moduleRoot(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return "", fmt.Errorf("go list: %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// inScratch runs f with the overlay of the bug in a directory that goes afterwards.
+func (b *bug) inScratch(root string, f func(overlay string) error) (err error) {
+	dir, err := os.MkdirTemp("", "tandem-planted-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	overlay, err := b.overlay(root, dir)
+	if err != nil {
+		return err
+	}
+	return f(overlay)
+}
+
+func (b *bug) build(ctx context.Context, root, name string) error {
+	name, err := filepath.Abs(name)
+	if err != nil {
+		return err
+	}
+	return b.inScratch(root, func(overlay string) error {
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-overlay", overlay, "-o", name, "./cmd/tandem")
+		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+		if msg, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build with %s: %w: %s", b.name, err, msg)
+		}
+		return nil
+	})
+}
+
+var (
+	scenarioLine = regexp.MustCompile(`--- FAIL: TestPowerCut/(\S+)`)
+	foundLine    = regexp.MustCompile(`seed \d+: (.*)`)
+)
+
+// search runs the model lab on Tandem with the bug, until it finds something.
+// It gives what that was; "" is nothing.
+func (b *bug) search(ctx context.Context, root string, all bool) (found string, err error) {
+	err = b.inScratch(root, func(overlay string) error {
+		args := []string{"test", "-count=1", "-overlay", overlay, "./test/model", "-run", "TestPowerCut", "-lab.first"}
+		if !all {
+			args = append(args, "-lab.run", b.where)
+		}
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Dir = root
+		out, err := cmd.CombinedOutput()
+		var failed *exec.ExitError
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			return nil
+		case !errors.As(err, &failed):
+			return err
+		}
+		if found = summarize(string(out)); found == "" {
+			return fmt.Errorf("%s: the lab did not run:\n%s", b.name, out)
+		}
+		return nil
+	})
+	return found, err
+}
+
+// summarize gives scenario and finding of the first failure.
+func summarize(out string) string {
+	scenario := ""
+	lines := bufio.NewScanner(strings.NewReader(out))
+	lines.Buffer(nil, len(out)+1)
+	for lines.Scan() {
+		if m := scenarioLine.FindStringSubmatch(lines.Text()); m != nil {
+			scenario = strings.ReplaceAll(m[1], "_", " ")
+		} else if m := foundLine.FindStringSubmatch(lines.Text()); m != nil && scenario != "" {
+			text := m[1]
+			if len(text) > 160 {
+				text = text[:160] + "…"
+			}
+			return scenario + ": " + text
+		}
+	}
+	return ""
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// Every planted bug still fits the sources, and the model lab finds it.
+func TestPlanted(t *testing.T) {
+	root, err := moduleRoot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range bugs {
+		t.Run(b.name, func(t *testing.T) {
+			if _, err := b.sources(root); err != nil {
+				t.Fatal(err)
+			}
+			if testing.Short() {
+				t.Skip("builds the lab anew")
+			}
+			found, err := b.search(t.Context(), root, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found == "" {
+				t.Fatalf("%s: not found in the scenarios %s", b.about, b.where)
+			}
+			t.Log(found)
+		})
+	}
+}
+
+// An edit that no longer fits is told, with what to do.
+func TestEditThatDoesNotFit(t *testing.T) {
+	b := bug{name: "gone", edits: []edit{{"bugs.go", "text that " + "is not there", ""}}}
+	if _, err := b.sources("."); err == nil || !strings.Contains(err.Error(), "must follow") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestSummarize(t *testing.T) {
+	const out = "--- FAIL: TestPowerCut (0.00s)\n    --- FAIL: TestPowerCut/install,_downgrade/exchange (0.1s)\n        model_test.go:94: seed 7: cut 3.1: P1: gone\n"
+	if got := summarize(out); got != "install, downgrade/exchange: cut 3.1: P1: gone" {
+		t.Errorf("%q", got)
+	}
+	if got := summarize("FAIL tandem/test/model [build failed]\n"); got != "" {
+		t.Errorf("%q", got)
+	}
+}
