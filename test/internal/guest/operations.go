@@ -55,7 +55,10 @@ var Operations = []*Operation{
 	}},
 	{"rollback", func(l *Lab, now Tree) (task, error) {
 		legal := kept(now)
-		if len(legal) == 1 { // there is nothing to return to yet
+		fromFactory := func(t Tree) bool { return strings.HasPrefix(t["tag"], "0.") }
+		if len(legal) == 1 || slices.ContainsFunc(legal, fromFactory) {
+			// There is nothing to return to yet, or only a version without a record,
+			// all of whose files would stay as configuration from then on.
 			var err error
 			if now, err = l.installOther(now); err != nil {
 				return task{}, err

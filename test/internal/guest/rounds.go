@@ -135,6 +135,16 @@ func (l *Lab) round(op *Operation) (ok bool) {
 	return true
 }
 
+// nearest is one of legal to compare with, of the same version if there is one.
+func nearest(legal []Tree, t Tree) Tree {
+	for _, l := range legal {
+		if l["tag"] == t["tag"] {
+			return l
+		}
+	}
+	return legal[0]
+}
+
 func bothSides() ([]Tree, error) {
 	a, errA := ReadSide(Live)
 	b, errB := ReadSide(Backup)
@@ -163,7 +173,7 @@ func (l *Lab) between(legal []Tree) (held []string, why string) {
 		case slices.ContainsFunc(legal, func(l Tree) bool { return sameApplication(t, l) }):
 			held = append(held, t["tag"])
 		default:
-			return nil, fmt.Sprintf("%s has the tag %s, but not its files:\n%s", dir, t["tag"], Differences(legal[0], t))
+			return nil, fmt.Sprintf("%s has the tag %s, but not its files:\n%s", dir, t["tag"], Differences(nearest(legal, t), t))
 		}
 	}
 	if len(held)+commits == 0 {
@@ -183,7 +193,7 @@ func (l *Lab) after(legal []Tree, least string) string {
 	case !maps.Equal(a, b):
 		return fmt.Sprintf("the sides differ (system, usr_data):\n%s", Differences(a, b))
 	case !oneOf(a, legal):
-		return fmt.Sprintf("neither the old version nor the new (expected, found):\n%s", Differences(legal[len(legal)-1], a))
+		return fmt.Sprintf("neither the old version nor the new (expected, found):\n%s", Differences(nearest(legal, a), a))
 	case least != "" && a["tag"] != least:
 		return fmt.Sprintf("one side held %s before the boot, both hold %s after it", least, a["tag"])
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -17,8 +18,10 @@ type Options struct {
 	Cuts   int
 	Seed   int64
 	Cache  string
-	Tandem string
+	Tandem string // a program to test, or "" for the one built from here
 	Dir    string // for scratch files; removed at the end
+
+	planted string
 }
 
 // Main runs a lab: flags, signals, scratch folder, exit code.
@@ -28,7 +31,8 @@ func Main(name string, lab func(context.Context, Options) error) {
 	flag.IntVar(&o.Cuts, "cuts", 0, "make so many power cuts, whatever time it takes, instead of -budget")
 	flag.Int64Var(&o.Seed, "seed", time.Now().UnixNano()%1e9, "seed of the random choices")
 	flag.StringVar(&o.Cache, "cache", ".cache/machine", "`folder` for kernel and packages")
-	flag.StringVar(&o.Tandem, "tandem", "", "a static tandem to test, such as one with a planted bug (default: built from here)")
+	flag.StringVar(&o.Tandem, "tandem", "", "a static tandem to test (default: built from here)")
+	flag.StringVar(&o.planted, "planted", "", "test a tandem with this `bug` in it, of those that go run ./test/planted -list names")
 	flag.Parse()
 	// Where mke2fs lies is not on every user's path.
 	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
@@ -48,6 +52,12 @@ func withFolder(ctx context.Context, o Options, lab func(context.Context, Option
 		return err
 	}
 	defer os.RemoveAll(o.Dir)
+	if o.planted != "" {
+		o.Tandem = filepath.Join(o.Dir, "planted")
+		if _, err := Output(ctx, "", []string{"CGO_ENABLED=0"}, "go", "run", "./test/planted", "-build", o.Tandem, o.planted); err != nil {
+			return err
+		}
+	}
 	return lab(ctx, o)
 }
 

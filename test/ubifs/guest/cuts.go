@@ -32,6 +32,9 @@ type sweep struct {
 	next  int           // the erase block at which to cut next
 	most  int           // the furthest that was struck
 	whole int           // how often it went through all of them
+	step  int           // the step at which to cut next
+	steps int           // the furthest that was struck
+	walks int           // how often it went through all of them
 	lasts time.Duration // what the operation takes, as seen so far
 }
 
@@ -56,10 +59,11 @@ const (
 	mapping = "block mapped" // UBI stops when it writes the header of an erase block that gets data
 	erasure = "block erased" // UBI stops when it writes the header of an erase block that was erased
 	torn    = "torn write"   // UBIFS stops in the middle of a write and leaves garbage; when it does is left to UBIFS
+	step    = "step"         // UBIFS stops just after tandem has changed a directory of its own
 	moment  = "any moment"   // UBIFS stops between any two of its writes
 )
 
-var kinds = []string{mapping, erasure, torn, moment}
+var kinds = []string{mapping, erasure, torn, step, moment}
 
 // What the kernel's tst_emulate_power_cut counts.
 const (
@@ -67,11 +71,12 @@ const (
 	atMapping = 2
 )
 
-// choose takes every erase block in turn, and moments at random in between.
+// choose takes every erase block and every step in turn, and moments at random
+// in between.
 func (f *flash) choose(s *sweep) (kind string, n int, after time.Duration) {
 	from := f.starts * 3 / 4
 	after = from + time.Duration(f.rand.Int64N(int64(max(s.lasts*21/20-from, time.Millisecond))))
-	switch f.rand.IntN(8) {
+	switch f.rand.IntN(12) {
 	case 0, 1, 2:
 		s.next++
 		return mapping, s.next, 0
@@ -79,6 +84,9 @@ func (f *flash) choose(s *sweep) (kind string, n int, after time.Duration) {
 		return erasure, 1 + f.rand.IntN(4), 0
 	case 4, 5:
 		return torn, 0, after
+	case 6, 7, 8, 9:
+		s.step++
+		return step, s.step, time.Duration(f.rand.IntN(8)) * time.Millisecond
 	}
 	return moment, 0, after
 }
@@ -123,6 +131,8 @@ func (f *flash) Cut(operation string, args []string) (guest.Cut, error) {
 	kind, n, after := f.choose(s)
 	c := guest.Cut{Kind: kind, At: kind}
 	switch {
+	case kind == step:
+		c.At = fmt.Sprintf("%v after step %d", after, n)
 	case n > 0:
 		c.At = fmt.Sprintf("%s, number %d", kind, n)
 	case kind == moment:
@@ -132,7 +142,7 @@ func (f *flash) Cut(operation string, args []string) (guest.Cut, error) {
 		return c, err
 	}
 	start := time.Now()
-	hit, err := f.run(&c, kind, after, args)
+	hit, err := f.run(&c, kind, n, after, args)
 	if err != nil {
 		return c, err
 	}
@@ -142,13 +152,17 @@ func (f *flash) Cut(operation string, args []string) (guest.Cut, error) {
 			s.lasts = (3*s.lasts + took) / 4
 		}
 	}
-	if kind == mapping {
-		if hit {
-			s.most = max(s.most, n)
-		} else { // it has no more erase blocks than this
-			s.next = 0
-			s.whole++
-		}
+	switch {
+	case kind == mapping && hit:
+		s.most = max(s.most, n)
+	case kind == mapping: // it has no more erase blocks than this
+		s.next = 0
+		s.whole++
+	case kind == step && hit:
+		s.steps = max(s.steps, n)
+	case kind == step:
+		s.step = 0
+		s.walks++
 	}
 	err = f.Remount()
 	c.Log = guest.KernelLog()
@@ -161,10 +175,26 @@ func (f *flash) Cut(operation string, args []string) (guest.Cut, error) {
 
 // run runs the program until its end or until the power fails; afterwards it has
 // failed in any case. hit says that it failed before the end.
-func (f *flash) run(c *guest.Cut, kind string, after time.Duration, args []string) (hit bool, err error) {
+func (f *flash) run(c *guest.Cut, kind string, n int, after time.Duration, args []string) (hit bool, err error) {
 	var said bytes.Buffer
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = &said, &said
+	pulled := make(chan struct{})
+	if kind == step {
+		s, err := watchSteps()
+		if err != nil {
+			return false, err
+		}
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			s.pullAt(n, after, pulled)
+		}()
+		defer func() { // not that it strikes what is mounted next
+			s.file.Close()
+			<-gone
+		}()
+	}
 	if err := cmd.Start(); err != nil {
 		return false, err
 	}
@@ -174,7 +204,7 @@ func (f *flash) run(c *guest.Cut, kind string, after time.Duration, args []strin
 		_ = cmd.Wait()
 	}()
 	var timer <-chan time.Time
-	if after > 0 {
+	if after > 0 && kind != step {
 		timer = time.After(after)
 	}
 	if kind == torn {
@@ -194,6 +224,8 @@ func (f *flash) run(c *guest.Cut, kind string, after time.Duration, args []strin
 			pull()
 		case <-timer:
 			pull()
+			hit = true
+		case <-pulled:
 			hit = true
 		}
 	}
@@ -233,10 +265,10 @@ func watch(ended <-chan struct{}, timer <-chan time.Time) (hit bool) {
 }
 
 func (f *flash) print() {
-	fmt.Println("erase blocks at which an operation was cut in turn:")
+	fmt.Println("erase blocks and steps at which an operation was cut in turn:")
 	for _, op := range slices.Sorted(maps.Keys(f.swept)) {
-		if s := f.swept[op]; s.most > 0 {
-			fmt.Printf("  %s: 1 to %d, %d times through\n", op, s.most, s.whole)
+		if s := f.swept[op]; s.most+s.steps > 0 {
+			fmt.Printf("  %s: blocks 1 to %d, %d times through; steps 1 to %d, %d times through\n", op, s.most, s.whole, s.steps, s.walks)
 		}
 	}
 	fmt.Printf("%d commands ran while bits flipped and writes failed: %d failures were emulated\n", f.faulted, f.emulated)

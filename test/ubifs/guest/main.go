@@ -39,7 +39,8 @@ func run(o guest.Options) error {
 	all := guest.Limit{Budget: o.Budget, Cuts: o.Cuts}
 	l.part("Power cuts, a larger application", "usual", usual, guest.Operations, all.Part(.1))
 	l.part("Power cuts", "small", small, guest.Operations, all.Part(.52))
-	l.part("Power cuts while bits flip and writes fail", "small", faulty, guest.Operations, all.Part(.12))
+	// The more is written, the more fails.
+	l.part("Power cuts while bits flip and writes fail", "usual", faulty, guest.Operations, all.Part(.12))
 	// A rollback has nothing to return to, and nothing that was lost can be
 	// put beside what is there.
 	l.part("Power cuts, room for one version only", "tight", tight, guest.Named("back up", "restore", "back up again", "install", "capture", "repair"), all.Part(.12))
