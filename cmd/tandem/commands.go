@@ -26,7 +26,8 @@ type reconciliation struct {
 	Reason    string             `json:"reason,omitempty"`
 	Version   versioning.Version `json:"version"`
 	Revision  int                `json:"revision"`
-	Held      bool               `json:"held,omitempty"` // the backup waits for a confirm
+	Held      bool               `json:"held,omitempty"`     // the backup waits for a confirm
+	Returned  bool               `json:"returned,omitempty"` // it is the version before a revoked one
 	Changed   []backup.SideName  `json:"changed"`
 	InPlace   []backup.SideName  `json:"in_place,omitempty"`
 	Files     int                `json:"files"`
@@ -44,7 +45,7 @@ func describe(res *backup.Result) reconciliation {
 		return doc
 	}
 	doc.Action, doc.From, doc.Reason = res.Decision.Action, res.Decision.From, res.Decision.Reason
-	doc.Version, doc.Revision, doc.Held = res.Version, res.Revision, res.Held
+	doc.Version, doc.Revision, doc.Held, doc.Returned = res.Version, res.Revision, res.Held, res.Returned
 	doc.Changed = append(doc.Changed, res.Changed...)
 	doc.Files, doc.Bytes = res.Files, res.Bytes
 	doc.InPlace, doc.Finished, doc.Conflicts, doc.Lost = res.InPlace, res.Finished, res.Conflicts, res.Lost
@@ -68,10 +69,12 @@ func (p *program) reconciled(res *backup.Result, err error) error {
 	case err != nil:
 	case doc.Held:
 		lines = []string{fmt.Sprintf("%s is not confirmed yet: it is backed up once it is", doc.Version)}
+	case doc.Returned:
+		lines = []string{fmt.Sprintf("rolled back to %s: in step now", doc.Version)}
 	case len(doc.Changed) == 0 && len(doc.Finished) == 0:
 		lines = []string{fmt.Sprintf("in step at %s", doc.Version)}
 	default:
-		lines = []string{fmt.Sprintf("%s: in step at %s now (%d files, %s written)", done(doc.Action), doc.Version, doc.Files, size(doc.Bytes))}
+		lines = []string{fmt.Sprintf("%s: in step at %s now (%s, %s written)", done(doc.Action), doc.Version, count(doc.Files, "file"), size(doc.Bytes))}
 	}
 	return errors.Join(p.report(doc, lines...), err)
 }
@@ -92,7 +95,7 @@ func (p *program) remarks(res *backup.Result) {
 			p.say("tandem: %s: %s: %s: %s", pr.Side, pr.Path, pr.Kind, pr.Detail)
 		}
 		for _, f := range s.Foreign {
-			p.say("tandem: %s: %s: left alone: neither file, directory nor symbolic link", s.Side, f)
+			p.say("tandem: %s: %s: %s", s.Side, f, leftAlone)
 		}
 	}
 	for _, c := range res.Conflicts {
@@ -102,6 +105,8 @@ func (p *program) remarks(res *backup.Result) {
 		p.say("tandem: %s: captured configuration was lost on both sides", l)
 	}
 }
+
+const leftAlone = "left alone: neither file, directory nor symbolic link"
 
 func done(a backup.Action) string {
 	switch a {
@@ -117,6 +122,14 @@ func done(a backup.Action) string {
 		return "configuration restored"
 	}
 	return "recovered"
+}
+
+// count writes a number of things for people.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // size writes bytes for people.
@@ -212,7 +225,7 @@ func newStatusCommand(p *program) *cobra.Command {
 				side := s.Sides[n]
 				l := fmt.Sprintf("%-9s %-11s %s", n, side.State, orNone(side.Version))
 				if !side.Version.IsZero() {
-					l += fmt.Sprintf("  revision %d, %d files", side.Revision, side.Files)
+					l += fmt.Sprintf("  revision %d, %s", side.Revision, count(side.Files, "file"))
 				}
 				if !side.Previous.IsZero() {
 					l += ", previous " + side.Previous.String()
@@ -223,7 +236,7 @@ func newStatusCommand(p *program) *cobra.Command {
 				}
 			}
 			if w := s.Pending; w != nil {
-				lines = append(lines, fmt.Sprintf("%s is not confirmed yet (%d starts)", w.Version, w.Starts))
+				lines = append(lines, fmt.Sprintf("%s is not confirmed yet (%s)", w.Version, count(w.Starts, "start")))
 			}
 			if s.InStep {
 				lines = append(lines, "the sides are in step")
@@ -273,7 +286,7 @@ record says. With --repair it mends what it finds from the other side.`,
 			if res == nil {
 				return err
 			}
-			doc := verification{Sides: map[backup.SideName]backup.State{}, Problems: []backup.Problem{}, Edited: []edited{}, failure: p.failure(err)}
+			doc := verification{Sides: map[backup.SideName]backup.State{}, Problems: []backup.Problem{}, Edited: []located{}, LeftAlone: []located{}, failure: p.failure(err)}
 			var lines []string
 			for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
 				doc.Sides[s.Side] = s.State
@@ -283,8 +296,12 @@ record says. With --repair it mends what it finds from the other side.`,
 					lines = append(lines, fmt.Sprintf("  %s: %s: %s", pr.Path, pr.Kind, pr.Detail))
 				}
 				for _, e := range s.Edited {
-					doc.Edited = append(doc.Edited, edited{s.Side, e})
+					doc.Edited = append(doc.Edited, located{s.Side, e})
 					lines = append(lines, fmt.Sprintf("  %s: configuration that is not backed up yet", e))
+				}
+				for _, f := range s.Foreign {
+					doc.LeftAlone = append(doc.LeftAlone, located{s.Side, f})
+					lines = append(lines, fmt.Sprintf("  %s: %s", f, leftAlone))
 				}
 			}
 			return errors.Join(p.print(doc, lines...), err)
@@ -296,13 +313,14 @@ record says. With --repair it mends what it finds from the other side.`,
 
 // verification is the JSON document of verify.
 type verification struct {
-	Sides    map[backup.SideName]backup.State `json:"sides"`
-	Problems []backup.Problem                 `json:"problems"`
-	Edited   []edited                         `json:"edited"`
+	Sides     map[backup.SideName]backup.State `json:"sides"`
+	Problems  []backup.Problem                 `json:"problems"`
+	Edited    []located                        `json:"edited"`
+	LeftAlone []located                        `json:"left_alone"` // sockets, FIFOs and device nodes
 	failure
 }
 
-type edited struct {
+type located struct {
 	Side backup.SideName `json:"side"`
 	Path backup.Path     `json:"path"`
 }
@@ -764,7 +782,10 @@ func eventLine(e *agent.Event) string {
 		l += " (before: " + e.From.String() + ")"
 	}
 	if n := len(e.Repaired); n > 0 {
-		l += fmt.Sprintf(", %d damaged files", n)
+		l += fmt.Sprintf(", %s", count(n, "damaged file"))
+	}
+	if e.Command == "rollback" && e.Reason != "" {
+		l += ", because " + e.Reason
 	}
 	if e.Error != "" {
 		l += ", failed: " + e.Error
