@@ -56,10 +56,12 @@ type Device struct {
 	reconciler *backup.Reconciler
 	releases   []func() error // of locks
 	open       []io.Closer
-	stateFS    fsys.FS  // nil until it is needed
-	remounted  []string // mount points to make read-only again
-	online     bool     // it holds the lock of those who talk to the source
-	idle       []func() // closes connections that are kept open
+	stateFS    fsys.FS      // nil until it is needed
+	remounted  []string     // mount points to make read-only again
+	online     bool         // it holds the lock of those who talk to the source
+	idle       []func()     // closes connections that are kept open
+	repo       *ota.Repo    // the source, once it is needed
+	listed     *ota.Listing // what it offered, once it was polled
 }
 
 // Access says what a command will do with the device.
@@ -687,7 +689,10 @@ func (d *Device) now() time.Time {
 }
 
 // source opens the configured source.
-func (d *Device) source() (*ota.Repo, error) {
+func (d *Device) source() (_ *ota.Repo, err error) {
+	if d.repo != nil {
+		return d.repo, nil
+	}
 	c, err := d.cfg.NeedSource()
 	if err != nil {
 		return nil, err
@@ -723,7 +728,7 @@ func (d *Device) source() (*ota.Repo, error) {
 	for _, f := range d.cfg.Firmware {
 		names = append(names, f.Name)
 	}
-	return ota.NewRepo(ota.RepoOptions{
+	d.repo, err = ota.NewRepo(ota.RepoOptions{
 		URL:       c.URL,
 		Client:    client,
 		Store:     store,
@@ -732,38 +737,52 @@ func (d *Device) source() (*ota.Repo, error) {
 		Built:     d.env.Built,
 		Log:       d.env.Log,
 	})
+	return d.repo, err
+}
+
+// listing polls the source, once for all that the device runs.
+func (d *Device) listing(ctx context.Context) (*ota.Listing, error) {
+	if d.listed != nil {
+		return d.listed, nil
+	}
+	src, err := d.source()
+	if err != nil {
+		return nil, err
+	}
+	d.listed, err = src.List(ctx)
+	return d.listed, err
 }
 
 // Check asks the source which release the device should have. It gives the
 // version that is installed, too.
 func (d *Device) Check(ctx context.Context) (ota.Decision, versioning.Version, error) {
-	dec, installed, _, err := d.check(ctx)
-	return dec, installed, err
-}
-
-func (d *Device) check(ctx context.Context) (ota.Decision, versioning.Version, *ota.Repo, error) {
-	src, err := d.source()
+	listing, err := d.listing(ctx)
 	if err != nil {
-		return ota.Decision{}, versioning.Version{}, nil, err
+		return ota.Decision{}, versioning.Version{}, err
 	}
 	res, err := d.reconciler.Look(ctx, backup.Options{})
 	if err != nil && !errors.Is(err, backup.ErrNoApplication) && !errors.Is(err, backup.ErrDamage) {
-		return ota.Decision{}, versioning.Version{}, nil, err
+		return ota.Decision{}, versioning.Version{}, err
 	}
 	installed := res.Version
 	revoked, err := d.reconciler.Revoked()
 	if err != nil {
-		return ota.Decision{}, installed, nil, err
+		return ota.Decision{}, installed, err
 	}
-	dec, err := src.Consider(ctx, ota.Device{
+	dec, err := listing.Choose(d.about(d.cfg.Device.App, installed, revoked))
+	return dec, installed, err
+}
+
+// about is what the source must know to choose for the application or a firmware.
+func (d *Device) about(app string, installed versioning.Version, revoked []versioning.Version) ota.Device {
+	return ota.Device{
 		ID:         d.cfg.Device.ID,
-		App:        d.cfg.Device.App,
+		App:        app,
 		Compatible: d.cfg.Device.Compatible,
 		Channel:    d.cfg.Source.Channel,
 		Installed:  installed,
 		Revoked:    revoked,
-	})
-	return dec, installed, src, err
+	}
 }
 
 // roomFor says whether both sides could hold an offer at all, with its bundle
@@ -791,22 +810,33 @@ func (d *Device) roomFor(o *ota.Offer) error {
 	return nil
 }
 
-// Update asks the source, downloads what it offers, installs it and backs it
-// up, once. A nil Update says that there is nothing newer. What holds after an
-// error is said at Install.
-func (d *Device) Update(ctx context.Context) (*Update, versioning.Version, error) {
-	dec, installed, src, err := d.check(ctx)
-	if err != nil || dec.Best == nil {
-		return nil, installed, err
+// fetch downloads an offer, if there is room for what it carries.
+func (d *Device) fetch(ctx context.Context, o ota.Offer) (string, error) {
+	if o.Release.Kind != bundle.Firmware {
+		if err := d.roomFor(&o); err != nil {
+			return "", fmt.Errorf("%s is not downloaded: %w", o.Release.Version, err)
+		}
 	}
-	if err := d.roomFor(dec.Best); err != nil {
-		return nil, installed, fmt.Errorf("%s is not downloaded: %w", dec.Best.Release.Version, err)
+	src, err := d.source()
+	if err != nil {
+		return "", err
 	}
-	name, err := src.Fetch(ctx, *dec.Best, func(done, total int64) {
+	return src.Fetch(ctx, o, func(done, total int64) {
 		if d.env.Progress != nil {
 			d.env.Progress("downloading", done, total)
 		}
 	})
+}
+
+// Update asks the source, downloads what it offers, installs it and backs it
+// up, once. A nil Update says that there is nothing newer. What holds after an
+// error is said at Install.
+func (d *Device) Update(ctx context.Context) (*Update, versioning.Version, error) {
+	dec, installed, err := d.Check(ctx)
+	if err != nil || dec.Best == nil {
+		return nil, installed, err
+	}
+	name, err := d.fetch(ctx, *dec.Best)
 	if err != nil {
 		return nil, installed, err
 	}

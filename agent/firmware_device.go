@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -229,8 +230,7 @@ func (d *Device) CheckFirmware(ctx context.Context) ([]FirmwareAnswer, error) {
 	if len(d.cfg.Firmware) == 0 {
 		return nil, nil
 	}
-	src, err := d.source()
-	if err != nil {
+	if _, err := d.source(); err != nil {
 		return nil, err
 	}
 	answers := make([]FirmwareAnswer, len(d.cfg.Firmware))
@@ -256,27 +256,22 @@ func (d *Device) CheckFirmware(ctx context.Context) ([]FirmwareAnswer, error) {
 		if err != nil {
 			continue
 		}
-		devices = append(devices, ota.Device{
-			ID:         d.cfg.Device.ID,
-			App:        c.Name,
-			Compatible: d.cfg.Device.Compatible,
-			Channel:    d.cfg.Source.Channel,
-			Installed:  a.Installed,
-			Revoked:    s.Revoked,
-		})
+		devices = append(devices, d.about(c.Name, a.Installed, s.Revoked))
 		asked = append(asked, a)
 	}
 	if len(devices) == 0 { // each of them says why
 		return answers, nil
 	}
-	decisions, err := src.ConsiderFirmware(ctx, devices)
+	listing, err := d.listing(ctx)
 	if err != nil {
 		return answers, err
 	}
+	var missing error
 	for i, a := range asked {
-		a.Decision = decisions[i]
+		dec, err := listing.ChooseFirmware(devices[i])
+		a.Decision, missing = dec, cmp.Or(missing, err)
 	}
-	return answers, nil
+	return answers, missing
 }
 
 // UpdateFirmware asks the source and brings each firmware to the release that
@@ -321,16 +316,7 @@ func (d *Device) UpdateFirmware(ctx context.Context) ([]FirmwareResult, error) {
 // takeFirmware downloads and installs what the source offers for a firmware.
 func (d *Device) takeFirmware(ctx context.Context, a FirmwareAnswer, o ota.Offer) FirmwareResult {
 	r := FirmwareResult{Name: a.Name, From: a.Installed, Version: o.Release.Version, State: FirmwareNone}
-	src, err := d.source()
-	if err != nil {
-		r.Err = err
-		return r
-	}
-	file, err := src.Fetch(ctx, o, func(done, total int64) {
-		if d.env.Progress != nil {
-			d.env.Progress("downloading", done, total)
-		}
-	})
+	file, err := d.fetch(ctx, o)
 	if err != nil {
 		r.Err = err
 		return r

@@ -144,11 +144,10 @@ func (d *Device) ask(ctx context.Context) (*answers, error) {
 	if ans.firmware, err = d.CheckFirmware(ctx); err != nil {
 		return nil, err
 	}
-	var src *ota.Repo
-	if ans.app, ans.installed, src, err = d.check(ctx); err != nil {
+	if ans.app, ans.installed, err = d.Check(ctx); err != nil {
 		return nil, err
 	}
-	ans.wish = src.Fresh()
+	ans.wish = d.repo.Fresh()
 	ans.free, ans.behind = d.free(), d.clockBehind()
 	return &ans, nil
 }
@@ -332,24 +331,6 @@ func (a *Agent) downloaded(c Course, free int64, err error) {
 
 // moreRoom is by how many bytes a disk must have grown to be tried again.
 const moreRoom = 64 << 10
-
-// fetch downloads an offer, if there is room for what it carries.
-func (d *Device) fetch(ctx context.Context, o ota.Offer) (string, error) {
-	if o.Release.Kind != bundle.Firmware {
-		if err := d.roomFor(&o); err != nil {
-			return "", fmt.Errorf("%s is not downloaded: %w", o.Release.Version, err)
-		}
-	}
-	src, err := d.source()
-	if err != nil {
-		return "", err
-	}
-	return src.Fetch(ctx, o, func(done, total int64) {
-		if d.env.Progress != nil {
-			d.env.Progress("downloading", done, total)
-		}
-	})
-}
 
 func (a *Agent) installJob(c Course) func(context.Context) func() {
 	return func(ctx context.Context) func() {

@@ -2,7 +2,6 @@ package ota
 
 import (
 	"cmp"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -32,22 +31,6 @@ func Choose(offers []Offer, d Device) (best *Offer, passed []Passed) {
 // ChooseFirmware is Choose for one firmware of a device: d.App is its name.
 func ChooseFirmware(offers []Offer, d Device) (best *Offer, passed []Passed) {
 	return choose(offers, d, bundle.Firmware)
-}
-
-// ConsiderFirmware is Consider for several firmwares of a device, in one poll:
-// each of them is a Device of its own, with its name for App. The decisions are
-// in the order of the devices; they are there beside an error of Listing.Choose.
-func (r *Repo) ConsiderFirmware(ctx context.Context, devices []Device) ([]Decision, error) {
-	l, err := r.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	decisions := make([]Decision, len(devices))
-	for i, d := range devices {
-		dec, e := l.ChooseFirmware(d)
-		decisions[i], err = dec, cmp.Or(err, e)
-	}
-	return decisions, err
 }
 
 func choose(offers []Offer, d Device, kind bundle.Kind) (best *Offer, passed []Passed) {
