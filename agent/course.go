@@ -32,7 +32,8 @@ type Step string
 //	             staged version, after it a side that    was staged; not committed: the start hook
 //	             waits to be backed up and, with a       runs and the step is ready again;
 //	             health hook, to be confirmed            committed: the start hook runs, then the
-//	                                                     health hook decides
+//	                                                     health hook decides; taken back since:
+//	                                                     the start hook runs, then idle
 //
 // A version that waits to be confirmed is not a step: the sides remember it
 // (backup.Pending), and it may have been installed by hand. The agent asks the

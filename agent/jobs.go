@@ -50,6 +50,9 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 		if err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) {
 			a.log.WithError(err).Error("the sides are not in step")
 		}
+		if res != nil && ctx.Err() == nil {
+			d.catchUp(ctx, mem.Course, res.Version)
+		}
 		if mem.Course.Step == Installing {
 			mem.Course = a.resume(ctx, d, mem.Course, res)
 		}
@@ -93,6 +96,10 @@ func (a *Agent) resume(ctx context.Context, d *Device, c Course, res *backup.Res
 	}
 	if committed {
 		log.Info("the installation was cut off after its commit")
+		return Course{Step: Idle}
+	}
+	if revoked, err := d.reconciler.Revoked(); err == nil && c.Version.In(revoked) {
+		log.Info("the installation was cut off after it was taken back")
 		return Course{Step: Idle}
 	}
 	log.Info("the installation was cut off before its commit: it is tried again")
