@@ -147,10 +147,13 @@ func (d *device) repair() error {
 
 // install installs the bundle of a version on system.
 func (d *device) install(version string, o backup.InstallOptions) error {
-	data := bundleOf(version)
+	return d.installBundle(bundleOf(version), trust.Options{Time: d.m.Now(), AllowUnsigned: true}, o)
+}
+
+func (d *device) installBundle(data []byte, t trust.Options, o backup.InstallOptions) error {
 	in := &ota.Installer{
 		Reconciler: d.reconciler(),
-		Trust:      trust.Options{Time: d.m.Now(), AllowUnsigned: true},
+		Trust:      t,
 		App:        "hello",
 		Compatible: []string{"model"},
 		Log:        quiet(),

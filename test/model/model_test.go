@@ -6,6 +6,7 @@ package model
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -22,7 +23,7 @@ var (
 	full   = flag.Bool("lab.full", false, "search for minutes, with errors at every operation")
 	states = flag.Int("lab.states", -1, "random states of two kinds after each cut, beside the seven fixed ones")
 	every  = flag.Int("lab.second", -1, "cut each operation of the recovery from every `n`-th state, 1 is from all, 0 from none")
-	step   = flag.Int("lab.errors", -1, "let every `n`-th operation fail, 1 is each with every kind of error, 0 is none")
+	step   = flag.Int("lab.errors", -1, "of the four errors that each operation may give, try every `n`-th; 1 is all, 0 none")
 	only   = flag.String("lab.run", "", "run the scenarios that match this regular expression")
 	first  = flag.Bool("lab.first", false, "stop after the first scenario that fails")
 	replay = flag.String("lab.replay", "", "run one case again: SCENARIO: STATE, as a failure names it")
@@ -66,9 +67,9 @@ func printSummary() {
 
 // options are how far the search goes.
 func options() search.Options {
-	o := search.Options{Seed: *seed, CutStep: 7, Every: 90, FaultStep: 37}
+	o := search.Options{Seed: *seed, CutStep: 7, Every: 90, FaultStep: 149}
 	if *full {
-		o = search.Options{Seed: *seed, States: 2, Second: 0, Every: 4, FaultStep: 1}
+		o = search.Options{Seed: *seed, States: 1, Every: 8, FaultStep: 5}
 	}
 	for _, set := range []struct{ flag, to *int }{{states, &o.States}, {every, &o.Every}, {step, &o.FaultStep}} {
 		if *set.flag >= 0 {
@@ -81,9 +82,13 @@ func options() search.Options {
 // TestPowerCut searches all scenarios on all flavours of file system.
 func TestPowerCut(t *testing.T) {
 	match := regexp.MustCompile(*only)
+	searches := map[string]func(flavour string) *search.Case{"update, with new roots": updateSearch}
 	for _, sc := range scenarios() {
+		searches[sc.name] = sc.search
+	}
+	for _, scenario := range slices.Sorted(maps.Keys(searches)) {
 		for flavour := range flavours {
-			name := sc.name + "/" + flavour
+			name := scenario + "/" + flavour
 			one, state, _ := strings.Cut(*replay, ": ")
 			if !match.MatchString(name) || *replay != "" && one != name {
 				continue
@@ -95,7 +100,7 @@ func TestPowerCut(t *testing.T) {
 				}
 				o := options()
 				o.Only = state
-				report(t, sc.search(flavour).Run(o))
+				report(t, searches[scenario](flavour).Run(o))
 			})
 		}
 	}

@@ -234,7 +234,7 @@ func P3(w *world, d *device) error {
 
 // P4: configuration captured by a successful backup survives the loss of
 // either partition. d is as a power cut left it.
-func P4(w *world, d *device, f *facts, recover func(*device) error) error {
+func P4(w *world, d *device, f *facts) error {
 	for _, lost := range sides {
 		if left := lost.Other(); !w.sound[left] || !f.sides[left].complete() || w.inPlace[left] {
 			continue // no backup that succeeded left it there
@@ -252,7 +252,7 @@ func P4(w *world, d *device, f *facts, recover func(*device) error) error {
 		if due == "" {
 			return fmt.Errorf("P4: %s lost: nothing is left", lost)
 		}
-		if err := P2(w, c, due, recover(c)); err != nil {
+		if err := P2(w, c, due, c.boot()); err != nil {
 			return fmt.Errorf("P4: %s lost: %w", lost, err)
 		}
 		if err := configured(w, c, due, true); err != nil {
@@ -341,7 +341,7 @@ func (d *device) outside() map[string]string {
 
 // during checks a device that a cut or an error has left. What the loss of a
 // partition leaves is looked at after a first cut only: that takes two boots.
-func (w *world) during(d *device, first bool, recover func(*device) error) error {
+func (w *world) during(d *device, first bool) error {
 	if err := P3(w, d); err != nil {
 		return err
 	}
@@ -351,7 +351,7 @@ func (w *world) during(d *device, first bool, recover func(*device) error) error
 	}
 	err = errors.Join(P1(w, f), P5(w, d), P6(w, d))
 	if err == nil && first {
-		err = P4(w, d, f, recover)
+		err = P4(w, d, f)
 	}
 	return err
 }

@@ -65,7 +65,7 @@ func (sc *scenario) search(flavour string) *search.Case {
 		Recover: func(m *memfs.Machine) error { return recover(d.on(m)) },
 		Expect:  expect,
 		During: func(m *memfs.Machine, first string) error {
-			err := w.during(d.on(m), first == "", recover)
+			err := w.during(d.on(m), first == "")
 			if err == nil && sc.during != nil && first == "" {
 				err = sc.during(d.on(m))
 			}

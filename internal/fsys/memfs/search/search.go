@@ -57,8 +57,8 @@ type Options struct {
 	// Every lets each Every-th state only be recovered from with a second cut at
 	// each operation. 0 lets none.
 	Every int
-	// FaultStep lets every FaultStep-th operation fail, too: 1 lets each fail with
-	// every kind of error, more lets the kinds take turns. 0 lets none fail.
+	// FaultStep lets operations fail, too. There are four kinds of error for each
+	// operation; of all these every FaultStep-th is tried. 0 tries none.
 	FaultStep int
 	// Only runs nothing but the state of that name.
 	Only string
@@ -271,10 +271,9 @@ var faults = []struct {
 // recovers at once, from what it has in its cache or what is left when that is
 // dropped; or its power is cut then.
 func (s *searcher) faults(ops int, left *[]state) error {
-	step := s.o.FaultStep
-	for n := 1 + int(s.o.Seed%uint64(step)); n <= ops; n += step {
+	for n := 1; n <= ops; n++ {
 		for i, fault := range faults {
-			if step > 1 && i != n/step%len(faults) {
+			if (n*len(faults)+i+int(s.o.Seed))%s.o.FaultStep != 0 {
 				continue
 			}
 			name := fmt.Sprintf("%s %d", fault.name, n)
