@@ -50,6 +50,7 @@ type Lab struct {
 
 	Releases map[string]Tree // of the application in use, by version
 	folder   string          // where they lie
+	turn     int             // goes on through the operations from part to part
 	counter  int             // makes each edit and each version by hand a new one
 }
 

@@ -48,7 +48,9 @@ func (l *Lab) Rounds(title string, operations []*Operation, n Limit, reset func(
 	start, before, bad := time.Now(), l.Report.Cuts(), 0
 	said := start
 	for i := 0; bad < tooMany && n.Left(start, l.Report.Cuts()-before); i++ {
-		if !l.round(operations[i%len(operations)]) {
+		op := operations[l.turn%len(operations)]
+		l.turn++
+		if !l.round(op) {
 			bad++
 			if err := reset(); err != nil {
 				l.Fail("start over: %v", err)
