@@ -65,7 +65,7 @@ device() { # ROOT
 	: >"$1/dev/null"
 	for l in S 0 1 2 3 4 5 6; do mkdir "$1/etc/rc$l.d"; done
 	cp "$(command -v busybox)" "$1/bin/busybox"
-	for applet in sh cat cut basename grep ln ls rm sed sleep kill; do ln -s busybox "$1/bin/$applet"; done
+	for applet in sh cat cut basename grep ln rm sleep; do ln -s busybox "$1/bin/$applet"; done
 	echo : >"$1/etc/init.d/find_partitions.sh"
 	ln -s ../init.d/find_partitions.sh "$1/etc/rcS.d/S36find_partitions.sh"
 	echo 'echo hello' >"$1/usrapp/apprun/apps/hello"
@@ -116,22 +116,18 @@ package -i "$deb"
 same "start sequence after an upgrade" "$(links)" "$before"
 same "files after an upgrade" "$(sum)" "$mine"
 
-# The agent's script, with a program in place of the agent that only waits.
+# The agent's script. Each start is waited for, so that each end is an orderly one.
 mount -t proc proc "$root/proc"
 trap 'umount -l "$root/proc" 2>/dev/null || :; rm -rf --one-file-system "$scratch"' EXIT
-mv "$root/usr/bin/tandem" "$root/usr/bin/real"
-cat >"$root/usr/bin/tandem" <<'AGENT'
-#!/bin/sh
-trap 'echo asked to end; exit 0' TERM
-echo "arguments: $*"
-n=0
-while [ $n -lt 60 ]; do
-	sleep 1 &
-	wait $!
-	n=$((n + 1))
-done
-AGENT
-chmod 755 "$root/usr/bin/tandem"
+logged() { grep -c "$1" "$root/var/log/tandem.log" || :; }
+until_runs() { # TIMES
+	tries=0
+	until [ "$(logged 'the agent runs')" -eq "$1" ]; do
+		tries=$((tries + 1))
+		[ $tries -le 300 ] || fail "the agent does not start: $(cat "$root/var/log/tandem.log")"
+		sleep 0.1
+	done
+}
 lives() { [ -e "/proc/$1" ] && ! grep -q '^State:.Z' "/proc/$1/status" 2>/dev/null; }
 agent() { # CODE ARG
 	code=0
@@ -140,11 +136,13 @@ agent() { # CODE ARG
 }
 agent 3 status
 agent 0 start
+until_runs 1
 agent 0 status
 first=$(cat "$root/run/tandem-agent.pid")
 agent 0 start
 same "process after a second start" "$(cat "$root/run/tandem-agent.pid")" "$first"
 agent 0 restart
+until_runs 2
 second=$(cat "$root/run/tandem-agent.pid")
 [ "$first" != "$second" ] || fail "restart started nothing"
 ! lives "$first" || fail "restart left the old agent"
@@ -152,13 +150,14 @@ kill -9 "$second"
 while lives "$second"; do :; done
 agent 1 status
 agent 0 start
+until_runs 3
 agent 0 stop
 agent 3 status
 agent 0 stop
 agent 2 nonsense
-same "the agent's log" "$(grep -c 'arguments: agent' "$root/var/log/tandem.log")" 3
-same "asked to end" "$(grep -c 'asked to end' "$root/var/log/tandem.log")" 2
+same "orderly ends" "$(logged 'the agent ends')" 2
 agent 0 start
+until_runs 4
 last=$(cat "$root/run/tandem-agent.pid")
 
 # Removing and purging leave the application, its backup and the trust alone.

@@ -33,5 +33,6 @@ rm -f "$DIST"/tandem_*.deb "$DIST"/tandem_*.ipk
 package armv7 arm7
 package arm64 arm64
 package amd64 amd64
+[ ! -e "$DIST/SHA256SUMS" ] || sed -i "/  tandem_/d" "$DIST/SHA256SUMS"
 (cd "$DIST" && sha256sum tandem_*.deb tandem_*.ipk >>SHA256SUMS)
 wc -c "$DIST"/tandem_*.deb "$DIST"/tandem_*.ipk
