@@ -87,11 +87,18 @@ func (st *staging) idle() bool {
 // planSwap finds what of a whole new tree can be linked from the present one.
 func (st *staging) planSwap(ctx context.Context) error {
 	for e := range st.record.entries() {
-		if e.Type == File {
+		if e.Type != File {
+			continue
+		}
+		linked, err := st.linkTo(ctx, st.snap, e)
+		if err != nil {
+			return err
+		}
+		if !linked {
 			st.want(e)
 		}
 	}
-	return st.linkFrom(ctx, st.snap)
+	return nil
 }
 
 func (st *staging) want(e *Entry) { st.wanted = append(st.wanted, wanted{Entry: e, alloc: e.Size}) }
@@ -112,29 +119,39 @@ type linked struct {
 }
 
 // linkFrom links what donor, a tree of this side, has of the files that are
-// still wanted, with the same content and attributes. Configuration on system
-// is copied all the same, because the application writes it in place, and
-// previous must not change with it; nobody writes on usr_data.
+// still wanted.
 func (st *staging) linkFrom(ctx context.Context, donor *Snapshot) error {
 	if st.patch != nil {
 		return nil
 	}
 	still := st.wanted[:0]
 	for _, w := range st.wanted {
-		if st.side.Name == UsrData || !st.record.Manifest.isConfig(w.Path) {
-			m, err := donor.holds(ctx, w.Entry, st.buf)
-			if err != nil {
-				return err
-			}
-			if m == matches {
-				st.links = append(st.links, linked{w.Entry, donor.tree})
-				continue
-			}
+		linked, err := st.linkTo(ctx, donor, w.Entry)
+		if err != nil {
+			return err
 		}
-		still = append(still, w)
+		if !linked {
+			still = append(still, w)
+		}
 	}
 	st.wanted = still
 	return nil
+}
+
+// linkTo plans to link the file of e from donor, if that has it with the same
+// content and attributes. Configuration on system is copied all the same,
+// because the application writes it in place, and previous must not change
+// with it; nobody writes on usr_data.
+func (st *staging) linkTo(ctx context.Context, donor *Snapshot, e *Entry) (bool, error) {
+	if st.side.Name == System && st.record.Manifest.isConfig(e.Path) {
+		return false, nil
+	}
+	m, err := donor.holds(ctx, e, st.buf)
+	if err != nil || m != matches {
+		return false, err
+	}
+	st.links = append(st.links, linked{e, donor.tree})
+	return true, nil
 }
 
 // planPatch finds which single files of the tree have to change.

@@ -9,28 +9,33 @@ import (
 	"time"
 )
 
+// What tandem may take at the most, in bytes: so much for the program itself,
+// and so much more for each file.
+const (
+	memoryAtRest  = 18 << 20
+	memoryPerFile = 576
+)
+
+// Very many small files take little memory each. -v shows time and peak memory
+// of each command.
+func TestManyFiles(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 20,000 files to two sides")
+	}
+	files := many(t, 20_000)
+	files.measure("first backup", "boot")
+	files.measure("nothing to do", "boot")
+	files.measure("new version, bumped", "bump", "patch")
+}
+
 // What a real tree may hold at the most: 100,000 small files, and a file of
 // 1 GiB, in bounded memory. It takes minutes, so it is run when TANDEM_LONG is
-// set; -v shows time and peak memory of each command.
+// set.
 func TestLargeTrees(t *testing.T) {
 	if os.Getenv("TANDEM_LONG") == "" {
 		t.Skip("set TANDEM_LONG=1 to run it")
 	}
-	t.Run("100,000 files", func(t *testing.T) {
-		d := newDevice(t, "")
-		for i := range 1000 {
-			dir := filepath.Join(d.dir, fmt.Sprintf("system/apps/d%02d/d%d", i/10, i%10))
-			if err := os.MkdirAll(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			for k := range 100 {
-				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("file%02d", k)), fmt.Appendf(nil, "%d %d\n", i, k), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		large(t, d, 256<<20, "system/apps/d42/d7/file11")
-	})
+	t.Run("100,000 files", func(t *testing.T) { many(t, 100_000).all("system/apps/d02/d7/file11") })
 	t.Run("1 GiB, sparse", func(t *testing.T) {
 		d := newDevice(t, "")
 		largeFile(t, d, func(f *os.File) error {
@@ -41,7 +46,9 @@ func TestLargeTrees(t *testing.T) {
 			}
 			return nil
 		})
-		large(t, d, 32<<20, "system/apps/file")
+		l := large{d, memoryAtRest}
+		l.tag()
+		l.all("system/apps/file")
 		for _, side := range []string{"system", "usr_data"} {
 			var st syscall.Stat_t
 			if err := syscall.Stat(filepath.Join(d.dir, side, "apps/file"), &st); err != nil {
@@ -66,8 +73,36 @@ func TestLargeTrees(t *testing.T) {
 			}
 			return nil
 		})
-		large(t, d, 32<<20, "system/apps/file")
+		l := large{d, memoryAtRest}
+		l.tag()
+		l.all("system/apps/file")
 	})
+}
+
+// large is a device with a large tree, each of whose commands has to do with
+// so much memory, in bytes.
+type large struct {
+	*device
+	memory int64
+}
+
+// many makes a device with that many files, a hundred to a directory.
+func many(t *testing.T, files int) large {
+	d := newDevice(t, "")
+	for i := range files / 100 {
+		dir := filepath.Join(d.dir, fmt.Sprintf("system/apps/d%02d/d%d", i/10, i%10))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for k := range 100 {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("file%02d", k)), fmt.Appendf(nil, "%d %d\n", i, k), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	l := large{d, memoryAtRest + int64(files)*memoryPerFile}
+	l.tag()
+	return l
 }
 
 func largeFile(t *testing.T, d *device, write func(*os.File) error) {
@@ -85,38 +120,43 @@ func largeFile(t *testing.T, d *device, write func(*os.File) error) {
 	}
 }
 
-// large runs a device with a large tree through backup, boot, repair and
-// restore, each within that much memory. damage is one of its files.
-func large(t *testing.T, d *device, memory int64, damage string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(d.dir, "system/app_ver.txt"), []byte("1.0.0\n"), 0o644); err != nil {
-		t.Fatal(err)
+func (l large) tag() {
+	l.t.Helper()
+	if err := os.WriteFile(filepath.Join(l.dir, "system/app_ver.txt"), []byte("1.0.0\n"), 0o644); err != nil {
+		l.t.Fatal(err)
 	}
-	measure := func(what string, args ...string) {
-		t.Helper()
-		start := time.Now()
-		r := d.start(t.Context(), args...)
-		if o := d.wait(r); o.exit != 0 {
-			t.Fatalf("%s: %s", what, o)
-		}
-		use := r.cmd.ProcessState.SysUsage().(*syscall.Rusage)
-		t.Logf("%-22s %6.2f s, %6.2f s of CPU, %4d MiB", what, time.Since(start).Seconds(),
-			(r.cmd.ProcessState.UserTime() + r.cmd.ProcessState.SystemTime()).Seconds(), use.Maxrss>>10)
-		if use.Maxrss<<10 > memory {
-			t.Errorf("%s: %d MiB of memory: want at most %d", what, use.Maxrss>>10, memory>>20)
-		}
+}
+
+func (l large) measure(what string, args ...string) {
+	l.t.Helper()
+	start := time.Now()
+	r := l.start(l.t.Context(), args...)
+	if o := l.wait(r); o.exit != 0 {
+		l.t.Fatalf("%s: %s", what, o)
 	}
-	measure("first backup", "boot")
-	measure("nothing to do", "boot")
-	measure("full verification", "verify")
-	if err := os.Remove(filepath.Join(d.dir, damage)); err != nil {
-		t.Fatal(err)
+	use := r.cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	l.t.Logf("%-22s %6.2f s, %6.2f s of CPU, %4d MiB", what, time.Since(start).Seconds(),
+		(r.cmd.ProcessState.UserTime() + r.cmd.ProcessState.SystemTime()).Seconds(), use.Maxrss>>10)
+	if use.Maxrss<<10 > l.memory {
+		l.t.Errorf("%s: %d KiB of memory: want at most %d", what, use.Maxrss, l.memory>>10)
 	}
-	measure("one file mended", "boot")
-	if err := os.RemoveAll(filepath.Join(d.dir, "system")); err != nil {
-		t.Fatal(err)
+}
+
+// all runs the device through backup, boot, repair and restore. damage is one
+// of its files.
+func (l large) all(damage string) {
+	l.t.Helper()
+	l.measure("first backup", "boot")
+	l.measure("nothing to do", "boot")
+	l.measure("full verification", "verify")
+	if err := os.Remove(filepath.Join(l.dir, damage)); err != nil {
+		l.t.Fatal(err)
 	}
-	measure("restore", "boot")
-	measure("new version, bumped", "bump", "patch")
-	measure("verified again", "verify")
+	l.measure("one file mended", "boot")
+	if err := os.RemoveAll(filepath.Join(l.dir, "system")); err != nil {
+		l.t.Fatal(err)
+	}
+	l.measure("restore", "boot")
+	l.measure("new version, bumped", "bump", "patch")
+	l.measure("verified again", "verify")
 }

@@ -8,23 +8,14 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
 	"golang.org/x/term"
 )
 
-// The collector runs seldom, but never lets memory grow beyond what a small
-// device can spare: most commands end before they need it.
-const (
-	gcPercent   = 400
-	memoryLimit = 16 << 20 // bytes
-)
-
 func main() {
-	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(memoryLimit)
+	limitMemory()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, &program{
 		stdin:    os.Stdin,
