@@ -507,23 +507,22 @@ func (d *Device) prove(ctx context.Context, from, to versioning.Version, started
 // that the application may run.
 func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, running bool) (*backup.Result, error) {
 	err := fmt.Errorf("%w: %s", ErrUnhealthy, reason)
-	res, now, e := d.rollback(ctx, versioning.Version{}, running)
+	res, _, now, e := d.rollback(ctx, versioning.Version{}, running)
 	if errors.Is(e, backup.ErrNothingToReturnTo) {
 		// It is the only one there is: it stays, but is never offered again.
 		e = errors.Join(e, d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())
 		err = fmt.Errorf("%w; it stays, because there is nothing to return to", err)
 	}
-	err = errors.Join(err, e)
-	d.remember(Event{Command: "rollback", Action: "rolled back", Reason: reason, From: p.Version, Version: now, Error: err.Error()})
-	return res, err
+	d.remember(rolledBack(p.Version, now, reason, e))
+	return res, errors.Join(err, e)
 }
 
 // rollback returns to another version that is kept here and brings the sides
 // in step. An application that may run is stopped before and started after it;
 // at boot that is the init script's business.
-func (d *Device) rollback(ctx context.Context, to versioning.Version, running bool) (*backup.Result, versioning.Version, error) {
+func (d *Device) rollback(ctx context.Context, to versioning.Version, running bool) (res *backup.Result, from, now versioning.Version, err error) {
 	stopped := false
-	from, now, err := d.reconciler.Rollback(ctx, to, func(from, now versioning.Version) {
+	from, now, err = d.reconciler.Rollback(ctx, to, func(from, now versioning.Version) {
 		if !running {
 			return
 		}
@@ -532,9 +531,10 @@ func (d *Device) rollback(ctx context.Context, to versioning.Version, running bo
 			d.env.Log.WithError(err).Warn("rolling back all the same")
 		}
 	})
-	var res *backup.Result
 	if err == nil {
-		res, err = d.reconciler.Reconcile(ctx, backup.Options{})
+		if res, err = d.reconciler.Reconcile(ctx, backup.Options{}); res != nil {
+			res.Returned = true
+		}
 	}
 	if err == nil {
 		err = d.reconciler.ClearPending()
@@ -544,18 +544,14 @@ func (d *Device) rollback(ctx context.Context, to versioning.Version, running bo
 			d.env.Log.WithError(e).Warn("the application did not start")
 		}
 	}
-	return res, now, err
+	return res, from, now, err
 }
 
 // Rollback returns to the version before, or to the one named. What holds
 // afterwards is said at backup.Reconciler.Rollback.
 func (d *Device) Rollback(ctx context.Context, to versioning.Version) (*backup.Result, error) {
-	res, now, err := d.rollback(ctx, to, true)
-	e := Event{Command: "rollback", Action: "rolled back", Version: now}
-	if err != nil {
-		e.Error = err.Error()
-	}
-	d.remember(e)
+	res, from, now, err := d.rollback(ctx, to, true)
+	d.remember(rolledBack(from, now, "", err))
 	return res, err
 }
 

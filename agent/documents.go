@@ -29,7 +29,8 @@ type Reconciliation struct {
 	Reason    string             `json:"reason,omitempty"`
 	Version   versioning.Version `json:"version"`
 	Revision  int                `json:"revision"`
-	Held      bool               `json:"held,omitempty"` // the backup waits for a confirm
+	Held      bool               `json:"held,omitempty"`     // the backup waits for a confirm
+	Returned  bool               `json:"returned,omitempty"` // Version is the one before, which came back
 	Changed   []backup.SideName  `json:"changed"`
 	InPlace   []backup.SideName  `json:"in_place,omitempty"`
 	Files     int                `json:"files"`
@@ -42,6 +43,9 @@ type Reconciliation struct {
 	Failure
 }
 
+// LeftAlone is said of sockets, FIFOs and device nodes.
+const LeftAlone = "left alone: neither file, directory nor symbolic link"
+
 // Describe makes the document of a reconciliation; res may be nil.
 func Describe(res *backup.Result) *Reconciliation {
 	doc := &Reconciliation{Changed: []backup.SideName{}}
@@ -49,7 +53,7 @@ func Describe(res *backup.Result) *Reconciliation {
 		return doc
 	}
 	doc.Action, doc.From, doc.Reason = res.Decision.Action, res.Decision.From, res.Decision.Reason
-	doc.Version, doc.Revision, doc.Held = res.Version, res.Revision, res.Held
+	doc.Version, doc.Revision, doc.Held, doc.Returned = res.Version, res.Revision, res.Held, res.Returned
 	doc.Changed = append(doc.Changed, res.Changed...)
 	doc.Files, doc.Bytes = res.Files, res.Bytes
 	doc.InPlace, doc.Finished, doc.Conflicts, doc.Lost = res.InPlace, res.Finished, res.Conflicts, res.Lost
@@ -79,7 +83,7 @@ func (doc *Reconciliation) remarks(res *backup.Result) {
 			say("%s: %s: %s: %s", pr.Side, pr.Path, pr.Kind, pr.Detail)
 		}
 		for _, f := range s.Foreign {
-			say("%s: %s: left alone: neither file, directory nor symbolic link", s.Side, f)
+			say("%s: %s: %s", s.Side, f, LeftAlone)
 		}
 	}
 	for _, c := range res.Conflicts {

@@ -74,6 +74,18 @@ func reconciled(command string, res *backup.Result, err error) Event {
 	return e
 }
 
+// rolledBack describes a rollback, for whatever reason. err is what came in the
+// way of the return itself.
+func rolledBack(from, now versioning.Version, reason string, err error) Event {
+	e := Event{Command: "rollback", Reason: reason, From: from, Version: now}
+	if err != nil {
+		e.Error = err.Error()
+	} else {
+		e.Action = "rolled back"
+	}
+	return e
+}
+
 // History gives what is remembered, oldest first. Lines that cannot be read
 // are left out.
 func (d *Device) History() ([]Event, error) {

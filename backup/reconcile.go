@@ -38,7 +38,7 @@ type Options struct {
 // Result is what a reconciliation found and did.
 type Result struct {
 	Decision  Decision
-	Returned  bool       // the version on system was revoked: it returned to the one before
+	Returned  bool       // the version on system was given up: it returned to the one before
 	Held      bool       // the backup is held back until the version is confirmed
 	Finished  []Finished // interrupted changes that were finished first
 	System    *Snapshot  // as found, before anything was done
@@ -257,7 +257,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 func (r *Reconciler) remaining(res, total *Result) error {
 	if n := len(res.System.Problems) + len(res.UsrData.Problems); n > 0 {
 		p := slices.Concat(res.System.Problems, res.UsrData.Problems)[0]
-		return fmt.Errorf("%w: %d files, the first on %s: %s: %s: %s", ErrDamage, n, p.Side, p.Path, p.Kind, p.Detail)
+		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, files(n), p.Side, p.Path, p.Kind, p.Detail)
 	}
 	for _, p := range res.System.Busy {
 		r.Log.WithField("file", p).Warn("keeps changing while it is read: the next backup takes it")
@@ -266,6 +266,13 @@ func (r *Reconciler) remaining(res, total *Result) error {
 		return fmt.Errorf("%w: configuration %s was lost on both sides", ErrDamage, total.Lost[0])
 	}
 	return nil
+}
+
+func files(n int) string {
+	if n == 1 {
+		return "1 file"
+	}
+	return fmt.Sprintf("%d files", n)
 }
 
 // round carries out one decision. It is done when there was nothing to change.

@@ -41,10 +41,12 @@ func (p *program) showReconciliation(doc *agent.Reconciliation, err error) error
 	case err != nil:
 	case doc.Held:
 		lines = []string{fmt.Sprintf("%s is not confirmed yet: it is backed up once it is", doc.Version)}
+	case doc.Returned:
+		lines = []string{fmt.Sprintf("rolled back to %s: in step now", doc.Version)}
 	case len(doc.Changed) == 0 && len(doc.Finished) == 0:
 		lines = []string{fmt.Sprintf("in step at %s", doc.Version)}
 	default:
-		lines = []string{fmt.Sprintf("%s: in step at %s now (%d files, %s written)", done(doc.Action), doc.Version, doc.Files, size(doc.Bytes))}
+		lines = []string{fmt.Sprintf("%s: in step at %s now (%s, %s written)", done(doc.Action), doc.Version, count(doc.Files, "file"), size(doc.Bytes))}
 	}
 	return errors.Join(p.report(doc, lines...), err)
 }
@@ -70,6 +72,14 @@ func done(a backup.Action) string {
 		return "configuration restored"
 	}
 	return "recovered"
+}
+
+// count writes a number of things for people.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // size writes bytes for people.
@@ -158,7 +168,7 @@ func newStatusCommand(p *program) *cobra.Command {
 				side := s.Sides[n]
 				l := fmt.Sprintf("%-9s %-11s %s", n, side.State, orNone(side.Version))
 				if !side.Version.IsZero() {
-					l += fmt.Sprintf("  revision %d, %d files", side.Revision, side.Files)
+					l += fmt.Sprintf("  revision %d, %s", side.Revision, count(side.Files, "file"))
 				}
 				if !side.Previous.IsZero() {
 					l += ", previous " + side.Previous.String()
@@ -169,7 +179,7 @@ func newStatusCommand(p *program) *cobra.Command {
 				}
 			}
 			if w := s.Pending; w != nil {
-				lines = append(lines, fmt.Sprintf("%s is not confirmed yet (%d starts)", w.Version, w.Starts))
+				lines = append(lines, fmt.Sprintf("%s is not confirmed yet (%s)", w.Version, count(w.Starts, "start")))
 			}
 			if s.InStep {
 				lines = append(lines, "the sides are in step")
@@ -254,7 +264,7 @@ record says. With --repair it mends what it finds from the other side.`,
 			if res == nil {
 				return err
 			}
-			doc := verification{Sides: map[backup.SideName]backup.State{}, Problems: []backup.Problem{}, Edited: []edited{}, Failure: p.failure(err)}
+			doc := verification{Sides: map[backup.SideName]backup.State{}, Problems: []backup.Problem{}, Edited: []located{}, LeftAlone: []located{}, Failure: p.failure(err)}
 			var lines []string
 			for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
 				doc.Sides[s.Side] = s.State
@@ -264,8 +274,12 @@ record says. With --repair it mends what it finds from the other side.`,
 					lines = append(lines, fmt.Sprintf("  %s: %s: %s", pr.Path, pr.Kind, pr.Detail))
 				}
 				for _, e := range s.Edited {
-					doc.Edited = append(doc.Edited, edited{s.Side, e})
+					doc.Edited = append(doc.Edited, located{s.Side, e})
 					lines = append(lines, fmt.Sprintf("  %s: configuration that is not backed up yet", e))
+				}
+				for _, f := range s.Foreign {
+					doc.LeftAlone = append(doc.LeftAlone, located{s.Side, f})
+					lines = append(lines, fmt.Sprintf("  %s: %s", f, agent.LeftAlone))
 				}
 			}
 			return errors.Join(p.print(doc, lines...), err)
@@ -277,13 +291,14 @@ record says. With --repair it mends what it finds from the other side.`,
 
 // verification is the JSON document of verify.
 type verification struct {
-	Sides    map[backup.SideName]backup.State `json:"sides"`
-	Problems []backup.Problem                 `json:"problems"`
-	Edited   []edited                         `json:"edited"`
+	Sides     map[backup.SideName]backup.State `json:"sides"`
+	Problems  []backup.Problem                 `json:"problems"`
+	Edited    []located                        `json:"edited"`
+	LeftAlone []located                        `json:"left_alone"` // sockets, FIFOs and device nodes
 	agent.Failure
 }
 
-type edited struct {
+type located struct {
 	Side backup.SideName `json:"side"`
 	Path backup.Path     `json:"path"`
 }
@@ -619,7 +634,10 @@ func eventLine(e *agent.Event) string {
 		l += " (before: " + e.From.String() + ")"
 	}
 	if n := len(e.Repaired); n > 0 {
-		l += fmt.Sprintf(", %d damaged files", n)
+		l += fmt.Sprintf(", %s", count(n, "damaged file"))
+	}
+	if e.Command == "rollback" && e.Reason != "" {
+		l += ", because " + e.Reason
 	}
 	if e.Error != "" {
 		l += ", failed: " + e.Error
