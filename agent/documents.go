@@ -30,7 +30,7 @@ type Reconciliation struct {
 	Version   versioning.Version `json:"version"`
 	Revision  int                `json:"revision"`
 	Held      bool               `json:"held,omitempty"`     // the backup waits for a confirm
-	Returned  bool               `json:"returned,omitempty"` // it is the version before a revoked one
+	Returned  bool               `json:"returned,omitempty"` // Version is the one before, which came back
 	Changed   []backup.SideName  `json:"changed"`
 	InPlace   []backup.SideName  `json:"in_place,omitempty"`
 	Files     int                `json:"files"`
@@ -43,7 +43,7 @@ type Reconciliation struct {
 	Failure
 }
 
-// LeftAlone says why an entry of a tree is not copied.
+// LeftAlone is said of sockets, FIFOs and device nodes.
 const LeftAlone = "left alone: neither file, directory nor symbolic link"
 
 // Describe makes the document of a reconciliation; res may be nil.
@@ -83,7 +83,7 @@ func (doc *Reconciliation) remarks(res *backup.Result) {
 			say("%s: %s: %s: %s", pr.Side, pr.Path, pr.Kind, pr.Detail)
 		}
 		for _, f := range s.Foreign {
-			say("%s: %s: "+LeftAlone, s.Side, f)
+			say("%s: %s: %s", s.Side, f, LeftAlone)
 		}
 	}
 	for _, c := range res.Conflicts {

@@ -379,7 +379,8 @@ func (i *Install) Bytes() int64 {
 	return n
 }
 
-// Put stages the content of the release's file p.
+// Put stages the content of the release's file p. Content that is Verified is
+// not hashed once more.
 func (i *Install) Put(ctx context.Context, p Path, content io.Reader) error {
 	e := i.target(p)
 	if e == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"path"
 	"slices"
@@ -325,6 +326,13 @@ func (st *staging) symlink(e *Entry) error {
 	return st.side.FS.SetAttr(name, e.attr())
 }
 
+// Verified is content that hashes itself on its way: Read gives io.EOF only
+// after content of that digest.
+type Verified interface {
+	io.Reader
+	Verified() digest.SHA256
+}
+
 // give stages the content of a wanted file and checks it against the size and
 // the digest of e.
 func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error {
@@ -334,7 +342,10 @@ func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error 
 		return err
 	}
 	defer f.Close() // of no consequence once it was closed below
-	h := digest.New()
+	var h hash.Hash // nil where content does it
+	if v, ok := content.(Verified); !ok || v.Verified() != *e.SHA256 {
+		h = digest.New()
+	}
 	out := holeWriter{f: f}
 	var n int64
 	src := withContext(ctx, content)
@@ -345,7 +356,9 @@ func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error 
 			if n > e.Size {
 				return fmt.Errorf("%s: %w", e.Path, errContent)
 			}
-			h.Write(st.buf[:k])
+			if h != nil {
+				h.Write(st.buf[:k])
+			}
 			if err := out.write(st.buf[:k]); err != nil {
 				return err
 			}
@@ -363,7 +376,7 @@ func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error 
 	if err := out.end(); err != nil {
 		return err
 	}
-	if n != e.Size || digest.Sum(h) != *e.SHA256 {
+	if n != e.Size || h != nil && digest.Sum(h) != *e.SHA256 {
 		return fmt.Errorf("%s: %w", e.Path, errContent)
 	}
 	if err := fs.SetAttr(name, e.freshAttr()); err != nil {
@@ -420,7 +433,7 @@ func (st *staging) commit(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := fsys.WriteSynced(fs, path.Join(nextDir, path.Base(recordFile)), 0o644, st.writeRecord); err != nil {
+	if err := st.write(path.Join(nextDir, path.Base(recordFile)), st.writeRecord); err != nil {
 		return err
 	}
 	c := &commit{}
@@ -433,7 +446,7 @@ func (st *staging) commit(ctx context.Context) error {
 		}
 		c.Apps = info.Ino
 		c.Damaged = st.snap.State == Damaged && st.snap.Version.Compare(st.record.Manifest.Version) > 0
-		if err := fsys.WriteSynced(fs, path.Join(nextDir, tagFile), 0o644, st.writeTag); err != nil {
+		if err := st.write(path.Join(nextDir, tagFile), st.writeTag); err != nil {
 			return err
 		}
 	}
@@ -493,6 +506,23 @@ func (st *staging) syncEach(name func(Path) string) error {
 		}
 	}
 	return nil
+}
+
+// write makes a file below next/. Where one Sync makes all of that durable, it
+// is left to do so: nothing is told of these files before.
+func (st *staging) write(name string, content func(io.Writer) error) error {
+	if !st.batch {
+		return fsys.WriteSynced(st.side.FS, name, 0o644, content)
+	}
+	f, err := st.side.FS.Create(name, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // of no consequence once it was closed below
+	if err := content(f); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func (st *staging) writeTag(w io.Writer) error {

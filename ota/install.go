@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"tandem/backup"
+	"tandem/internal/digest"
 	"tandem/packaging/bundle"
 	"tandem/packaging/trust"
 	"tandem/versioning"
@@ -192,7 +193,7 @@ func (in *Installer) unpack(ctx context.Context, r *bundle.Reader, i *backup.Ins
 		if !i.Wants(f.Path) {
 			continue
 		}
-		counted := &counter{r: content, report: func(n int) {
+		counted := &counter{r: content, sum: *f.SHA256, report: func(n int) {
 			done += int64(n)
 			if in.Progress != nil {
 				in.Progress("installing", done, total)
@@ -204,10 +205,16 @@ func (in *Installer) unpack(ctx context.Context, r *bundle.Reader, i *backup.Ins
 	}
 }
 
+// counter counts what is read of a bundle's file, which the bundle's reader
+// ends only if it has the digest sum.
 type counter struct {
 	r      io.Reader
+	sum    digest.SHA256
 	report func(int)
 }
+
+// Verified implements backup.Verified.
+func (c *counter) Verified() digest.SHA256 { return c.sum }
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
