@@ -134,9 +134,6 @@ func readSegment(disk fsys.FS, n int) ([]byte, error) {
 func (d *Device) remember(e Event) {
 	e.Time = d.env.Now().UTC().Truncate(time.Second)
 	disk, err := d.state()
-	if err == nil && e.Command == "agent" && e.Error != "" && isNoNews(disk, &e) {
-		return
-	}
 	if err == nil {
 		err = appendEvent(disk, &e, d.env.Random)
 	}
@@ -146,17 +143,6 @@ func (d *Device) remember(e Event) {
 	if d.env.Happened != nil {
 		d.env.Happened(e)
 	}
-}
-
-// isNoNews says whether e is what the event before it was, too: a daemon that
-// tries again and again is not to wear out the flash.
-func isNoNews(disk fsys.FS, e *Event) bool {
-	events, err := readHistory(disk)
-	if err != nil || len(events) == 0 {
-		return false
-	}
-	last := &events[len(events)-1]
-	return last.Command == e.Command && last.Action == e.Action && last.Error == e.Error && last.Version.String() == e.Version.String()
 }
 
 // appendEvent numbers e and durably adds it to the history. After an error or
