@@ -247,7 +247,7 @@ func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*b
 		d.warnOfOneDisk()
 	}
 	changed := res != nil && len(res.Changed)+len(res.Finished) > 0
-	if changed || err != nil && !errors.Is(err, backup.ErrNoApplication) {
+	if changed || err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) {
 		d.remember(reconciled(command, res, err))
 	}
 	return res, err

@@ -294,6 +294,11 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 		if side.Name == UsrData {
 			snap = res.UsrData
 		}
+		if changed && res.Decision.Action == Capture {
+			// Until system has the record, too, usr_data is ahead of it, and
+			// what is edited next would count as a conflict.
+			ctx = context.WithoutCancel(ctx)
+		}
 		wrote, err := r.bring(ctx, in, side, snap, d, total)
 		if err != nil {
 			return false, sideError(side, err)

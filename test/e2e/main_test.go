@@ -4,7 +4,6 @@
 package e2e
 
 import (
-	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -143,14 +142,14 @@ func writeApp(dir, version string) error {
 	return errors.Join(append(errs, os.Chmod(filepath.Join(dir, "bin/hello"), 0o755))...)
 }
 
-// random gives the random numbers of a test, and tells how to have them again.
-func random(t *testing.T) *rand.Rand {
+// seed gives the seed of a test, and tells how to have them again.
+func seed(t *testing.T) uint64 {
 	seed := *seedFlag
 	if seed == 0 {
 		seed = rand.Uint64N(1 << 32)
 	}
 	t.Logf("again with: go test ./test/e2e -run '^%s$' -seed %d", t.Name(), seed)
-	return rand.New(rand.NewPCG(seed, 0))
+	return seed
 }
 
 // Times that the tests wait at most. They are long: the machine may have
@@ -181,6 +180,3 @@ func eventually(t testing.TB, limit time.Duration, what string, check func() err
 		}
 	}
 }
-
-// clean gives a text in one line less, for messages.
-func clean(b []byte) string { return string(bytes.TrimSpace(b)) }
