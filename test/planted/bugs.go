@@ -59,7 +59,7 @@ var bugs = []bug{
 	{
 		name: "configuration-hard-linked", about: "configuration of system is linked into the next version instead of copied",
 		where: "^rollback, there and back/",
-		edits: []edit{{"backup/stage.go", "st.side.Name == UsrData || !st.record.Manifest.isConfig(", "true || !st.record.Manifest.isConfig("}},
+		edits: []edit{{"backup/stage.go", "st.side.Name == System && st.record.Manifest.isConfig(", "false && st.record.Manifest.isConfig("}},
 	},
 	{
 		name: "hash-not-checked", about: "a copy is taken for good without comparing its SHA-256",
