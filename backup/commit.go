@@ -106,6 +106,13 @@ func recoverSide(fs fsys.FS) (versioning.Version, error) {
 	case c != nil:
 		return c.Version, c.finish(fs)
 	}
+	// The commit that next/ belongs to may have been removed, and that not be
+	// durable: it must not come back when next/ is gone.
+	if _, err := fs.Lstat(nextDir); err == nil {
+		if err := fs.SyncDir(ownDir); err != nil {
+			return versioning.Version{}, err
+		}
+	}
 	return versioning.Version{}, discard(fs)
 }
 

@@ -2,6 +2,8 @@ package backup
 
 import (
 	"errors"
+	"math/rand/v2"
+	"syscall"
 	"testing"
 
 	"tandem/internal/fsys/memfs"
@@ -32,5 +34,39 @@ func TestRecoversAlone(t *testing.T) {
 	}
 	if !found {
 		t.Error("no cut fell between the two renames")
+	}
+}
+
+// TestFailureThenCut lets each operation of an installation fail, and cuts the
+// power after that, at once or after a boot that was cut, too: what failed to
+// be made durable may come back, and must then find what belongs to it.
+func TestFailureThenCut(t *testing.T) {
+	m, content := bundleOf("1.1.0", nil)
+	before := newLab(t, memfs.Options{NoExchange: true})
+	before.mustInstall("1.0.0", nil, InstallOptions{})
+	count := before.clone()
+	start := count.m.Ops()
+	if _, err := count.install(m, content, InstallOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= count.m.Ops()-start; n++ {
+		for k := range uint64(12) {
+			choice := memfs.Random(rand.New(rand.NewPCG(1, k)))
+			l := before.clone()
+			l.m.FailAt(n, syscall.ENOSPC)
+			_, _ = l.install(m, content, InstallOptions{})
+			if k%2 == 1 {
+				l.m.CutAt(2)
+				_, _ = l.boot()
+			}
+			l.m.Restart(choice)
+			if _, err := l.boot(); err != nil {
+				t.Errorf("operation %d failed, seed %d: %v", n, k, err)
+				continue
+			}
+			if a, b := l.holdsRelease(System, appsDir, "1.0.0"), l.holdsRelease(System, appsDir, "1.1.0"); a != nil && b != nil {
+				t.Errorf("operation %d failed, seed %d: neither version: %v; %v", n, k, a, b)
+			}
+		}
 	}
 }

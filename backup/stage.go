@@ -49,6 +49,8 @@ type staging struct {
 	awaited func(*Entry) bool // whether a wanted file comes from elsewhere than the sides; may be nil
 	sum     digest.SHA256     // that the record is sealed with, once it is
 	report  func(bytes int64)
+
+	committed bool // commit.json was durable: also where it is gone, it may come back with a power cut
 }
 
 // wanted is a file whose content is to come.
@@ -407,7 +409,7 @@ func (st *staging) seal(ctx context.Context) (wrote bool, err error) {
 		return st.replaceRecord()
 	}
 	if err := st.commit(ctx); err != nil {
-		if _, e := st.side.FS.Lstat(commitFile); fsys.IsNotExist(e) {
+		if _, e := st.side.FS.Lstat(commitFile); !st.committed && fsys.IsNotExist(e) {
 			_ = st.discard() // makes room; where it fails, recovery does it
 		}
 		return false, err
@@ -464,6 +466,7 @@ func (st *staging) commit(ctx context.Context) error {
 	if err := fsys.WriteFile(fs, commitFile, data, 0o644); err != nil {
 		return err
 	}
+	st.committed = true
 	return c.finish(fs)
 }
 
