@@ -67,7 +67,8 @@ type Bar struct {
 	SHA256 digest.SHA256 `json:"sha256"`
 	Reason string        `json:"reason"`
 	Until  time.Time     `json:"until,omitzero"` // zero: until there is more room
-	Free   int64         `json:"free,omitempty"` // bytes that were free when there was no room
+	Path   string        `json:"path,omitempty"` // where there was none
+	Free   int64         `json:"free,omitempty"` // bytes that must be free there
 }
 
 // memory is agent.json: all that the agent must know after a power cut and
@@ -128,15 +129,15 @@ func (m *memory) bar(b Bar) {
 }
 
 // barred gives what keeps the agent from a release; nil if nothing does. free is
-// how many bytes are free now.
-func (m *memory) barred(sum digest.SHA256, now time.Time, free int64) *Bar {
+// how many bytes are free now, by place.
+func (m *memory) barred(sum digest.SHA256, now time.Time, free map[string]int64) *Bar {
 	for i := range m.Bars {
 		b := &m.Bars[i]
 		if b.SHA256 != sum {
 			continue
 		}
 		left := b.Until.Sub(now)
-		if b.Until.IsZero() && free > b.Free || !b.Until.IsZero() && (left <= 0 || left > barTime) { // or the clock went back
+		if b.Until.IsZero() && free[b.Path] > b.Free || !b.Until.IsZero() && (left <= 0 || left > barTime) { // or the clock went back
 			return nil
 		}
 		return b

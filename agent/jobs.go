@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -139,9 +140,9 @@ type answers struct {
 	firmware  []FirmwareAnswer
 	app       ota.Decision
 	installed versioning.Version
-	free      int64         // bytes, on all file systems that a release needs
-	behind    bool          // the clock shows a time that has passed for sure
-	wish      time.Duration // how soon the server wants to be asked again; 0: it did not say
+	free      map[string]int64 // bytes, by where a release needs them
+	behind    bool             // the clock shows a time that has passed for sure
+	wish      time.Duration    // how soon the server wants to be asked again; 0: it did not say
 }
 
 // ask polls the source for all that the device runs.
@@ -166,23 +167,40 @@ func (d *Device) clockBehind() bool {
 	return d.now().Sub(now) > time.Minute
 }
 
-// free gives the bytes that are free on the file systems that a release needs,
-// taken together: more of them may make room that was lacking.
-func (d *Device) free() int64 {
+// free gives the bytes that are free where a release needs them: on the sides
+// and in the agent's state, by path.
+func (d *Device) free() map[string]int64 {
 	disks := []fsys.FS{d.reconciler.System.FS, d.reconciler.UsrData.FS}
 	if state, err := d.state(); err == nil {
 		disks = append(disks, state)
 	}
-	var free int64
+	free := map[string]int64{}
 	for _, disk := range disks {
 		if disk == nil {
 			continue
 		}
 		if s, err := disk.Space(); err == nil {
-			free += s.Free
+			free[disk.Path(".")] = s.Free
 		}
 	}
 	return free
+}
+
+// noRoom keeps the agent from a release until so many more bytes are free than
+// there were, where the error says that there was no room. An error that does
+// not say where is one of the state directory.
+func (a *Agent) noRoom(c Course, err error, free map[string]int64, more int64) Bar {
+	b := Bar{SHA256: c.SHA256, Reason: err.Error(), Path: a.cfg.Agent.State}
+	var full *backup.SpaceError
+	if errors.As(err, &full) {
+		for path := range free {
+			if full.Path == path || strings.HasPrefix(full.Path, path+"/") {
+				b.Path = path
+			}
+		}
+	}
+	b.Free = free[b.Path] + more
+	return b
 }
 
 // candidates gives what could be done about the answers: firmware first, as in
@@ -297,7 +315,7 @@ func retryAfter(err error) time.Duration {
 func (a *Agent) downloadJob(c Course) func(context.Context) func() {
 	return func(ctx context.Context) func() {
 		d, err := a.open(Look)
-		var free int64
+		var free map[string]int64
 		if err == nil {
 			free = d.free()
 			c.File, err = d.fetch(ctx, c.offer())
@@ -315,7 +333,7 @@ func (a *Agent) downloadJob(c Course) func(context.Context) func() {
 }
 
 // downloaded takes in what became of a download.
-func (a *Agent) downloaded(c Course, free int64, err error) {
+func (a *Agent) downloaded(c Course, free map[string]int64, err error) {
 	log := a.log.WithFields(logrus.Fields{"app": c.App, "version": c.Version})
 	switch {
 	case err == nil:
@@ -324,7 +342,7 @@ func (a *Agent) downloaded(c Course, free int64, err error) {
 		a.step(c)
 	case errors.Is(err, backup.ErrNoSpace), errors.Is(err, ota.ErrNoSpace):
 		log.WithError(err).Error("there is no room for the release: it is not tried again until there is more")
-		a.mem.bar(Bar{SHA256: c.SHA256, Reason: err.Error(), Free: free + moreRoom})
+		a.mem.bar(a.noRoom(c, err, free, moreRoom))
 		a.step(Course{Step: Idle})
 		a.queueReport()
 	default:
@@ -406,7 +424,7 @@ const (
 )
 
 // installed takes in what became of an installation.
-func (a *Agent) installed(c Course, free int64, err error) {
+func (a *Agent) installed(c Course, free map[string]int64, err error) {
 	now := a.clock()
 	log := a.log.WithFields(logrus.Fields{"app": c.App, "version": c.Version})
 	idle, ready := Course{Step: Idle}, c
@@ -421,7 +439,7 @@ func (a *Agent) installed(c Course, free int64, err error) {
 		a.step(idle)
 	case errors.Is(err, backup.ErrNoSpace), errors.Is(err, ota.ErrNoSpace):
 		log.WithError(err).Error("there is no room for the release: it is not tried again until there is more")
-		a.mem.bar(Bar{SHA256: c.SHA256, Reason: err.Error(), Free: free + c.Size + moreRoom})
+		a.mem.bar(a.noRoom(c, err, free, c.Size+moreRoom))
 		a.step(idle)
 	case errors.Is(err, ErrPostponed) && c.Kind == bundle.Firmware: // the others need not wait for it
 		log.WithError(err).Info("postponed")
