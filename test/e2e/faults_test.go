@@ -81,11 +81,14 @@ func TestStartRestores(t *testing.T) {
 			d.remove(side)
 			d.start()
 			eventually(t, soon, "both sides are there", func() error { return d.runs("1.0.0") })
-			h := d.history()
 			want := map[string]string{"system": "restore", "usr_data": "back up"}[side]
-			if last := h[len(h)-1]; last.Action != want || last.Command != "agent" || last.Version.String() != "1.0.0" {
-				t.Errorf("the last event is %+v, want %q", last, want)
-			}
+			eventually(t, soon, "it is remembered", func() error {
+				h := d.history()
+				if last := h[len(h)-1]; last.Action != want || last.Command != "agent" || last.Version.String() != "1.0.0" {
+					return fmt.Errorf("the last event is %+v, want %q", last, want)
+				}
+				return nil
+			})
 		})
 	}
 }
