@@ -14,7 +14,7 @@ import (
 
 func main() {
 	machine.Main("ext4", func(ctx context.Context, o machine.Options) error {
-		kernel, err := machine.Fetch(ctx, o.Cache, map[string]string{"mke2fs": "e2fsprogs"})
+		kernel, err := machine.Fetch(ctx, o.Cache, machine.AMD64, map[string]string{"mke2fs": "e2fsprogs"})
 		if err != nil {
 			return err
 		}

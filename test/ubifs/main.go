@@ -11,7 +11,7 @@ import (
 
 func main() {
 	machine.Main("ubifs", func(ctx context.Context, o machine.Options) error {
-		kernel, err := machine.Fetch(ctx, o.Cache, nil)
+		kernel, err := machine.Fetch(ctx, o.Cache, machine.AMD64, nil)
 		if err != nil {
 			return err
 		}

@@ -13,8 +13,28 @@ import (
 	"strings"
 )
 
+// Arch is a kind of computer.
+type Arch struct {
+	debian  string   // its name in Debian
+	kernel  string   // the package that depends on its newest kernel
+	qemu    string   // the program that emulates it
+	pkg     string   // the package of that program
+	args    []string // what kind of machine of it
+	console string
+}
+
+// The computers that machines can be.
+var (
+	AMD64 = &Arch{"amd64", "linux-image-amd64", "qemu-system-x86_64", "qemu-system-x86",
+		[]string{"-cpu", "qemu64", "-m", "1024"}, "ttyS0"}
+	// ARM is a module with one 32-bit core and little memory.
+	ARM = &Arch{"armhf", "linux-image-armmp", "qemu-system-arm", "qemu-system-arm",
+		[]string{"-M", "virt", "-cpu", "cortex-a7", "-m", "128"}, "ttyAMA0"}
+)
+
 // Kernel is what of Debian's packages a machine is made of.
 type Kernel struct {
+	Arch    *Arch
 	Image   string
 	Busybox string
 	root    string // where the packages are unpacked
@@ -24,17 +44,20 @@ type Kernel struct {
 // cache. They come from wherever apt gets its packages on this computer. Nothing
 // is installed but QEMU and the other programs named, by command and package,
 // and those only by root and where they are missing.
-func Fetch(ctx context.Context, cache string, programs map[string]string) (*Kernel, error) {
+func Fetch(ctx context.Context, cache string, arch *Arch, programs map[string]string) (*Kernel, error) {
 	cache, err := filepath.Abs(cache)
 	if err != nil {
 		return nil, err
 	}
-	if err := install(ctx, programs); err != nil {
+	if arch != AMD64 {
+		cache = filepath.Join(cache, arch.debian)
+	}
+	if err := install(ctx, arch, programs); err != nil {
 		return nil, err
 	}
-	k := &Kernel{root: filepath.Join(cache, "root")}
+	k := &Kernel{Arch: arch, root: filepath.Join(cache, "root")}
 	if !exists(filepath.Join(cache, "done")) {
-		if err := download(ctx, cache, k.root); err != nil {
+		if err := download(ctx, cache, k.root, arch); err != nil {
 			return nil, err
 		}
 	}
@@ -57,14 +80,14 @@ func exists(name string) bool {
 }
 
 // install makes sure of the programs that run on this computer.
-func install(ctx context.Context, programs map[string]string) error {
+func install(ctx context.Context, arch *Arch, programs map[string]string) error {
 	missing := []string{}
 	need := func(program, pkg string) {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, pkg)
 		}
 	}
-	need(qemu, "qemu-system-x86")
+	need(arch.qemu, arch.pkg)
 	need("xz", "xz-utils")
 	for program, pkg := range programs {
 		need(program, pkg)
@@ -86,7 +109,7 @@ func install(ctx context.Context, programs map[string]string) error {
 
 var kernelPackage = regexp.MustCompile(`Depends: (linux-image-[0-9]\S*)`)
 
-func download(ctx context.Context, cache, root string) error {
+func download(ctx context.Context, cache, root string, arch *Arch) error {
 	for _, program := range []string{"apt-get", "dpkg"} {
 		if _, err := exec.LookPath(program); err != nil {
 			return fmt.Errorf("%s is missing: the machine's kernel is taken from Debian's packages", program)
@@ -101,20 +124,22 @@ func download(ctx context.Context, cache, root string) error {
 	if err := os.MkdirAll(debs, 0o755); err != nil {
 		return err
 	}
-	if os.Geteuid() == 0 { // the lists of a fresh container are empty or old
-		if _, err := Output(ctx, "", nil, "apt-get", "update", "-qq"); err != nil {
-			return err
-		}
+	options, err := lists(ctx, cache, arch)
+	if err != nil {
+		return err
 	}
-	out, err := Output(ctx, "", nil, "apt-cache", "depends", "linux-image-amd64")
+	apt := func(program string, args ...string) (string, error) {
+		return Output(ctx, debs, nil, program, slices.Concat(options, args)...)
+	}
+	out, err := apt("apt-cache", "depends", arch.kernel)
 	if err != nil {
 		return err
 	}
 	m := kernelPackage.FindStringSubmatch(out)
 	if m == nil {
-		return fmt.Errorf("apt knows no linux-image-amd64: is this Debian on amd64, and was apt-get update run?")
+		return fmt.Errorf("apt knows no %s: is this Debian on amd64, and was apt-get update run?", arch.kernel)
 	}
-	if _, err := Output(ctx, debs, nil, "apt-get", "download", "-qq", m[1], "busybox-static"); err != nil {
+	if _, err := apt("apt-get", "download", "-qq", m[1], "busybox-static"); err != nil {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(debs, "*.deb"))
@@ -130,6 +155,31 @@ func download(ctx context.Context, cache, root string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(cache, "done"), nil, 0o644)
+}
+
+// lists brings the lists of packages up to date, and gives the options with which
+// apt reads them. Those of another computer are kept apart: dpkg of this one is
+// to know nothing of them.
+func lists(ctx context.Context, cache string, arch *Arch) (options []string, err error) {
+	if arch == AMD64 {
+		if os.Geteuid() == 0 { // those of a fresh container are empty or old
+			_, err = Output(ctx, "", nil, "apt-get", "update", "-qq")
+		}
+		return nil, err
+	}
+	dir := filepath.Join(cache, "apt")
+	for _, d := range []string{"lists/partial", "archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	options = []string{"-o", "APT::Architecture=" + arch.debian, "-o", "APT::Architectures=" + arch.debian,
+		"-o", "Dir::State::Lists=" + filepath.Join(dir, "lists"), "-o", "Dir::Cache=" + dir}
+	_, err = Output(ctx, "", nil, "apt-get", append(options, "update", "-qq")...)
+	if list, _ := filepath.Glob(filepath.Join(dir, "lists", "*_Packages*")); len(list) > 0 {
+		err = nil // one list of several is enough to go on with
+	}
+	return options, err
 }
 
 // Modules finds modules and what they depend on, the latter first. The kernel

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -63,11 +64,13 @@ func withFolder(ctx context.Context, o Options, lab func(context.Context, Option
 
 // Run starts the machine with what the flags say.
 func (o Options) Run(ctx context.Context, m Machine) error {
-	m.Env = map[string]string{
+	env := map[string]string{
 		"LAB_BUDGET": o.Budget.String(),
 		"LAB_CUTS":   strconv.Itoa(o.Cuts),
 		"LAB_SEED":   strconv.FormatInt(o.Seed, 10),
 	}
+	maps.Copy(env, m.Env)
+	m.Env = env
 	// An emulated processor is slow, and slower still beside other work.
 	m.Timeout = 2*o.Budget + time.Duration(o.Cuts)*5*time.Second + 10*time.Minute
 	return m.Run(ctx)

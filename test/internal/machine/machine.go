@@ -10,11 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
-
-const qemu = "qemu-system-x86_64"
 
 // Machine is what to start.
 type Machine struct {
@@ -22,6 +21,7 @@ type Machine struct {
 	Modules []string          // loaded by the guest in this order
 	Files   string            // a folder whose content is the machine's root; init is its first program
 	Env     map[string]string // the guest's environment
+	Net     bool              // eth0 is there, and 10.0.2.2 is this computer
 	Timeout time.Duration     // a machine that has not ended by then is lost
 }
 
@@ -41,12 +41,19 @@ func (m Machine) Run(ctx context.Context) error {
 		return err
 	}
 	// What protects a kernel from its users costs an emulated one much time.
-	line := "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off nokaslr init_on_alloc=0 rcupdate.rcu_expedited=1 rcupdate.rcu_normal_after_boot=0"
+	arch := m.Kernel.Arch
+	line := "console=" + arch.console + " quiet loglevel=1 panic=-1 mitigations=off nokaslr init_on_alloc=0 rcupdate.rcu_expedited=1 rcupdate.rcu_normal_after_boot=0"
 	for k, v := range m.Env {
 		line += fmt.Sprintf(" %s=%s", k, v)
 	}
-	cmd := exec.CommandContext(ctx, qemu, "-accel", "tcg", "-cpu", "qemu64", "-smp", "1", "-m", "1024",
-		"-nographic", "-no-reboot", "-nic", "none", "-kernel", m.Kernel.Image, "-initrd", image, "-append", line)
+	args := append(slices.Clone(arch.args), "-accel", "tcg", "-smp", "1", "-nographic", "-no-reboot",
+		"-kernel", m.Kernel.Image, "-initrd", image, "-append", line)
+	if m.Net {
+		args = append(args, "-netdev", "user,id=n0", "-device", "virtio-net-device,netdev=n0")
+	} else {
+		args = append(args, "-nic", "none")
+	}
+	cmd := exec.CommandContext(ctx, arch.qemu, args...)
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.StdoutPipe()
 	if err != nil {

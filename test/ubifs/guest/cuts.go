@@ -15,16 +15,37 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tandem/test/internal/guest"
+	"tandem/test/internal/guest/nand"
 )
 
 // flash is a device whose power fails.
 type flash struct {
-	geometry
+	*nand.Flash
+	faults   bool // bits flip, and writes and erasures fail
 	rand     *rand.Rand
 	swept    map[string]*sweep // by operation
 	starts   time.Duration     // what a program takes before it does anything
 	emulated int               // writes and erasures that failed on request
 	faulted  int               // cuts with faults besides
+}
+
+// geometry is what a part of the lab runs on.
+type geometry struct {
+	nand.Geometry
+	faults bool
+}
+
+var (
+	usual  = geometry{nand.Geometry{Blocks: 2048, Volume: 900, Spare: 1}, false}
+	small  = geometry{nand.Geometry{Blocks: 512, Volume: 230, Spare: 1}, false}
+	faulty = geometry{nand.Geometry{Blocks: 1024, Volume: 230, Spare: 20}, true}
+	tight  = geometry{nand.Geometry{Blocks: 256, Volume: 90, Spare: 1}, false}
+)
+
+// set makes a new flash, with two empty partitions.
+func (f *flash) set(g geometry) error {
+	f.faults = g.faults
+	return f.Set(g.Geometry)
 }
 
 // sweep goes through the erase blocks of an operation one by one.
@@ -39,7 +60,7 @@ type sweep struct {
 }
 
 func newFlash(seed uint64) *flash {
-	return &flash{rand: rand.New(rand.NewPCG(seed, 1)), swept: map[string]*sweep{}}
+	return &flash{Flash: nand.New(""), rand: rand.New(rand.NewPCG(seed, 1)), swept: map[string]*sweep{}}
 }
 
 // measure sees how long a program takes before it does anything: a cut then
@@ -95,7 +116,7 @@ func (f *flash) choose(s *sweep) (kind string, n int, after time.Duration) {
 func (f *flash) arm(kind string, n int) error {
 	if f.faults {
 		for _, k := range []string{"tst_emulate_bitflips", "tst_emulate_io_failures"} {
-			if err := knob(1, "ubi/ubi0", k); err != nil {
+			if err := nand.Knob(1, "ubi/ubi0", k); err != nil {
 				return err
 			}
 		}
@@ -107,14 +128,14 @@ func (f *flash) arm(kind string, n int) error {
 		fallthrough
 	case mapping:
 		for _, k := range []string{"tst_emulate_power_cut_min", "tst_emulate_power_cut_max"} {
-			if err := knob(n, "ubi/ubi0", k); err != nil {
+			if err := nand.Knob(n, "ubi/ubi0", k); err != nil {
 				return err
 			}
 		}
-		return knob(at, "ubi/ubi0/tst_emulate_power_cut")
+		return nand.Knob(at, "ubi/ubi0/tst_emulate_power_cut")
 	case torn:
-		for _, v := range volumes {
-			if err := knob(1, "ubifs", v.dev, "tst_recovery"); err != nil {
+		for _, v := range f.Volumes {
+			if err := nand.Knob(1, "ubifs", v.Dev, "tst_recovery"); err != nil {
 				return err
 			}
 		}
@@ -181,7 +202,7 @@ func (f *flash) run(c *guest.Cut, kind string, n int, after time.Duration, args 
 	cmd.Stdout, cmd.Stderr = &said, &said
 	pulled := make(chan struct{})
 	if kind == step {
-		s, err := watchSteps()
+		s, err := watchSteps(f)
 		if err != nil {
 			return false, err
 		}
@@ -208,7 +229,7 @@ func (f *flash) run(c *guest.Cut, kind string, n int, after time.Duration, args 
 		timer = time.After(after)
 	}
 	if kind == torn {
-		hit = watch(ended, timer)
+		hit = f.watch(ended, timer)
 		if !hit {
 			select {
 			case <-ended:
@@ -216,14 +237,14 @@ func (f *flash) run(c *guest.Cut, kind string, n int, after time.Duration, args 
 				hit, c.Kind = true, moment // UBIFS let it pass
 			}
 		}
-		pull() // the other volume as well
+		f.Pull() // the other volume as well
 	} else {
 		select {
 		case <-ended:
-			hit = struck()
-			pull()
+			hit = f.Struck()
+			f.Pull()
 		case <-timer:
-			pull()
+			f.Pull()
 			hit = true
 		case <-pulled:
 			hit = true
@@ -237,10 +258,10 @@ func (f *flash) run(c *guest.Cut, kind string, n int, after time.Duration, args 
 
 // watch makes UBIFS commit again and again, because that is when it tears most,
 // until it has, or the time is over, or the program has ended.
-func watch(ended <-chan struct{}, timer <-chan time.Time) (hit bool) {
+func (f *flash) watch(ended <-chan struct{}, timer <-chan time.Time) (hit bool) {
 	var dirs []int
-	for _, v := range volumes {
-		if fd, err := unix.Open(v.dir, unix.O_RDONLY|unix.O_DIRECTORY, 0); err == nil {
+	for _, v := range f.Volumes {
+		if fd, err := unix.Open(v.Dir, unix.O_RDONLY|unix.O_DIRECTORY, 0); err == nil {
 			dirs = append(dirs, fd)
 			defer unix.Close(fd)
 		}
@@ -250,15 +271,15 @@ func watch(ended <-chan struct{}, timer <-chan time.Time) (hit bool) {
 	for {
 		for _, fd := range dirs {
 			_ = unix.Syncfs(fd)
-			if struck() {
+			if f.Struck() {
 				return true
 			}
 		}
 		select {
 		case <-ended:
-			return struck()
+			return f.Struck()
 		case <-timer:
-			return struck()
+			return f.Struck()
 		case <-tick.C:
 		}
 	}

@@ -127,12 +127,12 @@ func (l *lab) functions() {
 	l.expect("first backup", factory)
 	l.do(0, "boot")
 
-	for _, v := range volumes {
-		if err := l.Erase(v.dir); err != nil {
-			l.Fail("erase %s: %v", v.name, err)
+	for _, v := range l.flash.Volumes {
+		if err := l.Erase(v.Dir); err != nil {
+			l.Fail("erase %s: %v", v.Name, err)
 		}
 		l.do(0, "boot")
-		l.expect(v.name+" erased", factory)
+		l.expect(v.Name+" erased", factory)
 	}
 
 	l.do(0, "install", "/releases/usual/1.1.0.tandem")

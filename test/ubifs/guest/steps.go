@@ -18,8 +18,9 @@ import (
 // steps sees the changes to the directories of both sides, those of tandem's
 // own and those that hold them: there its steps begin and end.
 type steps struct {
-	file *os.File
-	dirs map[int32]string
+	flash *flash
+	file  *os.File
+	dirs  map[int32]string
 }
 
 var stepDirs = []string{
@@ -29,12 +30,12 @@ var stepDirs = []string{
 
 const changes = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_TO
 
-func watchSteps() (*steps, error) {
+func watchSteps(f *flash) (*steps, error) {
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
-	s := &steps{os.NewFile(uintptr(fd), "inotify"), map[int32]string{}}
+	s := &steps{f, os.NewFile(uintptr(fd), "inotify"), map[int32]string{}}
 	for _, dir := range stepDirs {
 		s.add(dir)
 	}
@@ -73,7 +74,7 @@ func (s *steps) pullAt(n int, after time.Duration, pulled chan<- struct{}) {
 			}
 			if n--; n == 0 {
 				time.Sleep(after)
-				pull()
+				s.flash.Pull()
 				close(pulled)
 				return
 			}
