@@ -1,5 +1,5 @@
-// Package manpage writes the manual pages of a command line. No program that
-// is shipped contains it.
+// Package manpage writes the manual pages of a command line, and a chapter of
+// the book about it. No program that is shipped contains it.
 package manpage
 
 import (
@@ -119,6 +119,12 @@ func (p *page) macro(name string, args ...string) {
 }
 
 func (p *page) synopsis(cmd *cobra.Command) {
+	p.macro("B", cmd.CommandPath())
+	p.line(arguments(cmd))
+}
+
+// arguments are what is written after a command.
+func arguments(cmd *cobra.Command) string {
 	_, args, _ := strings.Cut(cmd.Use, " ")
 	if len(documented(cmd)) > 0 {
 		args = "COMMAND"
@@ -126,8 +132,7 @@ func (p *page) synopsis(cmd *cobra.Command) {
 	if cmd.NonInheritedFlags().HasAvailableFlags() || cmd.InheritedFlags().HasAvailableFlags() {
 		args = strings.TrimSpace("[OPTIONS] " + args)
 	}
-	p.macro("B", cmd.CommandPath())
-	p.line(args)
+	return args
 }
 
 // text writes paragraphs. Lines that are indented stay as they are.
@@ -163,22 +168,31 @@ func (p *page) flags(title string, flags *pflag.FlagSet) {
 		if f.Hidden {
 			return
 		}
-		value, usage := pflag.UnquoteUsage(f)
-		names := "--" + f.Name
-		if f.Shorthand != "" {
-			names = "-" + f.Shorthand + ", " + names
-		}
+		names, value, usage := option(f)
 		p.macro("TP")
 		if value == "" {
 			p.macro("B", names)
 		} else {
 			p.macro("BI", names+" ", value)
 		}
-		if d := f.DefValue; d != "" && d != "false" && d != "0" && d != "[]" {
-			usage += " (default: " + d + ")"
-		}
 		p.line(usage)
 	})
+}
+
+// option says how an option is written, with what value, and what it does.
+func option(f *pflag.Flag) (names, value, usage string) {
+	value, usage = pflag.UnquoteUsage(f)
+	if value == f.Value.Type() { // nobody gave it a name
+		value = strings.ToUpper(f.Name[strings.LastIndex(f.Name, "-")+1:])
+	}
+	names = "--" + f.Name
+	if f.Shorthand != "" {
+		names = "-" + f.Shorthand + ", " + names
+	}
+	if d := f.DefValue; d != "" && d != "false" && d != "0" && d != "[]" {
+		usage += " (default: " + d + ")"
+	}
+	return names, value, usage
 }
 
 func (p *page) seeAlso(b Book, cmd *cobra.Command) {

@@ -2,6 +2,7 @@ package manpage
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ func tree() *cobra.Command {
 		Example: "  prog copy x\n  'prog' copy y", Run: run,
 	}
 	sub.Flags().BoolP("all", "a", false, "all of them")
+	sub.Flags().StringArray("new-name", nil, "names")
 	sub.Flags().Bool("secret", false, "not told")
 	_ = sub.Flags().MarkHidden("secret")
 	root.AddCommand(sub, &cobra.Command{Use: "hidden", Hidden: true, Run: run})
@@ -50,6 +52,9 @@ Copies:
 .TP
 .B "\-a, \-\-all"
 all of them
+.TP
+.BI "\-\-new\-name " "NAME"
+names
 .SH "COMMON OPTIONS"
 .TP
 .BI "\-\-config " "FILE"
@@ -83,5 +88,40 @@ func TestWrite(t *testing.T) {
 	}
 	if want := []string{"prog-copy.8", "prog.8"}; !slices.Equal(names, want) {
 		t.Errorf("pages %q, want %q", names, want)
+	}
+}
+
+func TestMarkdown(t *testing.T) {
+	const want = "## prog\n\nDo things.\n\n```text\nprog [OPTIONS] COMMAND\n```\n" +
+		"\nprog does things.\n\nIt does \\them well.\n" +
+		"\n| option | means |\n|---|---|\n| `--config FILE` | configuration FILE (default: /etc/prog) |\n" +
+		"\n### prog copy\n\nCopy a thing.\n\n```text\nprog copy [OPTIONS] FROM\n```\n" +
+		"\nCopies:\n\n```text\none-by-one\n```\n\n.not a macro\n" +
+		"\n| option | means |\n|---|---|\n| `-a, --all` | all of them |\n| `--new-name NAME` | names |\n" +
+		"\n```sh\nprog copy x\n'prog' copy y\n```\n"
+	if diff := cmp.Diff(want, Markdown(tree())); diff != "" {
+		t.Errorf("chapter (-want +got):\n%s", diff)
+	}
+}
+
+// Only what stands between the marks is a generator's.
+func TestChapter(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "page.md")
+	const page = "# Page\n<!-- begin prog -->\nold\n<!-- end prog -->\nthe rest\n"
+	if err := os.WriteFile(file, []byte(page), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := Chapter{File: file, Name: "prog"}
+	if text, err := c.Read(); err != nil || text != "old\n" {
+		t.Errorf("read %q, %v", text, err)
+	}
+	if err := c.Write("new\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(file); err != nil || string(got) != "# Page\n<!-- begin prog -->\nnew\n<!-- end prog -->\nthe rest\n" {
+		t.Errorf("the page is %q, %v", got, err)
+	}
+	if err := (Chapter{File: file, Name: "other"}).Write("new\n"); err == nil {
+		t.Error("a chapter that there is not was written")
 	}
 }
