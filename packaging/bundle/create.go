@@ -441,8 +441,8 @@ func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
 		return err
 	}
 	defer f.Close()
-	r, err := NewReader(InContext(ctx, f), Inspect{})
-	if err != nil {
+	r := &Reader{in: &frames{src: InContext(ctx, f)}, keepRaw: true}
+	if err := r.begin(Inspect{}); err != nil {
 		return err
 	}
 	if err := r.Finish(); err != nil {

@@ -89,7 +89,8 @@ func (f *Files) UnmarshalJSON(data []byte) error {
 	case t != json.Delim('['):
 		return fmt.Errorf("files: expected a list, found %v", t)
 	}
-	var list Files
+	// As many as there are, at once: the list is what most of a manifest is.
+	list := make(Files, 0, min(bytes.Count(data, []byte(`"path"`)), MaxFiles))
 	for dec.More() {
 		if len(list) == MaxFiles {
 			return fmt.Errorf("files: more than %d entries", MaxFiles)

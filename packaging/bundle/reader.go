@@ -31,7 +31,8 @@ type Reader struct {
 	in       *frames
 	signed   Signed
 	manifest *Manifest
-	raw      []byte // manifest.json as it stands
+	keepRaw  bool
+	raw      []byte // manifest.json as it stands, if keepRaw
 	roots    [][]byte
 	targets  []byte
 
@@ -51,23 +52,27 @@ type Reader struct {
 // are those of v or src.
 func NewReader(src io.Reader, v Verifier) (*Reader, error) {
 	r := &Reader{in: &frames{src: src}}
-	if err := r.readFormat(); err != nil {
-		return nil, err
-	}
-	if err := r.readMetadata(); err != nil {
-		return nil, err
-	}
-	var err error
-	if r.signed, err = v.VerifyBundle(r.roots, r.targets); err != nil {
-		return nil, err
-	}
-	if err := r.readManifest(); err != nil {
-		return nil, err
-	}
-	if err := r.openPayload(); err != nil {
+	if err := r.begin(v); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+func (r *Reader) begin(v Verifier) error {
+	if err := r.readFormat(); err != nil {
+		return err
+	}
+	if err := r.readMetadata(); err != nil {
+		return err
+	}
+	var err error
+	if r.signed, err = v.VerifyBundle(r.roots, r.targets); err != nil {
+		return err
+	}
+	if err := r.readManifest(); err != nil {
+		return err
+	}
+	return r.openPayload()
 }
 
 func (r *Reader) readFormat() error {
@@ -147,13 +152,17 @@ func (r *Reader) readManifest() error {
 	if want := r.signed.Manifest.Length; size != want {
 		return malformed(manifestName, "%d bytes long: expected %d as %s says", size, want, targetsName)
 	}
-	if r.raw, err = r.in.content(manifestName, MaxManifest); err != nil {
+	raw, err := r.in.content(manifestName, MaxManifest)
+	if err != nil {
 		return err
 	}
-	if sum, want := digest.Of(r.raw), r.signed.Manifest.SHA256; sum != want {
+	if sum, want := digest.Of(raw), r.signed.Manifest.SHA256; sum != want {
 		return malformed(manifestName, "its SHA-256 is %s: expected %s as %s says", sum, want, targetsName)
 	}
-	r.manifest, err = DecodeManifest(r.raw)
+	if r.keepRaw {
+		r.raw = raw
+	}
+	r.manifest, err = DecodeManifest(raw)
 	return err
 }
 
