@@ -72,6 +72,12 @@ lab-model: ## cut the power and fail the disk at every operation, on a model of 
 lab-planted: ## build Tandem with each planted bug and want the model lab to find it; BUG names one
 	go run ./test/planted $(BUG)
 
+soak: ## run the daemon for some minutes with faults, kills and edits; SOAKFLAGS are its flags
+	go run ./test/soak $(SOAKFLAGS)
+
+fleet: ## have 1,000 devices poll nginx, and count what they cost it; FLEETFLAGS are its flags
+	go run ./test/fleet $(FLEETFLAGS)
+
 lab-ubifs: ## cut the power on real UBIFS, in a machine under QEMU; LABFLAGS are its flags
 	go run ./test/ubifs $(LABFLAGS)
 
