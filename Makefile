@@ -23,7 +23,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench lab-model lab-planted lab-ubifs lab-ext4 fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench soak fleet lab-model lab-planted lab-ubifs lab-ext4 fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -71,6 +71,12 @@ lab-model: ## cut the power and fail the disk at every operation, on a model of 
 
 lab-planted: ## build Tandem with each planted bug and want the model lab to find it; BUG names one
 	go run ./test/planted $(BUG)
+
+soak: ## run the daemon for some minutes with faults, kills and edits; SOAKFLAGS are its flags
+	go run ./test/soak $(SOAKFLAGS)
+
+fleet: ## have 1,000 devices poll nginx, and count what they cost it; FLEETFLAGS are its flags
+	go run ./test/fleet $(FLEETFLAGS)
 
 lab-ubifs: ## cut the power on real UBIFS, in a machine under QEMU; LABFLAGS are its flags
 	go run ./test/ubifs $(LABFLAGS)

@@ -65,7 +65,7 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 			now := a.clock()
 			a.up, a.mem = true, mem
 			a.saveMemory()
-			a.now.NextPoll = now.Add(spread(a.cfg.Agent.Poll, a.o.Random()))
+			a.now.NextPoll = now.Add(FirstPoll(a.cfg.Agent.Poll, a.o.Random()))
 			a.now.NextScrub = firstScrub(mem.Scrubbed, now, a.cfg.Agent.Scrub, a.o.Random())
 			if a.now.Pending != nil {
 				a.now.Health = now
@@ -266,7 +266,7 @@ func (a *Agent) polled(ans *answers, err error) {
 		a.log.Info("the source answers again")
 	}
 	a.now.LastPoll, a.now.PollError, a.now.PollFailures = now, "", 0
-	a.now.NextPoll = now.Add(nextPoll(a.cfg.Agent.Poll, ans.wish, a.o.Random()))
+	a.now.NextPoll = now.Add(NextPoll(a.cfg.Agent.Poll, ans.wish, a.o.Random()))
 	a.queueReport() // there is a network, and another tandem may have left something
 	a.choose(ans)
 }

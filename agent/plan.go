@@ -126,16 +126,19 @@ const (
 	maxWish    = 24 * time.Hour // that a server may put off a poll
 )
 
-// spread is how long an agent that starts waits before its first poll: devices
-// that start together, because the power came back, ask one after another. r is
-// random, from 0 up to 1.
+// FirstPoll is how long an agent that starts waits before it polls: devices that
+// start together, because the power came back, ask one after another. r is random,
+// from 0 up to 1.
+func FirstPoll(every time.Duration, r float64) time.Duration { return spread(every, r) }
+
+// spread gives a random part of a time, of an hour at most.
 func spread(every time.Duration, r float64) time.Duration {
 	return time.Duration(r * float64(min(every, maxSpread)))
 }
 
-// nextPoll is how long to wait after a poll that succeeded: what the
+// NextPoll is how long to wait after a poll that succeeded: what the
 // configuration says, a tenth more or less, but no shorter than the server asks.
-func nextPoll(every, wish time.Duration, r float64) time.Duration {
+func NextPoll(every, wish time.Duration, r float64) time.Duration {
 	return max(time.Duration((0.9+0.2*r)*float64(every)), min(wish, maxWish))
 }
 
