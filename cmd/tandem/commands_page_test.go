@@ -2,6 +2,9 @@ package main
 
 import (
 	"flag"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -27,5 +30,31 @@ func TestCommandsPage(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("docs/commands.md is stale: go test ./cmd/tandem -run TestCommandsPage -write\n(-commands +page):\n%s", diff)
+	}
+}
+
+// Each call of this program that a page shows is one that it understands.
+func TestPagesShowRealCommands(t *testing.T) {
+	calls := 0
+	for _, pattern := range []string{"*.md", "docs/*.md", "examples/*/*.md"} {
+		files, err := filepath.Glob("../../" + pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, args := range manpage.Lines(string(text), "tandem") {
+				calls++
+				if err := manpage.Understands(newRootCommand(&program{}), args); err != nil {
+					t.Errorf("%s: tandem %s: %v", strings.TrimPrefix(file, "../../"), strings.Join(args, " "), err)
+				}
+			}
+		}
+	}
+	if calls < 40 {
+		t.Errorf("only %d calls", calls)
 	}
 }

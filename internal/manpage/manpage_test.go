@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,5 +124,22 @@ func TestChapter(t *testing.T) {
 	}
 	if err := (Chapter{File: file, Name: "other"}).Write("new\n"); err == nil {
 		t.Error("a chapter that there is not was written")
+	}
+}
+
+func TestLines(t *testing.T) {
+	text := "Say `prog copy\nx` or:\n\n```sh\nprog copy --all \\\n    'x y' || echo prog gone\nsudo prog\nprog away  # a remark\n```\n\n" +
+		"```toml\nprog none\n```\n\n```console\n$ prog copy --none z; echo \"$?\"\nprog: printed\n```\n"
+	var got []string
+	for _, args := range Lines(text, "prog") {
+		l := strings.Join(args, "|")
+		if err := Understands(tree(), args); err != nil {
+			l += ": " + err.Error()
+		}
+		got = append(got, l)
+	}
+	want := []string{"copy|--all|x y", `away: unknown command "away" for "prog"`, `copy|--none|z: "prog copy" has no option --none`, "copy|x"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
 	}
 }
