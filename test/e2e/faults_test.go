@@ -29,17 +29,6 @@ func (d *device) edited(name, text string) time.Duration {
 	return time.Since(began)
 }
 
-// idle waits until the agent has come up and looked around.
-func (d *device) idle() {
-	d.t.Helper()
-	d.until(soon, "the agent is idle", func(s *agent.Status) error {
-		if s.Agent.Doing != "idle" {
-			return errors.New(s.Agent.Doing)
-		}
-		return nil
-	})
-}
-
 func TestEditIsBackedUp(t *testing.T) {
 	t.Parallel()
 	w := newWeb(t, shared())
