@@ -175,7 +175,9 @@ func (c *commit) finish(fs fsys.FS) error {
 	if err := moveStaged(fs, tagFile); err != nil {
 		return err
 	}
-	if err := syncDirs(fs, ".", nextDir); err != nil {
+	// Without next all is in place, and the removal of commit.json was lost
+	// although that of next, which came after it, was not.
+	if err := syncDirs(fs, ".", nextDir); err != nil && !fsys.IsNotExist(err) {
 		return err
 	}
 	if err := c.keepOld(fs); err != nil {

@@ -39,6 +39,9 @@ var summary struct {
 func TestMain(m *testing.M) {
 	flag.Parse()
 	summary.start = time.Now()
+	if *full {
+		fmt.Printf("%-70s %6s %7s %8s %7s %8s %7s\n", "scenario/file system", "cuts", "states", "distinct", "second", "distinct", "errors")
+	}
 	code := m.Run()
 	if *full {
 		printSummary()
@@ -48,10 +51,8 @@ func TestMain(m *testing.M) {
 
 func printSummary() {
 	var cuts, second, states, faults, failures int
-	fmt.Printf("%-62s %6s %7s %8s %7s %8s %7s\n", "scenario", "cuts", "states", "distinct", "second", "distinct", "errors")
 	kinds := &search.Report{Cuts: map[string]int{}}
 	for _, r := range summary.reports {
-		fmt.Printf("%-62s %6d %7d %8d %7d %8d %7d\n", r.Case, r.Total(), r.States, r.Distinct, r.Second, r.SecondSeen, r.Faults)
 		cuts, second, states, faults = cuts+r.Total(), second+r.Second, states+r.Distinct+r.SecondSeen, faults+r.Faults
 		for k, n := range r.Cuts {
 			kinds.Cuts[k] += n
@@ -69,7 +70,7 @@ func printSummary() {
 func options() search.Options {
 	o := search.Options{Seed: *seed, CutStep: 7, Every: 90, FaultStep: 149}
 	if *full {
-		o = search.Options{Seed: *seed, States: 1, Every: 8, FaultStep: 5}
+		o = search.Options{Seed: *seed, States: 1, Every: 40, FaultStep: 7}
 	}
 	for _, set := range []struct{ flag, to *int }{{states, &o.States}, {every, &o.Every}, {step, &o.FaultStep}} {
 		if *set.flag >= 0 {
@@ -117,6 +118,9 @@ func report(t *testing.T, r *search.Report) {
 	t.Helper()
 	summary.Lock()
 	summary.reports = append(summary.reports, r)
+	if *full {
+		fmt.Printf("%-70s %6d %7d %8d %7d %8d %7d\n", r.Case, r.Total(), r.States, r.Distinct, r.Second, r.SecondSeen, r.Faults)
+	}
 	summary.Unlock()
 	if f := r.Failure; f != nil {
 		t.Errorf("seed %d: %v\nagain: %s", *seed, f, again(r.Case, f.Name))
