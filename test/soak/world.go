@@ -91,7 +91,7 @@ type network struct {
 	url string
 
 	mu     sync.Mutex
-	random *rand.Rand
+	random *rand.Rand // nil: it does not fail
 	polls  int
 	posts  int
 	faults map[string]int
@@ -129,7 +129,7 @@ func (n *network) fails(w http.ResponseWriter, r *http.Request, good http.Handle
 		n.posts++
 	}
 	kind := ""
-	if n.random.IntN(5) == 0 {
+	if n.random != nil && n.random.IntN(5) == 0 {
 		kind = []string{"reset", "503", "wait", "garbage", "half"}[n.random.IntN(5)]
 		n.faults[kind]++
 	}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// startAgent runs the daemon on the device until the test ends, when it must
+// end by itself.
+func (d *device) startAgent() {
+	d.t.Helper()
+	r := d.start(context.Background(), "agent")
+	d.t.Cleanup(func() {
+		if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			d.t.Error(err)
+		}
+		if o := d.wait(r); o.exit != 0 {
+			d.t.Errorf("the agent: %s", o)
+		}
+	})
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !strings.Contains(d.run("status", "--json").stdout, `"agent"`) {
+		select {
+		case <-deadline.C:
+			d.t.Fatal("the agent does not answer")
+		case <-tick.C:
+		}
+	}
+}
+
+// What a command prints, as a document and as text, and what it ends with does
+// not depend on whether an agent carries it out.
+func TestThroughAgent(t *testing.T) {
+	t.Parallel()
+	url, end := startServer(goodServer(bundleFile("repo")))
+	t.Cleanup(end)
+	// The agent installs nothing by itself meanwhile.
+	more := "metered = true\npoll = \"1000h\"\nsocket = \"socket\"\n" + sourceSection(url) + `
+[hooks]
+pre_install = ["/bin/sh", "-c", "echo may $TANDEM_VERSION come; exit $(cat pre 2>/dev/null || echo 0)"]
+health = ["/bin/sh", "-c", "echo is it well; exit $(cat health 2>/dev/null || echo 0)"]
+`
+	for _, form := range [][]string{nil, {"--json"}, {"--quiet"}} {
+		t.Run(strings.Join(form, ""), func(t *testing.T) {
+			t.Parallel()
+			alone, through := newDevice(t, more), newDevice(t, more)
+			through.startAgent()
+			for _, step := range []struct {
+				args  []string
+				stdin string            // a file
+				files map[string]string // written before; what the hooks answer
+				exit  int
+			}{
+				{args: []string{"status"}},
+				{args: []string{"install", "nowhere"}, exit: 2},
+				{args: []string{"install", bundleFile("other-key.tandem")}, exit: 20},
+				{args: []string{"install", bundleFile("other-hardware.tandem")}, exit: 21},
+				{args: []string{"install", "tandem.toml"}, exit: 24},
+				{args: []string{"install", bundleFile("hello-1.0.0.tandem")}},
+				{args: []string{"status"}},
+				{args: []string{"install", bundleFile("hello-1.0.0.tandem")}, exit: 22},
+				{args: []string{"check"}},
+				{args: []string{"update"}, files: map[string]string{"pre": "75"}, exit: 50},
+				{args: []string{"update"}, files: map[string]string{"pre": "1"}, exit: 50},
+				{args: []string{"update"}, files: map[string]string{"pre": "0", "health": "75"}},
+				{args: []string{"status"}},
+				{args: []string{"confirm"}},
+				{args: []string{"confirm"}},
+				{args: []string{"update"}, files: map[string]string{"health": "0"}},
+				{args: []string{"rollback"}},
+				{args: []string{"install", bundleFile("hello-1.1.0.tandem")}, exit: 23},
+				{args: []string{"install", "-", "--allow-revoked"}, stdin: bundleFile("hello-1.1.0.tandem")},
+				{args: []string{"install", "-"}, stdin: "tandem.toml", exit: 24},
+				{args: []string{"install", bundleFile("hello-2.0.0.tandem")}, files: map[string]string{"health": "1"}, exit: 51},
+				{args: []string{"rollback", "--to", "1.0.0"}, files: map[string]string{"health": "0"}, exit: 1},
+				{args: []string{"rollback", "--to", "9.9.9"}, exit: 1},
+				{args: []string{"rollback", "--to", "newest"}, exit: 2},
+				{args: []string{"status"}},
+			} {
+				var got [2]outcome
+				for i, d := range []*device{alone, through} {
+					for name, text := range step.files {
+						if err := os.WriteFile(d.dir+"/"+name, []byte(text), 0o644); err != nil {
+							t.Fatal(err)
+						}
+					}
+					got[i] = d.withInput(step.stdin, append(step.args, form...)...).plain(t, d.dir)
+				}
+				if got[0].exit != step.exit {
+					t.Errorf("%q: %s\nwant exit %d", step.args, got[0], step.exit)
+				}
+				if got[0] != got[1] {
+					t.Errorf("%q alone:\n%s\nthrough the agent:\n%s", step.args, got[0], got[1])
+				}
+			}
+		})
+	}
+}
+
+// withInput runs tandem with a file as its standard input.
+func (d *device) withInput(file string, args ...string) outcome {
+	d.t.Helper()
+	if file == "" {
+		return d.run(args...)
+	}
+	if !strings.HasPrefix(file, "/") {
+		file = d.dir + "/" + file
+	}
+	in, err := os.Open(file)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer in.Close()
+	r := &running{cmd: d.command(context.Background(), args...)}
+	r.cmd.Stdin, r.cmd.Stdout, r.cmd.Stderr = in, &r.stdout, &r.stderr
+	if err := r.cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	return d.wait(r)
+}
+
+var times = regexp.MustCompile(`[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?Z`)
+
+// plain takes out what differs from device to device: where it is, the time,
+// the names of histories, and what status tells of the agent itself.
+func (o outcome) plain(t *testing.T, dir string) outcome {
+	t.Helper()
+	for _, s := range []*string{&o.stdout, &o.stderr} {
+		*s = times.ReplaceAllString(strings.ReplaceAll(*s, dir, "DIR"), "TIME")
+	}
+	var kept []string
+	for line := range strings.Lines(o.stdout) {
+		if !strings.HasPrefix(line, "agent: ") {
+			kept = append(kept, line)
+		}
+	}
+	o.stdout = strings.Join(kept, "")
+	var doc map[string]any
+	if json.Unmarshal([]byte(o.stdout), &doc) == nil {
+		delete(doc, "agent")
+		if last, ok := doc["last_update"].(map[string]any); ok {
+			delete(last, "id")
+		}
+		data, err := json.MarshalIndent(doc, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.stdout = string(data)
+	}
+	return o
+}
