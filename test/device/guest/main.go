@@ -144,23 +144,20 @@ func (l *lab) download() error {
 	return err
 }
 
-// cut resets the module as soon as something appears at a place.
+// cut resets the module while a version is staged at a place.
 func (l *lab) cut(version, place string) error {
-	appeared, stop, err := watch(root + place)
-	if err != nil {
-		return err
-	}
-	defer stop()
 	if _, err := l.publish(version); err != nil {
 		return err
 	}
-	select {
-	case <-appeared:
-	case <-time.After(patience):
-		return fmt.Errorf("%s does not appear", place)
+	err := l.m.until(place+" appears", func() error {
+		_, err := os.Lstat(root + place)
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	before := l.m.versions()
 	l.m.flash.Pull()
+	before := l.m.versions()
 	if err := l.m.reset("cut, " + before + " then"); err != nil {
 		return err
 	}

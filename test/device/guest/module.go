@@ -27,8 +27,9 @@ import (
 // root is the module's own file system.
 const root = "/module"
 
-// patience is how long something that has to happen may take. An emulated
-// processor is slow, and slower still beside other work.
+// patience is how long to wait for something that has to happen while nothing is
+// written to the flash. An emulated processor is slow, and slower still beside
+// other work.
 const patience = 4 * time.Minute
 
 const console = "/tmp/console"
@@ -210,14 +211,18 @@ func (m *module) agentMemory() (n int) {
 
 // until waits for something that has to happen.
 func (m *module) until(what string, done func() error) error {
-	limit := time.Now().Add(patience)
+	limit, written := time.Now().Add(patience), m.written()
 	for {
 		err := done()
 		if err == nil {
 			return nil
 		}
 		if time.Now().After(limit) {
-			return fmt.Errorf("%s: not within %v: %w", what, patience, err)
+			now := m.written()
+			if now == written {
+				return fmt.Errorf("%s: nothing happens for %v: %w", what, patience, err)
+			}
+			limit, written = time.Now().Add(patience), now
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
