@@ -23,7 +23,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench soak fleet lab-model lab-planted lab-ubifs lab-ext4 fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -84,6 +84,9 @@ lab-ubifs: ## cut the power on real UBIFS, in a machine under QEMU; LABFLAGS are
 lab-ext4: ## the same on ext4, at points of the record of all writes
 	go run ./test/ext4 $(LABFLAGS)
 
+lab-device: packages ## run a whole module, 32-bit ARM in QEMU with the package, and reset it again and again
+	go run ./test/device -package $(DIST)/tandem_*_armv7.ipk $(LABFLAGS)
+
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@set -e; for p in $$(go list ./...); do \
 		for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || :); do \
@@ -104,7 +107,7 @@ staticcheck: $(STATICCHECK)
 	$(STATICCHECK) ./...
 
 shellcheck: ## check the shell scripts
-	shellcheck --severity=warning .ci/run packaging/linux/*.sh packaging/linux/init.d/* packaging/linux/scripts/* test/demo/*.sh test/tufclient/*.sh
+	shellcheck --severity=warning .ci/run packaging/linux/*.sh packaging/linux/init.d/* packaging/linux/scripts/* test/demo/*.sh test/device/module/etc/init.d/* test/tufclient/*.sh
 
 tools: $(STATICCHECK) $(NFPM) ## install what lint and packages need into .cache/bin
 

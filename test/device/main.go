@@ -115,8 +115,8 @@ func (b *builder) releases() {
 		b.write(filepath.Join(tree, "etc/app.conf"), "name=World\n")
 		for n := range 6 {
 			seed := fmt.Sprint("lib ", n)
-			if n%2 == i%2 {
-				seed += v
+			if n < i { // each release changes one more
+				seed += " changed"
 			}
 			b.write(filepath.Join(tree, fmt.Sprintf("lib/%d.so", n)), noise(seed, 100_000))
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,8 +27,9 @@ import (
 // root is the module's own file system.
 const root = "/module"
 
-// patience is how long something that has to happen may take. An emulated
-// processor is slow, and slower still beside other work.
+// patience is how long to wait for something that has to happen while nothing is
+// written to the flash. An emulated processor is slow, and slower still beside
+// other work.
 const patience = 4 * time.Minute
 
 const console = "/tmp/console"
@@ -209,14 +211,18 @@ func (m *module) agentMemory() (n int) {
 
 // until waits for something that has to happen.
 func (m *module) until(what string, done func() error) error {
-	limit := time.Now().Add(patience)
+	limit, written := time.Now().Add(patience), m.written()
 	for {
 		err := done()
 		if err == nil {
 			return nil
 		}
 		if time.Now().After(limit) {
-			return fmt.Errorf("%s: not within %v: %w", what, patience, err)
+			now := m.written()
+			if now == written {
+				return fmt.Errorf("%s: nothing happens for %v: %w", what, patience, err)
+			}
+			limit, written = time.Now().Add(patience), now
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -276,12 +282,13 @@ func (m *module) anyVersion(versions ...string) (v string, err error) {
 
 // versions are the tags of both sides.
 func (m *module) versions() string {
-	var tags []string
-	for _, dir := range []string{guest.Live, guest.Backup} {
-		data, _ := os.ReadFile(root + dir + "/app_ver.txt")
-		tags = append(tags, strings.TrimSpace(string(data)))
-	}
-	return strings.Join(tags, " and ")
+	return strings.TrimSpace(m.read(guest.Live+"/app_ver.txt")) + " and " + strings.TrimSpace(m.read(guest.Backup+"/app_ver.txt"))
+}
+
+// read reads a file of the module; one that is not there is empty.
+func (m *module) read(name string) string {
+	data, _ := os.ReadFile(root + name)
+	return string(data)
 }
 
 // partial says whether a part of a download is on flash.
@@ -313,12 +320,43 @@ func (s *status) inStep(version string) bool {
 
 // status asks the module's own tandem.
 func (m *module) status() (*status, error) {
-	data, err := exec.Command("busybox", "chroot", root, "/usr/bin/tandem", "status", "--json").Output()
+	out, err := m.inside("/usr/bin/tandem", "status", "--json")
 	if err != nil {
 		return nil, err
 	}
 	s := new(status)
-	return s, json.Unmarshal(data, s)
+	return s, json.Unmarshal([]byte(out), s)
+}
+
+// inside runs a command as the module itself would. A process can only be put
+// into the module's process space by a thread that makes all its children
+// there; it is not used again.
+func (m *module) inside(args ...string) (out string, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		space, e := os.Open(fmt.Sprintf("/proc/%d/ns/pid", m.init.Process.Pid))
+		if err = e; err != nil {
+			return
+		}
+		defer space.Close()
+		if err = unix.Setns(int(space.Fd()), unix.CLONE_NEWPID); err != nil {
+			return
+		}
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+		var data []byte
+		data, err = cmd.Output()
+		out = string(data)
+		var failed *exec.ExitError
+		if errors.As(err, &failed) {
+			err = fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, failed.Stderr)
+		}
+	}()
+	<-done
+	return out, err
 }
 
 // tell prints what whoever looks for a defect wants to know.
@@ -328,6 +366,10 @@ func (m *module) tell() {
 		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
 		fmt.Printf("-- the end of %s\n%s\n", name, strings.Join(lines[max(0, len(lines)-30):], "\n"))
 	}
-	_, out := guest.Run("busybox", "chroot", root, "/usr/bin/tandem", "status")
-	fmt.Printf("-- tandem status\n%s\n-- kernel\n%s\n", out, guest.KernelLog())
+	out := "the module is off"
+	if m.init != nil {
+		text, err := m.inside("/usr/bin/tandem", "status")
+		out = fmt.Sprint(text, err)
+	}
+	fmt.Printf("-- tandem status\n%s\n", out)
 }
