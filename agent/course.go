@@ -74,7 +74,10 @@ type Bar struct {
 // memory is agent.json: all that the agent must know after a power cut and
 // cannot see by looking.
 type memory struct {
-	Course   Course    `json:"course"`
+	Course Course `json:"course"`
+	// Ordered says that somebody's command is carried out, which may stop the
+	// application for a while.
+	Ordered  bool      `json:"ordered,omitempty"`
 	Bars     []Bar     `json:"bars,omitempty"`
 	Scrubbed time.Time `json:"scrubbed,omitzero"`  // when the last full verification ended
 	Reported string    `json:"reported,omitempty"` // the last event that was reported

@@ -54,9 +54,15 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 		if res != nil && ctx.Err() == nil {
 			d.catchUp(ctx, mem.Course, res.Version)
 		}
-		if mem.Course.Step == Installing {
+		switch {
+		case mem.Course.Step == Installing:
 			mem.Course = a.resume(ctx, d, mem.Course, res)
+		case mem.Ordered && res != nil: // a command was cut off: it may have stopped the application
+			if err := d.hook(ctx, "start", a.cfg.Hooks.Start, hookTimeout, versioning.Version{}, res.Version); err != nil {
+				a.log.WithError(err).Warn("the application did not start")
+			}
 		}
+		mem.Ordered = false
 		behind := d.clockBehind()
 		return func() {
 			if ctx.Err() != nil {

@@ -66,10 +66,16 @@ func (a *Agent) obey(ctx context.Context) time.Time {
 	o := a.orders[0]
 	a.orders = a.orders[1:]
 	a.network.job = "obeying" // it talks to the source, too
+	a.mem.Ordered = true
+	a.saveMemory()
 	a.start(ctx, &a.sides, "obeying", func(ctx context.Context) func() {
 		r, after := a.carryOut(ctx, o)
 		return func() {
 			a.network = lane{}
+			if ctx.Err() == nil { // else the next start looks after the application
+				a.mem.Ordered = false
+				a.saveMemory()
+			}
 			after()
 			o.done <- r
 		}
