@@ -393,12 +393,20 @@ func (d *device) wrong(side backup.SideName, root, version string) map[string]st
 	}
 	if infos, err := d.fs(side).ReadDir(path.Join(root, "share")); err == nil {
 		for _, i := range infos {
-			if name := "share/" + i.Name; i.Type == fsys.TypeFile && want[name] == "" {
+			if name := "share/" + i.Name; i.Type == fsys.TypeFile && want[name] == "" && !d.isCaptured(side, name) {
 				bad[name] = "does not belong to " + version
 			}
 		}
 	}
 	return bad
+}
+
+// isCaptured says whether the record of a side takes a file for configuration,
+// as it does with what a person added by hand.
+func (d *device) isCaptured(side backup.SideName, name string) bool {
+	data, _ := d.read(side, recordFile)
+	rec, err := backup.DecodeRecord([]byte(data))
+	return err == nil && slices.ContainsFunc(rec.Config, func(e *backup.Entry) bool { return string(e.Path) == name })
 }
 
 // facts are what a device holds once what was interrupted is finished or

@@ -33,6 +33,7 @@ var (
 var summary struct {
 	sync.Mutex
 	reports []*search.Report
+	lives   int
 	start   time.Time
 }
 
@@ -62,8 +63,8 @@ func printSummary() {
 		}
 	}
 	fmt.Printf("\nfirst cuts at: %s\n", kinds.Kinds())
-	fmt.Printf("seed %d: %d first cuts, %d second cuts, %d operations that failed, %d different states recovered from; %d scenarios failed; %s\n",
-		*seed, cuts, second, faults, states, failures, time.Since(summary.start).Round(time.Second))
+	fmt.Printf("seed %d: %d first cuts, %d second cuts, %d operations that failed, %d different states recovered from, %d device lives; %d scenarios failed; %s\n",
+		*seed, cuts, second, faults, states, summary.lives, failures, time.Since(summary.start).Round(time.Second))
 }
 
 // options are how far the search goes.
