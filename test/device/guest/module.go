@@ -57,6 +57,9 @@ func newModule(host string) (*module, error) {
 	if err := unix.Mount("dev", root+"/dev", "devtmpfs", 0, ""); err != nil {
 		return nil, fmt.Errorf("mount %s/dev: %w", root, err)
 	}
+	if err := os.Link("/init", root+"/sbin/measure"); err != nil {
+		return nil, err
+	}
 	for _, args := range [][]string{
 		{"busybox", "cp", "/bin/busybox", root + "/bin/busybox"},
 		{"busybox", "chroot", root, "/bin/busybox", "--install", "-s", "/bin"},
@@ -172,31 +175,35 @@ func (m *module) off() error {
 	return m.flash.Remount()
 }
 
-// cost reads what busybox has noted of a script: how long it took, and the most
-// memory that one of its processes had.
+// cost reads what measure has noted.
 func cost(name string) (took time.Duration, memory int, err error) {
 	data, err := os.ReadFile(name)
 	if err != nil {
 		return 0, 0, err
 	}
-	for _, line := range strings.Split(string(data), "\n") {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		switch {
-		case strings.HasPrefix(key, "Elapsed"):
-			var m, s, cs int
-			if _, err := fmt.Sscanf(value, "%dm %d.%ds", &m, &s, &cs); err != nil {
-				return 0, 0, fmt.Errorf("%s: %q", name, line)
-			}
-			took = time.Duration(m)*time.Minute + time.Duration(s)*time.Second + time.Duration(cs)*10*time.Millisecond
-		case strings.HasPrefix(key, "Maximum resident"):
-			if memory, err = strconv.Atoi(value); err != nil {
-				return 0, 0, err
-			}
-		case strings.HasPrefix(key, "Exit status") && value != "0":
-			err = errors.Join(err, fmt.Errorf("%s: exit status %s", filepath.Base(name), value))
-		}
+	var ms, code int
+	if _, err := fmt.Sscan(string(data), &ms, &memory, &code); err != nil {
+		return 0, 0, fmt.Errorf("%s: %q: %w", name, data, err)
 	}
-	return took, memory, err
+	if code != 0 {
+		return 0, 0, fmt.Errorf("%s: exit code %d", filepath.Base(name), code)
+	}
+	return time.Duration(ms) * time.Millisecond, memory, nil
+}
+
+// measure runs a command and notes in a file how many milliseconds it took, the
+// most KiB of memory that one of its processes had, and its exit code. busybox
+// has a program for that, but it takes KiB for pages.
+func measure(file string, args ...string) error {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	begin := time.Now()
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		return err
+	}
+	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	text := fmt.Sprintln(time.Since(begin).Milliseconds(), usage.Maxrss, cmd.ProcessState.ExitCode())
+	return os.WriteFile(file, []byte(text), 0o644)
 }
 
 // agentMemory is the most that the agent has had, in KiB.
