@@ -18,7 +18,7 @@ import (
 	"tandem/internal/fsys/memfs"
 )
 
-var lives = flag.Int("lab.lives", 120, "how many devices live through random things, one seed each")
+var lives = flag.Int("lab.lives", 60, "how many devices live through random things, one seed each")
 
 // TestLives lets random things happen to a device, and compares it after each
 // boot with what must survive: the highest version that was ever complete, and
@@ -28,7 +28,7 @@ func TestLives(t *testing.T) {
 		t.Skip("a scenario was asked for")
 	}
 	n := *lives
-	if *full && n == 120 {
+	if *full && n == 60 {
 		n = 2000
 	}
 	for s := *seed; s < *seed+uint64(n); s++ {
