@@ -176,7 +176,9 @@ func (l *lab) cut(version, place string) error {
 		return err
 	}
 	fmt.Printf("   after the start it runs %s\n", v)
-	return l.updated(version, "World")
+	err = l.updated(version, "World")
+	l.m.log()
+	return err
 }
 
 func (l *lab) edit() error {

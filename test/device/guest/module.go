@@ -366,6 +366,13 @@ func (m *module) inside(args ...string) (out string, err error) {
 	return out, err
 }
 
+// log prints what tandem has said since the start.
+func (m *module) log() {
+	for _, line := range strings.Split(strings.TrimSpace(m.read("/var/log/tandem.log")), "\n") {
+		fmt.Println("   > " + line)
+	}
+}
+
 // tell prints what whoever looks for a defect wants to know.
 func (m *module) tell() {
 	for _, name := range []string{console, root + "/var/log/tandem.log", root + "/var/log/app.log"} {
