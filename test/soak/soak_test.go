@@ -1,7 +1,6 @@
 package main
 
 import (
-	"math/rand/v2"
 	"testing"
 )
 
@@ -14,7 +13,7 @@ func TestFast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seed := rand.Uint64N(1 << 32)
+	const seed = 1
 	t.Logf("again with: go run ./test/soak -cycles 1000 -kills 0 -rest 0 -seed %d", seed)
 	report, err := fast(t.Context(), p, 1000, seed)
 	t.Log(report)
