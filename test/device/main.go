@@ -51,7 +51,7 @@ func run(ctx context.Context, o machine.Options, pkg string) error {
 		return b.err
 	}
 	return machine.Machine{Kernel: kernel, Modules: modules, Files: b.root, Net: true, Timeout: 30 * time.Minute,
-		Env: map[string]string{"LAB_BUDGET": "0s", "LAB_CUTS": "0", "LAB_SEED": "0", "LAB_HOST": s.url}}.Run(ctx)
+		Env: map[string]string{"LAB_BUDGET": "0s", "LAB_CUTS": "0", "LAB_SEED": "0", "LAB_FIRST": "false", "LAB_HOST": s.url}}.Run(ctx)
 }
 
 // The releases: each is cut somewhere else, the last is unhealthy.

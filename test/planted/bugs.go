@@ -13,6 +13,7 @@ type bug struct {
 	name  string
 	about string
 	where string // the scenarios of the model that are enough to find it, as a regular expression
+	real  string // the operations that are enough on real UBIFS and ext4; "" is that these cannot find it
 	edits []edit
 }
 
@@ -26,12 +27,12 @@ type edit struct {
 var bugs = []bug{
 	{
 		name: "no-fsync-before-rename", about: "a file is renamed into place before its data is on flash",
-		where: "^(bump|boot, first backup)/",
+		where: "^(bump|boot, first backup)/", real: "bump",
 		edits: []edit{{"internal/fsys/fsys.go", "	if err := f.Sync(); err != nil {\n", "	if err := error(nil); err != nil {\n"}},
 	},
 	{
 		name: "no-directory-fsync", about: "a rename counts as done before its directory is on flash",
-		where: "^(bump|backup, configuration edited|rollback)/",
+		where: "^(bump|backup, configuration edited|rollback)/", real: "revoke",
 		edits: []edit{
 			{"internal/fsys/fsys.go", "	return fsys.SyncDir(path.Dir(name))\n", "	return nil\n"},
 			{"backup/commit.go", "		if err := fs.SyncDir(n); err != nil {\n", "		if err := error(nil); n == \"\" || err != nil {\n"},
@@ -39,7 +40,7 @@ var bugs = []bug{
 	},
 	{
 		name: "tag-before-files", about: "the tag is written when the files are staged, not when they are in place",
-		where: "^install/",
+		where: "^install/", real: "install",
 		edits: []edit{{
 			"backup/stage.go", "	c.Version = st.record.Manifest.Version\n",
 			"	c.Version = st.record.Manifest.Version\n	if err := versioning.WriteTag(fs, tagFile, c.Version); err != nil {\n		return err\n	}\n",
@@ -47,7 +48,7 @@ var bugs = []bug{
 	},
 	{
 		name: "commit-removed-early", about: "commit.json is removed before the staged version is in place",
-		where: "^install/",
+		where: "^install/", real: "install",
 		edits: []edit{
 			{"backup/commit.go", "	if err := fs.Remove(commitFile); err != nil {\n", "	if err := fs.Remove(commitFile); err != nil && !fsys.IsNotExist(err) {\n"},
 			{
@@ -58,7 +59,7 @@ var bugs = []bug{
 	},
 	{
 		name: "configuration-hard-linked", about: "configuration of system is linked into the next version instead of copied",
-		where: "^rollback, there and back/",
+		where: "^rollback, there and back/", real: "there and back",
 		edits: []edit{{"backup/stage.go", "st.side.Name == System && st.record.Manifest.isConfig(", "false && st.record.Manifest.isConfig("}},
 	},
 	{
@@ -68,7 +69,7 @@ var bugs = []bug{
 	},
 	{
 		name: "revoke-after-rollback", about: "the bad version is revoked after system went back, not before",
-		where: "^rollback/",
+		where: "^rollback/", real: "rollback",
 		edits: []edit{{
 			"backup/rollback.go",
 			"	if err := r.setRevoked(append(rest, system.Version)); err != nil {\n		return system.Version, now, err\n	}\n	return system.Version, kept.Version, r.returnTo(ctx, in, system, usrData, kept)\n",
@@ -77,7 +78,7 @@ var bugs = []bug{
 	},
 	{
 		name: "recovery-not-idempotent", about: "recovery swaps the trees without looking whether they are swapped already",
-		where: "^install/",
+		where: "^install/", real: "install",
 		edits: []edit{
 			{"backup/commit.go", "	if !exists || now.Ino != c.Apps {\n", "	if true || now.Ino == 0 {\n"},
 			{"backup/commit.go", "		if next.Ino != c.Apps {\n", "		if false && next.Ino == 0 {\n"},

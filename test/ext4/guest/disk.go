@@ -195,6 +195,9 @@ func (d *disk) Cut(operation string, args []string) (guest.Cut, error) {
 		return c, err
 	}
 	n := list[d.rand.IntN(len(list))]
+	if d.rand.IntN(8) == 0 { // what was said to be done has to be
+		n = list[len(list)-1]
+	}
 	how := nothing
 	switch kind {
 	case partly:

@@ -26,7 +26,11 @@ func run(o guest.Options) error {
 	if err != nil {
 		return err
 	}
-	l, err := guest.NewLab(d, o.Seed, "small")
+	l, err := guest.NewLab(d, o, "small")
+	if err != nil {
+		return err
+	}
+	operations, err := o.Matching()
 	if err != nil {
 		return err
 	}
@@ -48,7 +52,7 @@ func run(o guest.Options) error {
 			if err := l.Reset(); err != nil {
 				return err
 			}
-			l.Rounds(title, guest.Operations, all.Part(.25), l.Reset)
+			l.Rounds(title, operations, all.Part(.25), l.Reset)
 		}
 	}
 	fmt.Println("== What was cut")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -48,6 +49,8 @@ type Options struct {
 	Budget time.Duration // for the cuts; what else a lab does comes on top
 	Cuts   int           // if not 0, go on until so many are made, instead
 	Seed   uint64
+	Run    *regexp.Regexp // the names of the operations to cut; nil is all, and what else the lab does
+	First  bool           // stop after the first failure
 }
 
 // Main runs a lab as the machine's first program, says how it went and
@@ -86,6 +89,14 @@ func start() (o Options, err error) {
 	}
 	if o.Seed, err = strconv.ParseUint(os.Getenv("LAB_SEED"), 10, 64); err != nil {
 		return o, err
+	}
+	if o.First, err = strconv.ParseBool(os.Getenv("LAB_FIRST")); err != nil {
+		return o, err
+	}
+	if run := os.Getenv("LAB_RUN"); run != "" {
+		if o.Run, err = regexp.Compile(run); err != nil {
+			return o, err
+		}
 	}
 	return o, os.WriteFile("/etc/tandem.toml", []byte(configText), 0o644)
 }

@@ -47,6 +47,8 @@ type Lab struct {
 	Rand     *rand.Rand
 	Report   *Report
 	Failures []string
+	InPlace  bool // there is no room for two versions, so a side may be written over
+	first    bool // stop after the first failure
 
 	Releases map[string]Tree // of the application in use, by version
 	folder   string          // where they lie
@@ -55,8 +57,8 @@ type Lab struct {
 }
 
 // NewLab starts with the application that is named.
-func NewLab(device Device, seed uint64, application string) (*Lab, error) {
-	l := &Lab{Device: device, Rand: rand.New(rand.NewPCG(seed, 0)), Report: NewReport()}
+func NewLab(device Device, o Options, application string) (*Lab, error) {
+	l := &Lab{Device: device, Rand: rand.New(rand.NewPCG(o.Seed, 0)), Report: NewReport(), first: o.First}
 	return l, l.Use(application)
 }
 
@@ -200,10 +202,15 @@ func (l *Lab) Edit(careful bool) (Tree, error) {
 	return ReadSide(Live)
 }
 
+// counted is a version with a patch number that has not been before.
+func counted(version string, n int) string {
+	part := strings.SplitN(version, ".", 3)
+	return fmt.Sprintf("%s.%s.%d", part[0], part[1], n)
+}
+
 // ByHand makes a new version without tandem: files, sync, tag, sync.
 func (l *Lab) ByHand(now Tree) (Tree, error) {
 	l.counter++
-	part := strings.SplitN(now["tag"], ".", 3)
 	data := make([]byte, 6_000)
 	for i := range data {
 		data[i] = byte(l.Rand.Uint32())
@@ -212,7 +219,7 @@ func (l *Lab) ByHand(now Tree) (Tree, error) {
 		return nil, err
 	}
 	unix.Sync()
-	if err := os.WriteFile(Live+"/app_ver.txt", []byte(fmt.Sprintf("%s.%s.%d\n", part[0], part[1], l.counter)), 0o644); err != nil {
+	if err := os.WriteFile(Live+"/app_ver.txt", []byte(counted(now["tag"], l.counter)+"\n"), 0o644); err != nil {
 		return nil, err
 	}
 	unix.Sync()

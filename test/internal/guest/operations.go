@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"tandem/versioning"
 )
 
@@ -27,6 +29,9 @@ type task struct {
 	legal []Tree   // what the sides may hold after the boot that follows a cut
 	done  Tree     // what they must hold once it has said that it succeeded; nil: any but the first of legal
 	least string   // once one side is this version, both must be after the boot
+	// promise says what is wrong after the boot with what the operation has said
+	// to be done; nil is nothing.
+	promise func() string
 }
 
 // The operations, as an operator names them.
@@ -54,18 +59,22 @@ var Operations = []*Operation{
 		return t, nil
 	}},
 	{"rollback", func(l *Lab, now Tree) (task, error) {
-		legal := kept(now)
-		fromFactory := func(t Tree) bool { return strings.HasPrefix(t["tag"], "0.") }
-		if len(legal) == 1 || slices.ContainsFunc(legal, fromFactory) {
-			// There is nothing to return to yet, or only a version without a record,
-			// all of whose files would stay as configuration from then on.
-			var err error
-			if now, err = l.installOther(now); err != nil {
-				return task{}, err
-			}
-			legal = kept(now)
+		bad, err := l.installOther(now)
+		if err == nil {
+			bad, err = l.editAndBackUp()
 		}
-		return task{args: []string{"rollback"}, legal: legal}, nil
+		return back(bad, now), err
+	}},
+	{"rollback, there and back", func(l *Lab, now Tree) (task, error) {
+		other, err := l.installOther(now)
+		if err != nil {
+			return task{}, err
+		}
+		if code, out := Tandem(back(other, now).args...); code != 0 {
+			return task{}, fmt.Errorf("roll back first: exit code %d: %s", code, out)
+		}
+		edited, err := l.editAndBackUp()
+		return back(edited, other), err
 	}},
 	{"capture", func(l *Lab, now Tree) (task, error) {
 		edited, err := l.Edit(true)
@@ -75,22 +84,69 @@ var Operations = []*Operation{
 		edited, err := l.Edit(false)
 		return task{args: []string{"backup"}, legal: []Tree{now, edited}, done: edited}, err
 	}},
-	{"repair", func(l *Lab, now Tree) (task, error) {
-		// A version that came without a record has no application files: what
-		// differs there is an edit.
-		if strings.HasPrefix(now["tag"], "0.") {
-			var err error
-			if now, err = l.installOther(now); err != nil {
-				return task{}, err
-			}
+	{"bump", func(l *Lab, now Tree) (task, error) {
+		l.counter++
+		version := counted(now["tag"], l.counter)
+		if err := Replace(Live+"/apps/bin/app", []byte("made by hand, "+version)); err != nil {
+			return task{}, err
 		}
+		if err := os.Chmod(Live+"/apps/bin/app", 0o755); err != nil {
+			return task{}, err
+		}
+		unix.Sync()
+		bumped, err := ReadSide(Live)
+		bumped["tag"] = version
+		return task{args: []string{"bump", version}, legal: []Tree{now, bumped}, done: bumped, least: version}, err
+	}},
+	{"revoke", func(l *Lab, now Tree) (task, error) {
+		l.counter++
+		version := counted("9.9", l.counter)
+		return task{args: []string{"revoke", version}, legal: []Tree{now}, done: now, promise: func() string {
+			code, out := Tandem("status", "--json")
+			if !strings.Contains(out, `"`+version+`"`) {
+				return fmt.Sprintf("%s was revoked, and is not any more (exit code %d): %s", version, code, out)
+			}
+			return ""
+		}}, nil
+	}},
+	{"repair", func(l *Lab, now Tree) (task, error) {
 		return task{args: []string{"verify", "--repair"}, legal: []Tree{now}, done: now}, l.damage()
 	}},
+}
+
+// back is a rollback from a version to another one, as that was when it was left.
+func back(from, to Tree) task {
+	return task{args: []string{"rollback", "--to", to["tag"]}, legal: []Tree{from, to}, done: to, least: to["tag"]}
+}
+
+// editAndBackUp is an application that writes over its configuration, and a
+// backup of that. What is kept of another version must not change with it.
+func (l *Lab) editAndBackUp() (Tree, error) {
+	edited, err := l.Edit(false)
+	if err != nil {
+		return nil, err
+	}
+	if code, out := Tandem("backup"); code != 0 {
+		return nil, fmt.Errorf("back the edit up: exit code %d: %s", code, out)
+	}
+	return edited, nil
 }
 
 // Named are the operations of these names, in the order of Operations.
 func Named(names ...string) []*Operation {
 	return slices.DeleteFunc(slices.Clone(Operations), func(op *Operation) bool { return !slices.Contains(names, op.Name) })
+}
+
+// Matching are those that o asks for.
+func (o Options) Matching() ([]*Operation, error) {
+	if o.Run == nil {
+		return Operations, nil
+	}
+	chosen := slices.DeleteFunc(slices.Clone(Operations), func(op *Operation) bool { return !o.Run.MatchString(op.Name) })
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("no operation matches %s", o.Run)
+	}
+	return chosen, nil
 }
 
 // otherVersion is a release that is not installed.
@@ -153,15 +209,4 @@ func names(dir string) (list []string) {
 		list = append(list, e.Name())
 	}
 	return list
-}
-
-// kept is the version of now, and then those that a rollback may return to.
-func kept(now Tree) []Tree {
-	legal := []Tree{now}
-	for _, dir := range []string{Live, Backup} {
-		if t, err := ReadSide(dir + "/.tandem/previous"); err == nil && t["tag"] != "" && t["tag"] != now["tag"] {
-			legal = append(legal, t)
-		}
-	}
-	return legal
 }

@@ -41,17 +41,23 @@ func (n Limit) Left(start time.Time, cuts int) bool {
 // tooMany failures end a part: they are likely to be the same defect.
 const tooMany = 5
 
+// enough says whether to stop looking.
+func (l *Lab) enough(bad int) bool { return bad >= tooMany || l.first && len(l.Failures) > 0 }
+
 // Rounds does the operations in turn, each with a cut, until the limit is
 // reached. reset is what to do after a failure.
 func (l *Lab) Rounds(title string, operations []*Operation, n Limit, reset func() error) {
 	fmt.Printf("== %s\n", title)
 	start, before, bad := time.Now(), l.Report.Cuts(), 0
 	said := start
-	for i := 0; bad < tooMany && n.Left(start, l.Report.Cuts()-before); i++ {
+	for i := 0; !l.enough(bad) && n.Left(start, l.Report.Cuts()-before); i++ {
 		op := operations[l.turn%len(operations)]
 		l.turn++
 		if !l.round(op) {
 			bad++
+			if l.enough(bad) {
+				break
+			}
 			if err := reset(); err != nil {
 				l.Fail("start over: %v", err)
 				break
@@ -93,7 +99,7 @@ func (l *Lab) round(op *Operation) (ok bool) {
 	if err != nil {
 		return tell("%v", err)
 	}
-	legal, least := t.legal, ""
+	legal, least, promised := t.legal, "", func() string { return "" }
 	for n, name, args := 0, op.Name, t.args; ; n++ {
 		c, err := l.Device.Cut(name, append([]string{"tandem"}, args...))
 		log += c.Log
@@ -108,12 +114,15 @@ func (l *Lab) round(op *Operation) (ok bool) {
 		case said:
 			legal = legal[1:]
 		}
-		held, why := l.between(slices.Concat(legal, was))
+		held, why := l.between(legal, was)
 		if why != "" {
 			return tell("before the boot: %s", why)
 		}
 		if slices.Contains(held, t.least) {
 			least = t.least
+		}
+		if n == 0 && c.Done && t.promise != nil {
+			promised = t.promise
 		}
 		if n == 2 || l.Rand.IntN(2) == 0 {
 			break
@@ -126,6 +135,9 @@ func (l *Lab) round(op *Operation) (ok bool) {
 		return tell("boot: exit code %d", code)
 	}
 	if why := l.after(legal, least); why != "" {
+		return tell("%s", why)
+	}
+	if why := promised(); why != "" {
 		return tell("%s", why)
 	}
 	if l.Rand.IntN(6) > 0 {
@@ -156,13 +168,13 @@ func bothSides() ([]Tree, error) {
 	return []Tree{a, b}, nil
 }
 
-// between says what is wrong before the boot unless one side is whole, as the
-// design has it (P1), and no tag names a version that is not there (P3). A side
-// with a commit is the new version: recovery alone can tell. held are the
-// versions of those that are whole.
-func (l *Lab) between(legal []Tree) (held []string, why string) {
-	commits := 0
-	for _, dir := range []string{Live, Backup} {
+// between says what is wrong before the boot unless one side is whole, and what
+// was whole still is (P1), and no tag names a version that is not there (P3).
+// A side with a commit is the new version: recovery alone can tell. was is what
+// the sides held before; held are the versions of those that are whole.
+func (l *Lab) between(legal, was []Tree) (held []string, why string) {
+	commits, whole := 0, slices.Concat(legal, was)
+	for i, dir := range []string{Live, Backup} {
 		t, err := ReadSide(dir)
 		if err != nil {
 			return nil, err.Error()
@@ -172,10 +184,13 @@ func (l *Lab) between(legal []Tree) (held []string, why string) {
 		case err == nil:
 			commits++
 		case t["tag"] == "":
-		case slices.ContainsFunc(legal, func(l Tree) bool { return sameApplication(t, l) }):
+			if had := was[i]["tag"]; had != "" && !l.InPlace {
+				return nil, fmt.Sprintf("%s had the tag %s, and now has none", dir, had)
+			}
+		case slices.ContainsFunc(whole, func(l Tree) bool { return sameApplication(t, l) }):
 			held = append(held, t["tag"])
 		default:
-			return nil, fmt.Sprintf("%s has the tag %s, but not its files:\n%s", dir, t["tag"], Differences(nearest(legal, t), t))
+			return nil, fmt.Sprintf("%s has the tag %s, but not its files:\n%s", dir, t["tag"], Differences(nearest(whole, t), t))
 		}
 	}
 	if len(held)+commits == 0 {

@@ -18,6 +18,8 @@ type Options struct {
 	Budget time.Duration
 	Cuts   int
 	Seed   int64
+	Match  string // a regular expression; only the operations that it matches are cut
+	First  bool   // stop after the first failure
 	Cache  string
 	Tandem string // a program to test, or "" for the one built from here
 	Dir    string // for scratch files; removed at the end
@@ -31,6 +33,8 @@ func Main(name string, lab func(context.Context, Options) error) {
 	flag.DurationVar(&o.Budget, "budget", 3*time.Minute, "time for power cuts")
 	flag.IntVar(&o.Cuts, "cuts", 0, "make so many power cuts, whatever time it takes, instead of -budget")
 	flag.Int64Var(&o.Seed, "seed", time.Now().UnixNano()%1e9, "seed of the random choices")
+	flag.StringVar(&o.Match, "run", "", "cut only the operations that match this `regular expression`, and leave out what is no cut")
+	flag.BoolVar(&o.First, "first", false, "stop after the first failure")
 	flag.StringVar(&o.Cache, "cache", ".cache/machine", "`folder` for kernel and packages")
 	flag.StringVar(&o.Tandem, "tandem", "", "a static tandem to test (default: built from here)")
 	flag.StringVar(&o.planted, "planted", "", "test a tandem with this `bug` in it, of those that go run ./test/planted -list names")
@@ -68,6 +72,8 @@ func (o Options) Run(ctx context.Context, m Machine) error {
 		"LAB_BUDGET": o.Budget.String(),
 		"LAB_CUTS":   strconv.Itoa(o.Cuts),
 		"LAB_SEED":   strconv.FormatInt(o.Seed, 10),
+		"LAB_RUN":    o.Match,
+		"LAB_FIRST":  strconv.FormatBool(o.First),
 	}
 	maps.Copy(env, m.Env)
 	m.Env = env

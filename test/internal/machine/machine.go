@@ -44,7 +44,7 @@ func (m Machine) Run(ctx context.Context) error {
 	arch := m.Kernel.Arch
 	line := "console=" + arch.console + " quiet loglevel=1 panic=-1 mitigations=off nokaslr init_on_alloc=0 rcupdate.rcu_expedited=1 rcupdate.rcu_normal_after_boot=0"
 	for k, v := range m.Env {
-		line += fmt.Sprintf(" %s=%s", k, v)
+		line += fmt.Sprintf(` %s="%s"`, k, v)
 	}
 	args := append(slices.Clone(arch.args), "-accel", "tcg", "-smp", "1", "-nographic", "-no-reboot",
 		"-kernel", m.Kernel.Image, "-initrd", image, "-append", line)

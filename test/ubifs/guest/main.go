@@ -27,24 +27,35 @@ func run(o guest.Options) error {
 	if err := f.set(usual); err != nil {
 		return err
 	}
-	shared, err := guest.NewLab(f, o.Seed, "usual")
+	shared, err := guest.NewLab(f, o, "usual")
 	if err != nil {
 		return err
 	}
 	l := &lab{shared, f}
-	l.facts()
-	l.functions()
+	operations, err := o.Matching()
+	if err != nil {
+		return err
+	}
+	if o.Run == nil {
+		l.facts()
+		l.functions()
+	}
 	f.measure()
 
 	all := guest.Limit{Budget: o.Budget, Cuts: o.Cuts}
-	l.part("Power cuts, a larger application", "usual", usual, guest.Operations, all.Part(.1))
-	l.part("Power cuts", "small", small, guest.Operations, all.Part(.52))
-	// The more is written, the more fails.
-	l.part("Power cuts while bits flip and writes fail", "usual", faulty, guest.Operations, all.Part(.12))
-	// A rollback has nothing to return to, and nothing that was lost can be
-	// put beside what is there.
-	l.part("Power cuts, room for one version only", "tight", tight, guest.Named("back up", "restore", "back up again", "install", "capture", "repair"), all.Part(.12))
-	l.vendor(all.Part(.14))
+	if o.Run != nil {
+		l.part("Power cuts", "small", small, operations, all)
+	} else {
+		l.part("Power cuts, a larger application", "usual", usual, operations, all.Part(.12))
+		l.part("Power cuts", "small", small, operations, all.Part(.6))
+		// The more is written, the more fails.
+		l.part("Power cuts while bits flip and writes fail", "usual", faulty, operations, all.Part(.14))
+		// A rollback has nothing to return to, and nothing that was lost can be
+		// put beside what is there.
+		l.InPlace = true
+		l.part("Power cuts, room for one version only", "tight", tight, guest.Named("back up", "restore", "back up again", "install", "capture", "repair"), all.Part(.14))
+		l.vendor(all.Part(.14)) // on top of all
+	}
 	fmt.Println("== What was cut")
 	l.Report.Print(kinds)
 	f.print()
