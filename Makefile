@@ -69,8 +69,8 @@ bench: ## measure against cp, rsync, tar, RAUC and the vendor's logic; BENCHFLAG
 lab-model: ## cut the power and fail the disk at every operation, on a model of the disks; LABFLAGS are its flags
 	cd test/model && go test -count=1 -timeout 2h -lab.full $(LABFLAGS)
 
-lab-planted: ## build Tandem with each planted bug and want the model lab to find it; BUG names one
-	go run ./test/planted $(BUG)
+lab-planted: ## build Tandem with each planted bug and want a lab (LAB=model, ubifs, ext4) to find it; BUG names one
+	go run ./test/planted -lab $(or $(LAB),model) $(LABFLAGS) $(BUG)
 
 soak: ## run the daemon for some minutes with faults, kills and edits; SOAKFLAGS are its flags
 	go run ./test/soak $(SOAKFLAGS)

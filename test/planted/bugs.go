@@ -69,7 +69,7 @@ var bugs = []bug{
 	},
 	{
 		name: "revoke-after-rollback", about: "the bad version is revoked after system went back, not before",
-		where: "^rollback/", real: "rollback",
+		where: "^rollback/", real: "^rollback$",
 		edits: []edit{{
 			"backup/rollback.go",
 			"	if err := r.setRevoked(append(rest, system.Version)); err != nil {\n		return system.Version, now, err\n	}\n	return system.Version, kept.Version, r.returnTo(ctx, in, system, usrData, kept)\n",

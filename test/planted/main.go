@@ -1,5 +1,5 @@
-// Command planted shows that the model lab finds what it is for: it builds
-// Tandem with a bug in it and wants the lab to find that. The bugs are edits
+// Command planted shows that the labs find what they are for: it builds
+// Tandem with a bug in it and wants a lab to find that. The bugs are edits
 // that exist only while they are built; see bugs.go.
 package main
 
@@ -16,29 +16,45 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
 	list := flag.Bool("list", false, "list the bugs")
 	build := flag.String("build", "", "build tandem with the one bug that is named, as `FILE`, for the other labs")
-	all := flag.Bool("all", false, "search all scenarios, not only those that are known to find the bug")
+	all := flag.Bool("all", false, "search everything, not only what is known to find the bug")
+	lab := flag.String("lab", "model", "the `lab` that has to find it: model, ubifs or ext4")
+	budget := flag.Duration("budget", 2*time.Minute, "time that the labs ubifs and ext4 have for each bug")
+	seed := flag.Int64("seed", 1, "seed of these labs' random choices")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: planted [-list] [-all] [-build FILE] [BUG...]")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: planted [-list] [-lab LAB] [-all] [-build FILE] [BUG...]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Stdout, *list, *all, *build, flag.Args()); err != nil {
+	err := errors.New("-lab is model, ubifs or ext4")
+	switch *lab {
+	case "model":
+		err = run(ctx, os.Stdout, *list, *build, flag.Args(), inModel(*all))
+	case "ubifs", "ext4":
+		err = run(ctx, os.Stdout, *list, *build, flag.Args(), onReal(*lab, *all, *budget, *seed))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "planted:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, out io.Writer, list, all bool, build string, names []string) error {
+// finder is a lab that looks for a bug in the sources below root. It says what
+// it found; "" is nothing.
+type finder func(ctx context.Context, root string, b *bug) (found string, err error)
+
+func run(ctx context.Context, out io.Writer, list bool, build string, names []string, find finder) error {
 	if list {
 		for _, b := range bugs {
 			fmt.Fprintf(out, "%-27s %s\n", b.name, b.about)
@@ -61,10 +77,12 @@ func run(ctx context.Context, out io.Writer, list, all bool, build string, names
 	}
 	missed := 0
 	for _, b := range chosen {
-		found, err := b.search(ctx, root, all)
+		found, err := find(ctx, root, &b)
 		switch {
+		case err == errBlind && len(names) == 0:
+			found = "not looked for: this lab cannot find it"
 		case err != nil:
-			return err
+			return fmt.Errorf("%s: %w", b.name, err)
 		case found == "":
 			missed++
 			found = "NOT FOUND"
@@ -74,7 +92,7 @@ func run(ctx context.Context, out io.Writer, list, all bool, build string, names
 	if missed > 0 {
 		return fmt.Errorf("%d of %d planted bugs were not found", missed, len(chosen))
 	}
-	fmt.Fprintf(out, "all %d planted bugs were found\n", len(chosen))
+	fmt.Fprintln(out, "all planted bugs that were looked for were found")
 	return nil
 }
 
@@ -135,8 +153,11 @@ var (
 	foundLine    = regexp.MustCompile(`seed \d+: (.*)`)
 )
 
-// search runs the model lab on Tandem with the bug, until it finds something.
-// It gives what that was; "" is nothing.
+// inModel runs the model lab on Tandem with the bug, until it finds something.
+func inModel(all bool) finder {
+	return func(ctx context.Context, root string, b *bug) (string, error) { return b.search(ctx, root, all) }
+}
+
 func (b *bug) search(ctx context.Context, root string, all bool) (found string, err error) {
 	err = b.inScratch(root, func(overlay string) error {
 		args := []string{"test", "-count=1", "-overlay", overlay, "./test/model", "-run", "TestPowerCut", "-lab.first"}
@@ -156,11 +177,65 @@ func (b *bug) search(ctx context.Context, root string, all bool) (found string, 
 			return err
 		}
 		if found = summarize(string(out)); found == "" {
-			return fmt.Errorf("%s: the lab did not run:\n%s", b.name, out)
+			return fmt.Errorf("the lab did not run:\n%s", out)
 		}
 		return nil
 	})
 	return found, err
+}
+
+// errBlind is that a lab cannot find a bug.
+var errBlind = errors.New("this lab cannot find it")
+
+// onReal runs a lab on a real file system with a tandem that has the bug, until
+// it finds something or its time is over.
+func onReal(lab string, all bool, budget time.Duration, seed int64) finder {
+	return func(ctx context.Context, root string, b *bug) (found string, err error) {
+		if b.real == "" && !all {
+			return "", errBlind
+		}
+		dir, err := os.MkdirTemp("", "tandem-planted-")
+		if err != nil {
+			return "", err
+		}
+		defer os.RemoveAll(dir)
+		tandem := filepath.Join(dir, "tandem")
+		if err := b.build(ctx, root, tandem); err != nil {
+			return "", err
+		}
+		operations := b.real
+		if all {
+			operations = "."
+		}
+		cmd := exec.CommandContext(ctx, "go", "run", "./test/"+lab, "-tandem", tandem, "-run", operations, "-first",
+			"-budget", budget.String(), "-seed", strconv.FormatInt(seed, 10))
+		cmd.Dir = root
+		out, err := cmd.CombinedOutput()
+		switch {
+		case ctx.Err() != nil:
+			return "", ctx.Err()
+		case err == nil:
+			return "", nil
+		}
+		if found = realSummary(string(out)); found == "" {
+			return "", fmt.Errorf("the lab did not run: %w:\n%s", err, out)
+		}
+		return found, nil
+	}
+}
+
+var (
+	failedLine = regexp.MustCompile(`(?m)^FAILED: (.*)$`)
+	cutsLine   = regexp.MustCompile(`(?m)^\d+ power cuts .*seed \d+`)
+)
+
+// realSummary gives the first finding of a real lab, and after how many cuts it came.
+func realSummary(out string) string {
+	m := failedLine.FindStringSubmatch(out)
+	if m == nil {
+		return ""
+	}
+	return strings.TrimSuffix(m[1], ":") + " (" + cutsLine.FindString(out) + ")"
 }
 
 // summarize gives scenario and finding of the first failure.

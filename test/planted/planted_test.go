@@ -39,6 +39,16 @@ func TestEditThatDoesNotFit(t *testing.T) {
 	}
 }
 
+func TestRealSummary(t *testing.T) {
+	const out = "== Power cuts\nFAILED: install: the sides differ:\n    x\n7 power cuts and 2 more just after the end, seed 5, 9 s in all: 1 failures\n"
+	if got := realSummary(out); got != "install: the sides differ (7 power cuts and 2 more just after the end, seed 5)" {
+		t.Errorf("%q", got)
+	}
+	if got := realSummary("ubifs: no such kernel\n"); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestSummarize(t *testing.T) {
 	const out = "--- FAIL: TestPowerCut (0.00s)\n    --- FAIL: TestPowerCut/install,_downgrade/exchange (0.1s)\n        model_test.go:94: seed 7: cut 3.1: P1: gone\n"
 	if got := summarize(out); got != "install, downgrade/exchange: cut 3.1: P1: gone" {

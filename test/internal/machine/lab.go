@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -23,8 +22,6 @@ type Options struct {
 	Cache  string
 	Tandem string // a program to test, or "" for the one built from here
 	Dir    string // for scratch files; removed at the end
-
-	planted string
 }
 
 // Main runs a lab: flags, signals, scratch folder, exit code.
@@ -37,7 +34,6 @@ func Main(name string, lab func(context.Context, Options) error) {
 	flag.BoolVar(&o.First, "first", false, "stop after the first failure")
 	flag.StringVar(&o.Cache, "cache", ".cache/machine", "`folder` for kernel and packages")
 	flag.StringVar(&o.Tandem, "tandem", "", "a static tandem to test (default: built from here)")
-	flag.StringVar(&o.planted, "planted", "", "test a tandem with this `bug` in it, of those that go run ./test/planted -list names")
 	flag.Parse()
 	// Where mke2fs lies is not on every user's path.
 	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
@@ -57,12 +53,6 @@ func withFolder(ctx context.Context, o Options, lab func(context.Context, Option
 		return err
 	}
 	defer os.RemoveAll(o.Dir)
-	if o.planted != "" {
-		o.Tandem = filepath.Join(o.Dir, "planted")
-		if _, err := Output(ctx, "", []string{"CGO_ENABLED=0"}, "go", "run", "./test/planted", "-build", o.Tandem, o.planted); err != nil {
-			return err
-		}
-	}
 	return lab(ctx, o)
 }
 
