@@ -161,9 +161,9 @@ func (d *Device) side(name backup.SideName, c config.Side, access Access) (*back
 		return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
 	}
 	d.open = append(d.open, disk)
-	s.FS = disk
+	s.FS = fsys.ReadAgain(disk)
 	if c.Remount && access == Change {
-		s.FS = fsys.OnReadOnly(disk, func() error { return d.remount(c.Path) })
+		s.FS = fsys.OnReadOnly(s.FS, func() error { return d.remount(c.Path) })
 	}
 	return s, nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"syscall"
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
@@ -158,7 +157,7 @@ func openSealed(fs fsys.FS, name string, limit int64) (fsys.File, int64, error) 
 
 // asDamage takes a read error of the disk for what it is.
 func asDamage(err error) error {
-	if errors.Is(err, syscall.EIO) {
+	if fsys.IsUnreadable(err) {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return err

@@ -99,12 +99,12 @@ func dir(side backup.SideName) string {
 // fs is a side as the lab sees it.
 func (d *device) fs(side backup.SideName) fsys.FS { return d.disk(side).Sub(dir(side)) }
 
-// given is a file system as the code under test gets it.
+// given is a file system as the code under test gets it from the agent.
 func (d *device) given(fs fsys.FS) fsys.FS {
-	if d.wrap == nil {
-		return fs
+	if d.wrap != nil {
+		fs = d.wrap(fs)
 	}
-	return d.wrap(fs)
+	return fsys.ReadAgain(fs)
 }
 
 func (d *device) state() fsys.FS { return d.disk(backup.UsrData).Sub(stateDir) }

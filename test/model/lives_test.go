@@ -27,6 +27,7 @@ func TestLives(t *testing.T) {
 	if *replay != "" || *only != "" {
 		t.Skip("a scenario was asked for")
 	}
+	t.Parallel()
 	n := *lives
 	if *full && n == 60 {
 		n = 2000
@@ -36,7 +37,9 @@ func TestLives(t *testing.T) {
 		if err := l.run(14); err != nil {
 			t.Fatalf("seed %d (go test ./test/model -run TestLives -lab.seed=%d -lab.lives=1): %v\n%s", s, s, err, strings.Join(l.did, "\n"))
 		}
+		summary.Lock()
 		summary.lives++
+		summary.Unlock()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -41,6 +42,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	summary.start = time.Now()
 	if *full {
+		debug.SetGCPercent(400) // memory is there, and a third of the time went into saving it
 		fmt.Printf("%-70s %6s %7s %8s %7s %8s %7s\n", "scenario/file system", "cuts", "states", "distinct", "second", "distinct", "errors")
 	}
 	code := m.Run()
@@ -71,7 +73,7 @@ func printSummary() {
 func options() search.Options {
 	o := search.Options{Seed: *seed, CutStep: 7, Every: 90, FaultStep: 149}
 	if *full {
-		o = search.Options{Seed: *seed, States: 1, Every: 40, FaultStep: 7}
+		o = search.Options{Seed: *seed, States: 1, Every: 10, FaultStep: 1}
 	}
 	for _, set := range []struct{ flag, to *int }{{states, &o.States}, {every, &o.Every}, {step, &o.FaultStep}} {
 		if *set.flag >= 0 {
@@ -83,6 +85,7 @@ func options() search.Options {
 
 // TestPowerCut searches all scenarios on all flavours of file system.
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	match := regexp.MustCompile(*only)
 	searches := map[string]func(flavour string) *search.Case{"update, with new roots": updateSearch}
 	for _, sc := range scenarios() {

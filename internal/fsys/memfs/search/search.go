@@ -160,6 +160,9 @@ func (s *searcher) run() error {
 		if err := s.faults(ops, &left); err != nil {
 			return err
 		}
+		if err := s.readFaults(&left); err != nil {
+			return err
+		}
 	}
 	s.report.Distinct = len(left)
 	for _, st := range left {
@@ -294,23 +297,60 @@ func (s *searcher) faults(ops int, left *[]state) error {
 					return err
 				}
 			}
-			for i, live := range []func(*memfs.Machine){func(*memfs.Machine) {}, (*memfs.Machine).Evict} {
-				st := state{name: fmt.Sprintf("%s running.%d", name, i), m: m.Clone()}
-				if !s.wanted(st.name) {
-					continue
-				}
-				live(st.m)
-				if err := s.goOn(st); err != nil {
-					return err
-				}
+			if err := s.afterFault(name, n, m, left); err != nil {
+				return err
 			}
-			for i, choices := range append(s.random(n, 1), []memfs.Choice{memfs.Nothing()}, []memfs.Choice{memfs.Everything()}) {
-				st := state{name: fmt.Sprintf("%s cut.%d", name, i), m: restarted(m, choices)}
-				s.report.States++
-				if err := s.admit(&st, "", left); err != nil {
-					return err
-				}
+		}
+	}
+	return nil
+}
+
+// afterFault goes on from a device on which an operation has failed.
+func (s *searcher) afterFault(name string, n int, m *memfs.Machine, left *[]state) error {
+	for i, live := range []func(*memfs.Machine){func(*memfs.Machine) {}, (*memfs.Machine).Evict} {
+		st := state{name: fmt.Sprintf("%s running.%d", name, i), m: m.Clone()}
+		if !s.wanted(st.name) {
+			continue
+		}
+		live(st.m)
+		if err := s.goOn(st); err != nil {
+			return err
+		}
+	}
+	for i, choices := range append(s.random(n, 1), []memfs.Choice{memfs.Nothing()}, []memfs.Choice{memfs.Everything()}) {
+		st := state{name: fmt.Sprintf("%s cut.%d", name, i), m: restarted(m, choices)}
+		s.report.States++
+		if err := s.admit(&st, "", left); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readFaults lets each opening and reading of a file fail once, as flash does
+// whose bits can be read at the next try.
+func (s *searcher) readFaults(left *[]state) error {
+	reads := 0
+	m := s.Start.Clone()
+	m.FailReads(func(string) error { reads++; return nil })
+	_ = s.Work(m)
+	for n := 1; n <= reads; n++ {
+		name := fmt.Sprintf("unreadable %d", n)
+		if s.o.Only != "" && !strings.HasPrefix(s.o.Only, name) || s.o.Only == "" && (n+int(s.o.Seed))%s.o.FaultStep != 0 {
+			continue
+		}
+		m, k := s.Start.Clone(), 0
+		m.FailReads(func(string) error {
+			if k++; k == n {
+				return syscall.EIO
 			}
+			return nil
+		})
+		_ = s.Work(m) // it may have what it needs from elsewhere
+		m.FailReads(nil)
+		s.report.Faults++
+		if err := s.afterFault(name, n, m, left); err != nil {
+			return err
 		}
 	}
 	return nil
