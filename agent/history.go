@@ -189,14 +189,29 @@ func (e *Event) repeats(before Event) bool {
 	return reflect.DeepEqual(now, before)
 }
 
-// rotate makes each segment the one before, and drops the oldest.
+// rotate makes each segment the one before, and drops the oldest. Each step is
+// durable before the next one, which takes the place that it has left. Where a
+// power cut came into an earlier rotation a place is free: what lies beyond that
+// has moved already.
 func rotate(disk fsys.FS) error {
-	for n := oldSegments - 1; n >= 0; n-- {
+	free := 1
+	for free < oldSegments {
+		if _, err := disk.Lstat(segment(free)); fsys.IsNotExist(err) {
+			break
+		} else if err != nil {
+			return err
+		}
+		free++
+	}
+	for n := free - 1; n >= 0; n-- {
 		if err := disk.Rename(segment(n), segment(n+1)); err != nil && !fsys.IsNotExist(err) {
 			return err
 		}
+		if err := disk.SyncDir("."); err != nil {
+			return err
+		}
 	}
-	return nil // whoever writes the newest makes the directory durable
+	return nil
 }
 
 // nextID gives the event after the last one its name. Where nothing is left to

@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"tandem/internal/fsys"
+	"tandem/internal/fsys/memfs"
+	"tandem/internal/fsys/memfs/search"
+)
+
+// numbers gives the numbers of the events that are remembered, which must be
+// readable.
+func numbers(m *memfs.Machine) ([]uint64, error) {
+	events, err := readHistory(m.Disk("state").FS())
+	if err != nil {
+		return nil, err
+	}
+	var all []uint64
+	for _, e := range events {
+		_, n, ok := splitID(e.ID)
+		if !ok {
+			return nil, fmt.Errorf("the event has the id %q", e.ID)
+		}
+		all = append(all, n)
+	}
+	return all, nil
+}
+
+// add appends an event so long that one more starts a new segment.
+func add(m *memfs.Machine) error {
+	e := Event{Time: time.Unix(0, 0).UTC(), Command: "boot", Reason: strings.Repeat("because ", segmentSize/10)}
+	return appendEvent(m.Disk("state").FS(), &e, bytes.NewReader([]byte("name")))
+}
+
+// Whatever an append is cut by, the history has no gap and no event twice, and
+// lacks at most its oldest segment. What was appended with success is there.
+func TestHistoryPowerCut(t *testing.T) {
+	start := memfs.NewMachine()
+	disk := start.NewDisk("state", memfs.Options{}).FS()
+	for range oldSegments + 3 { // all segments are there, and the oldest has to go
+		if err := add(start); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := disk.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	had, err := numbers(start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := had[len(had)-1]
+	holds := func(m *memfs.Machine, newest uint64) error {
+		got, err := numbers(m)
+		switch {
+		case err != nil:
+			return err
+		case len(got) < len(had)-1:
+			return fmt.Errorf("%d events were remembered, %v are left", len(had), got)
+		case got[len(got)-1] < newest || got[len(got)-1] > last+3: // one is added, then up to two more by recoveries
+			return fmt.Errorf("the newest event is %d, expected %d to %d", got[len(got)-1], newest, last+3)
+		}
+		for i, n := range got[1:] {
+			if n != got[i]+1 {
+				return fmt.Errorf("%d follows %d: %v", n, got[i], got)
+			}
+		}
+		return nil
+	}
+	c := search.Case{
+		Name: "append to the history", Start: start, Work: add, Recover: add,
+		During: func(m *memfs.Machine, _ string) error { return holds(m, last) },
+		After: func(m *memfs.Machine, _ string, err error) error {
+			return errors.Join(err, holds(m, last+1))
+		},
+		Done: func(m *memfs.Machine) error { return holds(m, last+1) },
+	}
+	const seed = 1
+	r := c.Run(search.Options{Seed: seed, States: 4, Every: 7, FaultStep: 3})
+	if r.Failure != nil {
+		t.Fatalf("seed %d: %v", seed, r.Failure)
+	}
+	if r.Total() == 0 || r.Second == 0 || r.Faults == 0 {
+		t.Fatalf("nothing was searched: %+v", r)
+	}
+}
+
+// What lies on the disk in place of a segment costs what that held, no more.
+func TestHistoryDamaged(t *testing.T) {
+	m := memfs.NewMachine()
+	disk := m.NewDisk("state", memfs.Options{}).FS()
+	for range 3 {
+		if err := add(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := fsys.WriteFile(disk, segment(1), []byte("{\"id\":\x00\x00garbage\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := numbers(m); err != nil || !slices.Equal(got, []uint64{1, 3}) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
