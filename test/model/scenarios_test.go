@@ -454,6 +454,8 @@ func rollbackScenarios() []*scenario {
 			name: "rollback, before the first backup", goal: "1.0.0", after: judged("1.1.0"), during: resolved,
 			prepare: then(installed("1.0.0"), func(d *device) { must(d.install("1.1.0", backup.InstallOptions{Pending: true})) }),
 			work:    func(d *device) error { return d.rollback("") },
+			// A boot before anything is revoked makes that first backup.
+			world: func(w *world) { w.versions = append(w.versions, "1.1.0") },
 		},
 		{
 			name: "revoke what runs", goal: "1.0.0", prepare: past, world: config, after: judged("1.1.0"),
