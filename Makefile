@@ -66,7 +66,7 @@ demo: build ## run the main job in a scratch folder and check each step
 bench: ## measure against cp, rsync, tar, RAUC and the vendor's logic; BENCHFLAGS are its flags
 	go run ./test/bench $(BENCHFLAGS)
 
-lab-model: ## cut the power and fail the disk at every operation, on a model of the disks; LABFLAGS are its flags
+lab-model: ## cut the power and fail the disk at every operation, on a model of the disks; a quarter of an hour; LABFLAGS are its flags
 	cd test/model && go test -count=1 -timeout 2h -lab.full $(LABFLAGS)
 
 lab-planted: ## build Tandem with each planted bug and want a lab (LAB=model, ubifs, ext4) to find it; BUG names one
