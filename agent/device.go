@@ -161,7 +161,7 @@ func (d *Device) side(name backup.SideName, c config.Side, access Access) (*back
 		return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
 	}
 	d.open = append(d.open, disk)
-	s.FS = fsys.ReadAgain(disk)
+	s = backup.NewSide(name, disk)
 	if c.Remount && access == Change {
 		s.FS = fsys.OnReadOnly(s.FS, func() error { return d.remount(c.Path) })
 	}

@@ -52,6 +52,10 @@ type Side struct {
 	Ready func() error
 }
 
+// NewSide is a side on fs that is always ready. A file that fs cannot give at
+// the first try is asked for again before it counts as damage.
+func NewSide(name SideName, fs fsys.FS) *Side { return &Side{Name: name, FS: fsys.ReadAgain(fs)} }
+
 func (s *Side) ready() error {
 	if s.Ready == nil {
 		return nil

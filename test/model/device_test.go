@@ -99,12 +99,12 @@ func dir(side backup.SideName) string {
 // fs is a side as the lab sees it.
 func (d *device) fs(side backup.SideName) fsys.FS { return d.disk(side).Sub(dir(side)) }
 
-// given is a file system as the code under test gets it from the agent.
+// given is a file system as the code under test gets it.
 func (d *device) given(fs fsys.FS) fsys.FS {
-	if d.wrap != nil {
-		fs = d.wrap(fs)
+	if d.wrap == nil {
+		return fs
 	}
-	return fsys.ReadAgain(fs)
+	return d.wrap(fs)
 }
 
 func (d *device) state() fsys.FS { return d.disk(backup.UsrData).Sub(stateDir) }
@@ -126,8 +126,8 @@ func quiet() *logrus.Logger {
 
 func (d *device) reconciler() *backup.Reconciler {
 	return &backup.Reconciler{
-		System:  &backup.Side{Name: backup.System, FS: d.given(d.fs(backup.System))},
-		UsrData: &backup.Side{Name: backup.UsrData, FS: d.given(d.fs(backup.UsrData))},
+		System:  backup.NewSide(backup.System, d.given(d.fs(backup.System))),
+		UsrData: backup.NewSide(backup.UsrData, d.given(d.fs(backup.UsrData))),
 		Log:     quiet(),
 		Now:     d.m.Now,
 	}

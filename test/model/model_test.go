@@ -24,7 +24,7 @@ var (
 	full   = flag.Bool("lab.full", false, "search for minutes, with errors at every operation")
 	states = flag.Int("lab.states", -1, "random states of two kinds after each cut, beside the seven fixed ones")
 	every  = flag.Int("lab.second", -1, "cut each operation of the recovery from every `n`-th state, 1 is from all, 0 from none")
-	step   = flag.Int("lab.errors", -1, "of the four errors that each operation may give, try every `n`-th; 1 is all, 0 none")
+	step   = flag.Int("lab.errors", -1, "of the errors that each operation may give, and each reading of a file, try every `n`-th; 1 is all, 0 none")
 	only   = flag.String("lab.run", "", "run the scenarios that match this regular expression")
 	first  = flag.Bool("lab.first", false, "stop after the first scenario that fails")
 	replay = flag.String("lab.replay", "", "run one case again: SCENARIO: STATE, as a failure names it")

@@ -185,7 +185,7 @@ func (b *bug) search(ctx context.Context, root string, all bool) (found string, 
 }
 
 // errBlind is that a lab cannot find a bug.
-var errBlind = errors.New("this lab cannot find it")
+var errBlind = errors.New("this lab cannot find it (-all lets it try)")
 
 // onReal runs a lab on a real file system with a tandem that has the bug, until
 // it finds something or its time is over.

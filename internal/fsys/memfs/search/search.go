@@ -58,7 +58,8 @@ type Options struct {
 	// each operation. 0 lets none.
 	Every int
 	// FaultStep lets operations fail, too. There are four kinds of error for each
-	// operation; of all these every FaultStep-th is tried. 0 tries none.
+	// changing operation, and one for each reading of a file; of all these every
+	// FaultStep-th is tried. 0 tries none.
 	FaultStep int
 	// Only runs nothing but the state of that name.
 	Only string
@@ -346,9 +347,14 @@ func (s *searcher) readFaults(left *[]state) error {
 			}
 			return nil
 		})
-		_ = s.Work(m) // it may have what it needs from elsewhere
+		err := s.Work(m)
 		m.FailReads(nil)
 		s.report.Faults++
+		if err == nil { // it had what it needs from elsewhere, or at the next try
+			if err := s.succeeded(name, n, m.Clone(), left); err != nil {
+				return err
+			}
+		}
 		if err := s.afterFault(name, n, m, left); err != nil {
 			return err
 		}
