@@ -390,7 +390,7 @@ func (d *Device) Bump(ctx context.Context, next func(versioning.Version) (versio
 	if _, err := d.reconciler.Bump(ctx, next); err != nil {
 		return nil, err
 	}
-	return d.Boot(ctx, "bump", backup.Options{})
+	return d.Boot(ctx, "bump", backup.Options{Running: true})
 }
 
 // Update is what an installation did: to system, and to usr_data after it.
@@ -459,7 +459,7 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		return u, err
 	}
 	if d.cfg.Agent.Backup == config.Immediate || !o.Pending {
-		u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{})
+		u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{Running: true})
 		d.warnOfOneDisk()
 	}
 	event := Event{Command: command, Action: "installed", From: done.From, Version: done.Version, Bytes: done.Bytes}
@@ -534,7 +534,7 @@ func (d *Device) rollback(ctx context.Context, to versioning.Version, running bo
 		}
 	})
 	if err == nil {
-		if res, err = d.reconciler.Reconcile(ctx, backup.Options{}); res != nil {
+		if res, err = d.reconciler.Reconcile(ctx, backup.Options{Running: true}); res != nil {
 			res.Returned = true
 		}
 	}
@@ -570,7 +570,7 @@ func (d *Device) Confirm(ctx context.Context) (*backup.Result, error) {
 	if p != nil {
 		d.remember(Event{Command: "confirm", Action: "confirmed", Version: p.Version})
 	}
-	return d.Boot(ctx, "confirm", backup.Options{})
+	return d.Boot(ctx, "confirm", backup.Options{Running: true})
 }
 
 // Revoke marks a version as one that is never to be chosen while anything else
@@ -590,7 +590,7 @@ func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Resu
 		return nil, err
 	}
 	d.remember(Event{Command: "revoke", Action: "revoked", Version: v})
-	res, err := d.Boot(ctx, "revoke", backup.Options{})
+	res, err := d.Boot(ctx, "revoke", backup.Options{Running: true})
 	if runs && res != nil {
 		if e := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, v, res.Version); e != nil {
 			d.env.Log.WithError(e).Warn("the application did not start")

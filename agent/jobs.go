@@ -47,7 +47,7 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 		} else {
 			a.log.WithError(err).Warn("the agent's state cannot be used")
 		}
-		res, err := d.Boot(ctx, "agent", backup.Options{})
+		res, err := d.Boot(ctx, "agent", backup.Options{Running: true})
 		if err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) {
 			a.log.WithError(err).Error("the sides are not in step")
 		}
@@ -499,7 +499,7 @@ func (a *Agent) captureJob(ctx context.Context) func() {
 	again := func() { a.config.edits.seen(a.clock()) }
 	return a.onSides(ctx, again, func(d *Device) func() {
 		began := a.clock()
-		res, err := d.Boot(ctx, "agent", backup.Options{})
+		res, err := d.Boot(ctx, "agent", backup.Options{Running: true})
 		return func() {
 			if ctx.Err() != nil {
 				return
@@ -583,7 +583,7 @@ func (d *Device) slowDown(ctx context.Context, bandwidth int64) {
 // repairJob verifies everything under the lock and mends it.
 func (a *Agent) repairJob(ctx context.Context) func() {
 	return a.onSides(ctx, nothing, func(d *Device) func() {
-		res, err := d.Boot(ctx, "agent", backup.Options{Full: true})
+		res, err := d.Boot(ctx, "agent", backup.Options{Full: true, Running: true})
 		return func() {
 			if ctx.Err() != nil {
 				return
@@ -608,12 +608,13 @@ type configWatch struct {
 	next     time.Time     // of the next scan
 	failures int           // in a row
 	wait     time.Time     // until which captures are held: they come too often, or fail
+	rest     time.Time     // when what was being written at the last look has come to rest; zero: nothing was
 }
 
 // due says when the sides are to be looked at for edits; zero: when something
 // changes.
 func (w *configWatch) due(now time.Time) time.Time {
-	due := w.edits.due()
+	due := sooner(w.edits.due(), w.rest)
 	if w.scan {
 		due = sooner(due, w.next)
 	}
@@ -625,7 +626,7 @@ func (w *configWatch) due(now time.Time) time.Time {
 
 // begin takes note that the sides are looked at now.
 func (w *configWatch) begin(now time.Time) {
-	w.edits = edits{}
+	w.edits, w.rest = edits{}, time.Time{}
 	w.next = now.Add(max(scanEvery, scanShare*w.cost))
 }
 
@@ -643,6 +644,9 @@ func (a *Agent) watchConfig(res *backup.Result) {
 	w := &a.config
 	if res == nil || res.System == nil {
 		return
+	}
+	if len(res.Busy) > 0 { // written, it is told; given up, it is not
+		w.rest = a.clock().Add(backup.RestTime + time.Second)
 	}
 	if w.watch != nil && len(res.Changed)+len(res.Finished) == 0 && !w.watch.blind.Load() && w.watch.version == res.Version.String() {
 		return

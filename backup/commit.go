@@ -33,6 +33,21 @@ type commit struct {
 type place struct {
 	Entry *Entry `json:"entry"`
 	File  string `json:"file,omitempty"` // its staged content below next/files/
+	seen  *found // what it is to replace, nil for nothing
+	known bool   // seen is known, which it is not to recovery
+}
+
+// replaces says whether what lies there is still what the look at the side found:
+// a running application may have written it since.
+func (p *place) replaces(now *fsys.Info, exists bool) bool {
+	switch {
+	case !p.known:
+		return true
+	case !exists || p.seen == nil:
+		return !exists && p.seen == nil
+	}
+	// A directory was written when what the patch removes went from it.
+	return p.seen.is(now.Type) && p.seen.ino == now.Ino && (now.Type == fsys.TypeDir || p.seen.size == now.Size && p.seen.mtime == now.Mtime)
 }
 
 func (c *commit) encode() ([]byte, error) { return seal("commit", c) }
@@ -446,6 +461,9 @@ func (p *place) inPlace(fs fsys.FS) error {
 	staged := path.Join(nextDir, filesDir, p.File)
 	if _, err := fs.Lstat(staged); fsys.IsNotExist(err) {
 		return nil // in place already
+	}
+	if !p.replaces(&info, exists) {
+		return nil // the next look takes it for what it is
 	}
 	if exists && info.Type == fsys.TypeDir {
 		if err := fsys.RemoveAll(fs, name); err != nil {

@@ -72,7 +72,7 @@ func (r *Reconciler) Admit(ctx context.Context, m *Manifest, o InstallOptions) (
 	}
 	switch a := res.Decision.Action; {
 	case o.InPlace, a == Restore, a == Repair, a == RestoreConfig:
-		if _, err := r.Reconcile(ctx, Options{}); err != nil && !errors.Is(err, ErrDamage) && !errors.Is(err, ErrNoApplication) {
+		if _, err := r.Reconcile(ctx, Options{Running: true}); err != nil && !errors.Is(err, ErrDamage) && !errors.Is(err, ErrNoApplication) {
 			return installed, err
 		}
 	}
@@ -115,7 +115,7 @@ func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOpt
 }
 
 func (r *Reconciler) beginInstall(ctx context.Context, m *Manifest, o InstallOptions) (*Install, error) {
-	in := newInspector(r.now(), false)
+	in := newInspector(r.now(), Options{})
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return nil, err
@@ -513,7 +513,7 @@ func (r *Reconciler) Bump(ctx context.Context, next func(versioning.Version) (ve
 	if _, err := r.Recover(); err != nil {
 		return versioning.Version{}, err
 	}
-	in := newInspector(r.now(), false)
+	in := newInspector(r.now(), Options{})
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return versioning.Version{}, err

@@ -30,6 +30,10 @@ func (r *Reconciler) now() time.Time { return r.Now() }
 // Options of a reconciliation.
 type Options struct {
 	Full bool // hash every file instead of trusting size, mode, owner and time
+	// Running says that the application may be at work. Captured configuration
+	// that it has just emptied or removed it may be about to write anew: that is
+	// left alone, and damage only once it has rested for RestTime.
+	Running bool
 	// Hold is a version that is not to replace another one on usr_data yet,
 	// while that is whole: it is what a rollback returns to.
 	Hold versioning.Version
@@ -51,6 +55,7 @@ type Result struct {
 	Bytes     int64      // that were copied
 	Conflicts []Path     // configuration kept beside the one that won
 	Lost      []Path     // captured configuration that neither side has any more
+	Busy      []Path     // configuration that was left alone, because it is being written
 }
 
 // Finished is a change that recovery rolled forward.
@@ -90,7 +95,7 @@ func (r *Reconciler) Recover() ([]Finished, error) {
 // Look takes a snapshot of both sides and decides. It changes nothing. An
 // error that Decide gives comes with the snapshots.
 func (r *Reconciler) Look(ctx context.Context, o Options) (*Result, error) {
-	return r.look(ctx, newInspector(r.now(), o.Full))
+	return r.look(ctx, newInspector(r.now(), o))
 }
 
 func (r *Reconciler) look(ctx context.Context, in *inspector) (*Result, error) {
@@ -202,7 +207,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 	if err != nil {
 		return &Result{Finished: finished}, err
 	}
-	in := newInspector(r.now(), o.Full)
+	in := newInspector(r.now(), o)
 	var total *Result
 	for range rounds {
 		if total != nil { // what was found first is told, but not used any more
@@ -255,12 +260,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 }
 
 func (r *Reconciler) remaining(res, total *Result) error {
+	total.Busy = res.System.Busy
 	if n := len(res.System.Problems) + len(res.UsrData.Problems); n > 0 {
 		p := slices.Concat(res.System.Problems, res.UsrData.Problems)[0]
 		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, files(n), p.Side, p.Path, p.Kind, p.Detail)
 	}
 	for _, p := range res.System.Busy {
-		r.Log.WithField("file", p).Warn("keeps changing while it is read: the next backup takes it")
+		r.Log.WithField("file", p).Warn("is being written: left alone until it rests")
 	}
 	if len(total.Lost) > 0 {
 		return fmt.Errorf("%w: configuration %s was lost on both sides", ErrDamage, total.Lost[0])

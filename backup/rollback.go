@@ -58,7 +58,7 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 	if _, err := r.Recover(); err != nil {
 		return from, now, err
 	}
-	in := newInspector(r.now(), false)
+	in := newInspector(r.now(), Options{})
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return from, now, err

@@ -93,6 +93,7 @@ func (s *Snapshot) usable() bool { return s.basis != nil }
 // inspector looks at both sides.
 type inspector struct {
 	now      int64                      // nanoseconds since 1970-01-01 UTC
+	running  bool                       // the application may be writing
 	full     bool                       // hash everything
 	suspects map[SideName]map[Path]bool // hash these in any case
 	stale    map[Path]int               // how often a file of system was not what it had just been
@@ -100,10 +101,11 @@ type inspector struct {
 	decoded  map[digest.SHA256]*Record // sides in step have the same record
 }
 
-func newInspector(now time.Time, full bool) *inspector {
+func newInspector(now time.Time, o Options) *inspector {
 	return &inspector{
 		now:      now.UnixNano(),
-		full:     full,
+		running:  o.Running,
+		full:     o.Full,
 		suspects: map[SideName]map[Path]bool{System: {}, UsrData: {}},
 		buf:      make([]byte, 128<<10),
 		decoded:  map[digest.SHA256]*Record{},
@@ -475,6 +477,16 @@ func (in *inspector) compareEntry(ctx context.Context, s *Snapshot, e *Entry) er
 		}
 		return nil
 	}
+	if s.Side == System && in.running && s.basis.captures(e) {
+		rests, err := in.rests(s, e, f, m)
+		if err != nil {
+			return err
+		}
+		if !rests {
+			s.leaveBusy(e.Path)
+			return nil
+		}
+	}
 	if s.Side == System && (isEdit(m, e, f) || errors.Is(err, errUnsettled)) && s.basis.captures(e) {
 		if err = in.edit(ctx, s, f); err == nil {
 			return nil
@@ -501,11 +513,11 @@ func (in *inspector) edit(ctx context.Context, s *Snapshot, f *found) error {
 		_, err = s.tree.hash(ctx, f, in.buf)
 	}
 	switch {
-	case fsys.IsNotExist(err):
+	case fsys.IsNotExist(err): // what has its name later is not what was found
+		s.busy[p] = true
 		return nil
 	case errors.Is(err, errUnsettled), err == nil && in.stale[p] >= busyAfter:
-		s.busy[p] = true
-		s.Busy = append(s.Busy, p)
+		s.leaveBusy(p)
 		return nil
 	case err != nil:
 		return err
@@ -513,6 +525,49 @@ func (in *inspector) edit(ctx context.Context, s *Snapshot, f *found) error {
 	s.edited[p] = true
 	s.Edited = append(s.Edited, p)
 	return nil
+}
+
+// leaveBusy notes configuration that is left alone, because it is being written.
+func (s *Snapshot) leaveBusy(p Path) {
+	s.busy[p] = true
+	s.Busy = append(s.Busy, p)
+}
+
+// RestTime is how long captured configuration that was emptied or removed under
+// a running application is left alone.
+const RestTime = 10 * time.Second
+
+// rests says whether configuration is as it is for so long that the application
+// is not about to write it: many write a file by emptying it first, or by
+// removing it. When it was removed only its directory knows. A time that lies
+// ahead by more is of a clock that was wrong, and says nothing.
+func (in *inspector) rests(s *Snapshot, e *Entry, f *found, m match) (bool, error) {
+	var since int64
+	switch {
+	case s.tree.empty(): // it is not one file that went
+		return true, nil
+	case m == missing:
+		dir := path.Dir(string(e.Path))
+		for dir != "." && s.tree.get(Path(dir)) == nil {
+			dir = path.Dir(dir)
+		}
+		info, err := s.tree.fs.Lstat(s.tree.name(Path(dir)))
+		if err != nil {
+			return false, err
+		}
+		since = info.Mtime
+	case wasEmptied(e, f):
+		since = f.mtime
+	default:
+		return true, nil
+	}
+	age := time.Duration(in.now - since)
+	return age > RestTime || age < -RestTime, nil
+}
+
+// wasEmptied says whether a file has lost all its content.
+func wasEmptied(e *Entry, f *found) bool {
+	return e.Type == File && f.kind == kindFile && f.size == 0 && e.Size > 0
 }
 
 // leave says whether what lies at p is not to be touched, whatever the record
@@ -529,7 +584,7 @@ func isEdit(m match, e *Entry, f *found) bool {
 		return false
 	case m == attrDiffers || e.Type != File || f.kind != kindFile:
 		return true
-	case f.size == 0 && e.Size > 0:
+	case wasEmptied(e, f):
 		return false
 	}
 	return e.Fresh || f.link() != "" || f.size != e.Size || f.mtime != e.Mtime
@@ -575,7 +630,7 @@ func (s *Snapshot) holds(ctx context.Context, e *Entry, buf []byte) (match, erro
 		return missing, nil
 	}
 	own := s.basis.find(e.Path)
-	if own != nil && (s.bad[e.Path] == "" || s.bad[e.Path] == ProblemAttributes) && !s.edited[e.Path] {
+	if own != nil && (s.bad[e.Path] == "" || s.bad[e.Path] == ProblemAttributes) && !s.edited[e.Path] && !s.busy[e.Path] {
 		if !sameContent(own, e) {
 			return differs, nil
 		}
@@ -597,6 +652,9 @@ func (s *Snapshot) holds(ctx context.Context, e *Entry, buf []byte) (match, erro
 // has says whether the file at p of a side is known to hold what its record
 // says, and gives the digest; nil if not.
 func (s *Snapshot) has(p Path) *digest.SHA256 {
+	if s.busy[p] {
+		return nil
+	}
 	if f := s.tree.get(p); f != nil && f.sum != nil && f.err() == nil {
 		return f.sum
 	} else if f == nil && !s.trusted {

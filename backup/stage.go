@@ -174,7 +174,7 @@ func (st *staging) planPatch(ctx context.Context) error {
 			st.patch.Attr = append(st.patch.Attr, e)
 			continue
 		}
-		put := place{Entry: e}
+		put := place{Entry: e, seen: st.snap.tree.get(e.Path), known: st.side.Name == System}
 		if e.Type == File || e.Type == Symlink {
 			put.File = strconv.Itoa(len(st.patch.Put))
 			st.files[e.Path] = put.File

@@ -313,7 +313,7 @@ func allocated(fs fsys.FS, dir string, seen map[uint64]bool) (int64, error) {
 
 // whole says whether side holds all of record, every byte read.
 func (r *Reconciler) whole(ctx context.Context, side SideName, record *Record) error {
-	in := newInspector(r.now(), true)
+	in := newInspector(r.now(), Options{Full: true})
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return err

@@ -98,6 +98,7 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the decision, change nothing")
 	cmd.Args = cli.Exactly()
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		o := backup.Options{Running: cmd.Name() != "boot"}
 		access := agent.Change
 		if dryRun {
 			access = agent.Look
@@ -112,9 +113,9 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 		case cmd.Name() == "boot":
 			return p.reconciled(d.Start(cmd.Context()))
 		default:
-			return p.reconciled(d.Boot(cmd.Context(), cmd.Name(), backup.Options{}))
+			return p.reconciled(d.Boot(cmd.Context(), cmd.Name(), o))
 		}
-		res, err := d.Plan(cmd.Context(), backup.Options{})
+		res, err := d.Plan(cmd.Context(), o)
 		doc := agent.Describe(res)
 		doc.DryRun, doc.Failure = true, p.failure(err)
 		p.remark(doc.Remarks)

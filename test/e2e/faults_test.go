@@ -61,6 +61,43 @@ func TestEditIsBackedUp(t *testing.T) {
 	})
 }
 
+// An application that writes its configuration in place has emptied it for a
+// while: nobody takes that for damage, unless it stays like that.
+func TestEmptiedWhileWritten(t *testing.T) {
+	t.Parallel()
+	d := installed(t, options{hooks: true})
+	const name = "system/apps/etc/hello.conf"
+	captured := d.read(name)
+	d.start()
+	empty := func(times int) *os.File {
+		f, err := os.Create(d.path(name))
+		d.check(err)
+		eventually(t, soon, "the agent looks", func() error {
+			if n := strings.Count(d.read("agent.log"), "left alone until it rests"); n < times {
+				return fmt.Errorf("it has looked %d times", n)
+			}
+			return nil
+		})
+		return f
+	}
+	holds := func(what, want string) {
+		eventually(t, soon, what, func() error {
+			if a, b := d.read(name), d.read("usr_data/apps/etc/hello.conf"); a != want || b != want {
+				return fmt.Errorf("system has %q, usr_data %q", a, b)
+			}
+			return nil
+		})
+	}
+
+	d.check(empty(1).Close())
+	holds("it was no writing: it is mended", captured)
+
+	f := empty(2)
+	_, err := f.WriteString("slowly = written\n")
+	d.check(errors.Join(err, f.Close()))
+	holds("what was written is backed up", "slowly = written\n")
+}
+
 func TestStartRestores(t *testing.T) {
 	t.Parallel()
 	for _, side := range []string{"system", "usr_data"} {
