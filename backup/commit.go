@@ -27,27 +27,29 @@ type commit struct {
 	Remove []Path   `json:"remove,omitempty"`
 	Put    []place  `json:"put,omitempty"`
 	Attr   []*Entry `json:"attr,omitempty"`
+	// seen has what the look at the side found at the paths of Remove and Put, nil
+	// for nothing. Recovery has none.
+	seen map[Path]*found
+}
+
+// untouched says whether at p there is still what the look at the side found. A
+// running application may have written it since.
+func (c *commit) untouched(p Path, now *fsys.Info, exists bool) bool {
+	seen, known := c.seen[p]
+	switch {
+	case !known:
+		return true
+	case !exists || seen == nil:
+		return !exists && seen == nil
+	}
+	// A directory was written when what the patch removes went from it.
+	return seen.is(now.Type) && seen.ino == now.Ino && (now.Type == fsys.TypeDir || seen.size == now.Size && seen.mtime == now.Mtime)
 }
 
 // place is an entry that a patch puts in place.
 type place struct {
 	Entry *Entry `json:"entry"`
 	File  string `json:"file,omitempty"` // its staged content below next/files/
-	seen  *found // what it is to replace, nil for nothing
-	known bool   // seen is known, which it is not to recovery
-}
-
-// replaces says whether what lies there is still what the look at the side found:
-// a running application may have written it since.
-func (p *place) replaces(now *fsys.Info, exists bool) bool {
-	switch {
-	case !p.known:
-		return true
-	case !exists || p.seen == nil:
-		return !exists && p.seen == nil
-	}
-	// A directory was written when what the patch removes went from it.
-	return p.seen.is(now.Type) && p.seen.ino == now.Ino && (now.Type == fsys.TypeDir || p.seen.size == now.Size && p.seen.mtime == now.Mtime)
 }
 
 func (c *commit) encode() ([]byte, error) { return seal("commit", c) }
@@ -358,13 +360,16 @@ func (c *commit) patch(fs fsys.FS) error {
 	}
 	for _, p := range c.Remove {
 		name := app(".", p)
+		if info, err := fs.Lstat(name); err == nil && !c.untouched(p, &info, true) {
+			continue
+		}
 		if err := removeLeaf(fs, name); err != nil {
 			return err
 		}
 		dirs[path.Dir(name)] = true
 	}
 	for i := range c.Put {
-		if err := c.Put[i].inPlace(fs); err != nil {
+		if err := c.inPlace(fs, &c.Put[i]); err != nil {
 			return err
 		}
 		dirs[path.Dir(app(".", c.Put[i].Entry.Path))] = true
@@ -418,7 +423,7 @@ func syncFile(fs fsys.FS, name string) error {
 	return f.Close()
 }
 
-func (p *place) inPlace(fs fsys.FS) error {
+func (c *commit) inPlace(fs fsys.FS, p *place) error {
 	name := app(".", p.Entry.Path)
 	info, err := fs.Lstat(name)
 	if err != nil && !fsys.IsNotExist(err) {
@@ -462,7 +467,7 @@ func (p *place) inPlace(fs fsys.FS) error {
 	if _, err := fs.Lstat(staged); fsys.IsNotExist(err) {
 		return nil // in place already
 	}
-	if !p.replaces(&info, exists) {
+	if !c.untouched(p.Entry.Path, &info, exists) {
 		return nil // the next look takes it for what it is
 	}
 	if exists && info.Type == fsys.TypeDir {

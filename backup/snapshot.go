@@ -477,6 +477,9 @@ func (in *inspector) compareEntry(ctx context.Context, s *Snapshot, e *Entry) er
 		}
 		return nil
 	}
+	if s.Side == System && m == unreadable && fsys.IsNotExist(err) { // gone since the walk: what has its name later is another
+		m = missing
+	}
 	if s.Side == System && in.running && s.basis.captures(e) {
 		rests, err := in.rests(s, e, f, m)
 		if err != nil {

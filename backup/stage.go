@@ -174,7 +174,8 @@ func (st *staging) planPatch(ctx context.Context) error {
 			st.patch.Attr = append(st.patch.Attr, e)
 			continue
 		}
-		put := place{Entry: e, seen: st.snap.tree.get(e.Path), known: st.side.Name == System}
+		put := place{Entry: e}
+		st.see(e.Path)
 		if e.Type == File || e.Type == Symlink {
 			put.File = strconv.Itoa(len(st.patch.Put))
 			st.files[e.Path] = put.File
@@ -188,9 +189,21 @@ func (st *staging) planPatch(ctx context.Context) error {
 		p := f.path
 		if f.kind != kindOther && st.record.find(p) == nil && !st.record.Manifest.isIgnored(p) && !st.snap.leave(p) {
 			st.patch.Remove = append(st.patch.Remove, p)
+			st.see(p)
 		}
 	}
 	return nil
+}
+
+// see notes what is to be replaced or removed, where an application may write.
+func (st *staging) see(p Path) {
+	if st.side.Name != System {
+		return
+	}
+	if st.patch.seen == nil {
+		st.patch.seen = map[Path]*found{}
+	}
+	st.patch.seen[p] = st.snap.tree.get(p)
 }
 
 // SpaceError says how much room a change needs and how much there is. It

@@ -576,7 +576,8 @@ func (f *file) Read(p []byte) (n int, err error) {
 		if f.write {
 			return syscall.EBADF
 		}
-		n = copy(p, d.inodes[f.ino].data[f.pos:])
+		data := d.inodes[f.ino].data
+		n = copy(p, data[min(f.pos, len(data)):]) // it may have been cut short meanwhile
 		f.pos += n
 		return nil
 	})
