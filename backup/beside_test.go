@@ -145,7 +145,7 @@ func TestApplicationWritesBeside(t *testing.T) {
 						}
 						r := l.reconciler()
 						r.System.FS, r.UsrData.FS = beats{r.System.FS, beat}, beats{r.UsrData.FS, beat}
-						_, err := r.Reconcile(context.Background(), Options{Running: true})
+						res, err := r.Reconcile(context.Background(), Options{Running: true})
 						if done == 0 {
 							break
 						}
@@ -157,6 +157,9 @@ func TestApplicationWritesBeside(t *testing.T) {
 						l.running(l.reconciler())
 						if err != nil && !(s.lone && errors.Is(err, ErrDamage)) {
 							t.Errorf("operation %d, then %d: %v", at, gap, err)
+						}
+						if len(res.Lost) > 0 {
+							t.Errorf("told to be lost: %q", res.Lost)
 						}
 						l.bothHave(newest)
 						if t.Failed() {
