@@ -266,7 +266,7 @@ func (r *Reconciler) remaining(res, total *Result) error {
 		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, files(n), p.Side, p.Path, p.Kind, p.Detail)
 	}
 	for _, p := range res.System.Busy {
-		r.Log.WithField("file", p).Warn("is being written: left alone until it rests")
+		r.Log.WithField("file", p).Warn("is being written, or was emptied or removed just now: left alone until it rests")
 	}
 	if len(total.Lost) > 0 {
 		return fmt.Errorf("%w: configuration %s was lost on both sides", ErrDamage, total.Lost[0])
