@@ -534,7 +534,7 @@ func (d *Device) rollback(ctx context.Context, to versioning.Version, running bo
 		}
 	})
 	if err == nil {
-		if res, err = d.reconciler.Reconcile(ctx, backup.Options{Running: true}); res != nil {
+		if res, err = d.reconciler.Reconcile(ctx, backup.Options{Running: running}); res != nil {
 			res.Returned = true
 		}
 	}

@@ -25,7 +25,11 @@ func (f whenNamed) Rename(from, to string) error {
 	return f.FS.Rename(from, to)
 }
 
-const written = "apps/etc/app.conf"
+// lossOfContent is what may be the beginning of writing conf, or damage.
+var lossOfContent = map[string]func(*lab){
+	"emptied": func(l *lab) { l.write(System, conf, "") },
+	"removed": func(l *lab) { l.remove(System, conf) },
+}
 
 // running reconciles while the application runs.
 func (l *lab) running(r *Reconciler) *Result {
@@ -40,7 +44,7 @@ func (l *lab) running(r *Reconciler) *Result {
 func (l *lab) bothHave(want string) {
 	l.t.Helper()
 	for _, side := range []SideName{System, UsrData} {
-		if got, err := fsys.ReadFile(l.fs(side), written, 100); err != nil || string(got) != want {
+		if got, err := fsys.ReadFile(l.fs(side), conf, 100); err != nil || string(got) != want {
 			l.t.Errorf("%s has %q, %v; want %q", side, got, err, want)
 		}
 	}
@@ -50,10 +54,7 @@ func (l *lab) bothHave(want string) {
 // a look finds in between is no damage, unless it stays like that.
 func TestWrittenWhileCaptured(t *testing.T) {
 	t.Parallel()
-	for name, begin := range map[string]func(*lab){
-		"emptied": func(l *lab) { l.write(System, written, "") },
-		"removed": func(l *lab) { l.remove(System, written) },
-	} {
+	for name, begin := range lossOfContent {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			device := func() *lab {
@@ -61,17 +62,17 @@ func TestWrittenWhileCaptured(t *testing.T) {
 				l.release(System, "1.0.0")
 				l.mustBoot()
 				l.m.Advance(time.Hour)
-				l.write(System, written, "first")
+				l.write(System, conf, "first")
 				r := l.reconciler()
-				r.UsrData.FS = whenNamed{r.UsrData.FS, written, func() { begin(l) }}
-				if res := l.running(r); len(res.Busy) != 1 || app(".", res.Busy[0]) != written {
+				r.UsrData.FS = whenNamed{r.UsrData.FS, conf, func() { begin(l) }}
+				if res := l.running(r); len(res.Busy) != 1 || app(".", res.Busy[0]) != conf {
 					t.Errorf("left alone: %q", res.Busy)
 				}
 				return l
 			}
 
 			l := device()
-			l.write(System, written, "2nd 1")
+			l.write(System, conf, "2nd 1")
 			l.running(l.reconciler())
 			l.bothHave("2nd 1")
 
@@ -88,7 +89,7 @@ func TestWrittenWhileCaptured(t *testing.T) {
 			l.release(System, "2.0.0")
 			begin(l)
 			l.running(l.reconciler())
-			l.write(System, written, "2nd 2")
+			l.write(System, conf, "2nd 2")
 			l.running(l.reconciler())
 			l.bothHave("2nd 2")
 		})
@@ -98,10 +99,7 @@ func TestWrittenWhileCaptured(t *testing.T) {
 // What the application writes while damage is being mended is not written over.
 func TestWrittenWhileMended(t *testing.T) {
 	t.Parallel()
-	for name, damage := range map[string]func(*lab){
-		"emptied": func(l *lab) { l.write(System, written, "") },
-		"removed": func(l *lab) { l.remove(System, written) },
-	} {
+	for name, damage := range lossOfContent {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t, memfs.Options{})
@@ -114,7 +112,7 @@ func TestWrittenWhileMended(t *testing.T) {
 			r.System.FS = whenNamed{r.System.FS, path.Base(commitFile), func() {
 				if !once {
 					once = true
-					l.write(System, written, "anew")
+					l.write(System, conf, "anew")
 				}
 			}}
 			l.running(r)

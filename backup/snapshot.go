@@ -480,15 +480,9 @@ func (in *inspector) compareEntry(ctx context.Context, s *Snapshot, e *Entry) er
 	if s.Side == System && m == unreadable && fsys.IsNotExist(err) { // gone since the walk: what has its name later is another
 		m = missing
 	}
-	if s.Side == System && in.running && s.basis.captures(e) {
-		rests, err := in.rests(s, e, f, m)
-		if err != nil {
-			return err
-		}
-		if !rests {
-			s.leaveBusy(e.Path)
-			return nil
-		}
+	if s.Side == System && in.running && s.basis.captures(e) && !in.rests(s, e, f, m) {
+		s.leaveBusy(e.Path)
+		return nil
 	}
 	if s.Side == System && (isEdit(m, e, f) || errors.Is(err, errUnsettled)) && s.basis.captures(e) {
 		if err = in.edit(ctx, s, f); err == nil {
@@ -544,28 +538,28 @@ const RestTime = 10 * time.Second
 // is not about to write it: many write a file by emptying it first, or by
 // removing it. When it was removed only its directory knows. A time that lies
 // ahead by more is of a clock that was wrong, and says nothing.
-func (in *inspector) rests(s *Snapshot, e *Entry, f *found, m match) (bool, error) {
+func (in *inspector) rests(s *Snapshot, e *Entry, f *found, m match) bool {
 	var since int64
 	switch {
 	case s.tree.empty(): // it is not one file that went
-		return true, nil
+		return true
 	case m == missing:
 		dir := path.Dir(string(e.Path))
 		for dir != "." && s.tree.get(Path(dir)) == nil {
 			dir = path.Dir(dir)
 		}
 		info, err := s.tree.fs.Lstat(s.tree.name(Path(dir)))
-		if err != nil {
-			return false, err
+		if err != nil { // the directory goes at this moment, or cannot be read
+			return !fsys.IsNotExist(err)
 		}
 		since = info.Mtime
 	case wasEmptied(e, f):
 		since = f.mtime
 	default:
-		return true, nil
+		return true
 	}
 	age := time.Duration(in.now - since)
-	return age > RestTime || age < -RestTime, nil
+	return age > RestTime || age < -RestTime
 }
 
 // wasEmptied says whether a file has lost all its content.
