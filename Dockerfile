@@ -28,7 +28,7 @@ RUN arch="$TARGETARCH"; [ "$TARGETARCH" != arm ] || arch="arm${TARGETVARIANT:-v7
     && cp "dist/tandem-release-linux-$arch" /out/release/usr/bin/tandem-release \
     && cp /etc/ssl/certs/ca-certificates.crt /out/certs/ \
     && mkdir -p /out/agent/home/usrapp/apprun /out/agent/home/usrdata /out/agent/home/run /out/agent/home/tmp \
-    && mkdir -p /out/release/home/work/keys /out/release/home/work/repo /out/release/home/work/bundles
+    && mkdir -p /out/release/home/releases/keys /out/release/home/releases/repo /out/release/home/releases/bundles
 
 FROM scratch AS tandem-release
 ARG VERSION
@@ -41,7 +41,7 @@ LABEL org.opencontainers.image.title="tandem-release" \
 COPY --from=build /out/release/usr/ /usr/
 COPY --from=build --chown=65532:65532 /out/release/home/ /
 USER 65532:65532
-WORKDIR /work
+WORKDIR /releases
 ENTRYPOINT ["/usr/bin/tandem-release"]
 
 # The agent runs as a user of its own where the volumes of the sides are its own.
