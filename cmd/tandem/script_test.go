@@ -37,6 +37,7 @@ import (
 //	craft HOW FILE               make a signed bundle that only a path is wrong with
 //	hold FILE                    hold a lock, as another tandem would
 //	tmpfs DIR [OPTIONS]          mount a small file system there
+//	bind DIR                     mount a directory over itself
 //	remount DIR OPTIONS
 //	fill DIR                     leave no room on a file system
 //	cut FILE N OUT               copy the first N bytes, or all but the last -N
@@ -84,6 +85,7 @@ func params(t *testing.T, dir string, vars ...string) testscript.Params {
 			"craft":          cmdCraft,
 			"hold":           cmdHold,
 			"tmpfs":          cmdTmpfs,
+			"bind":           cmdBind,
 			"remount":        cmdRemount,
 			"fill":           cmdFill,
 			"cut":            cmdCut,
@@ -360,6 +362,13 @@ func cmdTmpfs(ts *testscript.TestScript, neg bool, args []string) {
 	dir := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(dir, 0o755))
 	ts.Check(unix.Mount("tmpfs", dir, "tmpfs", 0, strings.Join(args[1:], "")))
+	ts.Defer(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+func cmdBind(ts *testscript.TestScript, neg bool, args []string) {
+	need(ts, neg, len(args) == 1, "bind DIR")
+	dir := ts.MkAbs(args[0])
+	ts.Check(unix.Mount(dir, dir, "", unix.MS_BIND, ""))
 	ts.Defer(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 

@@ -3,20 +3,28 @@ package mounts
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // table is where Linux lists the mounts that this process sees; its format is
 // described in proc_pid_mountinfo(5).
 const table = "/proc/self/mountinfo"
 
-// Mounted says whether a file system is mounted at the directory dir. Symbolic
-// links on the way to it are followed; a missing directory is not a mount point.
+// Mounted reports whether a file system of its own is mounted at the directory
+// dir: something is mounted there, and it is another file system than that of
+// the directory above it and that of the root directory. Symbolic links on the
+// way to dir are followed; a missing directory is not a mount point.
+//
+// A bind mount of the same file system is none: it is what systemd makes of each
+// path of ReadWritePaths=, whether the partition that belongs there came or not.
+// A bind mount of another file system is one: so a partition comes into a container.
 func Mounted(dir string) (bool, error) {
 	real, err := filepath.EvalSymlinks(dir)
 	if os.IsNotExist(err) {
@@ -25,12 +33,48 @@ func Mounted(dir string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if real, err = filepath.Abs(real); err != nil {
+		return false, err
+	}
+	ok, err := point(real)
+	if err != nil || !ok || real == "/" {
+		return ok, err
+	}
+	own, err := device(real)
+	if err != nil {
+		return false, err
+	}
+	for _, other := range []string{filepath.Dir(real), "/"} {
+		dev, err := device(other)
+		if err != nil || dev == own {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// device returns the number of the file system that a file is on. It tells the
+// subvolumes of btrfs apart, other than the table of mounts.
+func device(name string) (uint64, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("stat %s: %w", name, errors.ErrUnsupported)
+	}
+	return uint64(st.Dev), nil // it has fewer bits on some computers
+}
+
+// point reports whether anything is mounted at a directory, named without links.
+func point(dir string) (bool, error) {
 	f, err := os.Open(table)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	ok, err := listed(f, real)
+	ok, err := listed(f, dir)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", table, err)
 	}

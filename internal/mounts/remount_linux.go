@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Point gives the mount point of the file system that dir, or the nearest
+// Point returns the mount point of the file system that dir, or the nearest
 // directory above it that exists, lies on.
 func Point(dir string) (string, error) {
 	for {
@@ -24,7 +24,7 @@ func Point(dir string) (string, error) {
 		dir = filepath.Dir(dir)
 	}
 	for {
-		ok, err := Mounted(dir)
+		ok, err := point(dir)
 		if err != nil || ok {
 			return dir, err
 		}
@@ -58,7 +58,7 @@ func Remount(point string, readOnly bool) error {
 	return nil
 }
 
-// Below says whether path lies at or below dir.
+// Below reports whether path lies at or below dir.
 func Below(dir, path string) bool {
 	rel, err := filepath.Rel(dir, path)
 	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
