@@ -75,8 +75,9 @@ const (
 
 // Open opens the device that cfg describes. Close lets go of it.
 //
-// With Change it takes the lock, and makes the directories of the sides where
-// the partitions they belong on are mounted; the error wraps lock.ErrBusy or
+// With Change it takes the lock, makes the directories of the sides where the
+// partitions they belong on are mounted, and locks these, too: the lock file tells
+// who is at work, and may be removed by hand. The error wraps lock.ErrBusy or
 // backup.ErrUnavailable where that is the reason.
 func Open(cfg *config.Config, env Environment, access Access) (d *Device, err error) {
 	d = &Device{cfg: cfg, env: env}
@@ -87,7 +88,7 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 		}
 	}()
 	if access == Change {
-		if err := d.acquire(cfg.Agent.Lock); err != nil {
+		if err := d.keepLock(lock.Acquire(cfg.Agent.Lock)); err != nil {
 			return d, err
 		}
 	}
@@ -101,10 +102,8 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 	return d, nil
 }
 
-// acquire takes a lock until Close. The error wraps lock.ErrBusy where somebody
-// else has it.
-func (d *Device) acquire(name string) error {
-	release, err := lock.Acquire(name)
+// keepLock holds a lock, if it was taken, until Close.
+func (d *Device) keepLock(release func() error, err error) error {
 	if err == nil {
 		d.releases = append(d.releases, release)
 	}
@@ -120,7 +119,7 @@ func (d *Device) goOnline() error {
 	if _, err := d.state(); err != nil {
 		return err
 	}
-	err := d.acquire(filepath.Join(d.cfg.Agent.State, "source.lock"))
+	err := d.keepLock(lock.Acquire(filepath.Join(d.cfg.Agent.State, "source.lock")))
 	d.online = err == nil
 	return err
 }
@@ -149,7 +148,13 @@ func (d *Device) side(name backup.SideName, c config.Side, access Access) (*back
 				err = makeDir(c.Path)
 			}
 		}
-		if err != nil {
+		if err == nil {
+			err = d.keepLock(lock.Directory(c.Path))
+		}
+		switch {
+		case errors.Is(err, lock.ErrBusy):
+			return nil, err
+		case err != nil:
 			return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
 		}
 	}

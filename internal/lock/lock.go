@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"syscall"
 
 	"github.com/gofrs/flock"
 )
@@ -15,8 +16,8 @@ import (
 // ErrBusy says that another tandem holds the lock.
 var ErrBusy = errors.New("another tandem is at work")
 
-// Acquire takes the lock file name without waiting, and gives what lets go of
-// it. The kernel lets go of it when the process ends, however that comes about;
+// Acquire takes the lock file name without waiting, and returns what lets go
+// of it. The kernel lets go of it when the process ends, however that comes about;
 // the file itself stays.
 func Acquire(name string) (release func() error, err error) {
 	l := flock.New(name)
@@ -28,6 +29,42 @@ func Acquire(name string) (release func() error, err error) {
 		return nil, fmt.Errorf("%w: it holds %s", ErrBusy, name)
 	}
 	return l.Unlock, nil
+}
+
+// Directory takes the directory name itself, without waiting, and returns what
+// lets go of it. No file stands for it that somebody could remove meanwhile: who
+// works on a directory holds it as long as the directory lives. Where the file
+// system knows no locks, it does nothing.
+//
+// The error wraps ErrBusy where another process holds it.
+func Directory(name string) (release func() error, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		err = fmt.Errorf("%w: it holds the directory %s", ErrBusy, name)
+	case unknown(err):
+		return f.Close, nil
+	case err != nil:
+		err = fmt.Errorf("lock %s: %w", name, err)
+	default:
+		return f.Close, nil
+	}
+	return nil, errors.Join(err, f.Close())
+}
+
+// unknown reports whether a file system knows no locks, or none of a file that
+// is open for reading alone, as directories are.
+func unknown(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EBADF)
 }
 
 // AcquirePID takes the file name, as Acquire does, for a daemon of which one may
@@ -62,7 +99,7 @@ func AcquirePID(name string, pid int) (release func() error, err error) {
 	}
 }
 
-// current says whether name still is the file that l holds.
+// current reports whether name still is the file that l holds.
 func current(l *flock.Flock, name string) (bool, error) {
 	held, err := l.Stat()
 	if err != nil {
