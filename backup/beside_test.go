@@ -24,9 +24,12 @@ func (b beats) Link(old, new string) error               { b.beat(); return b.FS
 func (b beats) Rename(old, new string) error             { b.beat(); return b.FS.Rename(old, new) }
 func (b beats) Exchange(x, y string) error               { b.beat(); return b.FS.Exchange(x, y) }
 func (b beats) Remove(name string) error                 { b.beat(); return b.FS.Remove(name) }
-func (b beats) SetAttr(name string, a fsys.Attr) error   { b.beat(); return b.FS.SetAttr(name, a) }
-func (b beats) SyncDir(name string) error                { b.beat(); return b.FS.SyncDir(name) }
-func (b beats) Sync() error                              { b.beat(); return b.FS.Sync() }
+func (b beats) SetAttr(name string, a fsys.Attr, was fsys.Info) error {
+	b.beat()
+	return b.FS.SetAttr(name, a, was)
+}
+func (b beats) SyncDir(name string) error { b.beat(); return b.FS.SyncDir(name) }
+func (b beats) Sync() error               { b.beat(); return b.FS.Sync() }
 func (b beats) Create(name string, mode uint32) (fsys.File, error) {
 	b.beat()
 	return b.FS.Create(name, mode)

@@ -396,10 +396,19 @@ func (c *commit) patch(fs fsys.FS) error {
 	return nil
 }
 
+// setAttrOf sets the attributes of what lies at name.
+func setAttrOf(fs fsys.FS, name string, a fsys.Attr) error {
+	is, err := fs.Lstat(name)
+	if err != nil {
+		return err
+	}
+	return fs.SetAttr(name, a, is)
+}
+
 // setAttr durably sets the attributes of an entry that is in place.
 func setAttr(fs fsys.FS, e *Entry) error {
 	name := app(".", e.Path)
-	if err := fs.SetAttr(name, e.attr()); err != nil {
+	if err := setAttrOf(fs, name, e.attr()); err != nil {
 		return err
 	}
 	switch e.Type {
@@ -443,7 +452,7 @@ func (c *commit) inPlace(fs fsys.FS, p *place) error {
 				return err
 			}
 		}
-		if err := fs.SetAttr(name, p.Entry.attr()); err != nil {
+		if err := setAttrOf(fs, name, p.Entry.attr()); err != nil {
 			return err
 		}
 		return fs.SyncDir(name)

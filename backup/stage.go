@@ -325,7 +325,7 @@ func (st *staging) prepare() error {
 			return err
 		}
 		if !sameMtime(from.get(e.Path).mtime, e.Mtime) {
-			if err := fs.SetAttr(app(nextDir, e.Path), e.attr()); err != nil {
+			if err := setAttrOf(fs, app(nextDir, e.Path), e.attr()); err != nil {
 				return err
 			}
 		}
@@ -338,7 +338,7 @@ func (st *staging) symlink(e *Entry) error {
 	if err := st.side.FS.Symlink(string(e.Target), name); err != nil {
 		return err
 	}
-	return st.side.FS.SetAttr(name, e.attr())
+	return setAttrOf(st.side.FS, name, e.attr())
 }
 
 // Verified is content that hashes itself on its way: Read gives io.EOF only
@@ -394,7 +394,7 @@ func (st *staging) give(ctx context.Context, e *Entry, content io.Reader) error 
 	if n != e.Size || h != nil && digest.Sum(h) != *e.SHA256 {
 		return fmt.Errorf("%s: %w", e.Path, errContent)
 	}
-	if err := fs.SetAttr(name, e.freshAttr()); err != nil {
+	if err := setAttrOf(fs, name, e.freshAttr()); err != nil {
 		return err
 	}
 	if !st.batch {
@@ -584,7 +584,7 @@ func (st *staging) setDirs(version string) error {
 		}
 	}
 	for _, e := range slices.Backward(dirs) {
-		if err := st.side.FS.SetAttr(app(version, e.Path), e.attr()); err != nil {
+		if err := setAttrOf(st.side.FS, app(version, e.Path), e.attr()); err != nil {
 			return err
 		}
 	}
@@ -626,7 +626,7 @@ func (st *staging) carryOver(ctx context.Context) error {
 		}
 	}
 	for _, e := range slices.Backward(dirs) {
-		if err := fs.SetAttr(app(nextDir, e.Path), e.attr()); err != nil {
+		if err := setAttrOf(fs, app(nextDir, e.Path), e.attr()); err != nil {
 			return err
 		}
 		if err := fs.SyncDir(app(nextDir, e.Path)); err != nil {

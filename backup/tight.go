@@ -228,7 +228,7 @@ func (st *staging) sealDirect() error {
 	}
 	for i := range st.patch.Attr {
 		if e := st.patch.Attr[i]; e.Type != Dir {
-			if err := fs.SetAttr(app(".", e.Path), e.attr()); err != nil {
+			if err := setAttrOf(fs, app(".", e.Path), e.attr()); err != nil {
 				return err
 			}
 		}

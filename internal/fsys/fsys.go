@@ -3,8 +3,9 @@
 // durable writes that everything else is built from.
 //
 // Names are relative to the root, separated by slashes, and never climb out of
-// it; "." is the root itself. No operation follows a symbolic link out of the
-// root.
+// it; "." is the root itself. No operation follows a symbolic link, be it on the
+// way or the last element, or goes across a mount below the root: that is
+// ErrElsewhere.
 //
 // An operation that returned nil has happened, but survives a power cut only
 // once it was synced: file data and attributes by File.Sync, directory entries
@@ -12,9 +13,9 @@
 package fsys
 
 import (
-	"errors"
 	"io"
 	"path"
+	"strings"
 )
 
 // Type is the kind of a directory entry.
@@ -40,9 +41,22 @@ type Info struct {
 	Size  int64 // bytes; meaningful for files
 	Alloc int64 // bytes that it takes on the disk; a file with holes takes less than Size
 	Mtime int64 // nanoseconds since 1970-01-01 UTC
+	Ctime int64 // the same, of the last change to content, attributes or names
 	Dev   uint64
 	Ino   uint64 // stable across remounts on UBIFS and ext4
 	Nlink uint64
+	Mount bool // something else is mounted here, or it is of another file system than the root
+	Fixed bool // immutable or append-only, as far as the file system tells
+}
+
+// Same reports whether now describes the same entry as i, unchanged: its type,
+// device and inode, the ctime unless i has none, and no more links than one or
+// those that i has. Only the ctime tells a file from a newer one that was given
+// its inode.
+func (i Info) Same(now Info) bool {
+	return i.Type == now.Type && i.Dev == now.Dev && i.Ino == now.Ino &&
+		(i.Ctime == 0 || i.Ctime == now.Ctime) &&
+		(i.Type != TypeFile || now.Nlink <= 1 || i.Nlink > 1)
 }
 
 // Attr is what can be set on an entry. Mode is not applied to symbolic links.
@@ -57,6 +71,7 @@ type Attr struct {
 // Space is what a file system has left for us.
 type Space struct {
 	Free      int64 // bytes that this process may still write, reserve excluded
+	Total     int64 // bytes of the whole file system
 	Inodes    int64 // entries that may still be made; -1 if the file system does not count them
 	BlockSize int64
 }
@@ -65,10 +80,16 @@ type Space struct {
 type File interface {
 	io.Reader
 	io.Writer
+	io.ReaderAt
+	// NextData gives the next place from off on that is not in a hole, io.EOF
+	// if there is none. Where the file system cannot tell, that is off.
+	NextData(off int64) (int64, error)
 	// Stat describes the file as Lstat does, its name left out.
 	Stat() (Info, error)
 	// Xattrs gives what FS.Xattrs gives.
 	Xattrs() (map[string][]byte, error)
+	// SetAttr sets what FS.SetAttr sets, on this file whatever its name leads to.
+	SetAttr(a Attr) error
 	// Skip leaves n bytes of zeros before the next Write, as a hole where the
 	// file system knows such. A file must not end with a Skip.
 	Skip(n int64) error
@@ -79,8 +100,17 @@ type File interface {
 	Close() error
 }
 
+// Barrier makes a file system durable as Sync does, and tells of each write
+// error since it was opened: others that sync may have been told first. It is
+// opened before the first byte is written that it is for.
+type Barrier interface {
+	Sync() error
+	Close() error
+}
+
 // FS is a tree of files rooted in one directory. Errors are *fs.PathError or
-// *os.LinkError with the full path, and wrap a syscall.Errno.
+// *os.LinkError with the full path, and wrap a syscall.Errno or an error of this
+// package.
 type FS interface {
 	// Path gives the full path of name, for messages and for handing to others.
 	Path(name string) string
@@ -98,6 +128,7 @@ type FS interface {
 	Open(name string) (File, error)
 
 	// Create makes a new regular file for writing; it fails if name exists.
+	// It has that mode, or less, from the first moment, whatever the umask is.
 	Create(name string, mode uint32) (File, error)
 	Mkdir(name string, mode uint32) error
 	Symlink(target, name string) error
@@ -110,21 +141,35 @@ type FS interface {
 	// Remove removes a file or an empty directory.
 	Remove(name string) error
 	// SetAttr sets owner, extended attributes, mode and modification time, in
-	// that order. What is as wanted already is not set again.
-	SetAttr(name string, a Attr) error
+	// that order, of the file, directory or link that was describes; if name
+	// leads to another it sets nothing and fails with ErrReplaced. What is as
+	// wanted already is not set again. After an error some of it may be set.
+	SetAttr(name string, a Attr, was Info) error
 
 	// SyncDir makes the entries of a directory durable.
 	SyncDir(name string) error
 	// Sync makes everything on the file system durable. Where it cannot tell
-	// whether that failed (before Linux 5.8), SyncReports is false and files
+	// whether that failed (before Linux 5.8, on overlayfs), SyncReports is false and files
 	// and directories must be synced one by one as well.
 	Sync() error
+	Barrier() (Barrier, error)
 	SyncReports() bool
 	Space() (Space, error)
 }
 
-// ErrUnsupported says that the file system or the kernel lacks an operation.
-var ErrUnsupported = errors.ErrUnsupported
+// ValidName reports whether name is one that an FS takes: "." or elements of any
+// bytes but 0, separated by single slashes, none of them "." or "..".
+func ValidName(name string) bool {
+	if name == "." {
+		return true
+	}
+	for elem := range strings.SplitSeq(name, "/") {
+		if elem == "" || elem == "." || elem == ".." {
+			return false
+		}
+	}
+	return strings.IndexByte(name, 0) < 0
+}
 
 // RemoveAll removes name and what is below it. A name that does not exist is
 // no error. After an error or a power cut some of it may be left.

@@ -1,41 +1,55 @@
 package fsys
 
 import (
-	"os"
+	"strings"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // parents keeps the directories that were used last open: most operations
-// follow others in the same directory, and walking there without leaving the
-// root costs more than the operation. It is emptied whenever an entry may have
-// moved.
+// follow others in the same directory, and finding it anew costs more than the
+// operation. What is open was checked when it was opened, whatever has become of
+// its name; but a name must not lead to a directory that was moved away for
+// long. So one is forgotten when we move it or what it lies in, and soon anyway.
 type parents struct {
 	mu     sync.Mutex
 	recent [4]*parent // the latest first
 }
 
+// parentAge is for how long a directory counts that somebody else may have moved.
+const parentAge = 50 * time.Millisecond
+
 // parent is an open directory. It is closed when nobody uses it any more.
 type parent struct {
-	name string
-	file *os.File
-	fd   int
-	of   *parents
-	refs int
+	name   string
+	fd     int
+	opened time.Time
+	of     *parents
+	refs   int
 }
 
 // get gives the directory name, opened by open if need be. The caller releases it.
-func (p *parents) get(name string, open func(string) (*os.File, error)) (*parent, error) {
+func (p *parents) get(name string, open func(string) (int, error)) (*parent, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := time.Now()
 	for i, d := range p.recent {
-		if d != nil && d.name == name {
-			copy(p.recent[1:i+1], p.recent[:i])
-			p.recent[0] = d
-			d.refs++
-			return d, nil
+		if d == nil || d.name != name {
+			continue
 		}
+		if now.Sub(d.opened) > parentAge {
+			p.recent[i] = nil
+			d.drop()
+			break
+		}
+		copy(p.recent[1:i+1], p.recent[:i])
+		p.recent[0] = d
+		d.refs++
+		return d, nil
 	}
-	f, err := open(name)
+	fd, err := open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +58,7 @@ func (p *parents) get(name string, open func(string) (*os.File, error)) (*parent
 		old.drop()
 	}
 	copy(p.recent[1:], p.recent[:last])
-	p.recent[0] = &parent{name: name, file: f, fd: int(f.Fd()), of: p, refs: 2} // the caller's and ours
+	p.recent[0] = &parent{name: name, fd: fd, opened: now, of: p, refs: 2} // the caller's and ours
 	return p.recent[0], nil
 }
 
@@ -56,17 +70,22 @@ func (d *parent) release() {
 
 func (d *parent) drop() {
 	if d.refs--; d.refs == 0 {
-		d.file.Close() // it was only looked at: nothing can be lost
+		unix.Close(d.fd) // it was only looked at: nothing can be lost
 	}
 }
 
-func (p *parents) forget() {
+// forget lets go of the directory name and what lies in it.
+func (p *parents) forget(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, d := range p.recent {
-		if d != nil {
+		if d == nil {
+			continue
+		}
+		rest, in := strings.CutPrefix(d.name, name)
+		if name == "." || in && (rest == "" || rest[0] == '/') {
+			p.recent[i] = nil
 			d.drop()
 		}
-		p.recent[i] = nil
 	}
 }

@@ -1,17 +1,5 @@
 package fsys
 
-import (
-	"errors"
-	"syscall"
-)
-
-// IsUnreadable says whether err means that the disk could not give what it
-// holds: an I/O error, or a checksum of flash (EBADMSG) or of the file system
-// (EUCLEAN) that does not match.
-func IsUnreadable(err error) bool {
-	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EBADMSG) || errors.Is(err, syscall.EUCLEAN)
-}
-
 // ReadAgain gives a file system like fs that opens a file, or reads from it, a
 // second time when the first try finds it unreadable. What flash cannot correct
 // at one moment it often can at the next, and what is taken for damage is
@@ -38,6 +26,15 @@ func (f *againFile) Read(p []byte) (int, error) {
 	n, err := f.File.Read(p)
 	if n == 0 && IsUnreadable(err) {
 		n, err = f.File.Read(p)
+	}
+	return n, err
+}
+
+// ReadAt does what Read does.
+func (f *againFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.File.ReadAt(p, off)
+	if n == 0 && IsUnreadable(err) {
+		n, err = f.File.ReadAt(p, off)
 	}
 	return n, err
 }

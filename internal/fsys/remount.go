@@ -86,6 +86,6 @@ func (r *Remounting) Remove(name string) error {
 }
 
 // SetAttr implements FS.
-func (r *Remounting) SetAttr(name string, a Attr) error {
-	return r.try(func() error { return r.FS.SetAttr(name, a) })
+func (r *Remounting) SetAttr(name string, a Attr, was Info) error {
+	return r.try(func() error { return r.FS.SetAttr(name, a, was) })
 }

@@ -22,8 +22,13 @@ type slowFile struct {
 	wait func(n int) error
 }
 
-func (f *slowFile) Read(p []byte) (int, error) {
-	n, err := f.File.Read(p)
+func (f *slowFile) Read(p []byte) (int, error) { return f.slowed(f.File.Read(p)) }
+
+func (f *slowFile) ReadAt(p []byte, off int64) (int, error) {
+	return f.slowed(f.File.ReadAt(p, off))
+}
+
+func (f *slowFile) slowed(n int, err error) (int, error) {
 	if n > 0 {
 		if e := f.wait(n); e != nil {
 			return 0, e

@@ -530,7 +530,7 @@ func copyTree(from, to fsys.FS) {
 		case fsys.TypeFile:
 			f := get(to.Create(name, i.Mode))
 			_, err := io.WriteString(f, content)
-			must(errors.Join(err, f.Close(), to.SetAttr(name, attrOf(i, i.Mode))))
+			must(errors.Join(err, f.SetAttr(attrOf(i, i.Mode)), f.Close()))
 		}
 	})
 }

@@ -266,7 +266,7 @@ func repairScenarios() []*scenario {
 			prepare: then(installed("1.0.0"), func(d *device) {
 				fs := d.fs(backup.System)
 				i := get(fs.Lstat("apps/bin/app"))
-				must(fs.SetAttr("apps/bin/app", attrOf(i, 0o600)))
+				must(fs.SetAttr("apps/bin/app", attrOf(i, 0o600), i))
 				d.write(backup.UsrData, "apps/bin/stray", "left by somebody on usr_data")
 			}),
 			world: func(w *world) { w.lossy("left by somebody on usr_data") },

@@ -86,6 +86,15 @@ func lstat(t *testing.T, f fsys.FS, name string) fsys.Info {
 	return i
 }
 
+// setAttr sets the attributes of what is there.
+func setAttr(f fsys.FS, name string, a fsys.Attr) error {
+	i, err := f.Lstat(name)
+	if err != nil {
+		return err
+	}
+	return f.SetAttr(name, a, i)
+}
+
 func wantGone(t *testing.T, f fsys.FS, name string) {
 	t.Helper()
 	if _, err := f.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
@@ -360,7 +369,7 @@ func testAttributes(t *testing.T, f fsys.FS) {
 	}{{"a", 0o600}, {"a", 0o4755}, {"a", 0o755}, {"a", 0}, {"a", 0o644}, {"d", 0o1777}, {"d", 0o2750}, {"d", 0o700}} {
 		a := attrOf(lstat(t, f, tt.name))
 		a.Mode, a.Mtime = tt.mode, mtime
-		ok(t, f.SetAttr(tt.name, a))
+		ok(t, setAttr(f, tt.name, a))
 		if got := attrOf(lstat(t, f, tt.name)); got.Mode != tt.mode || got.Mtime != mtime || got.UID != a.UID || got.GID != a.GID {
 			t.Errorf("%s: %+v, want %+v", tt.name, got, a)
 		}
@@ -372,7 +381,7 @@ func testAttributes(t *testing.T, f fsys.FS) {
 	before, target := lstat(t, f, "l"), lstat(t, f, "a")
 	a := attrOf(before)
 	a.Mode, a.Mtime, a.Xattrs = 0o600, mtime+1e9, map[string][]byte{}
-	ok(t, f.SetAttr("l", a))
+	ok(t, setAttr(f, "l", a))
 	if got := lstat(t, f, "l"); got.Mtime != mtime+1e9 || got.Mode != before.Mode {
 		t.Errorf("link: %+v", got)
 	}
@@ -393,7 +402,7 @@ func testOwner(t *testing.T, f fsys.FS) {
 		for i, mode := range []uint32{0o755, 0o6755, 0o6755, 0o755, 0o2644, 0o644, 0o2755, 0o755} {
 			a := attrOf(lstat(t, f, name))
 			a.Mode, a.UID, a.GID = mode, 1000+i, 2000+i
-			ok(t, f.SetAttr(name, a))
+			ok(t, setAttr(f, name, a))
 			got := attrOf(lstat(t, f, name))
 			if got.UID != a.UID || got.GID != a.GID || name != "l" && got.Mode != mode {
 				t.Errorf("%s: mode %o, owner %d:%d; want %o, %d:%d", name, got.Mode, got.UID, got.GID, mode, a.UID, a.GID)
@@ -422,7 +431,7 @@ func testXattrs(t *testing.T, f fsys.FS) {
 		} {
 			a := attrOf(lstat(t, f, name))
 			a.Xattrs = tt.set
-			err := f.SetAttr(name, a)
+			err := setAttr(f, name, a)
 			if errors.Is(err, fsys.ErrUnsupported) {
 				t.Skip(err)
 			}
@@ -450,7 +459,7 @@ func testTimes(t *testing.T, f fsys.FS) {
 		for _, n := range names {
 			a := attrOf(lstat(t, f, n))
 			a.Mtime = old
-			ok(t, f.SetAttr(n, a))
+			ok(t, setAttr(f, n, a))
 		}
 	}
 	for _, tt := range []struct {
@@ -465,7 +474,7 @@ func testTimes(t *testing.T, f fsys.FS) {
 		{"link", func() error { return f.Link("a", "d/h") }, []string{"d"}, []string{"e", "a"}},
 		{"rename", func() error { return f.Rename("d/h", "e/h") }, []string{"d", "e"}, []string{"a"}},
 		{"remove", func() error { return f.Remove("e/h") }, []string{"e"}, []string{"d", "a"}},
-		{"attributes", func() error { return f.SetAttr("d/a", fsys.Attr{Mode: 0o600, UID: os.Geteuid(), GID: os.Getegid()}) }, nil, []string{"d", "e"}},
+		{"attributes", func() error { return setAttr(f, "d/a", fsys.Attr{Mode: 0o600, UID: os.Geteuid(), GID: os.Getegid()}) }, nil, []string{"d", "e"}},
 	} {
 		age("d", "e", "a")
 		ok(t, tt.run())
@@ -660,4 +669,4 @@ func xattrsErr(f fsys.FS, name string) error   { _, err := f.Xattrs(name); retur
 func openErr(f fsys.FS, name string) error     { _, err := f.Open(name); return err }
 func createErr(f fsys.FS, name string) error   { _, err := f.Create(name, 0o644); return err }
 func mkdirErr(f fsys.FS, name string) error    { return f.Mkdir(name, 0o755) }
-func setAttrErr(f fsys.FS, name string) error  { return f.SetAttr(name, fsys.Attr{}) }
+func setAttrErr(f fsys.FS, name string) error  { return f.SetAttr(name, fsys.Attr{}, fsys.Info{}) }

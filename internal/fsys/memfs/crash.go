@@ -48,6 +48,11 @@ func (d *Disk) commit(c change) {
 	d.log = append(d.log, c)
 	for _, e := range c.edits {
 		d.touch(e.dir)
+		for _, ino := range []uint64{e.from, e.to} {
+			if ino != 0 {
+				d.change(ino)
+			}
+		}
 	}
 	for _, ino := range c.unlinks() {
 		d.release(ino)
@@ -334,9 +339,9 @@ func (d *Disk) fingerprint(all []byte, ino uint64) []byte {
 		all = binary.AppendUvarint(all, uint64(len(s)))
 		all = append(all, s...)
 	}
-	numbers := []int64{int64(ino), int64(n.attr.mode), int64(n.attr.uid), int64(n.attr.gid), n.attr.mtime, int64(len(n.attr.xattrs)), int64(len(n.entries))}
+	numbers := []int64{int64(ino), int64(n.attr.mode), int64(n.attr.uid), int64(n.attr.gid), n.attr.mtime, n.attr.ctime, int64(len(n.attr.xattrs)), int64(len(n.entries))}
 	if n.typ == fsys.TypeDir {
-		numbers[4] = 0
+		numbers[4], numbers[5] = 0, 0
 	}
 	for _, v := range numbers {
 		all = binary.AppendVarint(all, v)
@@ -444,7 +449,7 @@ func (n *inode) crash(c Choice) {
 			n.attr.uid, n.attr.gid = n.synced.uid, n.synced.gid
 		}
 		if c.rng.IntN(2) == 0 {
-			n.attr.mtime = n.synced.mtime
+			n.attr.mtime, n.attr.ctime = n.synced.mtime, n.synced.ctime
 		}
 		if c.rng.IntN(2) == 0 {
 			n.attr.xattrs = n.synced.xattrs

@@ -76,7 +76,9 @@ type Machine struct {
 	cutAt     int // the operation that does not happen; 0 is none
 	off       bool
 	failures  map[int]failure
-	failReads func(path string) error
+	failLooks func(op, path string) error
+	before    func(op, path string)
+	busy      bool      // with what Before ordered
 	past      [][]event // the trace up to the last Clone, shared
 	trace     []event   // and since
 	boots     int       // open files of an earlier boot are dead
@@ -130,7 +132,7 @@ func (m *Machine) NewDisk(name string, o Options) *Disk {
 		inodes:  make(map[uint64]*inode),
 		open:    make(map[uint64]int),
 	}
-	a := attr{mode: 0o755, mtime: d.time(m.now)}
+	a := attr{mode: 0o755, mtime: d.time(m.now), ctime: d.time(m.now)}
 	d.inodes[rootIno] = &inode{
 		epoch: m.epoch, typ: fsys.TypeDir, parent: rootIno, nlink: 1,
 		attr: a, synced: a, entries: make(map[string]uint64),
@@ -158,7 +160,7 @@ func (m *Machine) disk(name string) *Disk {
 
 // Ops says how many changing operations there were: Create, File.Write,
 // File.Sync, Mkdir, Symlink, Link, Rename, Exchange, Remove, SetAttr, SyncDir
-// and Sync, those that CutAt and FailAt struck included. A call that finds
+// and Sync, that of a Barrier too, those that CutAt and FailAt struck included. A call that finds
 // nothing to change, or is refused because of what it names, is not counted.
 func (m *Machine) Ops() int {
 	m.mu.Lock()
@@ -230,12 +232,63 @@ func (m *Machine) FailWriteAt(n, written int, err error) {
 	m.failures[m.ops+n] = failure{err, max(written, 0)}
 }
 
-// FailReads lets Open and File.Read fail with what f says of the full path.
-// nil takes it back. It stays in force over Restart.
-func (m *Machine) FailReads(f func(path string) error) {
+// FailLooks lets the operations that change nothing fail with what f says of
+// them: op is "lstat", "readdir", "readlink", "xattrs", "open", "statfs", and for
+// an open file "read", "stat" and "xattrs"; path is the full one. nil takes it
+// back. It stays in force over Restart.
+func (m *Machine) FailLooks(f func(op, path string) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.failReads = f
+	m.failLooks = f
+}
+
+var looks = []string{"lstat", "readdir", "readlink", "xattrs", "open", "statfs", "read", "stat"}
+
+// FailReads is FailLooks for Open, and for Read and ReadAt of a file, alone.
+func (m *Machine) FailReads(f func(path string) error) {
+	if f == nil {
+		m.FailLooks(nil)
+		return
+	}
+	m.FailLooks(func(op, path string) error {
+		if op == "open" || op == "read" {
+			return f(path)
+		}
+		return nil
+	})
+}
+
+// Before lets f come before each operation on a file system and on a file, as
+// another program does that works beside this one; op and path tell which. f may
+// use the machine: it does not come before its own operations. nil takes it back. It stays in force over
+// Restart, and stays with m when m is cloned.
+func (m *Machine) Before(f func(op, path string)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.before = f
+}
+
+// ask lets what Before and FailLooks ordered have its way, unlocked.
+func (m *Machine) ask(op, path string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.off {
+		return nil
+	}
+	if f := m.before; f != nil && !m.busy {
+		m.busy = true
+		m.mu.Unlock()
+		f(op, path)
+		m.mu.Lock()
+		m.busy = false
+	}
+	f := m.failLooks
+	if f == nil || m.off || !slices.Contains(looks, op) {
+		return nil
+	}
+	m.mu.Unlock()
+	defer m.mu.Lock()
+	return f(op, path)
 }
 
 // Now is the time on the machine's clock. It moves by a millisecond with each
@@ -266,7 +319,7 @@ func (m *Machine) Clone() *Machine {
 	c := &Machine{
 		now: m.now, ops: m.ops, cutAt: m.cutAt, off: m.off,
 		failures:  maps.Clone(m.failures),
-		failReads: m.failReads,
+		failLooks: m.failLooks,
 		past:      m.past,
 		boots:     m.boots,
 		epoch:     m.epoch,
@@ -324,6 +377,9 @@ type Disk struct {
 	log    []change          // entry operations that may be lost
 
 	blocks, count int64 // in use
+
+	lost    int // times that writing out failed
+	lostErr error
 }
 
 // FS is the whole disk. It stays valid over Restart.
@@ -353,7 +409,7 @@ func (d *Disk) Edit(name string, change func([]byte) []byte) error {
 
 func (d *Disk) overwrite(op, name string, change func([]byte) []byte, touch bool) error {
 	t := &tree{d, "."}
-	return t.do(op, name, func() error {
+	return t.run(op, name, func() error {
 		p, err := t.regular(name)
 		if err != nil {
 			return err
@@ -365,16 +421,65 @@ func (d *Disk) overwrite(op, name string, change func([]byte) []byte, touch bool
 		d.blocks += n.blocks()
 		if touch {
 			d.touch(p.ino)
-			n.synced.mtime = n.attr.mtime
+			n.synced.mtime, n.synced.ctime = n.attr.mtime, n.attr.ctime
 		}
 		return nil
 	})
 }
 
+// SetMount lets the entry name look as if something else were mounted there, or
+// no more. It is not a counted operation.
+func (d *Disk) SetMount(name string, mounted bool) error {
+	return d.mark("mount", name, func(n *inode) { n.mount = mounted })
+}
+
+// SetFixed makes the entry name immutable, or no more. It is not a counted
+// operation.
+func (d *Disk) SetFixed(name string, fixed bool) error {
+	return d.mark("chattr", name, func(n *inode) { n.fixed = fixed })
+}
+
+func (d *Disk) mark(op, name string, how func(*inode)) error {
+	t := &tree{d, "."}
+	return t.run(op, name, func() error {
+		p, _, err := t.get(name)
+		if err == nil {
+			how(d.mut(p.ino))
+		}
+		return err
+	})
+}
+
+// LoseWrites lets the kernel write out by itself and fail with err: what was not
+// synced is in doubt, and another program's sync has been told. A Barrier that
+// is open tells it once more, and File.Sync for each file that lost data; but
+// not FS.Sync. It is not a counted operation.
+func (d *Disk) LoseWrites(err error) {
+	d.m.mu.Lock()
+	defer d.m.mu.Unlock()
+	d.lose(err)
+}
+
+func (d *Disk) lose(err error) {
+	lost := false
+	for ino, n := range d.inodes {
+		if n.clean < len(n.data) {
+			n = d.mut(ino)
+			n.lose()
+			n.wbErr = err
+			lost = true
+		}
+	}
+	if lost {
+		d.lost++
+		d.lostErr = err
+	}
+}
+
 // Mkfifo makes an entry of type Other. It counts as a Create.
 func (d *Disk) Mkfifo(name string, mode uint32) error {
 	t := &tree{d, "."}
-	return t.do("mkfifo", name, func() error {
+	return t.run("mkfifo", name, func() error {
 		_, err := t.create("mkfifo", name, fsys.TypeOther, mode, "")
 		return err
 	})
@@ -389,6 +494,8 @@ type inode struct {
 	attr   attr
 	synced attr // the attributes that are durable
 	target string
+	mount  bool // something else is mounted here
+	fixed  bool // immutable
 
 	parent  uint64            // directories: the one that holds it, 0 if none does
 	entries map[string]uint64 // directories
@@ -406,6 +513,7 @@ type attr struct {
 	mode     uint32
 	uid, gid int
 	mtime    int64
+	ctime    int64
 	xattrs   map[string][]byte // replaced as a whole, never changed
 }
 
@@ -451,9 +559,15 @@ func (d *Disk) mut(ino uint64) *inode {
 	return &c
 }
 
-// touch sets the modification time.
+// touch sets the times of an inode whose content changes.
 func (d *Disk) touch(ino uint64) {
-	d.mut(ino).attr.mtime = d.time(d.m.now)
+	d.change(ino)
+	d.inodes[ino].attr.mtime = d.time(d.m.now)
+}
+
+// change sets the time of an inode that changes but for its content.
+func (d *Disk) change(ino uint64) {
+	d.mut(ino).attr.ctime = d.time(d.m.now)
 }
 
 func (d *Disk) time(ns int64) int64 {

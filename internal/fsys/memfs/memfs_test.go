@@ -73,6 +73,15 @@ func device(t testing.TB, o memfs.Options, setup func(f fsys.FS)) *memfs.Machine
 	return m
 }
 
+// setAttr sets the attributes of what is there.
+func setAttr(f fsys.FS, name string, a fsys.Attr) error {
+	i, err := f.Lstat(name)
+	if err != nil {
+		return err
+	}
+	return f.SetAttr(name, a, i)
+}
+
 func system(m *memfs.Machine) fsys.FS { return m.Disk("system").FS() }
 
 // write makes a file; the steps say whether to sync it.
@@ -576,7 +585,7 @@ func TestAttributes(t *testing.T) {
 			m := device(t, memfs.Options{}, setup)
 			f := system(m)
 			before := look(tt.entry)(f)
-			must(t, f.SetAttr(tt.entry, fsys.Attr{Mode: 0o4711, UID: 5, GID: 6, Mtime: 7, Xattrs: map[string][]byte{"user.x": []byte("X")}}))
+			must(t, setAttr(f, tt.entry, fsys.Attr{Mode: 0o4711, UID: 5, GID: 6, Mtime: 7, Xattrs: map[string][]byte{"user.x": []byte("X")}}))
 			must(t, tt.settle(f))
 			after := look(tt.entry)(f)
 			got := states(m, 100, look(tt.entry))
@@ -728,8 +737,8 @@ func TestCounting(t *testing.T) {
 		{"rename to the same file", func() error { return f.Rename("a", "b") }, 0},
 		{"rename", func() error { return f.Rename("a", "d/a") }, 1},
 		{"exchange", func() error { return f.Exchange("l", "d/a") }, 1},
-		{"setattr", func() error { return f.SetAttr("b", fsys.Attr{Mode: 0o600}) }, 1},
-		{"setattr again", func() error { return f.SetAttr("b", fsys.Attr{Mode: 0o600}) }, 0},
+		{"setattr", func() error { return setAttr(f, "b", fsys.Attr{Mode: 0o600}) }, 1},
+		{"setattr again", func() error { return setAttr(f, "b", fsys.Attr{Mode: 0o600}) }, 0},
 		{"remove", func() error { return f.Remove("b") }, 1},
 		{"remove what is not there", func() error {
 			if err := f.Remove("b"); !fsys.IsNotExist(err) {
@@ -845,13 +854,13 @@ func TestOptions(t *testing.T) {
 	if err := f.Exchange("a", "b"); !errors.Is(err, fsys.ErrUnsupported) {
 		t.Errorf("exchange: %v", err)
 	}
-	if err := f.SetAttr("a", fsys.Attr{Xattrs: map[string][]byte{"user.x": nil}}); !errors.Is(err, fsys.ErrUnsupported) {
+	if err := setAttr(f, "a", fsys.Attr{Xattrs: map[string][]byte{"user.x": nil}}); !errors.Is(err, fsys.ErrUnsupported) {
 		t.Errorf("xattrs: %v", err)
 	}
 	if f.SyncReports() {
 		t.Error("sync reports")
 	}
-	must(t, f.SetAttr("a", fsys.Attr{Mode: 0o644, Mtime: 1_500_000_000}))
+	must(t, setAttr(f, "a", fsys.Attr{Mode: 0o644, Mtime: 1_500_000_000}))
 	for _, n := range []string{"a", "b"} {
 		i, err := f.Lstat(n)
 		must(t, err)
@@ -868,7 +877,7 @@ func TestOptions(t *testing.T) {
 		"remove":  f.Remove("a"),
 		"link":    f.Link("a", "c"),
 		"symlink": f.Symlink("a", "c"),
-		"setattr": f.SetAttr("a", fsys.Attr{}),
+		"setattr": setAttr(f, "a", fsys.Attr{}),
 	} {
 		if !fsys.IsNotWritable(err) {
 			t.Errorf("%s on a read-only disk: %v", name, err)
@@ -964,14 +973,14 @@ func TestFingerprint(t *testing.T) {
 		"a name":      func(f fsys.FS) error { return f.Rename("d/a", "d/b") },
 		"a link":      func(f fsys.FS) error { return f.Link("d/a", "d/b") },
 		"content":     func(fsys.FS) error { return nil },
-		"a mode":      func(f fsys.FS) error { return f.SetAttr("d/a", fsys.Attr{Mode: 0o600}) },
+		"a mode":      func(f fsys.FS) error { return setAttr(f, "d/a", fsys.Attr{Mode: 0o600}) },
 		"a directory": func(f fsys.FS) error { return f.Mkdir("d/e", 0o755) },
 		"an inode": func(f fsys.FS) error {
 			i, err := f.Lstat("d/a")
 			must(t, err)
 			must(t, f.Remove("d/a"))
 			must(t, write(f, "d/a", "A", true))
-			return f.SetAttr("d/a", fsys.Attr{Mode: i.Mode, Mtime: i.Mtime})
+			return setAttr(f, "d/a", fsys.Attr{Mode: i.Mode, Mtime: i.Mtime})
 		},
 	} {
 		c := base.Clone()
@@ -1007,7 +1016,7 @@ func step(f fsys.FS, rng *rand.Rand) {
 	case 9:
 		_ = f.SyncDir(path.Dir(name()))
 	case 10:
-		_ = f.SetAttr(name(), fsys.Attr{Mode: rng.Uint32N(0o1000)})
+		_ = setAttr(f, name(), fsys.Attr{Mode: rng.Uint32N(0o1000)})
 	case 11:
 		if rng.IntN(4) == 0 {
 			_ = f.Sync()

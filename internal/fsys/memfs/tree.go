@@ -2,6 +2,8 @@ package memfs
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
 	"io"
 	"io/fs"
 	"maps"
@@ -39,9 +41,17 @@ func (t *tree) rel(name string) string {
 
 func (t *tree) Path(name string) string { return t.d.path(t.rel(name)) }
 
-// do runs f with the machine locked and powered, and adds operation and path to
-// its error.
+// do runs f as an operation of the program that is tested.
 func (t *tree) do(op, name string, f func() error) error {
+	if err := t.d.m.ask(op, t.Path(name)); err != nil {
+		return &fs.PathError{Op: op, Path: t.Path(name), Err: err}
+	}
+	return t.run(op, name, f)
+}
+
+// run runs f with the machine locked and powered, and adds operation and path to
+// its error.
+func (t *tree) run(op, name string, f func() error) error {
 	m := t.d.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -64,9 +74,9 @@ func (t *tree) do2(op, a, b string, f func() error) error {
 	return err
 }
 
-// find follows name, which never leads through a symbolic link.
+// find follows name, which never leads through a symbolic link or a mount.
 func (t *tree) find(name string) (place, error) {
-	if !fs.ValidPath(name) || strings.ContainsRune(name, 0) {
+	if !fsys.ValidName(name) {
 		return place{}, syscall.EINVAL
 	}
 	p := place{dir: rootIno, name: ".", ino: rootIno}
@@ -74,13 +84,17 @@ func (t *tree) find(name string) (place, error) {
 	if full == "." {
 		return p, nil
 	}
-	for elem := range strings.SplitSeq(full, "/") {
+	above := 0
+	if t.dir != "." {
+		above = 1 + strings.Count(t.dir, "/")
+	}
+	for i, elem := range slices.Collect(strings.SplitSeq(full, "/")) {
 		n := t.d.inodes[p.ino]
 		switch {
 		case n == nil:
 			return place{}, syscall.ENOENT
-		case n.typ == fsys.TypeSymlink:
-			return place{}, syscall.ELOOP
+		case n.typ == fsys.TypeSymlink, n.mount && i > above:
+			return place{}, fsys.ErrElsewhere
 		case n.typ != fsys.TypeDir:
 			return place{}, syscall.ENOTDIR
 		case len(elem) > 255:
@@ -110,22 +124,49 @@ func (t *tree) regular(name string) (place, error) {
 	if err != nil {
 		return p, err
 	}
-	switch n.typ {
-	case fsys.TypeFile:
+	switch {
+	case n.mount, n.typ == fsys.TypeSymlink:
+		return p, fsys.ErrElsewhere
+	case n.typ == fsys.TypeFile:
 		return p, nil
-	case fsys.TypeDir:
+	case n.typ == fsys.TypeDir:
 		return p, syscall.EISDIR
-	case fsys.TypeSymlink:
-		return p, syscall.ELOOP
 	}
 	return p, syscall.EINVAL
+}
+
+// directory finds what must be a directory.
+func (t *tree) directory(name string) (place, *inode, error) {
+	p, n, err := t.get(name)
+	switch {
+	case err != nil:
+		return p, n, err
+	case n.typ == fsys.TypeSymlink, n.mount && name != ".":
+		return p, n, fsys.ErrElsewhere
+	case n.typ != fsys.TypeDir:
+		return p, n, syscall.ENOTDIR
+	}
+	return p, n, nil
+}
+
+// movable reports what keeps the entry p from being renamed or removed.
+func (t *tree) movable(p place) error {
+	n, dir := t.d.inodes[p.ino], t.d.inodes[p.dir]
+	switch {
+	case n != nil && n.mount:
+		return syscall.EBUSY
+	case n != nil && n.fixed, dir.fixed:
+		return syscall.EPERM
+	}
+	return nil
 }
 
 func (t *tree) info(name string, ino uint64) fsys.Info {
 	n := t.d.inodes[ino]
 	i := fsys.Info{
 		Name: name, Type: n.typ, Mode: n.attr.mode, UID: n.attr.uid, GID: n.attr.gid,
-		Mtime: n.attr.mtime, Dev: t.d.dev, Ino: ino, Nlink: uint64(n.nlink),
+		Mtime: n.attr.mtime, Ctime: n.attr.ctime, Dev: t.d.dev, Ino: ino, Nlink: uint64(n.nlink),
+		Mount: n.mount, Fixed: n.fixed,
 	}
 	switch n.typ {
 	case fsys.TypeFile:
@@ -152,6 +193,7 @@ func (t *tree) Lstat(name string) (info fsys.Info, err error) {
 			return err
 		}
 		info = t.info(path.Base(name), p.ino)
+		info.Mount = info.Mount && name != "."
 		return nil
 	})
 	return info, err
@@ -159,12 +201,9 @@ func (t *tree) Lstat(name string) (info fsys.Info, err error) {
 
 func (t *tree) ReadDir(name string) (infos []fsys.Info, err error) {
 	err = t.do("readdir", name, func() error {
-		_, n, err := t.get(name)
+		_, n, err := t.directory(name)
 		if err != nil {
 			return err
-		}
-		if n.typ != fsys.TypeDir {
-			return syscall.ENOTDIR
 		}
 		for _, e := range slices.Sorted(maps.Keys(n.entries)) {
 			infos = append(infos, t.info(e, n.entries[e]))
@@ -192,6 +231,9 @@ func (t *tree) Readlink(name string) (target string, err error) {
 func (t *tree) Xattrs(name string) (xattrs map[string][]byte, err error) {
 	err = t.do("xattrs", name, func() error {
 		_, n, err := t.get(name)
+		if err == nil && n.mount {
+			err = fsys.ErrElsewhere
+		}
 		if err != nil {
 			return err
 		}
@@ -213,9 +255,6 @@ func cloneXattrs(x map[string][]byte) map[string][]byte {
 }
 
 func (t *tree) Open(name string) (fsys.File, error) {
-	if err := t.readError(name); err != nil {
-		return nil, &fs.PathError{Op: "open", Path: t.Path(name), Err: err}
-	}
 	var f *file
 	err := t.do("open", name, func() error {
 		p, err := t.regular(name)
@@ -229,21 +268,6 @@ func (t *tree) Open(name string) (fsys.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// readError asks the function of FailReads, unlocked, so that it may use the machine.
-func (t *tree) readError(name string) error {
-	m := t.d.m
-	m.mu.Lock()
-	f := m.failReads
-	if m.off {
-		f = nil
-	}
-	m.mu.Unlock()
-	if f == nil {
-		return nil
-	}
-	return f(t.Path(name))
 }
 
 func (t *tree) handle(name string, ino uint64, write bool) *file {
@@ -261,6 +285,9 @@ func (t *tree) create(op, name string, typ fsys.Type, mode uint32, target string
 	if p.ino != 0 || name == "." {
 		return 0, syscall.EEXIST
 	}
+	if d.inodes[p.dir].fixed {
+		return 0, syscall.EPERM
+	}
 	n := &inode{epoch: d.m.epoch, typ: typ, target: target}
 	if typ == fsys.TypeDir {
 		n.entries = make(map[string]uint64)
@@ -271,7 +298,7 @@ func (t *tree) create(op, name string, typ fsys.Type, mode uint32, target string
 	if f := d.step(op, t.rel(name)); f.err != nil {
 		return 0, f.err
 	}
-	n.attr = attr{mode: mode & 0o7777, mtime: d.time(d.m.now)}
+	n.attr = attr{mode: mode & 0o7777, mtime: d.time(d.m.now), ctime: d.time(d.m.now)}
 	n.synced = n.attr
 	d.lastIno++
 	d.inodes[d.lastIno] = n
@@ -326,7 +353,9 @@ func (t *tree) Link(oldname, newname string) error {
 			return err
 		case p.ino != 0:
 			return syscall.EEXIST
-		case n.typ == fsys.TypeDir:
+		case n.mount:
+			return syscall.EXDEV
+		case n.typ == fsys.TypeDir, n.fixed, t.d.inodes[p.dir].fixed:
 			return syscall.EPERM
 		}
 		if err := t.d.writable(0, 0); err != nil {
@@ -351,7 +380,7 @@ func (t *tree) two(a, b string) (from, to place, err error) {
 	if a == "." || b == "." {
 		err = syscall.EBUSY
 	}
-	return
+	return from, to, cmp.Or(err, t.movable(from), t.movable(to))
 }
 
 func (t *tree) Rename(oldname, newname string) error {
@@ -433,6 +462,8 @@ func (t *tree) Remove(name string) error {
 			return err
 		case name == ".":
 			return syscall.EBUSY
+		case t.movable(p) != nil:
+			return t.movable(p)
 		case len(n.entries) > 0:
 			return syscall.ENOTEMPTY
 		}
@@ -447,50 +478,60 @@ func (t *tree) Remove(name string) error {
 	})
 }
 
-func (t *tree) SetAttr(name string, a fsys.Attr) error {
+func (t *tree) SetAttr(name string, a fsys.Attr, was fsys.Info) error {
 	return t.do("setattr", name, func() error {
-		d := t.d
 		p, n, err := t.get(name)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case n.mount && name != ".":
+			return fsys.ErrElsewhere
+		case n.typ == fsys.TypeOther || !was.Same(t.info("", p.ino)):
+			return fsys.ErrReplaced
 		}
-		want := attr{mode: a.Mode & 0o7777, uid: a.UID, gid: a.GID, mtime: d.time(a.Mtime), xattrs: n.attr.xattrs}
-		if n.typ == fsys.TypeSymlink {
-			want.mode = n.attr.mode
-		}
-		if a.Xattrs != nil && n.typ != fsys.TypeSymlink {
-			want.xattrs = cloneXattrs(a.Xattrs)
-		}
-		if want.equal(n.attr) {
-			return nil
-		}
-		if err := d.writable(0, 0); err != nil {
-			return err
-		}
-		if d.opts.NoXattrs && len(want.xattrs) > 0 {
-			return syscall.ENOTSUP
-		}
-		if f := d.step("setattr", t.rel(name)); f.err != nil {
-			return f.err
-		}
-		d.mut(p.ino).attr = want
-		return nil
+		return t.setAttr(name, p.ino, a)
 	})
 }
 
+func (t *tree) setAttr(name string, ino uint64, a fsys.Attr) error {
+	d, n := t.d, t.d.inodes[ino]
+	want := attr{mode: a.Mode & 0o7777, uid: a.UID, gid: a.GID, mtime: d.time(a.Mtime), ctime: n.attr.ctime, xattrs: n.attr.xattrs}
+	if n.typ == fsys.TypeSymlink {
+		want.mode = n.attr.mode
+	}
+	if a.Xattrs != nil && n.typ != fsys.TypeSymlink {
+		want.xattrs = cloneXattrs(a.Xattrs)
+	}
+	if want.equal(n.attr) {
+		return nil
+	}
+	if err := d.writable(0, 0); err != nil {
+		return err
+	}
+	if n.fixed {
+		return syscall.EPERM
+	}
+	if d.opts.NoXattrs && len(want.xattrs) > 0 {
+		return syscall.ENOTSUP
+	}
+	if f := d.step("setattr", t.rel(name)); f.err != nil {
+		return f.err
+	}
+	d.mut(ino).attr = want
+	d.change(ino)
+	return nil
+}
+
 func (a attr) equal(b attr) bool {
-	return a.mode == b.mode && a.uid == b.uid && a.gid == b.gid && a.mtime == b.mtime &&
+	return a.mode == b.mode && a.uid == b.uid && a.gid == b.gid && a.mtime == b.mtime && a.ctime == b.ctime &&
 		maps.EqualFunc(a.xattrs, b.xattrs, bytes.Equal)
 }
 
 func (t *tree) SyncDir(name string) error {
 	return t.do("syncdir", name, func() error {
-		p, n, err := t.get(name)
+		p, _, err := t.directory(name)
 		if err != nil {
 			return err
-		}
-		if n.typ != fsys.TypeDir {
-			return syscall.ENOTDIR
 		}
 		if f := t.d.step("syncdir", t.rel(name)); f.err != nil {
 			return f.err
@@ -502,30 +543,79 @@ func (t *tree) SyncDir(name string) error {
 }
 
 func (t *tree) Sync() error {
-	return t.do("sync", ".", func() error {
-		d := t.d
-		f := d.step("sync")
-		if f.err == ErrPowerCut {
-			return f.err
-		}
+	return t.do("sync", ".", func() error { return t.sync(t.d.lost) })
+}
+
+// sync makes the disk durable, for one who has been told of that many losses.
+func (t *tree) sync(told int) error {
+	d := t.d
+	f := d.step("sync")
+	switch {
+	case f.err == ErrPowerCut:
+		return f.err
+	case f.err != nil:
+		d.lose(f.err)
+	default:
 		for ino, n := range d.inodes {
-			switch {
-			case f.err == nil && (n.safe < len(n.data) || !n.attr.equal(n.synced)):
+			if n.safe < len(n.data) || !n.attr.equal(n.synced) {
 				d.mut(ino).flush()
-			case f.err != nil && n.clean < len(n.data):
-				n = d.mut(ino)
-				n.lose()
-				n.wbErr = f.err
 			}
-		}
-		if f.err != nil {
-			if d.opts.NoSyncReports {
-				return nil
-			}
-			return f.err
 		}
 		d.log = nil
 		d.forget()
+		if d.lost > told {
+			f.err = d.lostErr
+		}
+	}
+	if d.opts.NoSyncReports {
+		return nil
+	}
+	return f.err
+}
+
+// barrier tells of what was lost since it was opened, once.
+type barrier struct {
+	t      *tree
+	boot   int
+	told   int
+	closed bool
+}
+
+func (t *tree) Barrier() (fsys.Barrier, error) {
+	b := &barrier{t: t}
+	err := t.do("barrier", ".", func() error {
+		b.boot, b.told = t.d.m.boots, t.d.lost
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *barrier) do(op string, run func() error) error {
+	return b.t.do(op, ".", func() error {
+		if b.boot != b.t.d.m.boots {
+			return ErrPowerCut
+		}
+		if b.closed {
+			return fs.ErrClosed
+		}
+		return run()
+	})
+}
+
+func (b *barrier) Sync() error {
+	return b.do("sync", func() error {
+		told := b.told
+		defer func() { b.told = b.t.d.lost }()
+		return b.t.sync(told)
+	})
+}
+
+func (b *barrier) Close() error {
+	return b.do("close", func() error {
+		b.closed = true
 		return nil
 	})
 }
@@ -535,7 +625,7 @@ func (t *tree) SyncReports() bool { return !t.d.opts.NoSyncReports }
 func (t *tree) Space() (s fsys.Space, err error) {
 	err = t.do("statfs", ".", func() error {
 		d := t.d
-		s = fsys.Space{Free: d.room() * blockSize, Inodes: -1, BlockSize: blockSize}
+		s = fsys.Space{Free: d.room() * blockSize, Total: cmp.Or(d.opts.Capacity, plenty), Inodes: -1, BlockSize: blockSize}
 		if d.opts.Inodes > 0 {
 			s.Inodes = max(d.opts.Inodes-d.count, 0)
 		}
@@ -569,22 +659,47 @@ func (f *file) do(op string, run func(d *Disk) error) error {
 }
 
 func (f *file) Read(p []byte) (n int, err error) {
-	if err := f.t.readError(f.name); err != nil {
-		return 0, &fs.PathError{Op: "read", Path: f.t.Path(f.name), Err: err}
+	n, err = f.readAt(p, int64(f.pos))
+	f.pos += n
+	if err == nil && n == 0 && len(p) > 0 {
+		return 0, io.EOF
 	}
+	return n, err
+}
+
+func (f *file) ReadAt(p []byte, off int64) (n int, err error) {
+	n, err = f.readAt(p, off)
+	if err == nil && n < len(p) {
+		return n, io.EOF
+	}
+	return n, err
+}
+
+func (f *file) readAt(p []byte, off int64) (n int, err error) {
 	err = f.do("read", func(d *Disk) error {
 		if f.write {
 			return syscall.EBADF
 		}
 		data := d.inodes[f.ino].data
-		n = copy(p, data[min(f.pos, len(data)):]) // it may have been cut short meanwhile
-		f.pos += n
+		n = copy(p, data[min(off, int64(len(data))):]) // it may have been cut short meanwhile
 		return nil
 	})
-	if err == nil && n == 0 && len(p) > 0 {
-		return 0, io.EOF
-	}
 	return n, err
+}
+
+// NextData knows no holes.
+func (f *file) NextData(off int64) (next int64, err error) {
+	err = f.do("seek", func(d *Disk) error {
+		if off >= int64(len(d.inodes[f.ino].data)) {
+			return io.EOF
+		}
+		next = off
+		return nil
+	})
+	if errors.Is(err, io.EOF) {
+		err = io.EOF
+	}
+	return next, err
 }
 
 // Write appends p. Where the disk has room for a part of it only, that part is
@@ -638,6 +753,10 @@ func (f *file) Xattrs() (xattrs map[string][]byte, err error) {
 		return nil
 	})
 	return xattrs, err
+}
+
+func (f *file) SetAttr(a fsys.Attr) error {
+	return f.do("setattr", func(*Disk) error { return f.t.setAttr(f.name, f.ino, a) })
 }
 
 // Skip writes the zeros: this file system knows no holes.

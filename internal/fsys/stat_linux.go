@@ -1,0 +1,120 @@
+package fsys
+
+import (
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+// attributes is what statx alone tells of an entry.
+type attributes struct {
+	tellMounts, mountRoot bool
+}
+
+// lstat describes the entry base of the open directory dir, whose own name is in.
+func (r *root) lstat(dir int, base, in string) (Info, error) {
+	info, attributes, err := r.stat(dir, base, unix.AT_SYMLINK_NOFOLLOW, r.statx)
+	if err != nil {
+		return Info{}, err
+	}
+	info.Name = base
+	info.Mount, err = r.isMount(&info, attributes, path.Join(in, base))
+	return info, err
+}
+
+// statFD describes an open file or directory, its name left out.
+func (r *root) statFD(fd int, statx bool) (Info, attributes, error) {
+	return r.stat(fd, "", unix.AT_EMPTY_PATH, statx)
+}
+
+func (r *root) stat(dir int, base string, flags int, statx bool) (i Info, a attributes, err error) {
+	if statx {
+		var st unix.Statx_t
+		err = retry(func() error {
+			return unix.Statx(dir, base, flags|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS, &st)
+		})
+		if err != nil {
+			return i, a, err
+		}
+		known := st.Attributes & st.Attributes_mask
+		a = attributes{
+			tellMounts: st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0,
+			mountRoot:  known&unix.STATX_ATTR_MOUNT_ROOT != 0,
+		}
+		return infoOfStatx(&st), a, nil
+	}
+	var st unix.Stat_t
+	err = retry(func() error {
+		if base == "" {
+			return unix.Fstat(dir, &st)
+		}
+		return unix.Fstatat(dir, base, &st, flags|unix.AT_NO_AUTOMOUNT)
+	})
+	if err != nil {
+		return i, a, err
+	}
+	return infoOf(&st), a, nil
+}
+
+// isMount reports whether the entry name is the root of another mount, or lies
+// on another file system. On overlayfs a file may show the device of the layer
+// that it comes from.
+func (r *root) isMount(i *Info, a attributes, name string) (bool, error) {
+	switch {
+	case name == ".":
+		return false, nil
+	case i.Dev != r.dev && (i.Type == TypeDir || !r.overlay), a.mountRoot:
+		return true, nil
+	case a.tellMounts || r.table == nil:
+		return false, nil
+	}
+	return r.table.Has(path.Join(r.real, name))
+}
+
+func infoOf(st *unix.Stat_t) Info {
+	return Info{
+		Type:  typeOf(uint32(st.Mode)),
+		Mode:  uint32(st.Mode) & 0o7777,
+		UID:   int(st.Uid),
+		GID:   int(st.Gid),
+		Size:  st.Size,
+		Alloc: int64(st.Blocks) * 512,
+		Mtime: st.Mtim.Nano(),
+		Ctime: st.Ctim.Nano(),
+		Dev:   uint64(st.Dev),
+		Ino:   uint64(st.Ino),
+		Nlink: uint64(st.Nlink),
+	}
+}
+
+func infoOfStatx(st *unix.Statx_t) Info {
+	const fixed = unix.STATX_ATTR_IMMUTABLE | unix.STATX_ATTR_APPEND
+	return Info{
+		Type:  typeOf(uint32(st.Mode)),
+		Mode:  uint32(st.Mode) & 0o7777,
+		UID:   int(st.Uid),
+		GID:   int(st.Gid),
+		Size:  int64(st.Size),
+		Alloc: int64(st.Blocks) * 512,
+		Mtime: nanoseconds(st.Mtime),
+		Ctime: nanoseconds(st.Ctime),
+		Dev:   unix.Mkdev(st.Dev_major, st.Dev_minor),
+		Ino:   st.Ino,
+		Nlink: uint64(st.Nlink),
+		Fixed: st.Attributes&st.Attributes_mask&fixed != 0,
+	}
+}
+
+func nanoseconds(t unix.StatxTimestamp) int64 { return t.Sec*1e9 + int64(t.Nsec) }
+
+func typeOf(mode uint32) Type {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return TypeFile
+	case unix.S_IFDIR:
+		return TypeDir
+	case unix.S_IFLNK:
+		return TypeSymlink
+	}
+	return TypeOther
+}
