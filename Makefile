@@ -23,7 +23,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test demo bench soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo bench soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -56,9 +56,15 @@ packages-check: packages ## install and remove the packages in a folder of their
 dist-check: ## build a release twice, in two folders, and compare
 	@sh packaging/linux/dist-check.sh
 
-test: ## go vet, and all tests
+test: ## go vet, and all tests but the long searches; three minutes on two processors
 	go vet ./...
-	go test -timeout 40m ./...
+	go test -timeout 20m ./...
+
+search: ## the tests that search for long: ten releases with faults and kills, very large trees, each planted bug; LABFLAGS are go test's
+	TANDEM_LONG=1 go test -timeout 1h -run '^TestLong' $(LABFLAGS) ./cmd/... ./test/...
+
+race: ## the quicker tests under the race detector
+	go test -timeout 20m -short -race ./...
 
 demo: build ## run the main job in a scratch folder and check each step
 	@sh test/demo/demo.sh bin

@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -166,6 +167,7 @@ func fetch(ts *testscript.TestScript, _ bool, args []string) {
 
 // Each command explains itself.
 func TestHelp(t *testing.T) {
+	t.Parallel()
 	var walk func(*cobra.Command)
 	walk = func(cmd *cobra.Command) {
 		if cmd.Long == "" || cmd.Example == "" || cmd.Short == "" {
@@ -182,6 +184,7 @@ func TestHelp(t *testing.T) {
 }
 
 func TestVersionLine(t *testing.T) {
+	t.Parallel()
 	info := &debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}}}
 	info.Main.Version = "v1.2.3"
 	if got := versionLine(info, true); !strings.HasPrefix(got, "tandem-release v1.2.3 abc go") {
@@ -194,6 +197,7 @@ func TestVersionLine(t *testing.T) {
 
 // A full output is an error, not silence.
 func TestOutputFull(t *testing.T) {
+	t.Parallel()
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Skip("no /dev/full here")

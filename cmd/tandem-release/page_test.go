@@ -40,6 +40,7 @@ func pageBlocks(t *testing.T) []string {
 
 // Every command of the publisher's page works, one after the other.
 func TestPublishingPage(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("opening encrypted keys takes time, on purpose")
 	}
@@ -63,6 +64,7 @@ func TestPublishingPage(t *testing.T) {
 
 // The page shows each command of "repo", and runs nothing that does not exist.
 func TestPublishingPageIsComplete(t *testing.T) {
+	t.Parallel()
 	commands := strings.Join(pageBlocks(t), "")
 	for _, cmd := range newRepoCommand(&program{}).Commands() {
 		if name := cmd.Name(); name != "serve" && !strings.Contains(commands, "tandem-release repo "+name+" ") {

@@ -19,9 +19,7 @@ const (
 // Very many small files take little memory each. -v shows time and peak memory
 // of each command.
 func TestManyFiles(t *testing.T) {
-	if testing.Short() {
-		t.Skip("writes 20,000 files to two sides")
-	}
+	t.Parallel()
 	files := many(t, 20_000)
 	files.measure("first backup", "boot")
 	files.measure("nothing to do", "boot")
@@ -31,7 +29,7 @@ func TestManyFiles(t *testing.T) {
 // What a real tree may hold at the most: 100,000 small files, and a file of
 // 1 GiB, in bounded memory. It takes minutes, so it is run when TANDEM_LONG is
 // set.
-func TestLargeTrees(t *testing.T) {
+func TestLongLargeTrees(t *testing.T) {
 	if os.Getenv("TANDEM_LONG") == "" {
 		t.Skip("set TANDEM_LONG=1 to run it")
 	}

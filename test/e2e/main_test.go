@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -29,6 +31,10 @@ func TestMain(m *testing.M) { os.Exit(runTests(m)) }
 
 func runTests(m *testing.M) int {
 	flag.Parse()
+	if err := manyAtOnce(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	if testing.Short() { // each test waits for real time to pass
 		return 0
 	}
@@ -46,8 +52,21 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
+// manyAtOnce has more tests run at once than there are processors, unless the
+// command line says how many: they wait for real time to pass.
+func manyAtOnce() error {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if given {
+		return nil
+	}
+	return flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
+}
+
 func build() error {
-	out, err := exec.Command("go", "build", "-o", binDir+"/", "tandem/cmd/tandem", "tandem/cmd/tandem-release").CombinedOutput()
+	cmd := exec.Command("go", "build", "-o", binDir+"/", "tandem/cmd/tandem", "tandem/cmd/tandem-release")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build the programs: %w\n%s", err, out)
 	}

@@ -38,7 +38,10 @@ type world struct {
 
 // Ten releases, one after the other: an unhealthy one, one for other hardware,
 // one that is taken back, one outside the rollout, and six that are installed.
-func TestTenReleases(t *testing.T) {
+func TestLongTenReleases(t *testing.T) {
+	if os.Getenv("TANDEM_LONG") == "" {
+		t.Skip("set TANDEM_LONG=1 to run it")
+	}
 	t.Parallel()
 	// Each has random numbers of its own: what is drawn depends on no one's pace.
 	seed := seed(t)
