@@ -19,7 +19,9 @@ const (
 // Very many small files take little memory each. -v shows time and peak memory
 // of each command.
 func TestManyFiles(t *testing.T) {
-	t.Parallel()
+	if testing.Short() {
+		t.Skip("writes 20,000 files to two sides")
+	}
 	files := many(t, 20_000)
 	files.measure("first backup", "boot")
 	files.measure("nothing to do", "boot")
