@@ -12,7 +12,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/ota"
-	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -48,7 +48,7 @@ const (
 // Course is the release that the agent is busy with, and how far it has come.
 type Course struct {
 	Step    Step               `json:"step"`
-	Kind    bundle.Kind        `json:"kind,omitempty"`
+	Kind    release.Kind       `json:"kind,omitempty"`
 	App     string             `json:"app,omitempty"`
 	From    versioning.Version `json:"from,omitzero"`
 	Version versioning.Version `json:"version,omitzero"`
@@ -152,7 +152,7 @@ func (m *memory) barred(sum digest.SHA256, now time.Time, free map[string]int64)
 func courseOf(o *ota.Offer, from versioning.Version) Course {
 	kind := o.Release.Kind
 	if kind == "" {
-		kind = bundle.App
+		kind = release.App
 	}
 	return Course{
 		Step: Downloading, Kind: kind, App: o.Release.App, From: from, Version: o.Release.Version,

@@ -23,7 +23,7 @@ import (
 	"tandem/internal/lock"
 	"tandem/internal/mounts"
 	"tandem/ota"
-	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/versioning"
 )
@@ -459,7 +459,7 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		return nil, err
 	}
 	u := &Update{Installed: done}
-	if done.Kind == bundle.Firmware {
+	if done.Kind == release.Firmware {
 		u.Firmware, err = d.flash(ctx, done.App)
 		return u, err
 	}
@@ -817,7 +817,7 @@ func (d *Device) roomFor(o *ota.Offer) error {
 
 // fetch downloads an offer, if there is room for what it carries.
 func (d *Device) fetch(ctx context.Context, o ota.Offer) (string, error) {
-	if o.Release.Kind != bundle.Firmware {
+	if o.Release.Kind != release.Firmware {
 		if err := d.roomFor(&o); err != nil {
 			return "", fmt.Errorf("%s is not downloaded: %w", o.Release.Version, err)
 		}

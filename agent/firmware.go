@@ -16,6 +16,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -204,9 +205,7 @@ func (f *firmware) unpack(ctx context.Context, r *bundle.Reader, o backup.Instal
 	if old.Payload == payloads[0] {
 		next.Payload = payloads[1]
 	}
-	if next.Size, next.Sum, err = measure(m); err != nil {
-		return installed, err
-	}
+	next.Size, next.Sum = measure(m)
 	if err := f.prepare(&old, next.Payload); err != nil {
 		return installed, err
 	}
@@ -264,7 +263,7 @@ func (f *firmware) tidy(keep string) error {
 
 // checkSpace asks for room for a payload, before the first byte of it. The
 // error wraps backup.ErrNoSpace.
-func (f *firmware) checkSpace(m *bundle.Manifest) error {
+func (f *firmware) checkSpace(m *release.Manifest) error {
 	space, err := f.fs.Space()
 	if err != nil {
 		return err
@@ -294,7 +293,7 @@ func (f *firmware) checkSpace(m *bundle.Manifest) error {
 // the permission to execute is kept.
 func (f *firmware) extract(r *bundle.Reader, dir string) error {
 	m := r.Manifest()
-	total, _ := m.Content()
+	_, total := m.Content()
 	var done int64
 	dirs := []string{dir}
 	for i := range m.Files {
@@ -362,19 +361,14 @@ func (f *firmware) report(what string, done, total int64) {
 	}
 }
 
-// measure gives the size and the sum of the payload that m describes. The error
-// wraps bundle.ErrMalformed where it is not all in the bundle.
-func measure(m *bundle.Manifest) (int64, digest.SHA256, error) {
+// measure gives the size and the sum of the payload that m describes.
+func measure(m *release.Manifest) (int64, digest.SHA256) {
 	var size int64
 	var s summer
 	sums := map[backup.Path]digest.SHA256{}
 	for i := range m.Files {
 		e := &m.Files[i]
-		switch e.Type {
-		case backup.File:
-			if e.From != bundle.Full {
-				return 0, digest.SHA256{}, fmt.Errorf("%w: %q comes from %q: expected a firmware to bring all its files along", bundle.ErrCodec, e.Path, e.From)
-			}
+		if e.Type == backup.File {
 			size += e.Size
 			sums[e.Path] = *e.SHA256
 		}
@@ -392,7 +386,7 @@ func measure(m *bundle.Manifest) (int64, digest.SHA256, error) {
 			s.add(string(e.Path), fsys.TypeDir, "")
 		}
 	}
-	return size, s.sum(), nil
+	return size, s.sum()
 }
 
 // summer sums up a tree, in whatever order it is walked.

@@ -19,6 +19,7 @@ import (
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -49,7 +50,7 @@ func firmwareBundle(t testing.TB, version string) []byte {
 		t.Fatal(err)
 	}
 	_, err = bundle.Create(t.Context(), m.Disk("build").Sub("tree"), dir, "bundle", bundle.Options{
-		Kind: bundle.Firmware, App: "modem", Version: parse(t, version), Compatible: []string{"demo"},
+		Kind: release.Firmware, App: "modem", Version: parse(t, version), Compatible: []string{"demo"},
 	})
 	if err != nil {
 		t.Fatal(err)

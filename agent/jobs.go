@@ -20,6 +20,7 @@ import (
 	"tandem/internal/lock"
 	"tandem/ota"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/versioning"
 )
@@ -89,7 +90,7 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 // resume goes on with an installation that was cut off, and gives what is left
 // to do. The application may have been stopped for it.
 func (a *Agent) resume(ctx context.Context, d *Device, c Course, res *backup.Result) Course {
-	if c.Kind == bundle.Firmware { // its own record says how far it has come; the next poll finds it
+	if c.Kind == release.Firmware { // its own record says how far it has come; the next poll finds it
 		return Course{Step: Idle}
 	}
 	log := a.log.WithField("version", c.Version)
@@ -232,7 +233,7 @@ func (ans *answers) candidates() []Course {
 // handler. It has no bundle any more; the sum tells it from others.
 func unpackedFirmware(f FirmwareAnswer) Course {
 	return Course{
-		Step: Ready, Kind: bundle.Firmware, App: f.Name, From: f.Installed, Version: f.Pending.Version,
+		Step: Ready, Kind: release.Firmware, App: f.Name, From: f.Installed, Version: f.Pending.Version,
 		SHA256: digest.Of([]byte("unpacked " + f.Name + " " + f.Pending.Version.String())),
 	}
 }
@@ -447,7 +448,7 @@ func (a *Agent) installed(c Course, free map[string]int64, err error) {
 		log.WithError(err).Error("there is no room for the release: it is not tried again until there is more")
 		a.mem.bar(a.noRoom(c, err, free, c.Size+moreRoom))
 		a.step(idle)
-	case errors.Is(err, ErrPostponed) && c.Kind == bundle.Firmware: // the others need not wait for it
+	case errors.Is(err, ErrPostponed) && c.Kind == release.Firmware: // the others need not wait for it
 		log.WithError(err).Info("postponed")
 		a.mem.bar(Bar{SHA256: unpackedFirmware(FirmwareAnswer{Name: c.App, Pending: FirmwareResult{Version: c.Version}}).SHA256,
 			Reason: err.Error(), Until: now.Add(postponeRetry)})

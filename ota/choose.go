@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"tandem/internal/digest"
-	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -25,20 +25,20 @@ func (p Passed) String() string { return p.Offer.Name + ": " + p.Reason }
 // highest version wins, in its smallest form. best is nil where there is none.
 // All other offers are passed over, in the order in which they were given.
 func Choose(offers []Offer, d Device) (best *Offer, passed []Passed) {
-	return choose(offers, d, bundle.App)
+	return choose(offers, d, release.App)
 }
 
 // ChooseFirmware is Choose for one firmware of a device: d.App is its name.
 func ChooseFirmware(offers []Offer, d Device) (best *Offer, passed []Passed) {
-	return choose(offers, d, bundle.Firmware)
+	return choose(offers, d, release.Firmware)
 }
 
-func choose(offers []Offer, d Device, kind bundle.Kind) (best *Offer, passed []Passed) {
+func choose(offers []Offer, d Device, kind release.Kind) (best *Offer, passed []Passed) {
 	reasons := make([]string, len(offers))
 	chosen := -1
 	for i := range offers {
 		reasons[i] = against(&offers[i], d)
-		if k := cmp.Or(offers[i].Release.Kind, bundle.App); k != kind && offers[i].Release.App == d.App {
+		if k := cmp.Or(offers[i].Release.Kind, release.App); k != kind && offers[i].Release.App == d.App {
 			reasons[i] = fmt.Sprintf("of the kind %s, expected %s", k, kind)
 		}
 		if reasons[i] == "" && (chosen < 0 || prefer(&offers[i], &offers[chosen]) < 0) {

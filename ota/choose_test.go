@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"tandem/packaging/repository"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -17,7 +17,7 @@ func TestChoose(t *testing.T) {
 	if place < 1 || place > 98 {
 		t.Fatalf("gate-17 comes at %d: take another name for this test", place)
 	}
-	type change = func(*repository.Release)
+	type change = func(*release.Target)
 	// offer writes "NAME VERSION" or "NAME VERSION SIZE".
 	offer := func(text string, changes ...change) Offer {
 		o := Offer{Size: 100}
@@ -26,7 +26,7 @@ func TestChoose(t *testing.T) {
 			t.Fatal(err)
 		}
 		fmt.Sscan(text, &o.Name, &v, &o.Size)
-		o.Release = repository.Release{App: "hello", Version: version(t, v), Compatible: []string{"demo"}, Channel: "stable", Rollout: 100}
+		o.Release = release.Target{App: "hello", Version: version(t, v), Compatible: []string{"demo"}, Channel: "stable", Rollout: 100}
 		for _, f := range changes {
 			f(&o.Release)
 		}
@@ -75,15 +75,15 @@ func TestChoose(t *testing.T) {
 		},
 		{
 			name:   "other application",
-			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.App = "bye" })},
+			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.App = "bye" })},
 			passed: []string{"a: for the application bye, this device runs hello"},
 		},
 		{
 			name: "hardware",
 			offers: []Offer{
-				offer("a 2.0.0", func(r *repository.Release) { r.Compatible = []string{"x", "y"} }),
-				offer("b 2.0.0", func(r *repository.Release) { r.Compatible = nil }),
-				offer("c 1.1.0", func(r *repository.Release) { r.Compatible = []string{"x", "demo"} }),
+				offer("a 2.0.0", func(r *release.Target) { r.Compatible = []string{"x", "y"} }),
+				offer("b 2.0.0", func(r *release.Target) { r.Compatible = nil }),
+				offer("c 1.1.0", func(r *release.Target) { r.Compatible = []string{"x", "demo"} }),
 			},
 			device: func(d *Device) { d.Compatible = []string{"other", "demo"} },
 			want:   "c",
@@ -94,12 +94,12 @@ func TestChoose(t *testing.T) {
 		},
 		{
 			name:   "channel",
-			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.Channel = "beta" })},
+			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Channel = "beta" })},
 			passed: []string{"a: in the channel beta, this device follows stable"},
 		},
 		{
 			name:   "revoked here, and taken back there",
-			offers: []Offer{offer("a 2.0.0"), offer("b 1.9.0", func(r *repository.Release) { r.Yanked = true }), offer("c 1.1.0")},
+			offers: []Offer{offer("a 2.0.0"), offer("b 1.9.0", func(r *release.Target) { r.Yanked = true }), offer("c 1.1.0")},
 			device: func(d *Device) { d.Revoked = []versioning.Version{version(t, "1.5.0"), version(t, "2.0.0")} },
 			want:   "c",
 			passed: []string{"a: version 2.0.0 is revoked here", "b: version 1.9.0 was taken back by its publisher"},
@@ -113,18 +113,18 @@ func TestChoose(t *testing.T) {
 		},
 		{
 			name:   "rollout has not come so far",
-			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.Rollout = place }), offer("b 1.1.0")},
+			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Rollout = place }), offer("b 1.1.0")},
 			want:   "b",
 			passed: []string{fmt.Sprintf("a: rolled out to %d %% of devices, this one comes after %d %%", place, place)},
 		},
 		{
 			name:   "rollout has come",
-			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.Rollout = place + 1 })},
+			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Rollout = place + 1 })},
 			want:   "a",
 		},
 		{
 			name:   "rollout to nobody, to a device without a name",
-			offers: []Offer{offer("a 2.0.0", func(r *repository.Release) { r.Rollout = 0 }), offer("b 2.0.0", func(r *repository.Release) { r.Rollout = 99 }), offer("c 2.0.0")},
+			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Rollout = 0 }), offer("b 2.0.0", func(r *release.Target) { r.Rollout = 99 }), offer("c 2.0.0")},
 			device: func(d *Device) { d.ID = "" },
 			want:   "c",
 			passed: []string{
@@ -136,8 +136,8 @@ func TestChoose(t *testing.T) {
 			name: "the smallest form that applies",
 			offers: []Offer{
 				offer("full 2.0.0 100"),
-				offer("from-0.9 2.0.0 5", func(r *repository.Release) { r.Base = version(t, "0.9.0") }),
-				offer("from-1.0 2.0.0 10", func(r *repository.Release) { r.Base = version(t, "1.0.0") }),
+				offer("from-0.9 2.0.0 5", func(r *release.Target) { r.Base = version(t, "0.9.0") }),
+				offer("from-1.0 2.0.0 10", func(r *release.Target) { r.Base = version(t, "1.0.0") }),
 			},
 			want: "from-1.0",
 			passed: []string{

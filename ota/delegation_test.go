@@ -10,7 +10,7 @@ import (
 
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
-	"tandem/packaging/repository"
+	"tandem/packaging/release"
 	"tandem/packaging/tuf"
 )
 
@@ -85,7 +85,7 @@ func TestDelegatedRoleIsConfined(t *testing.T) {
 			delete(listed, "hello-2.0.0.bundle")
 		}, "1.1.0", ""},
 		{"the name of what the top level lists", func(p *publisher) {
-			p.addTo("A", "1.1.0", []byte("another eleven"), func(r *repository.Release) { r.Version = version(p.t, "3.0.0") })
+			p.addTo("A", "1.1.0", []byte("another eleven"), func(r *release.Target) { r.Version = version(p.t, "3.0.0") })
 		}, "1.1.0", ""},
 		{"signed by another key", func(p *publisher) {
 			p.addTo("A", "2.0.0", []byte("2"))
@@ -100,7 +100,7 @@ func TestDelegatedRoleIsConfined(t *testing.T) {
 			p.unpinned = "A"
 		}, "", "names A.json without its SHA-256"},
 		{"a bundle's own metadata", func(p *publisher) {
-			p.below["A"].Signed.Targets["manifest.json"] = p.targets.Signed.Targets["hello-1.1.0.bundle"]
+			p.below["A"].Signed.Targets["release.json.zst"] = p.targets.Signed.Targets["hello-1.1.0.bundle"]
 		}, "", "as the metadata inside a bundle does"},
 		{"a threshold of two and one signature", func(p *publisher) {
 			p.addTo("A", "2.0.0", []byte("2"))
@@ -243,7 +243,7 @@ func TestDelegatedPowerCutsAndDamage(t *testing.T) {
 func TestOneListingForAll(t *testing.T) {
 	p := newPublisher(t)
 	p.add("1.1.0", []byte("eleven"))
-	p.add("7", []byte("seven"), func(r *repository.Release) { r.App, r.Kind = "modem", "firmware" })
+	p.add("7", []byte("seven"), func(r *release.Target) { r.App, r.Kind = "modem", "firmware" })
 	p.publish()
 	s := newServer(t, p)
 	d := newDevice(t, s, p)

@@ -14,6 +14,7 @@ import (
 	"tandem/backup"
 	"tandem/internal/digest"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/versioning"
 )
@@ -44,7 +45,7 @@ type Installer struct {
 
 // Installed says what an installation did.
 type Installed struct {
-	Kind    bundle.Kind // of Firmware only App, From and Version are told: its handler has yet to run
+	Kind    release.Kind // of Firmware only App, From and Version are told: its handler has yet to run
 	App     string
 	From    versioning.Version // zero on a device without an application
 	Version versioning.Version
@@ -116,7 +117,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err := in.suits(m); err != nil {
 		return nil, err
 	}
-	if m.Kind == bundle.Firmware {
+	if m.Kind == release.Firmware {
 		from, err := in.Firmware[m.App](ctx, r)
 		if err != nil {
 			return nil, err
@@ -124,8 +125,8 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 		in.keepRoots(verifier)
 		return &Installed{Kind: m.Kind, App: m.App, From: from, Version: m.Version}, nil
 	}
-	release := m.Backup()
-	installed, err := in.Reconciler.Admit(ctx, &release, o)
+	recorded := m.Backup()
+	installed, err := in.Reconciler.Admit(ctx, &recorded, o)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +136,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 		}
 	}
 	in.Log.WithFields(logrus.Fields{"app": m.App, "from": installed, "version": m.Version}).Info("installing")
-	i, err := in.Reconciler.BeginInstall(ctx, &release, o)
+	i, err := in.Reconciler.BeginInstall(ctx, &recorded, o)
 	if err != nil {
 		return nil, err
 	}
@@ -165,12 +166,12 @@ func (in *Installer) keepRoots(verifier *trust.Verifier) {
 }
 
 // suits says whether the device runs what the bundle carries.
-func (in *Installer) suits(m *bundle.Manifest) error {
+func (in *Installer) suits(m *release.Manifest) error {
 	switch {
-	case m.Kind == bundle.Firmware && in.Firmware[m.App] == nil:
+	case m.Kind == release.Firmware && in.Firmware[m.App] == nil:
 		return fmt.Errorf("%w: the bundle carries the firmware %q, this device has handlers for %s",
 			ErrIncompatible, m.App, list(slices.Sorted(maps.Keys(in.Firmware))))
-	case m.Kind == bundle.App && m.App != in.App:
+	case m.Kind == release.App && m.App != in.App:
 		return fmt.Errorf("%w: the bundle carries application %q, this device runs %q", ErrIncompatible, m.App, in.App)
 	case !slices.ContainsFunc(m.Compatible, func(c string) bool { return slices.Contains(in.Compatible, c) }):
 		return fmt.Errorf("%w: the bundle is for %s, this device is %s", ErrIncompatible, list(m.Compatible), list(in.Compatible))
@@ -181,6 +182,7 @@ func (in *Installer) suits(m *bundle.Manifest) error {
 // unpack stages what is new. The bundle is accepted once it was read to its end.
 func (in *Installer) unpack(ctx context.Context, r *bundle.Reader, i *backup.Install) error {
 	total := i.Bytes()
+	r.Want(i.Wants)
 	var done int64
 	for {
 		f, content, err := r.Next()
@@ -189,9 +191,6 @@ func (in *Installer) unpack(ctx context.Context, r *bundle.Reader, i *backup.Ins
 		}
 		if err != nil {
 			return err
-		}
-		if !i.Wants(f.Path) {
-			continue
 		}
 		counted := &counter{r: content, sum: *f.SHA256, report: func(n int) {
 			done += int64(n)

@@ -17,7 +17,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"tandem/internal/digest"
-	"tandem/packaging/repository"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/packaging/tuf"
 )
@@ -514,7 +514,7 @@ func referrer(role string) string {
 
 // bundleTargets are what the targets metadata inside a bundle names, and that
 // of a repository never does.
-var bundleTargets = []string{"manifest.json", "payload.tar.zst"}
+var bundleTargets = []string{"release.json.zst", "parts.json"}
 
 // offers reads the releases that targets metadata lists. One
 // that cannot be read is left out, so that a release made by a newer
@@ -543,7 +543,7 @@ func (r *Repo) offers(trusted *trustedmetadata.TrustedMetadata, listed []tuf.Lis
 		if !pinned(l.Role) {
 			return nil, unpinned(l.Role)
 		}
-		rel, err := repository.ParseListed(l)
+		rel, err := release.ParseListed(l)
 		if err != nil {
 			r.o.Log.WithError(err).Warn("a release is left out")
 			continue

@@ -22,8 +22,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
-	"tandem/packaging/bundle"
-	"tandem/packaging/repository"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/versioning"
 )
@@ -215,7 +214,7 @@ func (p *publisher) delegate(role string, paths ...string) {
 }
 
 // addTo is add, to the list of a delegated role.
-func (p *publisher) addTo(role, v string, content []byte, change ...func(*repository.Release)) {
+func (p *publisher) addTo(role, v string, content []byte, change ...func(*release.Target)) {
 	top := p.targets
 	p.targets = p.below[role]
 	p.add(v, content, change...)
@@ -225,9 +224,10 @@ func (p *publisher) addTo(role, v string, content []byte, change ...func(*reposi
 
 // add lists a release of hello for demo hardware in the channel stable, which
 // change may change.
-func (p *publisher) add(v string, content []byte, change ...func(*repository.Release)) {
-	r := repository.Release{
-		Kind: bundle.App, App: "hello", Version: version(p.t, v), Compatible: []string{"demo"}, Channel: "stable", Rollout: 100,
+func (p *publisher) add(v string, content []byte, change ...func(*release.Target)) {
+	r := release.Target{
+		Kind: release.App, App: "hello", Version: version(p.t, v), Compatible: []string{"demo"}, Channel: "stable", Rollout: 100,
+		Release: digest.Of([]byte("release " + v)),
 	}
 	for _, f := range change {
 		f(&r)

@@ -18,6 +18,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
 	"tandem/packaging/trust"
@@ -48,7 +49,7 @@ func TestPublishedRepository(t *testing.T) {
 	if err := os.WriteFile(app.Path("hello"), bytes.Repeat([]byte("hello "), 1000), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	release := func(v string) repository.Release {
+	release := func(v string) release.Target {
 		t.Helper()
 		_, err := bundle.Create(t.Context(), app, out, v, bundle.Options{
 			App: "hello", Version: version(t, v), Compatible: []string{"demo"},
@@ -66,7 +67,7 @@ func TestPublishedRepository(t *testing.T) {
 		}
 		f := must[*os.File](t)(os.Open(out.Path(v)))
 		defer f.Close()
-		return must[repository.Release](t)(publisher.Add(t.Context(), f, signer, repository.AddOptions{}))
+		return must[release.Target](t)(publisher.Add(t.Context(), f, signer, repository.AddOptions{}))
 	}
 	release("1.1.0")
 	want := release("1.2.0")

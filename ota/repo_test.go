@@ -377,11 +377,11 @@ func TestBadAnswers(t *testing.T) {
 			},
 		},
 		{
-			name: "the targets of a bundle", want: ErrRefused, says: "lists manifest.json, as the metadata inside a bundle does",
+			name: "the targets of a bundle", want: ErrRefused, says: "lists release.json.zst, as the metadata inside a bundle does",
 			bad: func(t *testing.T, p *publisher, s *server) {
-				p.targets.Signed.Targets["manifest.json"] = p.targets.Signed.Targets["hello-1.1.0.bundle"]
+				p.targets.Signed.Targets["release.json.zst"] = p.targets.Signed.Targets["hello-1.1.0.bundle"]
 				p.publish()
-				delete(p.targets.Signed.Targets, "manifest.json")
+				delete(p.targets.Signed.Targets, "release.json.zst")
 				s.serve(p)
 			},
 		},

@@ -12,7 +12,7 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
-	"tandem/packaging/repository"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -38,7 +38,7 @@ type Device struct {
 
 // Offer is a release and the file that carries it.
 type Offer struct {
-	Release repository.Release
+	Release release.Target
 	Name    string // of the file, as the repository lists it
 	Size    int64  // bytes
 	SHA256  digest.SHA256

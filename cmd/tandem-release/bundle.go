@@ -14,8 +14,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"tandem/internal/cli"
+	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
 	"tandem/packaging/trust"
@@ -46,6 +48,7 @@ func newBundleCreateCommand(p *program) *cobra.Command {
 	var (
 		o                  bundle.Options
 		version, root, out string
+		frame              int64
 		keys               keyFlags
 	)
 	cmd := &cobra.Command{
@@ -63,6 +66,10 @@ With --keys and --root the bundle is signed; without, "bundle sign" can do that
 later, possibly on another machine. A signature does not expire: a device takes
 newer versions only, and the root that vouches for the key has a date of its own.
 
+Devices fetch and read only those frames of a bundle that hold files which they lack.
+Small files share frames of up to --frame-size KiB; larger files have their own.
+Smaller frames make the bundle larger, and updates that change little smaller.
+
 Patterns are relative to APPDIR. An element ** stands for any number of elements.
 --config-pattern names files that may change on the device, --ignore names files
 that are neither backed up nor restored.`,
@@ -79,6 +86,10 @@ that are neither backed up nor restored.`,
 			if o.Version, err = versioning.Parse(version); err != nil {
 				return cli.Usage(cmd, "--version: %w", err)
 			}
+			if frame < 4 || frame > 1024 {
+				return cli.Usage(cmd, "--frame-size %d: expected 4 to 1024 KiB", frame)
+			}
+			o.Frame = frame << 10
 			if o.Time, err = p.sourceDate(cmd); err != nil {
 				return err
 			}
@@ -117,13 +128,14 @@ that are neither backed up nor restored.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.App, "app", "", "application, or firmware, that the bundle carries")
-	f.StringVar((*string)(&o.Kind), "kind", string(bundle.App), "app, or firmware for the device's handler to write")
+	f.StringVar((*string)(&o.Kind), "kind", string(release.App), "app, or firmware for the device's handler to write")
 	f.StringVar(&version, "version", "", "semantic version, such as 1.1.0")
 	f.StringArrayVar(&o.Compatible, "compatible", nil, "hardware that it is for (repeatable)")
 	f.StringArrayVar(&o.Config, "config-pattern", nil, "files that may change on the device (repeatable)")
 	f.StringArrayVar(&o.Ignore, "ignore", nil, "files that are neither backed up nor restored (repeatable)")
 	f.StringArrayVar(&o.Replace, "replace", nil, "of the files that may change, those that this release brings anew all the same (repeatable)")
 	f.StringArrayVar(&o.Remove, "remove", nil, "files that earlier releases left and that must go (repeatable)")
+	f.Int64Var(&frame, "frame-size", bundle.DefaultFrame>>10, "KiB that small files share in one frame")
 	keys.register(cmd)
 	f.StringVar(&root, "root", "", "root.json that names the key")
 	f.StringVar(&out, "out", "", "file to write")
@@ -206,24 +218,26 @@ func (p *program) signWith(ctx context.Context, keys *keyFlags, rootFile string)
 
 // facts is what info and verify say about a bundle.
 type facts struct {
-	File         string     `json:"file"`
-	Kind         string     `json:"kind"`
-	App          string     `json:"app"`
-	Version      string     `json:"version"`
-	Compatible   []string   `json:"compatible"`
-	Base         string     `json:"base,omitempty"`
-	Time         *time.Time `json:"time,omitempty"`
-	Config       []string   `json:"config"`
-	Ignore       []string   `json:"ignore"`
-	Replace      []string   `json:"replace"`
-	Remove       []string   `json:"remove"`
-	Entries      int        `json:"entries"`      // files, directories and links
-	Size         int64      `json:"size"`         // of all files, bytes
-	PayloadSize  int64      `json:"payload_size"` // compressed, bytes
-	PayloadFiles int        `json:"payload_files"`
-	Signed       bool       `json:"signed"` // carries a signature, of whomever
-	Keys         []string   `json:"keys"`   // that it claims to be signed by
-	Expires      *time.Time `json:"expires,omitempty"`
+	File         string        `json:"file"`
+	Kind         string        `json:"kind"`
+	App          string        `json:"app"`
+	Version      string        `json:"version"`
+	Compatible   []string      `json:"compatible"`
+	Time         *time.Time    `json:"time,omitempty"`
+	Config       []string      `json:"config"`
+	Ignore       []string      `json:"ignore"`
+	Replace      []string      `json:"replace"`
+	Remove       []string      `json:"remove"`
+	Entries      int           `json:"entries"`      // files, directories and links
+	Size         int64         `json:"size"`         // of all files, bytes
+	Release      digest.SHA256 `json:"release"`      // of release.json
+	HeadSize     int64         `json:"head_size"`    // what comes before the payload, bytes
+	PayloadSize  int64         `json:"payload_size"` // compressed, bytes
+	PayloadFiles int           `json:"payload_files"`
+	Frames       int           `json:"frames"`
+	Signed       bool          `json:"signed"` // carries a signature, of whomever
+	Keys         []string      `json:"keys"`   // that it claims to be signed by
+	Expires      *time.Time    `json:"expires,omitempty"`
 	// Trusted says that the root given with --root vouches for the bundle.
 	Trusted bool `json:"trusted"`
 	// Verified says that every byte was read and found right.
@@ -237,23 +251,24 @@ func gather(name string, r *bundle.Reader) (*facts, error) {
 	}
 	m := r.Manifest()
 	f := &facts{
-		File:         name,
-		Kind:         string(m.Kind),
-		App:          m.App,
-		Version:      m.Version.String(),
-		Compatible:   m.Compatible,
-		Base:         m.Base.String(),
-		Config:       list(m.Config),
-		Ignore:       list(m.Ignore),
-		Replace:      list(m.Replace),
-		Remove:       list(m.Remove),
-		Entries:      len(m.Files),
-		PayloadSize:  r.Signed().Payload.Length,
-		PayloadFiles: m.Payload.Files,
-		Signed:       len(t.Signatures) > 0,
-		Keys:         []string{},
+		File:        name,
+		Kind:        string(m.Kind),
+		App:         m.App,
+		Version:     m.Version.String(),
+		Compatible:  m.Compatible,
+		Config:      list(m.Config),
+		Ignore:      list(m.Ignore),
+		Replace:     list(m.Replace),
+		Remove:      list(m.Remove),
+		Entries:     len(m.Files),
+		Release:     r.Release(),
+		HeadSize:    r.Length(),
+		PayloadSize: r.Parts().Payload(),
+		Frames:      len(r.Parts().Frames),
+		Signed:      len(t.Signatures) > 0,
+		Keys:        []string{},
 	}
-	f.Size, _ = m.Content()
+	f.PayloadFiles, f.Size = m.Content()
 	if m.Time > 0 {
 		at := time.Unix(m.Time, 0).UTC()
 		f.Time = &at
@@ -280,8 +295,8 @@ func (f *facts) print(w io.Writer) error {
 	row("app", f.App)
 	row("version", f.Version)
 	row("kind", f.Kind)
+	row("release", f.Release.String())
 	row("compatible", strings.Join(f.Compatible, ", "))
-	row("base", f.Base)
 	if f.Time != nil {
 		row("time", f.Time.Format(time.RFC3339))
 	}
@@ -290,7 +305,8 @@ func (f *facts) print(w io.Writer) error {
 	row("replace", strings.Join(f.Replace, ", "))
 	row("remove", strings.Join(f.Remove, ", "))
 	row("entries", fmt.Sprintf("%d, %s", f.Entries, bytesText(f.Size)))
-	row("payload", fmt.Sprintf("%d files, %s compressed", f.PayloadFiles, bytesText(f.PayloadSize)))
+	row("head", bytesText(f.HeadSize))
+	row("payload", fmt.Sprintf("%d files, %s compressed, in %d frames", f.PayloadFiles, bytesText(f.PayloadSize), f.Frames))
 	if f.Signed {
 		row("signed by", strings.Join(f.Keys, ", "))
 	} else {
@@ -322,8 +338,8 @@ func bytesText(n int64) string {
 	return fmt.Sprintf("%.1f %ciB", v, "KMGT"[i])
 }
 
-func contents(m *bundle.Manifest) string {
-	all, _ := m.Content()
+func contents(m *release.Manifest) string {
+	_, all := m.Content()
 	return fmt.Sprintf("%d entries, %s", len(m.Files), bytesText(all))
 }
 

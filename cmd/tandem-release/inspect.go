@@ -126,7 +126,7 @@ func (p *program) listJSON(s *repository.Status) error {
 		doc.Releases = append(doc.Releases, listed{
 			App: r.App, Version: r.Version.String(), Kind: string(r.Kind), Channel: r.Channel, Compatible: list(r.Compatible),
 			Base: r.Base.String(), Rollout: r.Rollout, Yanked: r.Yanked, Urgent: r.Urgent,
-			Name: r.Name, File: r.File(), Size: r.Length, SHA256: r.SHA256.String(),
+			Name: r.Name, File: repository.File(r), Size: r.Length, SHA256: r.SHA256.String(),
 		})
 	}
 	return json.NewEncoder(p.stdout).Encode(doc)

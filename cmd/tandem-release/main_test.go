@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
@@ -68,11 +70,14 @@ func code(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// flip FILE TEXT changes the byte after the first place where FILE has TEXT to
-// a digit, so that what was valid text or hexadecimal stays that.
+// flip FILE TEXT [last] changes the byte after the first place, or the last one,
+// where FILE has TEXT to a digit, so that what was valid text or hexadecimal stays that.
 func flip(ts *testscript.TestScript, _ bool, args []string) {
 	data := ts.ReadFile(args[0])
 	i := strings.Index(data, args[1])
+	if len(args) > 2 {
+		i = strings.LastIndex(data, args[1])
+	}
 	if i < 0 {
 		ts.Fatalf("%s has no %q", args[0], args[1])
 	}
@@ -92,7 +97,7 @@ func truncate(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.Truncate(ts.MkAbs(args[0]), int64(len(ts.ReadFile(args[0]))-n)))
 }
 
-// craft IN OUT OLD NEW gives the bundle IN another manifest, in which OLD is
+// craft IN OUT OLD NEW gives the bundle IN another release.json or parts.json, in which OLD is
 // replaced by NEW, and signs it with keys/: what a publisher who is not
 // tandem-release could make. It writes the tar with the standard library.
 func craft(ts *testscript.TestScript, _ bool, args []string) {
@@ -109,16 +114,32 @@ func craft(ts *testscript.TestScript, _ bool, args []string) {
 		members[h.Name] = string(content)
 		order = append(order, h.Name)
 	}
-	manifest := strings.Replace(members["manifest.json"], args[2], args[3], 1)
-	if args[2] != args[3] && manifest == members["manifest.json"] {
-		ts.Fatalf("the manifest has no %q: %s", args[2], manifest)
+	manifest := unpacked(ts, members["release.json.zst"])
+	changed := strings.Replace(manifest, args[2], args[3], 1)
+	inParts := strings.Replace(members["parts.json"], args[2], args[3], 1)
+	switch {
+	case args[2] == args[3]:
+	case changed != manifest:
+		z, err := zstd.NewWriter(nil, zstd.WithSingleSegment(true))
+		ts.Check(err)
+		members["release.json.zst"] = string(z.EncodeAll([]byte(changed), nil))
+		var parts bundle.Parts
+		ts.Check(json.Unmarshal([]byte(members["parts.json"]), &parts))
+		parts.Release = bundle.Whole{Length: int64(len(changed)), SHA256: digest.Of([]byte(changed))}
+		encoded, err := parts.Encode()
+		ts.Check(err)
+		members["parts.json"] = string(encoded)
+	case inParts != members["parts.json"]:
+		members["parts.json"] = inParts
+	default:
+		ts.Fatalf("neither release.json nor parts.json has %q: %s%s", args[2], manifest, inParts)
 	}
-	members["manifest.json"] = manifest
 	targets, _, err := bundle.ParseTargets([]byte(members["metadata/targets.json"]))
 	ts.Check(err)
-	sum := digest.Of([]byte(manifest))
-	targets.Signed.Targets["manifest.json"].Length = int64(len(manifest))
-	targets.Signed.Targets["manifest.json"].Hashes["sha256"] = sum[:]
+	for name, target := range targets.Signed.Targets {
+		sum := digest.Of([]byte(members[name]))
+		target.Length, target.Hashes["sha256"] = int64(len(members[name])), sum[:]
+	}
 	targets.ClearSignatures()
 	keys, err := fsys.OpenOS(ts.MkAbs("keys"))
 	ts.Check(err)
@@ -140,6 +161,15 @@ func craft(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	ts.Check(w.Close())
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o644))
+}
+
+func unpacked(ts *testscript.TestScript, packed string) string {
+	d, err := zstd.NewReader(nil)
+	ts.Check(err)
+	defer d.Close()
+	plain, err := d.DecodeAll([]byte(packed), nil)
+	ts.Check(err)
+	return string(plain)
 }
 
 // fetch URLFILE PATH CODE OUT asks a server, whose URL is the first line of

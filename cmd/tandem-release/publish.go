@@ -12,6 +12,7 @@ import (
 	"tandem/internal/cli"
 	"tandem/internal/fsys"
 	"tandem/internal/lock"
+	"tandem/packaging/release"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
 )
@@ -162,7 +163,7 @@ and takes the release from none that has it ("repo yank" does not either).`,
 			if percent < 0 || percent > 100 {
 				return cli.Usage(cmd, "--percent %d: expected 0 to 100", percent)
 			}
-			return p.edit(cmd, &f, args[0], fmt.Sprintf("is offered to %d %% of devices", percent), func(r *repository.Repository) ([]repository.Release, *repository.Change, error) {
+			return p.edit(cmd, &f, args[0], fmt.Sprintf("is offered to %d %% of devices", percent), func(r *repository.Repository) ([]release.Target, *repository.Change, error) {
 				return r.StageRollout(args[1], percent, lower)
 			})
 		},
@@ -193,7 +194,7 @@ With --undo it is offered again.`,
 			if undo {
 				what = "is offered again"
 			}
-			return p.edit(cmd, &f, args[0], what, func(r *repository.Repository) ([]repository.Release, *repository.Change, error) {
+			return p.edit(cmd, &f, args[0], what, func(r *repository.Repository) ([]release.Target, *repository.Change, error) {
 				return r.StageYank(args[1], undo)
 			})
 		},
@@ -215,7 +216,7 @@ a version that is off the list could be published again by mistake.`,
 		Example: `  tandem-release repo remove repo hello/1.0.0 --keys keys`,
 		Args:    cli.Exactly("REPO", "RELEASE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.edit(cmd, &f, args[0], "is off the list", func(r *repository.Repository) ([]repository.Release, *repository.Change, error) {
+			return p.edit(cmd, &f, args[0], "is off the list", func(r *repository.Repository) ([]release.Target, *repository.Change, error) {
 				return r.StageRemove(args[1])
 			})
 		},
@@ -226,7 +227,7 @@ a version that is off the list could be published again by mistake.`,
 
 // edit changes releases, and prints the bundles that it was about, or the file
 // that holds the change.
-func (p *program) edit(cmd *cobra.Command, f *publishFlags, repo, what string, stage func(*repository.Repository) ([]repository.Release, *repository.Change, error)) error {
+func (p *program) edit(cmd *cobra.Command, f *publishFlags, repo, what string, stage func(*repository.Repository) ([]release.Target, *repository.Change, error)) error {
 	return p.change(cmd, f, repo, nil, func(r *repository.Repository, keys *signing.Ring) error {
 		list, c, err := stage(r)
 		if err != nil {
@@ -244,7 +245,7 @@ func (p *program) edit(cmd *cobra.Command, f *publishFlags, repo, what string, s
 		}
 		for _, rel := range list {
 			p.say("%s %s for %s %s", rel.App, rel.Version, strings.Join(rel.Compatible, ", "), what)
-			if _, err := fmt.Fprintln(p.stdout, rel.File()); err != nil {
+			if _, err := fmt.Fprintln(p.stdout, repository.File(rel)); err != nil {
 				return err
 			}
 		}

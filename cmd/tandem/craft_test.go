@@ -18,6 +18,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
 	"tandem/packaging/signing"
@@ -68,7 +69,7 @@ func list(files ...map[string]any) crafted {
 
 func file(path string) map[string]any {
 	sum := sha256.Sum256([]byte(evilContent))
-	return map[string]any{"path": path, "type": "file", "mode": "0644", "size": len(evilContent), "sha256": hex.EncodeToString(sum[:]), "from": "full"}
+	return map[string]any{"path": path, "type": "file", "mode": "0644", "size": len(evilContent), "sha256": hex.EncodeToString(sum[:])}
 }
 
 func dir(path string) map[string]any {
@@ -97,21 +98,26 @@ func craft(how, name string) error {
 	if how == "good" {
 		c.files = append([]map[string]any{dir("bin")}, c.files...)
 	}
-	full := 0
-	for _, f := range c.files {
-		if f["from"] == "full" {
-			full++
-		}
-	}
-	manifest, err := json.Marshal(map[string]any{
+	release, err := json.Marshal(map[string]any{
 		"kind": "app", "app": "hello", "version": "1.1.0", "compatible": []string{"demo"},
-		"payload": map[string]any{"compression": "zstd", "size": size, "files": full},
-		"files":   c.files,
+		"files": c.files,
 	})
 	if err != nil {
 		return err
 	}
-	targets, err := signTargets(manifest, payload)
+	z, err := zstd.NewWriter(nil, zstd.WithSingleSegment(true))
+	if err != nil {
+		return err
+	}
+	packed := z.EncodeAll(release, nil)
+	parts, err := (&bundle.Parts{
+		Release: bundle.Whole{Length: int64(len(release)), SHA256: digest.Of(release)},
+		Frames:  []bundle.Frame{{Length: int64(len(payload)), Size: int64(size)}},
+	}).Encode()
+	if err != nil {
+		return err
+	}
+	targets, err := signTargets(packed, parts)
 	if err != nil {
 		return err
 	}
@@ -120,7 +126,7 @@ func craft(how, name string) error {
 	for _, m := range []struct {
 		name string
 		data []byte
-	}{{"tandem-bundle", []byte("1\n")}, {"metadata/targets.json", targets}, {"manifest.json", manifest}, {"payload.tar.zst", payload}} {
+	}{{"tandem-bundle", []byte("2\n")}, {"metadata/targets.json", targets}, {"release.json.zst", packed}, {"parts.json", parts}, {"payload.tar.zst", payload}} {
 		h := &tar.Header{Typeflag: tar.TypeReg, Name: m.name, Size: int64(len(m.data)), Mode: 0o644, Format: tar.FormatUSTAR}
 		if err := w.WriteHeader(h); err != nil {
 			return err
@@ -158,16 +164,16 @@ func (c *crafted) payload() (packed []byte, size int, err error) {
 	if n := 4*512 - plain.Len(); n > 0 {
 		plain.Write(make([]byte, n))
 	}
-	z, err := zstd.NewWriter(nil)
+	z, err := zstd.NewWriter(nil, zstd.WithSingleSegment(true))
 	if err != nil {
 		return nil, 0, err
 	}
 	return z.EncodeAll(plain.Bytes(), nil), plain.Len(), nil
 }
 
-func signTargets(manifest, payload []byte) ([]byte, error) {
+func signTargets(release, parts []byte) ([]byte, error) {
 	t := metadata.Targets(bundle.Never())
-	for name, data := range map[string][]byte{"manifest.json": manifest, "payload.tar.zst": payload} {
+	for name, data := range map[string][]byte{"release.json.zst": release, "parts.json": parts} {
 		sum := sha256.Sum256(data)
 		t.Signed.Targets[name] = &metadata.TargetFiles{Length: int64(len(data)), Hashes: metadata.Hashes{"sha256": sum[:]}}
 	}

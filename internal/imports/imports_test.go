@@ -23,9 +23,10 @@ var layers = []string{"cmd", "agent", "ota", "packaging", "backup", "versioning"
 var outside = []string{"test", "examples"}
 
 // restricted are packages that only some may import, tests apart: what signs
-// has no place on a device.
+// or publishes has no place on a device.
 var restricted = map[string][]string{
-	"packaging/signing": {"cmd/tandem-release", "packaging/repository", "packaging/signing"},
+	"packaging/signing":    {"cmd/tandem-release", "packaging/repository", "packaging/signing"},
+	"packaging/repository": {"cmd/tandem-release", "packaging/repository", "test/device", "test/soak"},
 }
 
 // exceptions are the imports that break the order for a reason: helpers of
@@ -158,6 +159,8 @@ func TestCheck(t *testing.T) {
 		{"ota", "packaging/signing", true, ""},
 		{"cmd/tandem", "packaging/signing", false, "only cmd/tandem-release, packaging/repository"},
 		{"ota", "packaging/signing", false, "only cmd/tandem-release"},
+		{"ota", "packaging/repository", false, "only cmd/tandem-release"},
+		{"ota", "packaging/repository", true, ""},
 		{"packaging/trust", "packaging/signing", false, "only cmd/tandem-release"},
 		{"test/bench", "packaging/signing", false, "only cmd/tandem-release"},
 		{"backup", "packaging/signing", true, "packaging/ is above backup/"},

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +28,7 @@ import (
 	"tandem/internal/fsys"
 	"tandem/packaging/internal/cut"
 	"tandem/packaging/internal/testkeys"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -101,7 +104,7 @@ func small(t testing.TB) []byte {
 }
 
 // readAll reads a bundle the way an installer does.
-func readAll(src io.Reader, v Verifier) (*Manifest, map[string]string, error) {
+func readAll(src io.Reader, v Verifier) (*release.Manifest, map[string]string, error) {
 	r, err := NewReader(src, v)
 	if err != nil {
 		return nil, nil, err
@@ -161,7 +164,7 @@ func TestRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("contents (-want +got):\n%.2000s", diff)
 	}
-	entries := map[string]File{}
+	entries := map[string]backup.Entry{}
 	for _, e := range m.Files {
 		entries[string(e.Path)] = e
 		if e.UID != 0 || e.GID != 0 {
@@ -256,7 +259,7 @@ func TestSameBytes(t *testing.T) {
 	}
 }
 
-const golden = "f41e857c15c6549e4565dcb307806cb96c77725f63981acf3b5ca5adae101a79"
+const golden = "f898cc33628094a262ef8e3795395b82bdca7523bfea53b5ba43edc2ed070784"
 
 // strict trusts the key "targets" only. It stands for packaging/trust, which
 // cannot be imported from here.
@@ -269,7 +272,7 @@ func (s strict) VerifyBundle(_ [][]byte, targets []byte) (Signed, error) {
 	if err != nil {
 		return signed, err
 	}
-	want := newTargets(signed.Manifest, signed.Payload, m.Signed.Expires)
+	want := newTargets(signed.Release, signed.Parts, m.Signed.Expires)
 	want.Signed = m.Signed
 	testkeys.Sign(s.t, want, "targets")
 	if len(m.Signatures) != 1 || !bytes.Equal(m.Signatures[0].Signature, want.Signatures[0].Signature) || m.Signatures[0].KeyID != want.Signatures[0].KeyID {
@@ -292,33 +295,39 @@ func TestEveryByteCounts(t *testing.T) {
 			o := options()
 			o.Signing = c.s
 			raw := create(t, dir, o)
-			if _, _, err := readAll(bytes.NewReader(raw), c.v); err != nil {
-				t.Fatal(err)
-			}
-			check := func(what string, data []byte) {
+			_, want, err := readAll(bytes.NewReader(raw), c.v)
+			must(t, err)
+			// A bit of a frame may count for nothing: what is accepted is what was
+			// signed all the same.
+			check := func(what string, data []byte, mayPass bool) {
 				t.Helper()
-				_, _, err := readAll(bytes.NewReader(data), c.v)
-				if err == nil {
+				_, got, err := readAll(bytes.NewReader(data), c.v)
+				switch {
+				case err == nil && mayPass && cmp.Equal(got, want):
+				case err == nil:
 					t.Errorf("%s: accepted", what)
-				} else if !errors.Is(err, ErrMalformed) && !errors.Is(err, errStrict) {
+				case !errors.Is(err, ErrMalformed) && !errors.Is(err, errStrict):
 					t.Errorf("%s: error %q is not ErrMalformed", what, err)
 				}
 			}
+			h, err := ReadHead(bytes.NewReader(raw), c.v)
+			must(t, err)
+			inPayload := func(i int) bool { return int64(i) >= h.Length() && int64(i) < h.Length()+h.Parts().Payload() }
 			bad := bytes.Clone(raw)
 			for i := range raw {
 				for _, bit := range []byte{1 << (i % 8), 0x20} {
 					bad[i] ^= bit
-					check(fmt.Sprintf("byte %d xor %#x", i, bit), bad)
+					check(fmt.Sprintf("byte %d xor %#x", i, bit), bad, inPayload(i))
 					bad[i] = raw[i]
 				}
 				if i%7 == 0 || i%block == 0 {
-					check(fmt.Sprintf("cut at %d", i), raw[:i])
+					check(fmt.Sprintf("cut at %d", i), raw[:i], false)
 				}
 			}
 			for _, tail := range []string{"\x00", "x", strings.Repeat("\x00", 512), strings.Repeat("\x00", 10240)} {
-				check(fmt.Sprintf("%d bytes more", len(tail)), append(bytes.Clone(raw), tail...))
+				check(fmt.Sprintf("%d bytes more", len(tail)), append(bytes.Clone(raw), tail...), false)
 			}
-			check("twice", append(bytes.Clone(raw), raw...))
+			check("twice", append(bytes.Clone(raw), raw...), false)
 		})
 	}
 }
@@ -337,10 +346,193 @@ func TestSourceFails(t *testing.T) {
 	must(t, err)
 }
 
+// bigTree makes a tree with many small files and some large ones, and gives
+// what is in it.
+func bigTree(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	rnd := rand.New(rand.NewPCG(7, 7))
+	want := map[string]string{"zero/empty": "", strings.Repeat("n", 101): "a name for an extended header"}
+	for i := range 60 {
+		b := make([]byte, rnd.IntN(3000))
+		for k := range b {
+			b[k] = byte(rnd.IntN(40))
+		}
+		want[fmt.Sprintf("small/%03d", i)] = string(b)
+	}
+	for i, n := range []int{5 << 10, 64 << 10, 64<<10 - 512, 128 << 10, 300<<10 + 17} {
+		b := make([]byte, n)
+		for k := range b {
+			b[k] = byte(rnd.IntN(40))
+		}
+		want[fmt.Sprintf("large/%d", i)] = string(b)
+	}
+	for name, content := range want {
+		write1(t, dir, name, content, 0o644)
+	}
+	return want
+}
+
+// touched tells which bytes of a source were read.
+type touched struct {
+	*bytes.Reader
+	read int64
+}
+
+func (c *touched) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.read += int64(n)
+	return n, err
+}
+
+// Only the frames of files that are wanted are read, and what is in the others
+// does not matter; and a source that cannot seek gives the same.
+func TestWant(t *testing.T) {
+	dir := t.TempDir()
+	all := bigTree(t, dir)
+	o := options()
+	o.Frame = 16 << 10
+	raw := create(t, dir, o)
+	names := slices.Sorted(maps.Keys(all))
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for round := range 30 {
+		wanted := map[string]string{}
+		for range rnd.IntN(4) {
+			name := names[rnd.IntN(len(names))]
+			wanted[name] = all[name]
+		}
+		want := func(p backup.Path) bool { _, ok := wanted[string(p)]; return ok }
+		h, err := ReadHead(bytes.NewReader(raw), Inspect{})
+		must(t, err)
+		if h.Size() != int64(len(raw)) {
+			t.Fatalf("Size() gives %d, the bundle has %d bytes", h.Size(), len(raw))
+		}
+		// Nothing but the head and those frames is there.
+		sparse := make([]byte, len(raw))
+		copy(sparse, raw[:h.Length()])
+		needed := h.Length() + pad(h.Parts().Payload()) + 2*block
+		h.Frames(want, func(at int64, f Frame) {
+			must(t, CheckFrame(raw[at:at+f.Length], f.Size))
+			copy(sparse[at:], raw[at:at+f.Length])
+			needed += f.Length
+		})
+		seeks := &touched{Reader: bytes.NewReader(sparse)}
+		for name, src := range map[string]io.Reader{"seeks": seeks, "streams": iotest.HalfReader(bytes.NewReader(sparse))} {
+			r, err := NewReader(src, Inspect{})
+			must(t, err)
+			r.Want(want)
+			got := map[string]string{}
+			for {
+				e, content, err := r.Next()
+				if err == io.EOF {
+					break
+				}
+				must(t, err)
+				if round%3 == 2 { // left unread, it is verified all the same
+					got[string(e.Path)] = all[string(e.Path)]
+					continue
+				}
+				data, err := io.ReadAll(content)
+				must(t, err)
+				got[string(e.Path)] = string(data)
+			}
+			must(t, r.Finish())
+			if !cmp.Equal(got, wanted) {
+				t.Errorf("%s: got other files than were wanted: %v, want %v", name, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(wanted)))
+			}
+		}
+		if seeks.read != needed {
+			t.Errorf("%d files: %d bytes were read, %d are needed", len(wanted), seeks.read, needed)
+		}
+	}
+	// Without what is wanted it does not pass.
+	h, err := ReadHead(bytes.NewReader(raw), Inspect{})
+	must(t, err)
+	bad := bytes.Clone(raw)
+	h.Frames(func(p backup.Path) bool { return p == "large/4" }, func(at int64, f Frame) { clear(bad[at : at+f.Length]) })
+	r, err := NewReader(bytes.NewReader(bad), Inspect{})
+	must(t, err)
+	r.Want(func(p backup.Path) bool { return p == "large/4" })
+	if err := r.Finish(); !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), "large/4") {
+		t.Errorf("a wanted frame that is missing: error %v", err)
+	}
+	r, err = NewReader(bytes.NewReader(bad[:len(bad)-600]), Inspect{})
+	must(t, err)
+	r.Want(func(backup.Path) bool { return false })
+	if err := r.Finish(); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a bundle that is cut where nobody looks: error %v", err)
+	}
+}
+
+// Any program that knows tar and zstd reads the payload, and the whole.
+func TestOrdinaryTools(t *testing.T) {
+	dir := t.TempDir()
+	want := bigTree(t, dir)
+	o := options()
+	o.Time, o.Frame = 1700000000, 16<<10
+	raw := create(t, dir, o)
+	outer := tar.NewReader(bytes.NewReader(raw))
+	var members []string
+	for {
+		h, err := outer.Next()
+		if err == io.EOF {
+			break
+		}
+		must(t, err)
+		if members = append(members, h.Name); h.Name != payloadName {
+			continue
+		}
+		z, err := zstd.NewReader(outer)
+		must(t, err)
+		defer z.Close()
+		inner := tar.NewReader(z)
+		for {
+			h, err := inner.Next()
+			if err == io.EOF {
+				break
+			}
+			must(t, err)
+			data, err := io.ReadAll(inner)
+			must(t, err)
+			if want[h.Name] != string(data) || h.Mode != 0o644 || h.ModTime.Unix() != o.Time || h.Typeflag != tar.TypeReg {
+				t.Errorf("the payload's %q is not what was packed: %+v", h.Name, h)
+			}
+			delete(want, h.Name)
+		}
+		rest, err := io.ReadAll(z)
+		must(t, err)
+		if len(rest) > 0 {
+			t.Errorf("%d bytes follow the payload's tar", len(rest))
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("the payload lacks %v", slices.Sorted(maps.Keys(want)))
+	}
+	if diff := cmp.Diff([]string{formatName, targetsName, releaseName, partsName, payloadName}, members); diff != "" {
+		t.Errorf("members (-want +got):\n%s", diff)
+	}
+}
+
+// The extended header of a file whose length no ustar header can say.
+func TestHugeFile(t *testing.T) {
+	e := fileEntry(strings.Repeat("d/", 60)+"huge", "")
+	e.Size = 1 << 40
+	raw := header(&e, 5)
+	if n := headerSize(&e); n != int64(len(raw)) {
+		t.Errorf("headerSize gives %d, the header has %d bytes", n, len(raw))
+	}
+	h, err := tar.NewReader(bytes.NewReader(raw)).Next()
+	must(t, err)
+	if h.Size != e.Size || h.Name != string(e.Path) {
+		t.Errorf("read back: %q with %d bytes", h.Name, h.Size)
+	}
+}
+
 // An error stays, and nothing is accepted after it.
 func TestErrorStays(t *testing.T) {
 	raw := small(t)
-	raw[bytes.LastIndex(raw, []byte("ustar"))+512] ^= 1 // in the payload
+	h, err := ReadHead(bytes.NewReader(raw), Inspect{})
+	must(t, err)
+	raw[h.Length()+h.Parts().Payload()-1] ^= 1 // of a checksum
 	r, err := NewReader(bytes.NewReader(raw), Inspect{})
 	must(t, err)
 	first := r.Finish()
@@ -379,43 +571,89 @@ func tarOf(t testing.TB, files ...tarFile) []byte {
 	return b.Bytes()
 }
 
-func compress(t testing.TB, data []byte, o ...zstd.EOption) []byte {
+func compress(t testing.TB, data []byte) []byte {
+	t.Helper()
+	enc, err := newEncoder()
+	must(t, err)
+	return enc.encode(data)
+}
+
+// framed is a frame as it stands in a bundle, and how long it is said to be decoded.
+type framed struct {
+	data []byte
+	size int
+}
+
+// frameOf makes a frame of a part of a tar.
+func frameOf(t testing.TB, plain []byte) framed { return framed{compress(t, plain), len(plain)} }
+
+// frameWith makes one with other options.
+func frameWith(t testing.TB, plain []byte, o ...zstd.EOption) framed {
 	t.Helper()
 	z, err := zstd.NewWriter(nil, o...)
 	must(t, err)
 	defer z.Close()
-	return z.EncodeAll(data, nil)
+	return framed{z.EncodeAll(plain, nil), len(plain)}
 }
 
-func fileEntry(name, body string) File {
+func fileEntry(name, body string) backup.Entry {
 	sum := digest.Of([]byte(body))
-	return File{Entry: backup.Entry{Path: backup.Path(name), Type: backup.File, Mode: 0o644, Size: int64(len(body)), SHA256: &sum}, From: Full}
+	return backup.Entry{Path: backup.Path(name), Type: backup.File, Mode: 0o644, Size: int64(len(body)), SHA256: &sum}
 }
 
 // craft gives a well-signed bundle with any manifest and payload.
-func craft(t testing.TB, manifest, payload []byte) []byte {
+func craft(t testing.TB, manifest []byte, frames ...framed) []byte {
+	t.Helper()
+	p := Parts{Release: Whole{Length: int64(len(manifest)), SHA256: digest.Of(manifest)}}
+	for _, f := range frames {
+		p.Frames = append(p.Frames, Frame{Length: int64(len(f.data)), Size: int64(f.size)})
+	}
+	parts, err := p.Encode()
+	must(t, err)
+	return craftParts(t, compress(t, manifest), parts, frames...)
+}
+
+func craftParts(t testing.TB, packed, parts []byte, frames ...framed) []byte {
 	t.Helper()
 	s := signedBy(t, "targets")
-	targets, err := s.targets(describe(manifest), describe(payload), nil)
+	targets, err := s.targets(describe(packed), describe(parts), nil)
 	must(t, err)
+	var payload bytes.Buffer
+	for _, f := range frames {
+		payload.Write(f.data)
+	}
+	c := &content{targets: targets, release: packed, parts: parts, payload: &payload, length: int64(payload.Len())}
 	var b bytes.Buffer
-	must(t, writeTo(&b, &s, targets, manifest, 0, describe(payload), bytes.NewReader(payload)))
+	must(t, writeTo(&b, &s, c))
 	return b.Bytes()
 }
 
-func base() *Manifest {
+func base() *release.Manifest {
 	o := options()
 	m := o.manifest()
-	m.Files = Files{fileEntry("a", "alpha"), fileEntry("b", "beta")}
-	m.Payload.Files = 2
-	m.Payload.Size = 4 * 512 * 1
-	m.Payload.Size += 1024
+	m.Files = release.Files{fileEntry("a", "alpha"), fileEntry("b", "beta")}
 	return m
 }
 
+// ours is a tar as the layout has it.
+func ours(t testing.TB, m *release.Manifest, contents ...string) []byte {
+	t.Helper()
+	l := newLayout(m)
+	var b bytes.Buffer
+	for i, e := range l.files {
+		b.Write(header(e, l.mtime))
+		b.WriteString(contents[i])
+		b.Write(make([]byte, pad(int64(len(contents[i])))))
+	}
+	b.Write(make([]byte, 2*block))
+	return b.Bytes()
+}
+
+func baseTar(t testing.TB) []byte { return ours(t, base(), "alpha", "beta") }
+
 func TestBadManifest(t *testing.T) {
-	payload := compress(t, tarOf(t, regular("a", "alpha"), regular("b", "beta")))
-	text := func(m *Manifest) string {
+	payload := frameOf(t, baseTar(t))
+	text := func(m *release.Manifest) string {
 		raw, err := m.Encode()
 		must(t, err)
 		return string(raw)
@@ -423,8 +661,8 @@ func TestBadManifest(t *testing.T) {
 	if _, _, err := readAll(bytes.NewReader(craft(t, []byte(text(base())), payload)), strict{t}); err != nil {
 		t.Fatalf("the good bundle: %v", err)
 	}
-	rename := func(from, to string) func(*Manifest) {
-		return func(m *Manifest) {
+	rename := func(from, to string) func(*release.Manifest) {
+		return func(m *release.Manifest) {
 			for i := range m.Files {
 				if string(m.Files[i].Path) == from {
 					m.Files[i].Path = backup.Path(to)
@@ -432,12 +670,12 @@ func TestBadManifest(t *testing.T) {
 			}
 		}
 	}
-	add := func(e ...File) func(*Manifest) {
-		return func(m *Manifest) { m.Files = append(m.Files, e...) }
+	add := func(e ...backup.Entry) func(*release.Manifest) {
+		return func(m *release.Manifest) { m.Files = append(m.Files, e...) }
 	}
 	for _, c := range []struct {
 		name   string
-		change func(*Manifest)
+		change func(*release.Manifest)
 		want   string
 	}{
 		{"climbs out", rename("a", "../a"), "climbs out"},
@@ -450,50 +688,43 @@ func TestBadManifest(t *testing.T) {
 		{"element too long", rename("b", strings.Repeat("b", 64<<10)), "at most"},
 		{"repeats", rename("b", "a"), "listed twice"},
 		{"not sorted", rename("a", "c"), "sorted by path"},
-		{"device node", add(File{Entry: backup.Entry{Path: "dev", Type: "char"}}), "unknown type"},
-		{"block device", add(File{Entry: backup.Entry{Path: "dev", Type: "block"}}), "unknown type"},
+		{"device node", add(backup.Entry{Path: "dev", Type: "char"}), "unknown type"},
+		{"block device", add(backup.Entry{Path: "dev", Type: "block"}), "unknown type"},
 		{"parent missing", rename("b", "dir/b"), "not listed before it"},
-		{"through a symlink", func(m *Manifest) {
-			m.Files = Files{m.Files[0], {Entry: backup.Entry{Path: "l", Type: backup.Symlink, Target: "/etc"}}, fileEntry("l/passwd", "beta")}
+		{"through a symlink", func(m *release.Manifest) {
+			m.Files = release.Files{m.Files[0], {Path: "l", Type: backup.Symlink, Target: "/etc"}, fileEntry("l/passwd", "beta")}
 		}, "goes through"},
 		{"through a file", rename("b", "a/b"), "goes through"},
-		{"symlink without target", add(File{Entry: backup.Entry{Path: "l", Type: backup.Symlink}}), "target"},
-		{"hard link to nothing", add(File{Entry: backup.Entry{Path: "l", Type: backup.Hardlink, Link: "../../etc/passwd"}}), "no file listed before it"},
-		{"owner below zero", func(m *Manifest) { m.Files[0].UID = -1 }, "owner"},
-		{"negative size", func(m *Manifest) { m.Files[0].Size = -1 }, "size -1"},
-		{"sizes overflow", func(m *Manifest) { m.Files[0].Size, m.Files[1].Size = 1<<62, 1<<62 }, "together"},
-		{"no hash", func(m *Manifest) { m.Files[0].SHA256 = nil }, "sha256"},
-		{"mtime before 1970", func(m *Manifest) { m.Files[0].Mtime = -1 }, "before 1970"},
-		{"directory from the payload", add(File{Entry: backup.Entry{Path: "d", Type: backup.Dir}, From: Full}), "of files only"},
-		{"unknown codec", func(m *Manifest) { m.Files[0].From = "zstd-patch" }, "unknown codec"},
-		{"unknown compression", func(m *Manifest) { m.Payload.Compression = "xz" }, "unknown codec"},
-		{"unknown kind", func(m *Manifest) { m.Kind = "kernel" }, "unknown kind"},
-		{"no version", func(m *Manifest) { m.Version = versioning.Version{} }, "no version"},
-		{"no app", func(m *Manifest) { m.App = "" }, "app"},
-		{"app is a path", func(m *Manifest) { m.App = "../hello" }, "app"},
-		{"no hardware", func(m *Manifest) { m.Compatible = nil }, "compatible"},
-		{"hardware is empty", func(m *Manifest) { m.Compatible = []string{""} }, "compatible"},
-		{"time too late", func(m *Manifest) { m.Time = 1 << 60 }, "seconds since 1970"},
-		{"bad pattern", func(m *Manifest) { m.Ignore = []string{"log/["} }, "open bracket"},
-		{"pattern climbs out", func(m *Manifest) { m.Config = []string{"../*"} }, "climbs out"},
-		{"fewer payload files", func(m *Manifest) { m.Payload.Files = 1 }, "payload has 1 files"},
-		{"payload too small", func(m *Manifest) { m.Payload.Size = 1024 }, "expected 3072"},
-		{"payload too large", func(m *Manifest) { m.Payload.Size = 1 << 40 }, "expected 3072"},
+		{"symlink without target", add(backup.Entry{Path: "l", Type: backup.Symlink}), "target"},
+		{"hard link to nothing", add(backup.Entry{Path: "l", Type: backup.Hardlink, Link: "../../etc/passwd"}), "no file listed before it"},
+		{"owner below zero", func(m *release.Manifest) { m.Files[0].UID = -1 }, "owner"},
+		{"negative size", func(m *release.Manifest) { m.Files[0].Size = -1 }, "size -1"},
+		{"sizes overflow", func(m *release.Manifest) { m.Files[0].Size, m.Files[1].Size = 1<<62, 1<<62 }, "together"},
+		{"no hash", func(m *release.Manifest) { m.Files[0].SHA256 = nil }, "sha256"},
+		{"mtime before 1970", func(m *release.Manifest) { m.Files[0].Mtime = -1 }, "before 1970"},
+		{"unknown kind", func(m *release.Manifest) { m.Kind = "kernel" }, "unknown kind"},
+		{"no version", func(m *release.Manifest) { m.Version = versioning.Version{} }, "no version"},
+		{"no app", func(m *release.Manifest) { m.App = "" }, "app"},
+		{"app is a path", func(m *release.Manifest) { m.App = "../hello" }, "app"},
+		{"no hardware", func(m *release.Manifest) { m.Compatible = nil }, "compatible"},
+		{"hardware is empty", func(m *release.Manifest) { m.Compatible = []string{""} }, "compatible"},
+		{"time too late", func(m *release.Manifest) { m.Time = 1 << 60 }, "seconds since 1970"},
+		{"bad pattern", func(m *release.Manifest) { m.Ignore = []string{"log/["} }, "open bracket"},
+		{"too many patterns", func(m *release.Manifest) { m.Ignore = slices.Repeat([]string{"x"}, 60000) }, "at most 256"},
+		{"patterns too long", func(m *release.Manifest) { m.Ignore = slices.Repeat([]string{strings.Repeat("x", 200)}, 100) }, "at most 16384"},
+		{"pattern climbs out", func(m *release.Manifest) { m.Config = []string{"../*"} }, "climbs out"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := base()
 			c.change(m)
 			_, err := NewReader(bytes.NewReader(craft(t, []byte(text(m)), payload)), strict{t})
-			if !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), manifestName) {
-				t.Errorf("error %v, want ErrMalformed about %s with %q", err, manifestName, c.want)
-			}
-			if got, want := errors.Is(err, ErrCodec), strings.Contains(c.name, "unknown co"); got != want {
-				t.Errorf("error %v: is ErrCodec: %v, want %v", err, got, want)
+			if !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), releaseName) {
+				t.Errorf("error %v, want ErrMalformed about %s with %q", err, releaseName, c.want)
 			}
 		})
 	}
 	for name, c := range map[string]struct{ json, want string }{
-		"empty":             {"", "unexpected end"},
+		"empty":             {" ", "unexpected end"},
 		"not JSON":          {"hello", "invalid character"},
 		"two documents":     {text(base()) + "{}", "after top-level value"},
 		"a list":            {"[]", "array"},
@@ -519,44 +750,105 @@ func TestBadManifest(t *testing.T) {
 	}
 }
 
-func TestBadPayload(t *testing.T) {
-	good := tarOf(t, regular("a", "alpha"), regular("b", "beta"))
-	sparse := regular("a", "alpha")
-	sparse.header.PAXRecords = map[string]string{"comment": "x"}
-	sparse.header.Format = tar.FormatPAX
-	window := bytes.Repeat([]byte{7}, 512)
+func TestBadParts(t *testing.T) {
+	manifest, err := base().Encode()
+	must(t, err)
+	packed, whole := compress(t, manifest), frameOf(t, baseTar(t))
+	text := func(change func(*Parts)) []byte {
+		p := &Parts{Release: Whole{int64(len(manifest)), digest.Of(manifest)}, Frames: []Frame{{int64(len(whole.data)), int64(whole.size)}}}
+		change(p)
+		raw, err := p.Encode()
+		must(t, err)
+		return raw
+	}
+	frames := func(f ...Frame) func(*Parts) { return func(p *Parts) { p.Frames = f } }
 	for name, c := range map[string]struct {
-		payload []byte
-		want    string
+		parts []byte
+		want  string
 	}{
-		"other name":         {compress(t, tarOf(t, regular("A", "alpha"), regular("b", "beta"))), `has "A" where`},
-		"other order":        {compress(t, tarOf(t, regular("b", "beta"), regular("a", "alpha"))), `has "b" where`},
-		"climbs out":         {compress(t, tarOf(t, regular("../a", "alpha"), regular("b", "beta"))), `has "../a" where`},
-		"other content":      {compress(t, tarOf(t, regular("a", "ALPHA"), regular("b", "beta"))), `"a": its SHA-256`},
-		"last file differs":  {compress(t, tarOf(t, regular("a", "alpha"), regular("b", "BETA"))), `"b": its SHA-256`},
-		"other size":         {compress(t, tarOf(t, regular("a", "alpha+"), regular("b", "beta"))), `has 6 bytes in its tar`},
-		"a symlink":          {compress(t, tarOf(t, tarFile{tar.Header{Typeflag: tar.TypeSymlink, Name: "a", Linkname: "b"}, ""}, regular("b", "beta"))), "expected a regular file"},
-		"a device":           {compress(t, tarOf(t, tarFile{tar.Header{Typeflag: tar.TypeChar, Name: "a"}, ""}, regular("b", "beta"))), "expected a regular file"},
-		"extended header":    {compress(t, tarOf(t, sparse, regular("b", "beta"))), "extended header"},
-		"a file more":        {compress(t, tarOf(t, regular("a", "alpha"), regular("b", "beta"), regular("c", ""))), `"c" after the last file`},
-		"a file less":        {compress(t, tarOf(t, regular("a", "alpha"))), `ends before "b"`},
-		"no end":             {compress(t, good[:len(good)-1024]), "decompresses to 2048 bytes"},
-		"cut in a file":      {compress(t, good[:514]), "ends too early"},
-		"more after the end": {compress(t, append(bytes.Clone(good), make([]byte, 512)...)), "more than the 3072 bytes"},
-		"a second frame":     {append(compress(t, good), compress(t, []byte("more"))...), "more than the 3072 bytes"},
-		"a bomb":             {compress(t, append(bytes.Clone(good), make([]byte, 64<<20)...)), "more than the 3072 bytes"},
-		"a bomb at once":     {compress(t, make([]byte, 64<<20)), "ends before"},
-		"garbage after end":  {compress(t, append(append(bytes.Clone(good[:len(good)-512]), 1), good[len(good)-511:]...)), "payload.tar.zst"},
-		"not compressed":     {good, "payload.tar.zst"},
-		"empty":              {nil, "payload.tar.zst"},
-		"compression cut":    {compress(t, good)[:40], "ends too early"},
-		"garbage after zstd": {append(compress(t, good), "garbage"...), "payload.tar.zst"},
-		"window of 64 MiB":   {append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 16 << 3}, window...), "window size"},
+		"good":                {text(func(*Parts) {}), ""},
+		"not JSON":            {[]byte("x"), "invalid character"},
+		"null":                {[]byte("null"), "has 0 bytes unpacked"},
+		"needs more":          {text(func(p *Parts) { p.Needs = []string{"xyz"} }), `needs "xyz"`},
+		"needs very much":     {text(func(p *Parts) { p.Needs = slices.Repeat([]string{"x"}, 100) }), "at most 16"},
+		"a release of 1 GiB":  {text(func(p *Parts) { p.Release.Length = 1 << 30 }), "expected 1 to 33554432"},
+		"a release too short": {text(func(p *Parts) { p.Release.Length-- }), "does not say that it has"},
+		"another release":     {text(func(p *Parts) { p.Release.SHA256[0]++ }), "the SHA-256 of what it holds"},
+		"no frames":           {text(frames()), "end before the last file"},
+		"one number":          {[]byte(`{"release":{"length":1},"frames":[[1]]}`), "expected 2"},
+		"a frame of nothing":  {text(frames(Frame{10, 0})), "decodes to 0 bytes"},
+		"a frame of 1 GiB":    {text(frames(Frame{10, 1 << 30})), "decodes to 1073741824"},
+		"a frame too long":    {text(frames(Frame{10000, 3072})), "has 10000 bytes"},
+		"no length":           {text(frames(Frame{-1, 3072})), "has -1 bytes"},
+		"cut in a file":       {text(frames(Frame{100, 1500}, Frame{100, 1572})), "does not end where a file does"},
+		"beyond a file":       {text(frames(Frame{100, 100}, Frame{100, 2972})), `goes beyond "a"`},
+		"beyond the end":      {text(frames(Frame{100, 3073})), "does not end where a file does"},
+		"after the end":       {text(frames(Frame{100, 3072}, Frame{100, 512})), "after the last file"},
+		"half of the end":     {text(frames(Frame{100, 2560})), "does not end where a file does"},
+		"other sum":           {text(frames(Frame{100, 3072})), "the sum of the frames"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, err := readAll(bytes.NewReader(craftParts(t, packed, c.parts, whole)), strict{t})
+			switch {
+			case c.want == "" && err != nil:
+				t.Errorf("error %v", err)
+			case c.want != "" && (!errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("error %v, want ErrMalformed with %q", err, c.want)
+			case errors.Is(err, ErrCodec) != (name == "needs more"):
+				t.Errorf("error %v: is ErrCodec: %v", err, errors.Is(err, ErrCodec))
+			}
+		})
+	}
+}
+
+func TestBadPayload(t *testing.T) {
+	good := baseTar(t)
+	change := func(at int, b byte) []byte {
+		bad := bytes.Clone(good)
+		bad[at] = b
+		return bad
+	}
+	enough := func(f framed) framed { f.size = len(good); return f }
+	skippable := append([]byte{0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0}, "skip"...)
+	empty := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x24, 0, 1, 0, 0, 0x99, 0xe9, 0xd8, 0x51}
+	whole := frameOf(t, good)
+	for name, c := range map[string]struct {
+		frames []framed
+		want   string
+	}{
+		"good":                 {[]framed{whole}, ""},
+		"good in two":          {[]framed{frameOf(t, good[:1024]), frameOf(t, good[1024:])}, ""},
+		"good in pieces":       {[]framed{frameOf(t, good[:100]), frameOf(t, good[100:514]), frameOf(t, good[514:1024]), frameOf(t, good[1024:])}, ""},
+		"other name":           {[]framed{frameOf(t, change(0, 'A'))}, `"a": its header in the tar`},
+		"other mode":           {[]framed{frameOf(t, change(104, '7'))}, `"a": its header in the tar`},
+		"a link":               {[]framed{frameOf(t, change(156, '2'))}, `"a": its header in the tar`},
+		"other content":        {[]framed{frameOf(t, change(512, 'A'))}, `"a": its SHA-256`},
+		"last file differs":    {[]framed{frameOf(t, change(1536, 'B'))}, `"b": its SHA-256`},
+		"padding":              {[]framed{frameOf(t, change(600, 1))}, `"a": the padding`},
+		"the end":              {[]framed{frameOf(t, change(len(good)-1, 1))}, `"b": the padding`},
+		"an ordinary tar":      {[]framed{enough(frameOf(t, tarOf(t, regular("a", "alpha"), regular("b", "beta"))))}, ""},
+		"climbs out":           {[]framed{enough(frameOf(t, tarOf(t, regular("../a", "alpha"), regular("b", "beta"))))}, `"a": its header`},
+		"no end":               {[]framed{enough(frameOf(t, good[:2048]))}, "does not say that it has 3072 bytes"},
+		"a bomb":               {[]framed{enough(frameOf(t, make([]byte, 64<<20)))}, "does not say that it has 3072 bytes"},
+		"no checksum":          {[]framed{frameWith(t, good, zstd.WithEncoderCRC(false))}, "without a checksum"},
+		"not the length":       {[]framed{enough(framed{data: streamed(t, good)})}, "does not say that it has"},
+		"a dictionary":         {[]framed{frameWith(t, good, zstd.WithEncoderDictRaw(7, good[:64]))}, "needs the dictionary 7"},
+		"a skippable frame":    {[]framed{enough(framed{data: append(bytes.Clone(skippable), whole.data...)})}, "meant to be skipped"},
+		"and one after it":     {[]framed{enough(framed{data: append(bytes.Clone(whole.data), skippable...)})}, "after the frame's blocks"},
+		"an empty frame after": {[]framed{enough(framed{data: append(bytes.Clone(whole.data), empty...)})}, "after the frame's blocks"},
+		"garbage after it":     {[]framed{enough(framed{data: append(bytes.Clone(whole.data), 0)})}, "after the frame's blocks"},
+		"not compressed":       {[]framed{{good, len(good)}}, "payload.tar.zst"},
+		"cut":                  {[]framed{enough(framed{data: whole.data[:40]})}, "payload.tar.zst"},
+		"window of 64 MiB":     {[]framed{enough(framed{data: append([]byte{0x28, 0xb5, 0x2f, 0xfd, 0x04, 16 << 3}, make([]byte, 512)...)})}, "payload.tar.zst"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			manifest, err := base().Encode()
 			must(t, err)
-			_, _, err = readAll(bytes.NewReader(craft(t, manifest, c.payload)), strict{t})
+			_, _, err = readAll(bytes.NewReader(craft(t, manifest, c.frames...)), strict{t})
+			if c.want == "" {
+				must(t, err)
+				return
+			}
 			if !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), payloadName) {
 				t.Errorf("error %v, want ErrMalformed about %s with %q", err, payloadName, c.want)
 			}
@@ -564,21 +856,36 @@ func TestBadPayload(t *testing.T) {
 	}
 }
 
+// streamed gives a frame that does not say how long it is decoded.
+func streamed(t testing.TB, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z, err := zstd.NewWriter(&b)
+	must(t, err)
+	_, err = z.Write(data)
+	must(t, err)
+	must(t, z.Flush())
+	must(t, z.Close())
+	return b.Bytes()
+}
+
 func TestBadMembers(t *testing.T) {
 	manifest, err := base().Encode()
 	must(t, err)
-	payload := compress(t, tarOf(t, regular("a", "alpha"), regular("b", "beta")))
+	packed, whole := compress(t, manifest), frameOf(t, baseTar(t))
+	parts, err := (&Parts{Release: Whole{int64(len(manifest)), digest.Of(manifest)}, Frames: []Frame{{int64(len(whole.data)), int64(whole.size)}}}).Encode()
+	must(t, err)
 	s := signedBy(t, "targets")
-	targets, err := s.targets(describe(manifest), describe(payload), nil)
+	targets, err := s.targets(describe(packed), describe(parts), nil)
 	must(t, err)
-	swapped, err := s.targets(describe(payload), describe(manifest), nil)
+	swapped, err := s.targets(describe(parts), describe(packed), nil)
 	must(t, err)
-	extra := newTargets(describe(manifest), describe(payload), Never())
-	extra.Signed.Targets["hello.tandem"] = extra.Signed.Targets[manifestName]
-	less := newTargets(describe(manifest), describe(payload), Never())
-	delete(less.Signed.Targets, payloadName)
-	null := newTargets(describe(manifest), describe(payload), Never())
-	null.Signed.Targets[payloadName] = nil
+	extra := newTargets(describe(packed), describe(parts), Never())
+	extra.Signed.Targets["hello.tandem"] = extra.Signed.Targets[releaseName]
+	less := newTargets(describe(packed), describe(parts), Never())
+	delete(less.Signed.Targets, partsName)
+	null := newTargets(describe(packed), describe(parts), Never())
+	null.Signed.Targets[partsName] = nil
 	encode := func(m *Targets) []byte {
 		testkeys.Sign(t, m, "targets")
 		raw, err := m.ToBytes(false)
@@ -590,35 +897,40 @@ func TestBadMembers(t *testing.T) {
 		data []byte
 	}
 	version := m{formatName, []byte(formatVersion)}
-	tail := []m{{manifestName, manifest}, {payloadName, payload}}
+	tail := []m{{releaseName, packed}, {partsName, parts}, {payloadName, whole.data}}
+	with := func(before []m, after ...m) []m { return append(before, after...) }
+	signed := []m{version, {targetsName, targets}}
 	for name, c := range map[string]struct {
 		members []m
 		want    string
 	}{
 		"no bundle":             {[]m{{"README", []byte("hello")}}, "expected a bundle"},
-		"a later format":        {append([]m{{formatName, []byte("2\n")}}, tail...), `format "2\n"`},
-		"format too long":       {append([]m{{formatName, make([]byte, 1<<20)}}, tail...), "at most 64"},
-		"no targets":            {append([]m{version}, tail...), `found "manifest.json" in its place`},
-		"no manifest":           {[]m{version, {targetsName, targets}, tail[1]}, `found "payload.tar.zst" in its place`},
-		"no payload":            {[]m{version, {targetsName, targets}, tail[0]}, "ends before it"},
+		"an earlier format":     {with([]m{{formatName, []byte("1\n")}}, tail...), `format "1\n"`},
+		"a later format":        {with([]m{{formatName, []byte("3\n")}}, tail...), `format "3\n"`},
+		"format too long":       {with([]m{{formatName, make([]byte, 1<<20)}}, tail...), "at most 64"},
+		"no targets":            {with([]m{version}, tail...), `found "release.json.zst" in its place`},
+		"no release":            {with(slices.Clone(signed), tail[1], tail[2]), `found "parts.json" in its place`},
+		"no parts":              {with(slices.Clone(signed), tail[0], tail[2]), `found "payload.tar.zst" in its place`},
+		"no payload":            {with(slices.Clone(signed), tail[0], tail[1]), "ends before it"},
 		"only the version":      {[]m{version}, "ends before it"},
-		"other order":           {[]m{version, {targetsName, targets}, tail[1], tail[0]}, "found"},
-		"a stranger":            {append([]m{version, {"metadata/evil", nil}, {targetsName, targets}}, tail...), "found"},
-		"a stranger at the end": {append(append([]m{version, {targetsName, targets}}, tail...), m{"more", nil}), "two empty blocks"},
-		"roots not in order":    {append([]m{version, {"metadata/3.root.json", nil}, {"metadata/5.root.json", nil}, {targetsName, targets}}, tail...), "expected root 4"},
-		"root 0":                {append([]m{version, {"metadata/0.root.json", nil}, {targetsName, targets}}, tail...), "found"},
-		"root 07":               {append([]m{version, {"metadata/07.root.json", nil}, {targetsName, targets}}, tail...), "found"},
-		"a root too long":       {append([]m{version, {"metadata/2.root.json", make([]byte, 1<<20)}, {targetsName, targets}}, tail...), "at most"},
-		"targets too long":      {append([]m{version, {targetsName, make([]byte, 1<<20)}}, tail...), "at most"},
-		"targets empty":         {append([]m{version, {targetsName, nil}}, tail...), targetsName},
-		"targets null":          {append([]m{version, {targetsName, []byte("null")}}, tail...), targetsName},
-		"targets a root":        {append([]m{version, {targetsName, testkeys.Root(t, testkeys.RootSpec{})}}, tail...), "expected metadata type targets"},
-		"lengths swapped":       {append([]m{version, {targetsName, swapped}}, tail...), "as metadata/targets.json says"},
-		"signs more":            {append([]m{version, {targetsName, encode(extra)}}, tail...), "signs 3 files"},
-		"signs less":            {append([]m{version, {targetsName, encode(less)}}, tail...), "does not sign payload.tar.zst"},
-		"signs null":            {append([]m{version, {targetsName, encode(null)}}, tail...), "null"},
-		"other manifest":        {[]m{version, {targetsName, targets}, {manifestName, bytes.ToUpper(manifest)}, tail[1]}, "its SHA-256"},
-		"other payload":         {[]m{version, {targetsName, targets}, tail[0], {payloadName, bytes.ToUpper(payload)}}, payloadName},
+		"other order":           {with(slices.Clone(signed), tail[1], tail[0], tail[2]), "found"},
+		"a stranger":            {with([]m{version, {"metadata/evil", nil}, {targetsName, targets}}, tail...), "found"},
+		"a stranger at the end": {with(slices.Clone(signed), append(tail, m{"more", nil})...), "two empty blocks"},
+		"roots not in order":    {with([]m{version, {"metadata/3.root.json", nil}, {"metadata/5.root.json", nil}, {targetsName, targets}}, tail...), "expected root 4"},
+		"root 0":                {with([]m{version, {"metadata/0.root.json", nil}, {targetsName, targets}}, tail...), "found"},
+		"root 07":               {with([]m{version, {"metadata/07.root.json", nil}, {targetsName, targets}}, tail...), "found"},
+		"a root too long":       {with([]m{version, {"metadata/2.root.json", make([]byte, 1<<20)}, {targetsName, targets}}, tail...), "at most"},
+		"targets too long":      {with([]m{version, {targetsName, make([]byte, 1<<20)}}, tail...), "at most"},
+		"targets empty":         {with([]m{version, {targetsName, nil}}, tail...), targetsName},
+		"targets null":          {with([]m{version, {targetsName, []byte("null")}}, tail...), targetsName},
+		"targets a root":        {with([]m{version, {targetsName, testkeys.Root(t, testkeys.RootSpec{})}}, tail...), "expected metadata type targets"},
+		"lengths swapped":       {with([]m{version, {targetsName, swapped}}, tail...), "as metadata/targets.json says"},
+		"signs more":            {with([]m{version, {targetsName, encode(extra)}}, tail...), "signs 3 files"},
+		"signs less":            {with([]m{version, {targetsName, encode(less)}}, tail...), "does not sign parts.json"},
+		"signs null":            {with([]m{version, {targetsName, encode(null)}}, tail...), "null"},
+		"other release":         {with(slices.Clone(signed), m{releaseName, flipped(packed)}, tail[1], tail[2]), "its SHA-256"},
+		"other parts":           {with(slices.Clone(signed), tail[0], m{partsName, flipped(parts)}, tail[2]), "its SHA-256"},
+		"other payload":         {with(slices.Clone(signed), tail[0], tail[1], m{payloadName, flipped(whole.data)}), payloadName},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
@@ -634,16 +946,23 @@ func TestBadMembers(t *testing.T) {
 	}
 }
 
+// flipped gives data with its last byte changed.
+func flipped(data []byte) []byte {
+	bad := bytes.Clone(data)
+	bad[len(bad)-1] ^= 1
+	return bad
+}
+
 // What a header claims costs nothing until the bytes are there.
 func TestClaimsCostNothing(t *testing.T) {
-	manifest, payload := make([]byte, 31<<20), []byte("x")
+	packed, parts := make([]byte, 15<<20), []byte("x")
 	s := Signing{}
-	targets, err := s.targets(describe(manifest), describe(payload), nil)
+	targets, err := s.targets(describe(packed), describe(parts), nil)
 	must(t, err)
 	var b bytes.Buffer
 	must(t, member(&b, formatName, 2, 0, strings.NewReader(formatVersion)))
 	must(t, member(&b, targetsName, int64(len(targets)), 0, bytes.NewReader(targets)))
-	h := tarHeader(manifestName, int64(len(manifest)), 0)
+	h := tarHeader(releaseName, int64(len(packed)), 0)
 	b.Write(h[:])
 	b.WriteString("short")
 	var before, after runtime.MemStats
@@ -654,7 +973,7 @@ func TestClaimsCostNothing(t *testing.T) {
 		t.Errorf("error %v, want ErrMalformed", err)
 	}
 	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
-		t.Errorf("a claim of 31 MiB cost %d bytes", n)
+		t.Errorf("a claim of 15 MiB cost %d bytes", n)
 	}
 }
 
@@ -718,6 +1037,7 @@ func TestCreateRefuses(t *testing.T) {
 		"no hardware":   {o: func(o *Options) { o.Compatible = nil }, err: ErrOptions, want: "compatible"},
 		"app a path":    {o: func(o *Options) { o.App = "a/b" }, err: ErrOptions, want: "app"},
 		"unknown kind":  {o: func(o *Options) { o.Kind = "x" }, err: ErrOptions, want: "kind"},
+		"frames of 1":   {o: func(o *Options) { o.Frame = 1 }, err: ErrOptions, want: "frames of 1 bytes"},
 		"bad pattern":   {o: func(o *Options) { o.Config = []string{"/etc/*"} }, err: ErrOptions, want: "absolute"},
 		"signing fails": {o: func(o *Options) { o.Sign = func(*Targets) error { return io.ErrClosedPipe } },
 			err: io.ErrClosedPipe, want: ""},
@@ -816,7 +1136,7 @@ func TestSign(t *testing.T) {
 	}
 
 	bad := read()
-	bad[len(bad)-1500] ^= 1
+	bad[len(bad)-1024-int(pad(r.Parts().Payload()))-1] ^= 1
 	must(t, os.WriteFile(filepath.Join(out, "x"), bad, 0o644))
 	if err := Sign(ctx, fs, "x", signedBy(t, "targets")); !errors.Is(err, ErrMalformed) {
 		t.Errorf("signing a damaged bundle: error %v", err)
@@ -878,7 +1198,8 @@ func FuzzReader(f *testing.F) {
 	f.Add(create(f, dir, o))
 	manifest, err := base().Encode()
 	must(f, err)
-	f.Add(craft(f, manifest, compress(f, tarOf(f, regular("a", "alpha"), regular("b", "beta")))))
+	f.Add(craft(f, manifest, frameOf(f, baseTar(f))))
+	f.Add(craft(f, manifest, frameOf(f, baseTar(f)[:1024]), frameOf(f, baseTar(f)[1024:])))
 	f.Add(signed[:700])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, contents, err := readAll(bytes.NewReader(data), Inspect{})
@@ -889,7 +1210,7 @@ func FuzzReader(f *testing.F) {
 			return
 		}
 		for _, e := range m.Files {
-			if e.From == Full {
+			if e.Type == backup.File {
 				if got := digest.Of([]byte(contents[string(e.Path)])); got != *e.SHA256 {
 					t.Fatalf("%q: accepted with another content", e.Path)
 				}
@@ -905,46 +1226,74 @@ func FuzzReader(f *testing.F) {
 	})
 }
 
-// FuzzPayload gets past the hashes: it crafts a bundle around a fuzzed
-// manifest and a fuzzed tar.
+// FuzzPayload gets past the hashes of the head: it crafts a bundle around a
+// fuzzed manifest and a fuzzed tar, cut in two somewhere.
 func FuzzPayload(f *testing.F) {
 	manifest, err := base().Encode()
 	must(f, err)
-	f.Add(manifest, tarOf(f, regular("a", "alpha"), regular("b", "beta")), true)
-	f.Add(manifest, compress(f, tarOf(f, regular("a", "alpha"), regular("b", "beta"))), false)
+	f.Add(manifest, baseTar(f), 3072, true)
+	f.Add(manifest, baseTar(f), 1024, true)
+	f.Add(manifest, baseTar(f), 700, true)
+	f.Add(manifest, compress(f, baseTar(f)), 0, false)
 	long := strings.Repeat("l", 200)
 	m := base()
-	m.Files = Files{fileEntry("a", ""), fileEntry(long, "long")}
-	m.Payload.Size = 512*6 + 1024
+	m.Files = release.Files{fileEntry("a", ""), fileEntry(long, "long")}
 	manifest, err = m.Encode()
 	must(f, err)
-	f.Add(manifest, tarOf(f, regular("a", ""), regular(long, "long")), true)
-	f.Fuzz(func(t *testing.T, manifest, payload []byte, pack bool) {
-		if pack {
-			payload = compress(t, payload)
+	f.Add(manifest, ours(f, m, "", "long"), 512, true)
+	f.Fuzz(func(t *testing.T, manifest, payload []byte, cutAt int, pack bool) {
+		var frames []framed
+		cutAt = min(max(cutAt, 0), len(payload))
+		for _, part := range [][]byte{payload[:cutAt], payload[cutAt:]} {
+			switch {
+			case len(part) == 0:
+			case pack:
+				frames = append(frames, frameOf(t, part))
+			default:
+				var h zstd.Header
+				_ = h.Decode(part) // what it says is what parts.json says
+				frames = append(frames, framed{part, int(min(h.FrameContentSize, 1<<30))})
+			}
 		}
-		s := Signing{}
-		targets, err := s.targets(describe(manifest), describe(payload), nil)
-		must(t, err)
-		var b bytes.Buffer
-		must(t, writeTo(&b, &s, targets, manifest, 0, describe(payload), bytes.NewReader(payload)))
-		got, contents, err := readAll(&b, Inspect{})
+		got, contents, err := readAll(bytes.NewReader(craft(t, manifest, frames...)), Inspect{})
 		if err != nil {
 			if !errors.Is(err, ErrMalformed) {
 				t.Fatalf("error %q is not ErrMalformed", err)
 			}
 			return
 		}
-		all, carried := got.Content()
+		files, size := got.Content()
 		var n int64
 		for _, c := range contents {
 			n += int64(len(c))
 		}
-		if n != carried || carried > all {
-			t.Fatalf("%d bytes of content, %d carried, %d in all", n, carried, all)
+		if n != size || files != len(contents) {
+			t.Fatalf("%d bytes of %d files came, expected %d of %d", n, len(contents), size, files)
 		}
 		if _, err := got.Encode(); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// FuzzFrame holds the check of a frame against what the decoder makes of it.
+func FuzzFrame(f *testing.F) {
+	f.Add(compress(f, baseTar(f)), int64(3072))
+	f.Add(compress(f, make([]byte, 300<<10)), int64(300<<10))
+	f.Fuzz(func(t *testing.T, data []byte, size int64) {
+		if size <= 0 || size > MaxFrame || CheckFrame(data, size) != nil {
+			return
+		}
+		dec, err := newDecoder()
+		must(t, err)
+		defer dec.close()
+		out, err := dec.decode(data, size, nil)
+		if err == nil && int64(len(out)) != size {
+			t.Fatalf("decodes to %d bytes, not %d", len(out), size)
+		}
+		again, errAgain := dec.zstd.DecodeAll(append(bytes.Clone(data), data...), make([]byte, 0, 2*size))
+		if err == nil && (errAgain != nil || !bytes.Equal(again, append(bytes.Clone(out), out...))) {
+			t.Fatalf("it is not one whole frame: twice it decodes to %d bytes, error %v", len(again), errAgain)
 		}
 	})
 }

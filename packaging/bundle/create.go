@@ -1,33 +1,24 @@
 package bundle
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
-	"github.com/klauspost/compress/zstd"
-
 	"tandem/backup"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
-// window is how far back our own compression reaches: a reader needs that
-// much memory, and devices have little.
-const window = 1 << 20
-
 // Options say what a bundle is to be.
 type Options struct {
-	Kind       Kind // "" means App
+	Kind       release.Kind // "" means App
 	App        string
 	Version    versioning.Version
 	Compatible []string
@@ -38,23 +29,14 @@ type Options struct {
 	// Time is SOURCE_DATE_EPOCH: the time of the release and of all its files.
 	// 0 leaves both unsaid.
 	Time int64
+	// Frame is how many bytes small files that share a frame of the payload have
+	// together at most; 0 is DefaultFrame.
+	Frame int64
 	Signing
 }
 
-// Signing says how a bundle is to be signed.
-type Signing struct {
-	// Roots are carried along, so that a device which was offline can follow a
-	// change of keys: versions FirstRoot, FirstRoot+1 …
-	Roots     [][]byte
-	FirstRoot int64
-	// Sign adds a signature to t. Without it the bundle carries none.
-	Sign func(t *Targets) error
-	// Expires is when the signature ends to be valid; the zero time means Never.
-	Expires time.Time
-}
-
-func (o *Options) manifest() *Manifest {
-	m := &Manifest{
+func (o *Options) manifest() *release.Manifest {
+	m := &release.Manifest{
 		Kind:       o.Kind,
 		App:        o.App,
 		Version:    o.Version,
@@ -64,11 +46,10 @@ func (o *Options) manifest() *Manifest {
 		Ignore:     o.Ignore,
 		Replace:    o.Replace,
 		Remove:     o.Remove,
-		Payload:    Payload{Compression: compression},
-		Files:      Files{},
+		Files:      release.Files{},
 	}
 	if m.Kind == "" {
-		m.Kind = App
+		m.Kind = release.App
 	}
 	return m
 }
@@ -80,14 +61,22 @@ func (o *Options) manifest() *Manifest {
 //
 // After success the bundle is durable. After an error or a power cut name is
 // what it was before, or the new bundle, whole; name+".tmp" and
-// name+".payload.tmp" may be left, which the next Create replaces. Errors wrap ErrOptions where the options or the
-// tree are at fault.
-func Create(ctx context.Context, app fsys.FS, out fsys.FS, name string, o Options) (m *Manifest, err error) {
+// name+".payload.tmp" may be left, which the next Create replaces. Errors wrap
+// ErrOptions or ErrTree where those are at fault.
+func Create(ctx context.Context, app fsys.FS, out fsys.FS, name string, o Options) (m *release.Manifest, err error) {
 	m = o.manifest()
-	if err := m.checkFacts(); err != nil {
+	if err := m.CheckFacts(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
 	if err := scan(ctx, app, m); err != nil {
+		return nil, err
+	}
+	cut, err := newCuts(o.Frame)
+	if err != nil {
+		return nil, err
+	}
+	enc, err := newEncoder()
+	if err != nil {
 		return nil, err
 	}
 	payload := name + ".payload.tmp"
@@ -96,22 +85,18 @@ func Create(ctx context.Context, app fsys.FS, out fsys.FS, name string, o Option
 			err = e
 		}
 	}()
-	packed, err := writePayload(ctx, app, out, payload, m)
+	frames, err := writePayload(ctx, app, out, payload, newLayout(m), cut, enc)
 	if err != nil {
 		return nil, err
 	}
 	if err := m.Check(); err != nil { // what no reader would take is not written
 		return nil, fmt.Errorf("%w: %s: %v", ErrTree, app.Path("."), err)
 	}
-	raw, err := m.Encode()
+	b, err := carry(m, frames, enc)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", app.Path("."), err)
 	}
-	if len(raw) > MaxManifest {
-		return nil, fmt.Errorf("%w: %s: its manifest would have %d bytes, at most %d are allowed", ErrTree, app.Path("."), len(raw), MaxManifest)
-	}
-	t, err := o.targets(describe(raw), packed, nil)
-	if err != nil {
+	if b.targets, err = o.targets(describe(b.release), describe(b.parts), nil); err != nil {
 		return nil, err
 	}
 	f, err := out.Open(payload)
@@ -119,114 +104,43 @@ func Create(ctx context.Context, app fsys.FS, out fsys.FS, name string, o Option
 		return nil, err
 	}
 	defer f.Close()
-	return m, write(out, name, &o.Signing, t, raw, m.Time, packed, InContext(ctx, f))
+	b.payload = InContext(ctx, f)
+	return m, write(out, name, &o.Signing, b)
 }
 
-func describe(data []byte) SignedFile {
-	return SignedFile{Length: int64(len(data)), SHA256: digest.Of(data)}
-}
-
-// targets gives signed targets metadata. old, if not nil, holds signatures of
-// others that stay, as long as what they sign stays.
-func (s *Signing) targets(manifest, payload SignedFile, old *Targets) ([]byte, error) {
-	if s.Sign == nil {
-		return newTargets(manifest, payload, Never()).ToBytes(false)
-	}
-	expires := s.Expires
-	if expires.IsZero() {
-		expires = Never()
-	}
-	t := newTargets(manifest, payload, expires.UTC().Truncate(time.Second))
-	if old != nil && old.Signed.Expires.Equal(t.Signed.Expires) && old.Signed.Version == t.Signed.Version {
-		t.Signatures = old.Signatures
-	}
-	others := slices.Clone(t.Signatures)
-	t.Signatures = nil
-	if err := s.Sign(t); err != nil {
+// carry makes the part of the head that is signed.
+func carry(m *release.Manifest, frames []Frame, enc *encoder) (*content, error) {
+	raw, err := m.Encode()
+	if err != nil {
 		return nil, err
 	}
-	for _, o := range others {
-		if !slices.ContainsFunc(t.Signatures, func(s Signature) bool { return s.KeyID == o.KeyID }) {
-			t.Signatures = append(t.Signatures, o)
-		}
+	if len(raw) > release.MaxManifest {
+		return nil, fmt.Errorf("%w: its release.json would have %d bytes, at most %d are allowed", ErrTree, len(raw), release.MaxManifest)
 	}
-	slices.SortFunc(t.Signatures, func(a, b Signature) int { return strings.Compare(a.KeyID, b.KeyID) })
-	return t.ToBytes(false)
-}
-
-// write writes a bundle durably.
-func write(out fsys.FS, name string, s *Signing, targets, manifest []byte, mtime int64, packed SignedFile, payload io.Reader) error {
-	tmp := name + ".tmp"
-	if err := out.Remove(tmp); err != nil && !fsys.IsNotExist(err) {
-		return err
+	parts := &Parts{Release: Whole{Length: int64(len(raw)), SHA256: digest.Of(raw)}, Frames: frames}
+	b := &content{release: enc.encode(raw), mtime: m.Time, length: parts.Payload()}
+	if b.parts, err = parts.Encode(); err != nil {
+		return nil, err
 	}
-	f, err := out.Create(tmp, 0o644)
-	if err != nil {
-		return err
+	if len(b.release) > maxPacked || len(b.parts) > maxParts {
+		return nil, fmt.Errorf("%w: the description of its files is too long: %d and %d bytes, at most %d and %d are allowed", ErrTree, len(b.release), len(b.parts), maxPacked, maxParts)
 	}
-	err = writeTo(f, s, targets, manifest, mtime, packed, payload)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = out.Rename(tmp, name)
-	}
-	if err != nil {
-		_ = out.Remove(tmp) // the first error is the one to report
-		return err
-	}
-	return out.SyncDir(path.Dir(name))
-}
-
-func writeTo(w io.Writer, s *Signing, targets, manifest []byte, mtime int64, packed SignedFile, payload io.Reader) error {
-	small := func(name string, data []byte) error {
-		return member(w, name, int64(len(data)), mtime, bytes.NewReader(data))
-	}
-	if err := small(formatName, []byte(formatVersion)); err != nil {
-		return err
-	}
-	total := 0
-	for i, root := range s.Roots {
-		if total += len(root); len(root) > maxRoot || total > maxAllRoots {
-			return fmt.Errorf("%w: the roots to carry along are too long", ErrOptions)
-		}
-		if err := small(rootName(s.FirstRoot+int64(i)), root); err != nil {
-			return err
-		}
-	}
-	if err := small(targetsName, targets); err != nil {
-		return err
-	}
-	if err := small(manifestName, manifest); err != nil {
-		return err
-	}
-	h := &hashing{src: payload, hash: digest.New()}
-	if err := member(w, payloadName, packed.Length, mtime, h); err != nil {
-		return err
-	}
-	if digest.Sum(h.hash) != packed.SHA256 {
-		return fmt.Errorf("%s changed while it was read", payloadName)
-	}
-	_, err := w.Write(make([]byte, 2*block))
-	return err
+	return b, nil
 }
 
 // scan lists the tree, without hashes, sorted by path.
-func scan(ctx context.Context, app fsys.FS, m *Manifest) error {
+func scan(ctx context.Context, app fsys.FS, m *release.Manifest) error {
 	if err := scanDir(ctx, app, ".", m); err != nil {
 		return err
 	}
 	if len(m.Files) == 0 {
 		return fmt.Errorf("%w: %s is empty", ErrTree, app.Path("."))
 	}
-	slices.SortFunc(m.Files, func(a, b File) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	slices.SortFunc(m.Files, func(a, b backup.Entry) int { return strings.Compare(string(a.Path), string(b.Path)) })
 	return findLinks(app, m)
 }
 
-func scanDir(ctx context.Context, app fsys.FS, dir string, m *Manifest) error {
+func scanDir(ctx context.Context, app fsys.FS, dir string, m *release.Manifest) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -236,10 +150,10 @@ func scanDir(ctx context.Context, app fsys.FS, dir string, m *Manifest) error {
 	}
 	for _, info := range infos {
 		name := path.Join(dir, info.Name)
-		e := File{Entry: backup.Entry{Path: backup.Path(name), Mode: backup.Mode(info.Mode), Mtime: m.Time * int64(time.Second)}}
+		e := backup.Entry{Path: backup.Path(name), Mode: backup.Mode(info.Mode), Mtime: m.Time * int64(time.Second)}
 		switch info.Type {
 		case fsys.TypeFile:
-			e.Type, e.From, e.Size = backup.File, Full, info.Size
+			e.Type, e.Size = backup.File, info.Size
 		case fsys.TypeDir:
 			e.Type = backup.Dir
 		case fsys.TypeSymlink:
@@ -257,8 +171,8 @@ func scanDir(ctx context.Context, app fsys.FS, dir string, m *Manifest) error {
 				return err
 			}
 		}
-		if len(m.Files) == MaxFiles {
-			return fmt.Errorf("%w: %s has more than %d entries", ErrTree, app.Path("."), MaxFiles)
+		if len(m.Files) == release.MaxFiles {
+			return fmt.Errorf("%w: %s has more than %d entries", ErrTree, app.Path("."), release.MaxFiles)
 		}
 		m.Files = append(m.Files, e)
 		if info.Type == fsys.TypeDir {
@@ -293,7 +207,7 @@ func xattrs(app fsys.FS, name string) (map[string][]byte, error) {
 }
 
 // findLinks turns all names but the first of a file into hard links.
-func findLinks(app fsys.FS, m *Manifest) error {
+func findLinks(app fsys.FS, m *release.Manifest) error {
 	type inode struct{ dev, ino uint64 }
 	first := make(map[inode]backup.Path)
 	for i := range m.Files {
@@ -310,161 +224,10 @@ func findLinks(app fsys.FS, m *Manifest) error {
 		}
 		id := inode{info.Dev, info.Ino}
 		if to, ok := first[id]; ok {
-			m.Files[i] = File{Entry: backup.Entry{Path: e.Path, Type: backup.Hardlink, Link: to}}
+			m.Files[i] = backup.Entry{Path: e.Path, Type: backup.Hardlink, Link: to}
 			continue
 		}
 		first[id] = e.Path
 	}
 	return nil
-}
-
-// writePayload writes the files of m to name and completes m with their hashes.
-func writePayload(ctx context.Context, app, out fsys.FS, name string, m *Manifest) (SignedFile, error) {
-	if err := out.Remove(name); err != nil && !fsys.IsNotExist(err) {
-		return SignedFile{}, err
-	}
-	f, err := out.Create(name, 0o600)
-	if err != nil {
-		return SignedFile{}, err
-	}
-	packed, err := pack(ctx, app, f, m)
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	return packed, err
-}
-
-func pack(ctx context.Context, app fsys.FS, w io.Writer, m *Manifest) (SignedFile, error) {
-	h := digest.New()
-	outer := &counting{w: io.MultiWriter(w, h)}
-	z, err := zstd.NewWriter(outer,
-		zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
-		zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(window),
-		zstd.WithEncoderCRC(false))
-	if err != nil {
-		return SignedFile{}, err
-	}
-	defer z.Close()
-	plain := &counting{w: z}
-	t := tar.NewWriter(plain)
-	buf := make([]byte, 128<<10)
-	for i := range m.Files {
-		e := &m.Files[i]
-		if e.From != Full {
-			continue
-		}
-		if err := packFile(ctx, app, t, e, m.Time, buf); err != nil {
-			return SignedFile{}, err
-		}
-		m.Payload.Files++
-	}
-	if err := t.Close(); err != nil {
-		return SignedFile{}, err
-	}
-	if err := z.Close(); err != nil {
-		return SignedFile{}, err
-	}
-	m.Payload.Size = plain.n
-	return SignedFile{Length: outer.n, SHA256: digest.Sum(h)}, nil
-}
-
-func packFile(ctx context.Context, app fsys.FS, t *tar.Writer, e *File, mtime int64, buf []byte) error {
-	f, err := app.Open(string(e.Path))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	err = t.WriteHeader(&tar.Header{
-		Typeflag: tar.TypeReg,
-		Name:     string(e.Path),
-		Size:     e.Size,
-		Mode:     int64(e.Mode),
-		ModTime:  time.Unix(mtime, 0),
-		Format:   tar.FormatPAX,
-	})
-	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrTree, app.Path(string(e.Path)), err)
-	}
-	// One byte more than expected is asked for, so that a file that grew is noticed.
-	h := digest.New()
-	n, err := io.CopyBuffer(io.MultiWriter(h, t), io.LimitReader(InContext(ctx, f), e.Size), buf)
-	if err != nil {
-		return err
-	}
-	if more, _ := f.Read(make([]byte, 1)); n != e.Size || more > 0 {
-		return fmt.Errorf("%s: changed while it was read", app.Path(string(e.Path)))
-	}
-	sum := digest.Sum(h)
-	e.SHA256 = &sum
-	return nil
-}
-
-type counting struct {
-	w io.Writer
-	n int64
-}
-
-func (c *counting) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
-}
-
-// InContext gives a reader that ends with ctx's error once ctx is done.
-func InContext(ctx context.Context, r io.Reader) io.Reader { return &contextReader{ctx, r} }
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
-
-// Sign replaces the signature and the roots that the bundle name of fs
-// carries. Signatures of other keys stay. Everything else in the bundle is
-// verified on the way and keeps its bytes.
-//
-// After success the signed bundle is durable. After an error or a power cut
-// name is what it was before, or the signed bundle, whole; name+".tmp" may be left.
-func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
-	if s.Sign == nil {
-		return errors.New("bundle: nothing to sign with")
-	}
-	f, err := fs.Open(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	r := &Reader{in: &frames{src: InContext(ctx, f)}, keepRaw: true}
-	if err := r.begin(Inspect{}); err != nil {
-		return err
-	}
-	if err := r.Finish(); err != nil {
-		return err
-	}
-	old, signed, err := ParseTargets(r.targets)
-	if err != nil {
-		return err
-	}
-	t, err := s.targets(signed.Manifest, signed.Payload, old)
-	if err != nil {
-		return err
-	}
-	again, err := fs.Open(name)
-	if err != nil {
-		return err
-	}
-	defer again.Close()
-	second, err := NewReader(InContext(ctx, again), Inspect{})
-	if err != nil {
-		return err
-	}
-	defer second.zstd.Close()
-	return write(fs, name, &s, t, r.raw, r.manifest.Time, signed.Payload, second.in)
 }

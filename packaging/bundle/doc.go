@@ -3,16 +3,23 @@
 //
 // A bundle is an uncompressed tar with these members, in this order:
 //
-//	tandem-bundle             "1\n", the format version
+//	tandem-bundle             "2\n", the format version
 //	metadata/<N>.root.json    zero or more TUF roots, N going up by one
 //	metadata/targets.json     TUF targets metadata: length and SHA-256 of the next two
-//	manifest.json             what the release is and which files it has
-//	payload.tar.zst           the files' contents, in the manifest's order
+//	release.json.zst          what the release is; its SHA-256, unpacked, is the release
+//	parts.json                how this bundle carries it: the frames of the payload
+//	payload.tar.zst           the files, in the release's order
 //
-// The outer tar is canonical: header, padding and end have exactly one valid
-// form, so that a changed byte anywhere is noticed. Everything after
-// targets.json is covered by the hashes in it, and those by its signatures.
+// What comes before the payload is the head. The outer tar is canonical: header,
+// padding and end have exactly one valid form.
 //
-// A reader takes a bundle as a stream, holds no more of it than its metadata
-// and manifest, and trusts nothing before it was verified.
+// The payload is a tar in independent zstd frames, each of which holds whole
+// files, or a piece of one large file. Headers and padding of that tar, and so
+// the length of each frame when it is decoded, follow from the release: they are
+// compared, never parsed. Every byte that a reader gives is covered by the
+// SHA-256 of its file; frames that nobody needs are neither decoded nor hashed,
+// and on a source that can seek not even read.
+//
+// A reader takes a bundle as a stream, holds no more of it than its head and one
+// frame, and trusts nothing before it was verified.
 package bundle

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"tandem/backup"
+	"tandem/packaging/release"
 )
 
 // Extract unpacks the bundle that r reads into root, which must be empty:
@@ -21,14 +22,10 @@ func Extract(r *Reader, root *os.Root) error {
 	}
 	m := r.Manifest()
 	for i := range m.Files {
-		e := &m.Files[i]
-		switch {
-		case e.Type == backup.Dir:
+		if e := &m.Files[i]; e.Type == backup.Dir {
 			if err := root.Mkdir(string(e.Path), 0o700); err != nil {
 				return err
 			}
-		case e.From == Base:
-			return fmt.Errorf("%q is not in the bundle: it is a file of the version that the bundle is based on", e.Path)
 		}
 	}
 	for {
@@ -64,7 +61,7 @@ func checkEmpty(root *os.Root) error {
 	return nil
 }
 
-func extractFile(root *os.Root, e *File, content io.Reader) error {
+func extractFile(root *os.Root, e *backup.Entry, content io.Reader) error {
 	f, err := root.OpenFile(string(e.Path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -81,7 +78,7 @@ func extractFile(root *os.Root, e *File, content io.Reader) error {
 
 // extractRest makes the links, and sets the directories' modes last, since
 // they may forbid writing; the deepest first.
-func extractRest(root *os.Root, m *Manifest) error {
+func extractRest(root *os.Root, m *release.Manifest) error {
 	for i := range m.Files {
 		var err error
 		switch e := &m.Files[i]; e.Type {

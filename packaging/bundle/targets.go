@@ -26,8 +26,8 @@ type SignedFile struct {
 
 // Signed is what a bundle's targets metadata says: about exactly these two.
 type Signed struct {
-	Manifest SignedFile // manifest.json
-	Payload  SignedFile // payload.tar.zst
+	Release SignedFile // release.json.zst
+	Parts   SignedFile // parts.json
 	// Unsigned says that nothing vouches for the two: the verifier was told to
 	// do without a signature.
 	Unsigned bool
@@ -61,10 +61,10 @@ const specVersion = "1.0.31"
 func Never() time.Time { return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }
 
 // newTargets gives targets metadata without a signature.
-func newTargets(manifest, payload SignedFile, expires time.Time) *Targets {
+func newTargets(release, parts SignedFile, expires time.Time) *Targets {
 	t := metadata.Targets(expires)
 	t.Signed.SpecVersion = specVersion
-	for name, f := range map[string]SignedFile{manifestName: manifest, payloadName: payload} {
+	for name, f := range map[string]SignedFile{releaseName: release, partsName: parts} {
 		t.Signed.Targets[name] = &metadata.TargetFiles{
 			Length: f.Length,
 			Hashes: metadata.Hashes{"sha256": metadata.HexBytes(f.SHA256[:])},
@@ -74,7 +74,7 @@ func newTargets(manifest, payload SignedFile, expires time.Time) *Targets {
 }
 
 // ParseTargets reads a bundle's targets metadata: well formed, in its one
-// valid form, about exactly manifest.json and payload.tar.zst. It verifies no
+// valid form, about exactly release.json.zst and parts.json. It verifies no
 // signature. The error wraps ErrMalformed.
 func ParseTargets(data []byte) (*Targets, Signed, error) {
 	t, s, err := parseTargets(data)
@@ -99,7 +99,7 @@ func parseTargets(data []byte) (*Targets, Signed, error) {
 	if t.Signed.Delegations != nil {
 		return nil, s, fmt.Errorf("delegates to other roles: expected none in a bundle")
 	}
-	for name, dst := range map[string]*SignedFile{manifestName: &s.Manifest, payloadName: &s.Payload} {
+	for name, dst := range map[string]*SignedFile{releaseName: &s.Release, partsName: &s.Parts} {
 		f := t.Signed.Targets[name]
 		if f == nil {
 			return nil, s, fmt.Errorf("does not sign %s", name)
@@ -111,7 +111,7 @@ func parseTargets(data []byte) (*Targets, Signed, error) {
 		copy(dst.SHA256[:], f.Hashes["sha256"])
 	}
 	if n := len(t.Signed.Targets); n != 2 {
-		return nil, s, fmt.Errorf("signs %d files: expected exactly %s and %s", n, manifestName, payloadName)
+		return nil, s, fmt.Errorf("signs %d files: expected exactly %s and %s", n, releaseName, partsName)
 	}
 	// A signature covers what the JSON means; this covers how it is written.
 	if want, err := t.ToBytes(false); err != nil {
@@ -122,7 +122,7 @@ func parseTargets(data []byte) (*Targets, Signed, error) {
 	if len(t.Signatures) == 0 {
 		// Nothing else vouches for these bytes, so they have one value only.
 		s.Unsigned = true
-		want, err := newTargets(s.Manifest, s.Payload, Never()).ToBytes(false)
+		want, err := newTargets(s.Release, s.Parts, Never()).ToBytes(false)
 		if err != nil {
 			return nil, s, err
 		}

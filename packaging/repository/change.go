@@ -12,6 +12,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"tandem/internal/fsys"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/packaging/tuf"
 )
@@ -173,7 +174,7 @@ func parseChange(data []byte) (*Change, error) {
 	for name, t := range c.targets.Signed.Targets {
 		// A bundle's own targets metadata, signed by the same key, would pass
 		// for a list of releases otherwise, and the other way round.
-		if _, err := ParseRelease(name, t); err != nil {
+		if _, err := release.ParseTarget(name, t); err != nil {
 			return nil, err
 		}
 	}
@@ -289,7 +290,7 @@ func describeTarget(name string, t *metadata.TargetFiles) string {
 	if t == nil {
 		return ""
 	}
-	r, err := ParseRelease(name, t)
+	r, err := release.ParseTarget(name, t)
 	if err != nil {
 		return err.Error()
 	}

@@ -17,6 +17,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/packaging/tuf"
 )
@@ -87,13 +88,13 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 	}
 	listed := make(map[string]bool)
 	for _, l := range targets {
-		release, err := ParseListed(l)
+		found, err := release.ParseListed(l)
 		if err != nil {
 			r.problem(rep, roleName(s, l.Role), err)
 			continue
 		}
-		rel := &release
-		listed[rel.File()] = true
+		rel := &found
+		listed[File(*rel)] = true
 		rep.Releases++
 		n, err := r.checkBundle(ctx, s, rel)
 		rep.Bytes += n
@@ -102,11 +103,11 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 			return nil, ctx.Err()
 		case err == nil:
 		case rel.Yanked && fsys.IsNotExist(err):
-			r.note(rep, rel.File(), "is missing, and its release is yanked")
+			r.note(rep, File(*rel), "is missing, and its release is yanked")
 		case rel.Yanked && errors.Is(err, trust.ErrUntrusted):
-			r.note(rep, rel.File(), "its release is yanked: %w", err)
+			r.note(rep, File(*rel), "its release is yanked: %w", err)
 		default:
-			r.problem(rep, rel.File(), err)
+			r.problem(rep, File(*rel), err)
 		}
 	}
 	if !whole { // what is missing may lead to bundles
@@ -245,8 +246,8 @@ func (r *Repository) date(rep *Report, name string, at time.Time, soon time.Dura
 }
 
 // checkBundle reads a bundle as a device does, and says how much of it there was.
-func (r *Repository) checkBundle(ctx context.Context, s *state, rel *Release) (int64, error) {
-	f, err := r.fs.Open(rel.File())
+func (r *Repository) checkBundle(ctx context.Context, s *state, rel *release.Target) (int64, error) {
+	f, err := r.fs.Open(File(*rel))
 	if err != nil {
 		return 0, err
 	}
@@ -263,7 +264,7 @@ func (r *Repository) checkBundle(ctx context.Context, s *state, rel *Release) (i
 	if err != nil {
 		return n, err
 	}
-	again, err := r.fs.Open(rel.File())
+	again, err := r.fs.Open(File(*rel))
 	if err != nil {
 		return n, err
 	}
@@ -276,7 +277,10 @@ func (r *Repository) checkBundle(ctx context.Context, s *state, rel *Release) (i
 		return n, err
 	}
 	m := b.Manifest()
-	if m.App != rel.App || m.Kind != rel.Kind || m.Version.String() != rel.Version.String() || m.Base.String() != rel.Base.String() || !slices.Equal(m.Compatible, rel.Compatible) {
+	if b.Release() != rel.Release || rel.Head != 0 && b.Length() != rel.Head {
+		return n, fmt.Errorf("%w: it carries the release %s after a head of %d bytes, and targets metadata says %s and %d", ErrDamaged, b.Release(), b.Length(), rel.Release, rel.Head)
+	}
+	if m.App != rel.App || m.Kind != rel.Kind || m.Version.String() != rel.Version.String() || !slices.Equal(m.Compatible, rel.Compatible) {
 		return n, fmt.Errorf("%w: it carries %s %s for %s, and targets metadata says %s %s for %s", ErrDamaged,
 			m.App, m.Version, strings.Join(m.Compatible, ", "), rel.App, rel.Version, strings.Join(rel.Compatible, ", "))
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"tandem/packaging/internal/testkeys"
+	"tandem/packaging/release"
 )
 
 // delegated makes a repository whose targets role delegates hello-2* to a role
@@ -25,10 +26,10 @@ func delegated(t *testing.T, change func(*metadata.Metadata[metadata.TargetsType
 	must(t, err)
 	s, err := r.load()
 	must(t, err)
-	rel := Release{Channel: "stable", Rollout: 100}
+	rel := release.Target{Channel: "stable", Rollout: 100}
 	must(t, r.take(t.Context(), bytes.NewReader(pack(t, "2.0.0", "demo", "targets")), s, &rel))
-	must(t, r.fs.Rename(incoming, rel.File()))
-	target, err := rel.target()
+	must(t, r.fs.Rename(incoming, File(rel)))
+	target, err := targetOf(&rel)
 	must(t, err)
 	role := metadata.Targets(start.Add(1000 * day))
 	role.Signed.Targets[rel.Name] = target

@@ -11,6 +11,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"tandem/internal/fsys"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -27,10 +28,10 @@ var (
 // Find gives the releases of list that name stands for: all bundles of a
 // version, as APP/VERSION or, where only one application has it, VERSION; or
 // one bundle, by the name of its target. The error wraps ErrNoRelease or ErrAmbiguous.
-func Find(list []Release, name string) ([]Release, error) {
+func Find(list []release.Target, name string) ([]release.Target, error) {
 	for _, r := range list {
 		if r.Name == name {
-			return []Release{r}, nil
+			return []release.Target{r}, nil
 		}
 	}
 	app, text, qualified := strings.Cut(name, "/")
@@ -41,7 +42,7 @@ func Find(list []Release, name string) ([]Release, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %.80q: expected APP/VERSION, VERSION or the name of a bundle in the repository: %w", ErrNoRelease, name, err)
 	}
-	var exact, same []Release
+	var exact, same []release.Target
 	var apps, versions []string
 	for _, r := range list {
 		if qualified && r.App != app {
@@ -76,7 +77,7 @@ func Find(list []Release, name string) ([]Release, error) {
 
 // edit gives the change that does f to each release that name stands for, and
 // those releases as they were before. Where f changes nothing the change is nil.
-func (r *Repository) edit(name string, f func(rel Release, targets map[string]*metadata.TargetFiles) (bool, error)) ([]Release, *Change, error) {
+func (r *Repository) edit(name string, f func(rel release.Target, targets map[string]*metadata.TargetFiles) (bool, error)) ([]release.Target, *Change, error) {
 	s, err := r.load()
 	if err != nil {
 		return nil, nil, err
@@ -119,11 +120,11 @@ func custom(targets map[string]*metadata.TargetFiles, name string, f func(map[st
 // ErrLower unless lower is true: devices that have the release keep it, and
 // those that come after them stop being offered it. Where nothing would change
 // the change is nil. Nothing is written before Apply.
-func (r *Repository) StageRollout(name string, percent int, lower bool) ([]Release, *Change, error) {
+func (r *Repository) StageRollout(name string, percent int, lower bool) ([]release.Target, *Change, error) {
 	if err := checkPercent(percent); err != nil {
 		return nil, nil, err
 	}
-	return r.edit(name, func(rel Release, targets map[string]*metadata.TargetFiles) (bool, error) {
+	return r.edit(name, func(rel release.Target, targets map[string]*metadata.TargetFiles) (bool, error) {
 		if percent < rel.Rollout && !lower {
 			return false, fmt.Errorf("the rollout of %s %s %w: it is at %d per cent", rel.App, rel.Version, ErrLower, rel.Rollout)
 		}
@@ -134,8 +135,8 @@ func (r *Repository) StageRollout(name string, percent int, lower bool) ([]Relea
 // StageYank gives the change that takes a release back, named as Find says, so
 // that no device chooses it any more; with undo the one that offers it again.
 // Where nothing would change the change is nil. Nothing is written before Apply.
-func (r *Repository) StageYank(name string, undo bool) ([]Release, *Change, error) {
-	return r.edit(name, func(rel Release, targets map[string]*metadata.TargetFiles) (bool, error) {
+func (r *Repository) StageYank(name string, undo bool) ([]release.Target, *Change, error) {
+	return r.edit(name, func(rel release.Target, targets map[string]*metadata.TargetFiles) (bool, error) {
 		return rel.Yanked == undo, custom(targets, rel.Name, func(f map[string]json.RawMessage) { setYanked(f, !undo) })
 	})
 }
@@ -143,8 +144,8 @@ func (r *Repository) StageYank(name string, undo bool) ([]Release, *Change, erro
 // StageRemove gives the change that drops a release from the list, named as
 // Find says. Its bundle stays where it is, for devices that are fetching it.
 // Nothing is written before Apply.
-func (r *Repository) StageRemove(name string) ([]Release, *Change, error) {
-	return r.edit(name, func(rel Release, targets map[string]*metadata.TargetFiles) (bool, error) {
+func (r *Repository) StageRemove(name string) ([]release.Target, *Change, error) {
+	return r.edit(name, func(rel release.Target, targets map[string]*metadata.TargetFiles) (bool, error) {
 		delete(targets, rel.Name)
 		return true, nil
 	})
@@ -197,7 +198,7 @@ type Status struct {
 	Root, Targets, Snapshot, Timestamp Signed
 	// TargetsLength is how long the list of releases is, in bytes, of at most MaxTargets.
 	TargetsLength int64
-	Releases      []Release // by application and version
+	Releases      []release.Target // by application and version
 }
 
 // Signed is one document in force.

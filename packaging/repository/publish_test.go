@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -20,8 +21,8 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
-	"tandem/packaging/bundle"
 	"tandem/packaging/internal/testkeys"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 )
 
@@ -105,11 +106,11 @@ func (c *client) poll(fs fsys.FS, at time.Time) (map[string]*metadata.TargetFile
 	}
 	c.targets = raw
 	for name, f := range targets.Signed.Targets {
-		rel, err := ParseRelease(name, f)
+		rel, err := release.ParseTarget(name, f)
 		if err != nil {
 			return nil, err
 		}
-		raw, err := get(rel.File())
+		raw, err := get(File(rel))
 		if err != nil {
 			return nil, err
 		}
@@ -388,8 +389,10 @@ func TestRotateRefuses(t *testing.T) {
 }
 
 func TestFind(t *testing.T) {
-	rel := func(name, app, v string) Release { return Release{Name: name, App: app, Version: version(t, v)} }
-	list := []Release{
+	rel := func(name, app, v string) release.Target {
+		return release.Target{Name: name, App: app, Version: version(t, v)}
+	}
+	list := []release.Target{
 		rel("a-1.0.0.tandem", "a", "1.0.0"), rel("a-1.1.0.tandem", "a", "1.1.0"), rel("a-1.1.0-for-x.tandem", "a", "1.1.0+x"),
 		rel("b-1.0.0.tandem", "b", "1.0.0"), rel("b-7.tandem", "b", "7"),
 	}
@@ -441,6 +444,7 @@ func TestEditKeepsUnknownFields(t *testing.T) {
 	s, err = r.load()
 	must(t, err)
 	got := string(*s.targets.Signed.Targets["hello-1.0.0.tandem"].Custom)
+	got = regexp.MustCompile(`"head":[0-9]+,`).ReplaceAllString(regexp.MustCompile(`"release":"[0-9a-f]{64}",`).ReplaceAllString(got, ""), "")
 	if want := `{"app":"hello","channel":"stable","compatible":["demo"],"later":{"x":1},"rollout":30,"unpacked":9,"version":"1.0.0","yanked":true}`; got != want {
 		t.Errorf("custom field\n%s\nwant\n%s", got, want)
 	}
@@ -490,11 +494,11 @@ func filled(t testing.TB, n int) (string, *Repository) {
 	targets := r.next(s)
 	for i := range n {
 		v := fmt.Sprintf("1.%d.%d", i/100, i%100)
-		rel := Release{
-			Name: "hello-" + v + ".tandem", Length: 12_345_678, SHA256: digest.Of([]byte(v)), Kind: bundle.App, App: "hello",
-			Version: version(t, v), Compatible: []string{"quectel-ec25"}, Channel: "stable", Rollout: 100,
+		rel := release.Target{
+			Name: "hello-" + v + ".tandem", Length: 12_345_678, SHA256: digest.Of([]byte(v)), Kind: release.App, App: "hello",
+			Version: version(t, v), Compatible: []string{"quectel-ec25"}, Channel: "stable", Rollout: 100, Release: digest.Of([]byte("release " + v)), Head: 4096,
 		}
-		target, err := rel.target()
+		target, err := targetOf(&rel)
 		must(t, err)
 		targets.Signed.Targets[rel.Name] = target
 	}
@@ -514,8 +518,8 @@ func TestThousandReleases(t *testing.T) {
 	s, err := r.Status()
 	must(t, err)
 	t.Logf("added in %v; the list has %d bytes, %d for each release", took.Round(time.Millisecond), s.TargetsLength, s.TargetsLength/int64(len(s.Releases)))
-	if len(s.Releases) != 1001 || s.TargetsLength > 300_000 {
-		t.Errorf("%d releases in %d bytes, want 1001 in at most 300000", len(s.Releases), s.TargetsLength)
+	if len(s.Releases) != 1001 || s.TargetsLength > 400_000 {
+		t.Errorf("%d releases in %d bytes, want 1001 in at most 400000", len(s.Releases), s.TargetsLength)
 	}
 	if took > 5*time.Second {
 		t.Errorf("adding one more took %v", took)
@@ -597,7 +601,7 @@ func TestParseChangeRefuses(t *testing.T) {
 			signedPart(m, "targets")["delegations"] = map[string]any{"keys": map[string]any{}, "roles": []any{}}
 		}),
 		"a bundle's targets": edit(func(m map[string]any) {
-			signedPart(m, "targets")["targets"] = map[string]any{"manifest.json": map[string]any{"length": 5, "hashes": map[string]any{"sha256": strings.Repeat("00", 32)}}}
+			signedPart(m, "targets")["targets"] = map[string]any{"release.json.zst": map[string]any{"length": 5, "hashes": map[string]any{"sha256": strings.Repeat("00", 32)}}}
 		}),
 		"null":             edit(func(m map[string]any) { m["targets"] = nil }),
 		"three roots":      edit(func(m map[string]any) { m["roots"] = []any{1, 2, 3} }),

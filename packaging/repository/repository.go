@@ -40,6 +40,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/packaging/tuf"
 )
@@ -502,7 +503,7 @@ func (r *Repository) prune(s *state) {
 }
 
 // Releases gives what the repository offers, by application and version.
-func (r *Repository) Releases() ([]Release, error) {
+func (r *Repository) Releases() ([]release.Target, error) {
 	s, err := r.load()
 	if err != nil {
 		return nil, err
@@ -510,16 +511,16 @@ func (r *Repository) Releases() ([]Release, error) {
 	return s.releases()
 }
 
-func (s *state) releases() ([]Release, error) {
-	list := make([]Release, 0, len(s.targets.Signed.Targets))
+func (s *state) releases() ([]release.Target, error) {
+	list := make([]release.Target, 0, len(s.targets.Signed.Targets))
 	for name, t := range s.targets.Signed.Targets {
-		rel, err := ParseRelease(name, t)
+		rel, err := release.ParseTarget(name, t)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, rel)
 	}
-	slices.SortFunc(list, func(a, b Release) int {
+	slices.SortFunc(list, func(a, b release.Target) int {
 		if c := strings.Compare(a.App, b.App); c != 0 {
 			return c
 		}
@@ -541,25 +542,25 @@ type AddOptions struct {
 }
 
 // Add verifies a bundle as a device would, copies it into the repository and
-// publishes it. A bundle that the repository has already, but for signatures
-// and roots that it carries, takes the place of that one and is offered as that was.
+// publishes it. A bundle of a release that the repository has already, signed or
+// cut into frames anew, takes the place of that one and is offered as that was.
 //
 // Nothing that devices see changes before the bundle was verified whole.
 // After success the release is published and durable. After an error or a
 // power cut it is either published or not, and devices accept the repository
 // in either case; files that nothing leads to may be left, which a later Add
 // of the same bundle takes over.
-func (r *Repository) Add(ctx context.Context, src io.Reader, keys Keys, o AddOptions) (Release, error) {
+func (r *Repository) Add(ctx context.Context, src io.Reader, keys Keys, o AddOptions) (release.Target, error) {
 	s, err := r.load()
 	if err != nil {
-		return Release{}, err
+		return release.Target{}, err
 	}
 	if err := checkKeys(s.root, keys); err != nil {
-		return Release{}, err
+		return release.Target{}, err
 	}
 	rel, c, err := r.stageAdd(ctx, s, src, o)
 	if err != nil {
-		return Release{}, err
+		return release.Target{}, err
 	}
 	return rel, r.apply(s, c, keys)
 }
@@ -567,16 +568,16 @@ func (r *Repository) Add(ctx context.Context, src io.Reader, keys Keys, o AddOpt
 // StageAdd is Add up to where keys are needed: it gives the change that Apply
 // publishes once it is signed. What it copies is durable, and no device is led
 // to it before that.
-func (r *Repository) StageAdd(ctx context.Context, src io.Reader, o AddOptions) (Release, *Change, error) {
+func (r *Repository) StageAdd(ctx context.Context, src io.Reader, o AddOptions) (release.Target, *Change, error) {
 	s, err := r.load()
 	if err != nil {
-		return Release{}, nil, err
+		return release.Target{}, nil, err
 	}
 	return r.stageAdd(ctx, s, src, o)
 }
 
-func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o AddOptions) (Release, *Change, error) {
-	rel := Release{Channel: o.Channel, Rollout: 100, Urgent: o.Urgent}
+func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o AddOptions) (release.Target, *Change, error) {
+	rel := release.Target{Channel: o.Channel, Rollout: 100, Urgent: o.Urgent}
 	if rel.Channel == "" {
 		rel.Channel = DefaultChannel
 	}
@@ -584,25 +585,25 @@ func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o Ad
 		rel.Rollout = *o.Rollout
 	}
 	if err := checkPercent(rel.Rollout); err != nil {
-		return Release{}, nil, err
+		return release.Target{}, nil, err
 	}
 	if err := r.take(ctx, src, s, &rel); err != nil {
 		_ = r.fs.Remove(incoming) // the first error is the one to report
-		return Release{}, nil, err
+		return release.Target{}, nil, err
 	}
-	target, err := rel.target()
+	target, err := targetOf(&rel)
 	if err != nil {
-		return Release{}, nil, err
+		return release.Target{}, nil, err
 	}
 	targets := r.next(s)
 	targets.Signed.Targets[rel.Name] = target
 	c, err := r.change(s, nil, targets)
 	if err != nil {
 		_ = r.fs.Remove(incoming)
-		return Release{}, nil, err
+		return release.Target{}, nil, err
 	}
-	if err := r.fs.Rename(incoming, rel.File()); err != nil {
-		return Release{}, nil, err
+	if err := r.fs.Rename(incoming, File(rel)); err != nil {
+		return release.Target{}, nil, err
 	}
 	return rel, c, r.fs.SyncDir(targetsDir)
 }
@@ -644,7 +645,7 @@ func checkKeys(root *trust.Root, keys Keys) error {
 }
 
 // take copies a bundle to incoming, durably, and verifies it on the way.
-func (r *Repository) take(ctx context.Context, src io.Reader, s *state, rel *Release) error {
+func (r *Repository) take(ctx context.Context, src io.Reader, s *state, rel *release.Target) error {
 	if err := r.fs.Remove(incoming); err != nil && !fsys.IsNotExist(err) {
 		return err
 	}
@@ -662,7 +663,7 @@ func (r *Repository) take(ctx context.Context, src io.Reader, s *state, rel *Rel
 	return err
 }
 
-func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Reader, s *state, rel *Release) error {
+func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Reader, s *state, rel *release.Target) error {
 	v, err := trust.New(trust.Options{Root: s.root, Time: r.now()})
 	if err != nil {
 		return err
@@ -677,13 +678,14 @@ func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Rea
 		return fmt.Errorf("%w: the bundle is signed for version %d of the root, the repository has %d", trust.ErrUntrusted, v.Root().Version(), s.root.Version())
 	}
 	m := b.Manifest()
-	rel.Kind, rel.App, rel.Version, rel.Compatible, rel.Base = m.Kind, m.App, m.Version, m.Compatible, m.Base
-	rel.Unpacked, _ = m.Content()
+	rel.Kind, rel.App, rel.Version, rel.Compatible = m.Kind, m.App, m.Version, m.Compatible
+	rel.Release, rel.Head = b.Release(), b.Length()
+	_, rel.Unpacked = m.Content()
 	old, err := s.choose(rel)
 	if err != nil {
 		return err
 	}
-	again := old != nil && r.sameContent(old, b.Signed())
+	again := old != nil && old.Release == rel.Release
 	if old != nil && !again {
 		return published(rel, old)
 	}
@@ -700,25 +702,14 @@ func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Rea
 	return nil
 }
 
-func published(rel, old *Release) error {
+func published(rel, old *release.Target) error {
 	common := slices.IndexFunc(rel.Compatible, func(c string) bool { return slices.Contains(old.Compatible, c) })
 	return fmt.Errorf("%s %s for %s %w in the repository: raise the version to publish a change", rel.App, rel.Version, rel.Compatible[common], ErrExists)
 }
 
-// sameContent says whether the bundle of old has what signed is about.
-func (r *Repository) sameContent(old *Release, signed bundle.Signed) bool {
-	f, err := r.fs.Open(old.File())
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	b, err := bundle.NewReader(f, bundle.Inspect{})
-	return err == nil && b.Signed().Manifest == signed.Manifest && b.Signed().Payload == signed.Payload
-}
-
 // choose names a release's target, or gives the release that the repository
 // has for the same devices already.
-func (s *state) choose(rel *Release) (*Release, error) {
+func (s *state) choose(rel *release.Target) (*release.Target, error) {
 	all, err := s.releases()
 	if err != nil {
 		return nil, err
@@ -739,7 +730,7 @@ func (s *state) choose(rel *Release) (*Release, error) {
 		name += "-for-" + plain(rel.Compatible[0])
 	}
 	rel.Name = name + extension
-	if !validTargetName(rel.Name) || s.targets.Signed.Targets[rel.Name] != nil {
+	if !release.ValidName(rel.Name) || s.targets.Signed.Targets[rel.Name] != nil {
 		return nil, fmt.Errorf("target %.200q %w or is too long a name", rel.Name, ErrExists)
 	}
 	return nil, nil

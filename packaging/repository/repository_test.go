@@ -3,7 +3,6 @@ package repository
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +24,7 @@ import (
 	"tandem/packaging/bundle"
 	"tandem/packaging/internal/cut"
 	"tandem/packaging/internal/testkeys"
+	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/versioning"
 )
@@ -144,11 +144,11 @@ func device(dir string, at time.Time) (map[string]*metadata.TargetFiles, error) 
 		return nil, err
 	}
 	for name, f := range targets.Signed.Targets {
-		rel, err := ParseRelease(name, f)
+		rel, err := release.ParseTarget(name, f)
 		if err != nil {
 			return nil, err
 		}
-		raw, err := get(rel.File())
+		raw, err := get(File(rel))
 		if err != nil {
 			return nil, err
 		}
@@ -192,24 +192,27 @@ func TestAdd(t *testing.T) {
 	raw := pack(t, "1.0.0", "demo", "targets")
 	rel, err := r.Add(ctx, bytes.NewReader(raw), testkeys.Keys{}, AddOptions{})
 	must(t, err)
-	want := Release{
-		Name: "hello-1.0.0.tandem", Length: int64(len(raw)), SHA256: digest.Of(raw), Kind: bundle.App,
+	head, err := bundle.ReadHead(bytes.NewReader(raw), bundle.Inspect{})
+	must(t, err)
+	want := release.Target{
+		Release: head.Release(), Head: head.Length(),
+		Name: "hello-1.0.0.tandem", Length: int64(len(raw)), SHA256: digest.Of(raw), Kind: release.App,
 		App: "hello", Version: version(t, "1.0.0"), Compatible: []string{"demo"}, Channel: "stable", Unpacked: 9, Rollout: 100,
 	}
 	same := cmp.Comparer(func(a, b versioning.Version) bool { return a.String() == b.String() })
 	if diff := cmp.Diff(want, rel, same); diff != "" {
 		t.Errorf("Add (-want +got):\n%s", diff)
 	}
-	if got := rel.File(); got != "targets/"+digest.Of(raw).String()+".hello-1.0.0.tandem" {
+	if got := File(rel); got != "targets/"+digest.Of(raw).String()+".hello-1.0.0.tandem" {
 		t.Errorf("the bundle lies at %s", got)
 	}
-	stored, err := os.ReadFile(filepath.Join(dir, rel.File()))
+	stored, err := os.ReadFile(filepath.Join(dir, File(rel)))
 	if err != nil || !bytes.Equal(stored, raw) {
 		t.Errorf("the stored bundle differs: %v", err)
 	}
 	offer, err := device(dir, start)
 	must(t, err)
-	got, err := ParseRelease("hello-1.0.0.tandem", offer["hello-1.0.0.tandem"])
+	got, err := release.ParseTarget("hello-1.0.0.tandem", offer["hello-1.0.0.tandem"])
 	must(t, err)
 	if diff := cmp.Diff(want, got, same); diff != "" {
 		t.Errorf("a device sees (-want +got):\n%s", diff)
@@ -407,51 +410,6 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-func TestParseRelease(t *testing.T) {
-	target := func(custom string) *metadata.TargetFiles {
-		raw := json.RawMessage(custom)
-		return &metadata.TargetFiles{Length: 5, Hashes: metadata.Hashes{"sha256": make([]byte, 32)}, Custom: &raw}
-	}
-	r, err := ParseRelease("a.tandem", target(`{"app":"a","version":"1.0.0","channel":"stable","later":{"x":1}}`))
-	if err != nil || r.Rollout != 100 || r.Kind != bundle.App || r.Yanked || !r.Base.IsZero() {
-		t.Errorf("defaults: %+v, %v", r, err)
-	}
-	r, err = ParseRelease("a.tandem", target(`{"app":"a","version":"1.0.0","channel":"stable","rollout":0,"yanked":true,"urgent":true,"base":"0.9.0","kind":"firmware"}`))
-	if err != nil || r.Rollout != 0 || !r.Yanked || !r.Urgent || r.Base.String() != "0.9.0" || r.Kind != bundle.Firmware {
-		t.Errorf("all given: %+v, %v", r, err)
-	}
-	const ok = `{"app":"a","version":"1.0.0","channel":"stable"}`
-	noHash := target(ok)
-	noHash.Hashes = nil
-	longHash := target(ok)
-	longHash.Hashes["sha256"] = make([]byte, 33)
-	empty := target(ok)
-	empty.Length = 0
-	for name, c := range map[string]struct {
-		name string
-		t    *metadata.TargetFiles
-	}{
-		"nil":           {"a", nil},
-		"no custom":     {"a", &metadata.TargetFiles{Length: 5, Hashes: target("").Hashes}},
-		"garbage":       {"a", target(`garbage`)},
-		"no version":    {"a", target(`{"app":"a","channel":"stable"}`)},
-		"bad version":   {"a", target(`{"app":"a","channel":"stable","version":"v1"}`)},
-		"rollout 101":   {"a", target(`{"app":"a","version":"1.0.0","channel":"stable","rollout":101}`)},
-		"rollout -1":    {"a", target(`{"app":"a","version":"1.0.0","channel":"stable","rollout":-1}`)},
-		"no hash":       {"a", noHash},
-		"long hash":     {"a", longHash},
-		"length 0":      {"a", empty},
-		"a path":        {"../a", target(ok)},
-		"a directory":   {"x/a", target(ok)},
-		"hidden":        {".a", target(ok)},
-		"name too long": {strings.Repeat("a", 300), target(ok)},
-	} {
-		if _, err := ParseRelease(c.name, c.t); !errors.Is(err, ErrRelease) {
-			t.Errorf("%s: error %v, want ErrRelease", name, err)
-		}
-	}
-}
-
 func TestServe(t *testing.T) {
 	dir, r := initialised(t)
 	rel, err := r.Add(context.Background(), bytes.NewReader(pack(t, "1.0.0", "demo", "targets")), testkeys.Keys{}, AddOptions{})
@@ -487,7 +445,7 @@ func TestServe(t *testing.T) {
 		"/metadata/1.root.json":     "public, max-age=31536000, immutable",
 		"/metadata/2.snapshot.json": "public, max-age=31536000, immutable",
 		"/metadata/2.targets.json":  "public, max-age=31536000, immutable",
-		"/" + rel.File():            "public, max-age=31536000, immutable",
+		"/" + File(rel):             "public, max-age=31536000, immutable",
 	} {
 		resp, body := do("GET", p)
 		file, err := os.ReadFile(filepath.Join(dir, p))

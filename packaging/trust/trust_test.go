@@ -31,7 +31,7 @@ func targets(t testing.TB, change func(*bundle.Targets), by ...string) []byte {
 	t.Helper()
 	m := metadata.Targets(bundle.Never())
 	m.Signed.SpecVersion = "1.0.31"
-	for _, name := range []string{"manifest.json", "payload.tar.zst"} {
+	for _, name := range []string{"release.json.zst", "parts.json"} {
 		m.Signed.Targets[name] = &metadata.TargetFiles{Length: 7, Hashes: metadata.Hashes{"sha256": bytes.Repeat([]byte{9}, 32)}}
 	}
 	if change != nil {
@@ -103,13 +103,13 @@ func TestVerifyBundle(t *testing.T) {
 		{name: "targets for a root", roots: [][]byte{targets(t, nil, "root")}, targets: targets(t, nil, "targets"), err: ErrUntrusted, want: "expected metadata type root"},
 
 		{name: "a repository's targets", targets: targets(t, func(m *bundle.Targets) {
-			m.Signed.Targets = map[string]*metadata.TargetFiles{"hello-1.0.0.tandem": m.Signed.Targets["manifest.json"]}
+			m.Signed.Targets = map[string]*metadata.TargetFiles{"hello-1.0.0.tandem": m.Signed.Targets["release.json.zst"]}
 		}, "targets"), err: bundle.ErrMalformed, want: "does not sign"},
 		{name: "more than the two", targets: targets(t, func(m *bundle.Targets) {
-			m.Signed.Targets["more"] = m.Signed.Targets["manifest.json"]
+			m.Signed.Targets["more"] = m.Signed.Targets["release.json.zst"]
 		}, "targets"), err: bundle.ErrMalformed, want: "signs 3 files"},
 		{name: "only a sha512", targets: targets(t, func(m *bundle.Targets) {
-			m.Signed.Targets["manifest.json"].Hashes = metadata.Hashes{"sha512": make([]byte, 64)}
+			m.Signed.Targets["release.json.zst"].Hashes = metadata.Hashes{"sha512": make([]byte, 64)}
 		}, "targets"), err: bundle.ErrMalformed, want: "sha256"},
 		{name: "a later TUF", targets: targets(t, func(m *bundle.Targets) { m.Signed.SpecVersion = "2.0.0" }, "targets"), err: bundle.ErrMalformed, want: "expected 1.x"},
 		{name: "garbage", targets: []byte("garbage"), err: bundle.ErrMalformed, want: "invalid character"},
@@ -128,7 +128,7 @@ func TestVerifyBundle(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if s.Unsigned || s.Manifest.Length != 7 || s.Payload.SHA256[0] != 9 {
+				if s.Unsigned || s.Release.Length != 7 || s.Parts.SHA256[0] != 9 {
 					t.Errorf("gives %+v", s)
 				}
 				if got := v.Root().Version(); got != c.version {
@@ -249,7 +249,7 @@ func FuzzVerifyBundle(f *testing.F) {
 			t.Fatal(err)
 		}
 		s, err := v.VerifyBundle([][]byte{next}, raw)
-		if err == nil && (s.Unsigned || s.Manifest.Length != 7) {
+		if err == nil && (s.Unsigned || s.Release.Length != 7) {
 			t.Fatalf("accepted what nobody signed: %+v", s)
 		}
 		if err != nil && !errors.Is(err, ErrUntrusted) && !errors.Is(err, bundle.ErrMalformed) {

@@ -16,13 +16,13 @@ const (
 
 // The names of a bundle's members.
 const (
-	formatName   = "tandem-bundle"
-	targetsName  = "metadata/targets.json"
-	manifestName = "manifest.json"
-	payloadName  = "payload.tar.zst"
+	formatName  = "tandem-bundle"
+	targetsName = "metadata/targets.json"
+	releaseName = "release.json.zst"
+	partsName   = "parts.json"
+	payloadName = "payload.tar.zst"
 
-	formatVersion = "1\n"
-	compression   = "zstd"
+	formatVersion = "2\n"
 )
 
 // pad says how many bytes follow size bytes up to a whole block.
@@ -31,15 +31,20 @@ func pad(size int64) int64 { return -size & (block - 1) }
 // tarHeader gives the one valid header of a member: a ustar header of a file
 // that is root's and readable by all.
 func tarHeader(name string, size, mtime int64) [block]byte {
+	return ustar(name, '0', 0o644, size, mtime)
+}
+
+// ustar gives a header of something that is root's.
+func ustar(name string, kind byte, mode, size, mtime int64) [block]byte {
 	var h [block]byte
 	copy(h[0:100], name)
-	copy(h[100:], "0000644\x00")
+	copy(h[100:], fmt.Sprintf("%07o\x00", mode))
 	copy(h[108:], "0000000\x00")
 	copy(h[116:], "0000000\x00")
 	copy(h[124:], fmt.Sprintf("%011o\x00", size))
 	copy(h[136:], fmt.Sprintf("%011o\x00", mtime))
 	copy(h[148:], "        ")
-	h[156] = '0'
+	h[156] = kind
 	copy(h[257:], "ustar\x0000")
 	copy(h[329:], "0000000\x00")
 	copy(h[337:], "0000000\x00")
@@ -62,10 +67,11 @@ func parseHeader(h *[block]byte) (name string, size int64, err error) {
 	return string(n), size, nil
 }
 
-// frames reads the outer tar. It knows how far it came, for messages, and
+// outer reads the outer tar. It knows how far it came, for messages, and
 // tells a source that fails from one that ends too early.
-type frames struct {
+type outer struct {
 	src  io.Reader
+	seek io.Seeker // src, where it can seek; nil where not
 	off  int64
 	fail error // of the source, other than its end
 	// ended says that the source ended while more was expected.
@@ -75,30 +81,30 @@ type frames struct {
 }
 
 // Read reads the content of the current member.
-func (f *frames) Read(p []byte) (int, error) {
-	if f.left == 0 {
+func (o *outer) Read(p []byte) (int, error) {
+	if o.left == 0 {
 		return 0, io.EOF
 	}
-	if int64(len(p)) > f.left {
-		p = p[:f.left]
+	if int64(len(p)) > o.left {
+		p = p[:o.left]
 	}
-	n, err := f.src.Read(p)
-	f.off += int64(n)
-	f.left -= int64(n)
-	return n, f.seen(err)
+	n, err := o.src.Read(p)
+	o.off += int64(n)
+	o.left -= int64(n)
+	return n, o.seen(err)
 }
 
 // seen turns the end of the source into io.ErrUnexpectedEOF while content is
 // missing and keeps other errors.
-func (f *frames) seen(err error) error {
+func (o *outer) seen(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF):
-		f.fail = err
+		o.fail = err
 		return err
-	case f.left > 0:
-		f.ended = true
+	case o.left > 0:
+		o.ended = true
 		return io.ErrUnexpectedEOF
 	}
 	return nil
@@ -106,40 +112,40 @@ func (f *frames) seen(err error) error {
 
 // explain makes err, met while member was read, fit to report: what the
 // source said if it failed, that the bundle ends too early if it ended.
-func (f *frames) explain(member string, err error) error {
+func (o *outer) explain(member string, err error) error {
 	switch {
-	case f.fail != nil:
-		return fmt.Errorf("read bundle: %s, byte %d: %w", member, f.off, f.fail)
-	case f.ended:
-		return malformed(member, "the bundle ends at byte %d, in the middle", f.off)
+	case o.fail != nil:
+		return fmt.Errorf("read bundle: %s, byte %d: %w", member, o.off, o.fail)
+	case o.ended:
+		return malformed(member, "the bundle ends at byte %d, in the middle", o.off)
 	case errors.Is(err, ErrMalformed):
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
-		return malformed(member, "byte %d: its data ends too early", f.off)
+		return malformed(member, "byte %d: its data ends too early", o.off)
 	}
-	return malformed(member, "byte %d: %w", f.off, err)
+	return malformed(member, "byte %d: %w", o.off, err)
 }
 
 // raw reads exactly len(p) bytes that belong to no content.
-func (f *frames) raw(p []byte) error {
-	n, err := io.ReadFull(f.src, p)
-	f.off += int64(n)
+func (o *outer) raw(p []byte) error {
+	n, err := io.ReadFull(o.src, p)
+	o.off += int64(n)
 	switch {
 	case err == nil:
 	case err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF):
-		f.ended = true
+		o.ended = true
 	default:
-		f.fail = err
+		o.fail = err
 	}
 	return err
 }
 
 // next reads the header of a member; expected is for messages.
-func (f *frames) next(expected string) (string, int64, error) {
+func (o *outer) next(expected string) (string, int64, error) {
 	var h [block]byte
-	at := f.off
-	if err := f.raw(h[:]); err != nil {
-		return "", 0, f.explain(expected, err)
+	at := o.off
+	if err := o.raw(h[:]); err != nil {
+		return "", 0, o.explain(expected, err)
 	}
 	if h == [block]byte{} {
 		return "", 0, malformed(expected, "byte %d: the bundle ends before it", at)
@@ -148,53 +154,71 @@ func (f *frames) next(expected string) (string, int64, error) {
 	if err != nil {
 		return "", 0, malformed(expected, "byte %d: %w", at, err)
 	}
-	f.size, f.left = size, size
+	o.size, o.left = size, size
 	return name, size, nil
 }
 
 // closeMember reads the padding after a member whose content was read.
-func (f *frames) closeMember(member string) error {
+func (o *outer) closeMember(member string) error {
 	var zeros [block]byte
-	p := zeros[:pad(f.size)]
-	if err := f.raw(p); err != nil {
-		return f.explain(member, err)
+	p := zeros[:pad(o.size)]
+	if err := o.raw(p); err != nil {
+		return o.explain(member, err)
 	}
 	if zeros != [block]byte{} {
-		return malformed(member, "bytes after it, before byte %d, are not zero", f.off)
+		return malformed(member, "bytes after it, before byte %d, are not zero", o.off)
 	}
 	return nil
 }
 
 // content reads a whole small member. Memory grows with what is there, not
 // with what a header claims.
-func (f *frames) content(member string, limit int64) ([]byte, error) {
-	if f.size > limit {
-		return nil, malformed(member, "%d bytes long, at most %d are allowed", f.size, limit)
+func (o *outer) content(member string, limit int64) ([]byte, error) {
+	if o.size > limit {
+		return nil, malformed(member, "%d bytes long, at most %d are allowed", o.size, limit)
 	}
 	var buf bytes.Buffer
-	buf.Grow(int(min(f.size, 64<<10)))
-	if _, err := io.CopyN(&buf, f, f.size); err != nil {
-		return nil, f.explain(member, err)
+	buf.Grow(int(min(o.size, 64<<10)))
+	if _, err := io.CopyN(&buf, o, o.size); err != nil {
+		return nil, o.explain(member, err)
 	}
-	return buf.Bytes(), f.closeMember(member)
+	return buf.Bytes(), o.closeMember(member)
+}
+
+// skip passes over n bytes of the current member: where the source can seek
+// they are not read.
+func (o *outer) skip(member string, n int64) error {
+	if o.seek == nil {
+		if _, err := io.CopyN(io.Discard, o, n); err != nil {
+			return o.explain(member, err)
+		}
+		return nil
+	}
+	if _, err := o.seek.Seek(n, io.SeekCurrent); err != nil {
+		o.fail = err
+		return o.explain(member, err)
+	}
+	o.off += n
+	o.left -= n
+	return nil
 }
 
 // end reads the two empty blocks that end a tar, and checks that nothing follows.
-func (f *frames) end() error {
+func (o *outer) end() error {
 	var zeros [2 * block]byte
-	at := f.off
-	if err := f.raw(zeros[:]); err != nil {
-		return f.explain("end of the bundle", err)
+	at := o.off
+	if err := o.raw(zeros[:]); err != nil {
+		return o.explain("end of the bundle", err)
 	}
 	if zeros != [2 * block]byte{} {
 		return malformed("end of the bundle", "byte %d: expected two empty blocks after %s", at, payloadName)
 	}
-	switch _, err := io.ReadFull(f.src, zeros[:1]); {
+	switch _, err := io.ReadFull(o.src, zeros[:1]); {
 	case err == nil:
-		return malformed("end of the bundle", "byte %d: expected nothing more", f.off)
+		return malformed("end of the bundle", "byte %d: expected nothing more", o.off)
 	case err != io.EOF:
-		f.fail = err
-		return f.explain("end of the bundle", err)
+		o.fail = err
+		return o.explain("end of the bundle", err)
 	}
 	return nil
 }

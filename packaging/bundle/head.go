@@ -1,0 +1,233 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"tandem/internal/digest"
+	"tandem/packaging/release"
+)
+
+// The limits of a bundle's metadata, in bytes.
+const (
+	maxTargets  = 256 << 10
+	maxRoot     = 512 << 10
+	maxAllRoots = 4 << 20
+	// maxPacked is how long release.json.zst may be.
+	maxPacked = 16 << 20
+	// MaxHead is how long all that comes before the payload can be, headers and
+	// padding included.
+	MaxHead = 64 + maxAllRoots + maxTargets + maxPacked + maxParts + 64<<10
+)
+
+// Head is what a bundle says before its payload.
+type Head struct {
+	signed   Signed
+	roots    [][]byte
+	targets  []byte
+	packed   []byte
+	parts    *Parts
+	rawParts []byte
+	manifest *release.Manifest
+	layout   *layout
+	places   []place
+	length   int64
+}
+
+// Manifest returns what the release is. It is signed by whom the verifier trusts.
+func (h *Head) Manifest() *release.Manifest { return h.manifest }
+
+// Release returns which release it is: the SHA-256 of release.json.
+func (h *Head) Release() digest.SHA256 { return h.parts.Release.SHA256 }
+
+// Packed returns the content of release.json.zst, which is a zstd frame.
+func (h *Head) Packed() []byte { return h.packed }
+
+// Parts returns how the bundle carries the release.
+func (h *Head) Parts() *Parts { return h.parts }
+
+// Length is how many bytes come before the payload's first frame.
+func (h *Head) Length() int64 { return h.length }
+
+// Size is how long the whole bundle is, in bytes.
+func (h *Head) Size() int64 {
+	n := h.parts.Payload()
+	return h.length + n + pad(n) + 2*block
+}
+
+// Signed returns what the bundle's targets metadata says.
+func (h *Head) Signed() Signed { return h.signed }
+
+// Roots returns the roots that the bundle carries, oldest first, unverified.
+func (h *Head) Roots() [][]byte { return h.roots }
+
+// TargetsMetadata returns the content of metadata/targets.json.
+func (h *Head) TargetsMetadata() []byte { return h.targets }
+
+// readHead reads a bundle up to its payload. What it gives was accepted by v,
+// has the signed SHA-256 and obeys its rules.
+func readHead(in *outer, v Verifier, dec *decoder) (*Head, error) {
+	h := &Head{}
+	if err := readFormat(in); err != nil {
+		return nil, err
+	}
+	if err := h.readMetadata(in); err != nil {
+		return nil, err
+	}
+	var err error
+	if h.signed, err = v.VerifyBundle(h.roots, h.targets); err != nil {
+		return nil, err
+	}
+	if h.packed, err = readSigned(in, releaseName, h.signed.Release, maxPacked); err != nil {
+		return nil, err
+	}
+	if h.rawParts, err = readSigned(in, partsName, h.signed.Parts, maxParts); err != nil {
+		return nil, err
+	}
+	if h.parts, err = decodeParts(h.rawParts); err != nil {
+		return nil, err
+	}
+	if err := h.readManifest(dec); err != nil {
+		return nil, err
+	}
+	h.layout = newLayout(h.manifest)
+	if h.places, err = h.layout.place(h.parts); err != nil {
+		return nil, malformed(partsName, "%w", err)
+	}
+	return h, h.openPayload(in)
+}
+
+func readFormat(in *outer) error {
+	name, _, err := in.next(formatName)
+	if err != nil {
+		return err
+	}
+	if name != formatName {
+		return malformed(formatName, "found %.80q in its place: expected a bundle", name)
+	}
+	content, err := in.content(formatName, 64)
+	if err != nil {
+		return err
+	}
+	if string(content) != formatVersion {
+		return malformed(formatName, "format %.20q: expected %q; another version of tandem may know it", content, formatVersion)
+	}
+	return nil
+}
+
+// readMetadata reads the roots and targets.json.
+func (h *Head) readMetadata(in *outer) error {
+	last, total := 0, int64(0)
+	for {
+		name, size, err := in.next(targetsName)
+		if err != nil {
+			return err
+		}
+		if name == targetsName {
+			break
+		}
+		n, ok := rootVersion(name)
+		switch {
+		case !ok:
+			return malformed(targetsName, "found %.80q in its place", name)
+		case last != 0 && n != last+1:
+			return malformed(name, "comes after root %d: expected root %d", last, last+1)
+		}
+		if total += size; total > maxAllRoots {
+			return malformed(name, "all roots have %d bytes or more, at most %d are allowed", total, maxAllRoots)
+		}
+		root, err := in.content(name, maxRoot)
+		if err != nil {
+			return err
+		}
+		last = n
+		h.roots = append(h.roots, root)
+	}
+	var err error
+	h.targets, err = in.content(targetsName, maxTargets)
+	return err
+}
+
+// rootName is the member that holds version n of the root.
+func rootName(n int64) string { return fmt.Sprintf("metadata/%d.root.json", n) }
+
+func rootVersion(name string) (int, bool) {
+	s, ok := strings.CutPrefix(name, "metadata/")
+	if !ok {
+		return 0, false
+	}
+	if s, ok = strings.CutSuffix(s, ".root.json"); !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(s, 10, 32)
+	return int(n), err == nil && n > 0 && rootName(n) == name
+}
+
+// readSigned reads a member that targets.json vouches for.
+func readSigned(in *outer, want string, signed SignedFile, limit int64) ([]byte, error) {
+	name, size, err := in.next(want)
+	if err != nil {
+		return nil, err
+	}
+	if name != want {
+		return nil, malformed(want, "found %.80q in its place", name)
+	}
+	if size != signed.Length {
+		return nil, malformed(want, "%d bytes long: expected %d as %s says", size, signed.Length, targetsName)
+	}
+	raw, err := in.content(want, limit)
+	if err != nil {
+		return nil, err
+	}
+	if sum := digest.Of(raw); sum != signed.SHA256 {
+		return nil, malformed(want, "its SHA-256 is %s: expected %s as %s says", sum, signed.SHA256, targetsName)
+	}
+	return raw, nil
+}
+
+func (h *Head) readManifest(dec *decoder) error {
+	want := h.parts.Release
+	raw, err := dec.decode(h.packed, want.Length, nil)
+	if err != nil {
+		return malformed(releaseName, "%w", err)
+	}
+	if sum := digest.Of(raw); sum != want.SHA256 {
+		return malformed(releaseName, "the SHA-256 of what it holds is %s: expected %s as %s says", sum, want.SHA256, partsName)
+	}
+	if h.manifest, err = release.DecodeManifest(raw); err != nil {
+		return malformed(releaseName, "%w", err)
+	}
+	return nil
+}
+
+func (h *Head) openPayload(in *outer) error {
+	name, size, err := in.next(payloadName)
+	if err != nil {
+		return err
+	}
+	if name != payloadName {
+		return malformed(payloadName, "found %.80q in its place", name)
+	}
+	if want := h.parts.Payload(); size != want {
+		return malformed(payloadName, "%d bytes long: expected %d, the sum of the frames in %s", size, want, partsName)
+	}
+	h.length = in.off
+	return nil
+}
+
+// ReadHead reads a bundle's head alone; src may end after it. What NewReader
+// says of the head holds here, too.
+func ReadHead(src io.Reader, v Verifier) (*Head, error) {
+	if v == nil {
+		return nil, errors.New("bundle: no verifier")
+	}
+	dec, err := newDecoder()
+	if err != nil {
+		return nil, err
+	}
+	defer dec.close()
+	return readHead(&outer{src: src}, v, dec)
+}

@@ -1,0 +1,177 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+// Signing says how a bundle is to be signed.
+type Signing struct {
+	// Roots are carried along, so that a device which was offline can follow a
+	// change of keys: versions FirstRoot, FirstRoot+1 …
+	Roots     [][]byte
+	FirstRoot int64
+	// Sign adds a signature to t. Without it the bundle carries none.
+	Sign func(t *Targets) error
+	// Expires is when the signature ends to be valid; the zero time means Never.
+	Expires time.Time
+}
+
+func describe(data []byte) SignedFile {
+	return SignedFile{Length: int64(len(data)), SHA256: digest.Of(data)}
+}
+
+// targets gives signed targets metadata. old, if not nil, holds signatures of
+// others that stay, as long as what they sign stays.
+func (s *Signing) targets(release, parts SignedFile, old *Targets) ([]byte, error) {
+	if s.Sign == nil {
+		return newTargets(release, parts, Never()).ToBytes(false)
+	}
+	expires := s.Expires
+	if expires.IsZero() {
+		expires = Never()
+	}
+	t := newTargets(release, parts, expires.UTC().Truncate(time.Second))
+	if old != nil && old.Signed.Expires.Equal(t.Signed.Expires) && old.Signed.Version == t.Signed.Version {
+		t.Signatures = old.Signatures
+	}
+	others := slices.Clone(t.Signatures)
+	t.Signatures = nil
+	if err := s.Sign(t); err != nil {
+		return nil, err
+	}
+	for _, o := range others {
+		if !slices.ContainsFunc(t.Signatures, func(s Signature) bool { return s.KeyID == o.KeyID }) {
+			t.Signatures = append(t.Signatures, o)
+		}
+	}
+	slices.SortFunc(t.Signatures, func(a, b Signature) int { return strings.Compare(a.KeyID, b.KeyID) })
+	return t.ToBytes(false)
+}
+
+// content is what a bundle is written from.
+type content struct {
+	targets []byte
+	release []byte // release.json.zst
+	parts   []byte // parts.json
+	payload io.Reader
+	length  int64 // of the payload, bytes
+	mtime   int64 // of all members
+}
+
+// write writes a bundle durably.
+func write(out fsys.FS, name string, s *Signing, c *content) error {
+	tmp := name + ".tmp"
+	if err := out.Remove(tmp); err != nil && !fsys.IsNotExist(err) {
+		return err
+	}
+	f, err := out.Create(tmp, 0o644)
+	if err != nil {
+		return err
+	}
+	err = writeTo(f, s, c)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = out.Rename(tmp, name)
+	}
+	if err != nil {
+		_ = out.Remove(tmp) // the first error is the one to report
+		return err
+	}
+	return out.SyncDir(path.Dir(name))
+}
+
+func writeTo(w io.Writer, s *Signing, c *content) error {
+	small := func(name string, data []byte) error {
+		return member(w, name, int64(len(data)), c.mtime, bytes.NewReader(data))
+	}
+	if err := small(formatName, []byte(formatVersion)); err != nil {
+		return err
+	}
+	total := 0
+	for i, root := range s.Roots {
+		if total += len(root); len(root) > maxRoot || total > maxAllRoots {
+			return fmt.Errorf("%w: the roots to carry along are too long", ErrOptions)
+		}
+		if err := small(rootName(s.FirstRoot+int64(i)), root); err != nil {
+			return err
+		}
+	}
+	if err := small(targetsName, c.targets); err != nil {
+		return err
+	}
+	if err := small(releaseName, c.release); err != nil {
+		return err
+	}
+	if err := small(partsName, c.parts); err != nil {
+		return err
+	}
+	if err := member(w, payloadName, c.length, c.mtime, c.payload); err != nil {
+		return err
+	}
+	_, err := w.Write(make([]byte, 2*block))
+	return err
+}
+
+// Sign replaces the signature and the roots that the bundle name of fs
+// carries. Signatures of other keys stay. Everything else in the bundle is
+// verified on the way and keeps its bytes.
+//
+// After success the signed bundle is durable. After an error or a power cut
+// name is what it was before, or the signed bundle, whole; name+".tmp" may be left.
+func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
+	if s.Sign == nil {
+		return errors.New("bundle: nothing to sign with")
+	}
+	f, err := fs.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := NewReader(InContext(ctx, f), Inspect{})
+	if err != nil {
+		return err
+	}
+	if err := r.Finish(); err != nil {
+		return err
+	}
+	old, signed, err := ParseTargets(r.targets)
+	if err != nil {
+		return err
+	}
+	t, err := s.targets(signed.Release, signed.Parts, old)
+	if err != nil {
+		return err
+	}
+	again, err := fs.Open(name)
+	if err != nil {
+		return err
+	}
+	defer again.Close()
+	second, err := NewReader(InContext(ctx, again), Inspect{})
+	if err != nil {
+		return err
+	}
+	defer second.dec.close()
+	if second.signed != r.signed || second.Head.length != r.Head.length {
+		return fmt.Errorf("%s changed while it was read", fs.Path(name))
+	}
+	return write(fs, name, &s, &content{
+		targets: t, release: r.packed, parts: r.rawParts, payload: second.in, length: r.parts.Payload(), mtime: r.manifest.Time,
+	})
+}
