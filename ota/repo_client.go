@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -45,7 +46,8 @@ type ClientOptions struct {
 
 // Credentials show a server who asks. What is zero is not sent.
 type Credentials struct {
-	Token          string // a bearer token
+	Token          string
+	Scheme         string // of the token; "" is Bearer
 	User, Password string // basic authentication, unless there is a token
 	Certificate    *tls.Certificate
 }
@@ -72,7 +74,7 @@ func NewClient(o ClientOptions) *http.Client {
 	at := &atOrigin{origin: serverOf(origin), home: newTransport(o, c.Certificate), abroad: newTransport(o, nil)}
 	switch {
 	case c.Token != "":
-		at.authorization = "Bearer " + c.Token
+		at.authorization = cmp.Or(c.Scheme, "Bearer") + " " + c.Token
 	case c.User != "":
 		at.authorization = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.User+":"+c.Password))
 	}

@@ -175,7 +175,7 @@ func (r *replay) ask(t *testing.T, method, to string, header []string, body stri
 	var content bytes.Buffer
 	kind := ""
 	if m := formFile.FindStringSubmatch(body); m != nil && strings.HasSuffix(to, "/artifacts") || strings.Contains(to, "/artifacts?filename=") {
-		kind = form(t, &content, m[1]+m[2], m[3])
+		kind = writeForm(t, &content, m[1]+m[2], m[3])
 	} else if slices.Contains(header, "Content-Encoding: gzip") {
 		zip := gzip.NewWriter(&content)
 		if _, err := zip.Write([]byte(body)); err != nil {
@@ -211,7 +211,7 @@ func (r *replay) ask(t *testing.T, method, to string, header []string, body stri
 	return w
 }
 
-func form(t *testing.T, w *bytes.Buffer, name, sha1 string) string {
+func writeForm(t *testing.T, w *bytes.Buffer, name, sha1 string) string {
 	t.Helper()
 	m := multipart.NewWriter(w)
 	part, err := m.CreateFormFile("file", name)

@@ -1,0 +1,318 @@
+package hawkbit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tandem/internal/digest"
+	"tandem/ota"
+)
+
+// errMissing says that the server has no such file, or not for this device now.
+var errMissing = errors.New("the server does not have it")
+
+// look reads the head of each artifact of a deployment. An error says that not
+// all could be looked at; what cannot be taken is no error.
+func (s *Source) look(ctx context.Context, d *deployment) ([]found, error) {
+	var all []found
+	for _, c := range d.Chunks {
+		for _, a := range c.Artifacts {
+			if len(all) == maxParts {
+				return nil, fmt.Errorf("%w: the action brings more than %d artifacts", ota.ErrRefused, maxParts)
+			}
+			x, err := s.lookAt(ctx, a)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, *x)
+		}
+	}
+	return all, nil
+}
+
+func (s *Source) lookAt(ctx context.Context, a artifact) (*found, error) {
+	x := &found{artifact: cutRunes(clean(a.Name), maxAttribute)}
+	no := func(err error, code int) (*found, error) {
+		x.failed, x.code = err.Error(), code
+		return x, nil
+	}
+	var err error
+	if x.sha256, err = digest.Parse(strings.ToLower(a.Hashes.SHA256)); err != nil {
+		return no(errors.New("the server tells no SHA-256 of it"), codeOther)
+	}
+	if x.url, err = artifactURL(s.o.Origin, a.Links); err != nil {
+		return no(err, codeOther)
+	}
+	x.head, err = s.inspect(ctx, x.url)
+	if plus := spaced(x.url); errors.Is(err, errMissing) && plus != "" {
+		x.url = plus
+		x.head, err = s.inspect(ctx, x.url)
+	}
+	var bad *badHead
+	switch {
+	case errors.As(err, &bad):
+		return no(bad.error, s.o.Code(bad.error))
+	case err != nil:
+		return nil, err
+	}
+	if s.o.Vouch == nil {
+		return x, nil
+	}
+	err = s.o.Vouch(ctx, x.head)
+	switch {
+	case ctx.Err() != nil || errors.Is(err, ota.ErrUnreachable):
+		return nil, err
+	case err != nil:
+		return no(err, s.o.Code(err))
+	}
+	return x, nil
+}
+
+// badHead says that a file is not one that the device may take.
+type badHead struct{ error }
+
+// headTime bounds how long the head of a bundle may take to come.
+const headTime = 10 * time.Minute
+
+// inspect reads the head of the bundle at an address. A range is asked for, which
+// the server does not count as a download.
+func (s *Source) inspect(ctx context.Context, address string) (*Head, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, headTime, errors.New("the head of the bundle took too long"))
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Range", "bytes=0-")
+	resp, err := s.o.Client.Do(req)
+	if err != nil {
+		return nil, unreachable(ctx, req.URL, err)
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusPartialContent:
+	case http.StatusNotFound, http.StatusGone:
+		return nil, fmt.Errorf("%s: %w", req.URL.Redacted(), errMissing)
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return nil, errDenied{ota.StatusError(req.URL.Redacted(), resp)}
+	default:
+		return nil, ota.StatusError(req.URL.Redacted(), resp)
+	}
+	body := &noting{r: resp.Body}
+	h, err := s.o.Inspect(body)
+	switch {
+	case body.err != nil: // whatever was made of it: the link failed
+		return nil, unreachable(ctx, req.URL, body.err)
+	case err != nil:
+		return nil, &badHead{err}
+	}
+	return h, nil
+}
+
+// noting remembers an error of reading.
+type noting struct {
+	r   io.Reader
+	err error
+}
+
+func (n *noting) Read(p []byte) (int, error) {
+	k, err := n.r.Read(p)
+	if err != nil && err != io.EOF {
+		n.err = err
+	}
+	return k, err
+}
+
+// Fetch downloads an offer of the last View. Meanwhile the server is polled and
+// told each tenth; where it withdraws the offer the download ends, and the error
+// wraps ErrWithdrawn. What is on the disk afterwards is said at
+// ota.Downloader.Get.
+func (s *Source) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string, error) {
+	st := Load(s.o.FS, s.o.Log)
+	part := st.part(o.SHA256)
+	if part == nil {
+		return "", fmt.Errorf("fetch %s: %w", o.Name, ErrWithdrawn)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := &watcher{s: s, number: st.Action.Number, query: st.Action.Query, cancel: cancel, tenths: make(chan int64, 1)}
+	downloads := s.o.Downloads(&http.Client{
+		Transport:     &ranged{next: s.o.Client.Transport, missing: func() { cancel(errMissing) }},
+		CheckRedirect: s.o.Client.CheckRedirect,
+	})
+	var watching sync.WaitGroup
+	stop, over := context.WithCancel(ctx)
+	watching.Go(func() { w.watch(stop) })
+	file, err := downloads.Get(ctx, ota.File{URL: part.URL, Size: part.Size, SHA256: part.SHA256, For: part.App, Room: part.Unpacked}, func(done, total int64) {
+		w.at(done, total)
+		if p != nil {
+			p(done, total)
+		}
+	})
+	over()
+	watching.Wait()
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	switch {
+	case errors.Is(err, errMissing):
+		return "", fmt.Errorf("fetch %s: %w: %w", o.Name, ErrWithdrawn, s.lost(o.SHA256))
+	case err != nil:
+		return "", fmt.Errorf("fetch %s: %w", o.Name, err)
+	}
+	return file, s.fetched(ctx, o.SHA256)
+}
+
+// part finds a part of the open action by its file.
+func (st *State) part(sum digest.SHA256) *Part {
+	if st.Action == nil || st.Action.Step != Open {
+		return nil
+	}
+	for i := range st.Action.Parts {
+		if p := &st.Action.Parts[i]; p.SHA256 == sum && p.Failed == "" {
+			return p
+		}
+	}
+	return nil
+}
+
+// lost counts that a file was not there, though its action may still be. It
+// returns errMissing.
+func (s *Source) lost(sum digest.SHA256) error {
+	st := Load(s.o.FS, s.o.Log)
+	p := st.part(sum)
+	if p == nil {
+		return errMissing
+	}
+	if st.Action.Misses++; st.Action.Misses >= maxMisses {
+		p.Failed, p.Code = fmt.Sprintf("%s: %s", p.Artifact, errMissing), codeOther
+	}
+	if err := s.save(st); err != nil {
+		return err
+	}
+	return errMissing
+}
+
+// fetched notes that a file is here, and tells the server once all are that it
+// wants here and not installed yet.
+func (s *Source) fetched(ctx context.Context, sum digest.SHA256) error {
+	st := Load(s.o.FS, s.o.Log)
+	p := st.part(sum)
+	if p == nil || p.Fetched {
+		return nil
+	}
+	a := st.Action
+	p.Fetched, a.Misses = true, 0
+	if err := s.save(st); err != nil {
+		return err
+	}
+	for _, other := range a.Parts {
+		if !other.Fetched && !other.Had {
+			return nil
+		}
+	}
+	if a.Update != Skip || a.Told {
+		return nil
+	}
+	if err := s.progress(ctx, a.Number, status{Execution: downloaded}); err != nil {
+		s.o.Log.WithError(err).Warn("the server was not told that the download is complete")
+		return nil
+	}
+	a.Told = true
+	return s.save(st)
+}
+
+// watcher is what goes on with the server while a file is downloaded.
+type watcher struct {
+	s      *Source
+	number int64
+	query  string
+	cancel context.CancelCauseFunc
+	tenths chan int64 // that are to be told; the newest at most
+	last   atomic.Int64
+}
+
+// at takes how far the download has come.
+func (w *watcher) at(done, total int64) {
+	if total <= 0 {
+		return
+	}
+	tenth := done * 10 / total
+	if tenth <= w.last.Load() || tenth >= 10 {
+		return
+	}
+	w.last.Store(tenth)
+	select {
+	case <-w.tenths: // nobody told the one before
+	default:
+	}
+	w.tenths <- tenth
+}
+
+// minWatch and maxWatch bound how often the server is polled meanwhile.
+const (
+	minWatch = time.Second
+	maxWatch = 5 * time.Minute
+)
+
+func (w *watcher) watch(ctx context.Context) {
+	sleep := w.s.c.cache.base.sleep()
+	for {
+		timer, stop := w.s.o.After(min(max(sleep, minWatch), maxWatch))
+		select {
+		case <-ctx.Done():
+			stop()
+			return
+		case tenth := <-w.tenths:
+			stop()
+			text := fmt.Sprintf("downloading: %d %%", tenth*10)
+			if err := w.s.progress(ctx, w.number, status{Execution: proceeding, Details: []string{text}}); err != nil {
+				w.s.o.Log.WithError(err).Debug("the progress could not be told")
+			}
+		case <-timer:
+			b, err := w.s.c.poll(ctx)
+			if err != nil {
+				continue // the download itself finds out whether there is a network
+			}
+			sleep = b.sleep()
+			if now, err := want(b); err == nil && now.deploy.number != w.number {
+				w.cancel(ErrWithdrawn)
+				return
+			}
+		}
+	}
+}
+
+// ranged asks for ranges even where a file is wanted as a whole: the server
+// counts whole downloads, and refuses them once there were too many.
+type ranged struct {
+	next    http.RoundTripper
+	missing func() // is told of a file that is not there
+}
+
+func (t *ranged) RoundTrip(req *http.Request) (*http.Response, error) {
+	whole := req.Header.Get("Range") == ""
+	if whole {
+		req = req.Clone(req.Context())
+		req.Header.Set("Range", "bytes=0-")
+	}
+	resp, err := t.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone:
+		t.missing()
+	case whole && resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), "bytes 0-"):
+		resp.StatusCode, resp.Status = http.StatusOK, "200 OK"
+		resp.Header.Del("Content-Range")
+	}
+	return resp, nil
+}
