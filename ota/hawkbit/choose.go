@@ -7,19 +7,21 @@ import (
 	"strings"
 
 	"tandem/internal/digest"
-	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
 // Head is what a bundle says of itself before its content, verified.
 type Head struct {
-	Kind       bundle.Kind
+	Kind       release.Kind
 	App        string
 	Version    versioning.Version
 	Compatible []string
 	Base       versioning.Version // that must be installed to use it; zero: any or none
 	Size       int64              // of the whole bundle, bytes
 	Unpacked   int64              // bytes that its files take
+	Release    digest.SHA256      // which release it is: the hash of release.json
+	Length     int64              // of what comes before the first frame, bytes
 }
 
 // found is an artifact of an action, looked at.
@@ -45,7 +47,7 @@ const (
 // whole.
 func chooseParts(all []found, f *Facts, compatible []string) []Part {
 	type key struct {
-		kind bundle.Kind
+		kind release.Kind
 		app  string
 	}
 	var parts []Part
@@ -77,8 +79,8 @@ func chooseParts(all []found, f *Facts, compatible []string) []Part {
 }
 
 // rank puts firmware before the application that may need it.
-func rank(k bundle.Kind) int {
-	if k == bundle.App {
+func rank(k release.Kind) int {
+	if k == release.App {
 		return 1
 	}
 	return 0
@@ -108,6 +110,7 @@ func chooseOne(all []found, u *Unit) Part {
 		h := x.head
 		return Part{
 			Artifact: x.artifact, URL: x.url, SHA256: x.sha256, Kind: h.Kind, App: h.App, Version: h.Version, Size: h.Size, Unpacked: h.Unpacked,
+			Release: h.Release, Head: h.Length,
 			Had: u.Installed.Compare(h.Version) == 0 && !u.Installed.IsZero(),
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"tandem/internal/digest"
-	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -32,20 +32,20 @@ func version(t *testing.T, s string) versioning.Version {
 func facts(t *testing.T, installed, pending string) *Facts {
 	t.Helper()
 	return &Facts{Units: []Unit{
-		{Kind: bundle.Firmware, Name: "modem", Installed: version(t, "1.0.0")},
+		{Kind: release.Firmware, Name: "modem", Installed: version(t, "1.0.0")},
 		{
-			Kind: bundle.App, Name: "hello", Installed: version(t, installed), Pending: version(t, pending),
+			Kind: release.App, Name: "hello", Installed: version(t, installed), Pending: version(t, pending),
 			Failed: map[string]string{"6.6.6": "rolled back: the health check failed"},
 		},
 	}}
 }
 
 func app(t *testing.T, v string) Part {
-	return Part{Artifact: "hello.tandem", Kind: bundle.App, App: "hello", Version: version(t, v), Size: 100, SHA256: digest.Of([]byte(v))}
+	return Part{Artifact: "hello.tandem", Kind: release.App, App: "hello", Version: version(t, v), Size: 100, SHA256: digest.Of([]byte(v))}
 }
 
 func modem(t *testing.T, v string) Part {
-	return Part{Artifact: "modem.tandem", Kind: bundle.Firmware, App: "modem", Version: version(t, v), Size: 50, SHA256: digest.Of([]byte("m" + v))}
+	return Part{Artifact: "modem.tandem", Kind: release.Firmware, App: "modem", Version: version(t, v), Size: 50, SHA256: digest.Of([]byte("m" + v))}
 }
 
 func TestJudge(t *testing.T) {
@@ -143,17 +143,17 @@ func TestDecide(t *testing.T) {
 }
 
 func TestChooseParts(t *testing.T) {
-	x := func(name string, kind bundle.Kind, app, v, base string, size int64) found {
+	x := func(name string, kind release.Kind, app, v, base string, size int64) found {
 		return found{artifact: name, url: "http://h/" + name, sha256: digest.Of([]byte(name)), head: &Head{
 			Kind: kind, App: app, Version: version(t, v), Base: version(t, base), Size: size, Compatible: []string{"board"},
 		}}
 	}
-	whole := x("whole", bundle.App, "hello", "2.0.0", "", 100)
-	delta := x("delta", bundle.App, "hello", "2.0.0", "1.0.0", 10)
-	wrong := x("wrong-delta", bundle.App, "hello", "2.0.0", "1.5.0", 5)
-	firmware := x("fw", bundle.Firmware, "modem", "2.0.0", "", 50)
+	whole := x("whole", release.App, "hello", "2.0.0", "", 100)
+	delta := x("delta", release.App, "hello", "2.0.0", "1.0.0", 10)
+	wrong := x("wrong-delta", release.App, "hello", "2.0.0", "1.5.0", 5)
+	firmware := x("fw", release.Firmware, "modem", "2.0.0", "", 50)
 	text := found{artifact: "README.txt", failed: "malformed bundle", code: 24}
-	other := x("other", bundle.App, "hello", "2.0.0", "", 100)
+	other := x("other", release.App, "hello", "2.0.0", "", 100)
 	other.head.Compatible = []string{"toaster"}
 	for _, c := range []struct {
 		name   string
@@ -167,10 +167,10 @@ func TestChooseParts(t *testing.T) {
 		{"a delta for another base alone", []found{wrong}, "", "wrong-delta", "builds on version 1.5.0, 1.0.0 is installed"},
 		{"firmware goes first", []found{whole, firmware}, "fw whole", "", ""},
 		{"no bundle holds all back", []found{whole, text}, "", "README.txt whole", "malformed bundle"},
-		{"two versions of one app", []found{whole, x("newer", bundle.App, "hello", "2.1.0", "", 100)}, "", "newer", "expected one version"},
+		{"two versions of one app", []found{whole, x("newer", release.App, "hello", "2.1.0", "", 100)}, "", "newer", "expected one version"},
 		{"other hardware", []found{other}, "", "other", "it is for toaster, this device is board"},
-		{"an app that does not run here", []found{x("a", bundle.App, "elsewhere", "2.0.0", "", 9)}, "", "a", "does not run"},
-		{"older", []found{x("old", bundle.App, "hello", "0.9.0", "", 9)}, "", "old", "older than 1.0.0"},
+		{"an app that does not run here", []found{x("a", release.App, "elsewhere", "2.0.0", "", 9)}, "", "a", "does not run"},
+		{"older", []found{x("old", release.App, "hello", "0.9.0", "", 9)}, "", "old", "older than 1.0.0"},
 		{"none", nil, "", "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -3,14 +3,14 @@ package hawkbit
 import (
 	"fmt"
 
-	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
 // Unit is what the device knows of one thing that it runs: the application, or a
 // firmware.
 type Unit struct {
-	Kind      bundle.Kind
+	Kind      release.Kind
 	Name      string
 	Installed versioning.Version // zero: nothing
 	// Pending is the version that waits to be confirmed healthy; zero: none.
@@ -30,7 +30,7 @@ type Facts struct {
 	Attributes map[string]string
 }
 
-func (f *Facts) unit(kind bundle.Kind, name string) *Unit {
+func (f *Facts) unit(kind release.Kind, name string) *Unit {
 	for i := range f.Units {
 		if u := &f.Units[i]; u.Kind == kind && u.Name == name {
 			return u
@@ -42,7 +42,7 @@ func (f *Facts) unit(kind bundle.Kind, name string) *Unit {
 // app is the unit of the application; nil if there is none.
 func (f *Facts) app() *Unit {
 	for i := range f.Units {
-		if f.Units[i].Kind == bundle.App {
+		if f.Units[i].Kind == release.App {
 			return &f.Units[i]
 		}
 	}

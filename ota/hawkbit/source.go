@@ -15,8 +15,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/ota"
-	"tandem/packaging/bundle"
-	"tandem/packaging/repository"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -200,7 +199,7 @@ func (s *Source) end(ctx context.Context, st *State) error {
 	log.Info("the server knows the outcome")
 	a.Step, a.Query = Ended, ""
 	for i := range a.Parts {
-		if p := &a.Parts[i]; a.Outcome.Success && p.Kind == bundle.App {
+		if p := &a.Parts[i]; a.Outcome.Success && p.Kind == release.App {
 			st.brought(p.Version, a.Set)
 			st.Told = p.Version
 		}
@@ -405,7 +404,7 @@ const setKey = "distribution-set"
 func (s *Source) setOf(d *deployment, parts []Part) *Set {
 	var v versioning.Version
 	for _, p := range parts {
-		if p.Kind == bundle.App {
+		if p.Kind == release.App {
 			v = p.Version
 		}
 	}
@@ -466,9 +465,9 @@ func (s *Source) view(st *State, sleep time.Duration, f *Facts) *View {
 func (p *Part) offer(urgent bool) ota.Offer {
 	return ota.Offer{
 		Name: p.Artifact, Size: p.Size, SHA256: p.SHA256,
-		Release: repository.Release{
+		Release: release.Target{
 			Name: p.Artifact, Length: p.Size, SHA256: p.SHA256, Kind: p.Kind, App: p.App, Version: p.Version,
-			Rollout: 100, Unpacked: p.Unpacked, Urgent: urgent,
+			Release: p.Release, Head: p.Head, Rollout: 100, Unpacked: p.Unpacked, Urgent: urgent,
 		},
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
-	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -41,11 +41,13 @@ type Part struct {
 	Artifact string             `json:"artifact"` // its file name, as the server has it
 	URL      string             `json:"url,omitempty"`
 	SHA256   digest.SHA256      `json:"sha256,omitzero"` // of the file, as the server says
-	Kind     bundle.Kind        `json:"kind,omitempty"`
+	Kind     release.Kind       `json:"kind,omitempty"`
 	App      string             `json:"app,omitempty"`
 	Version  versioning.Version `json:"version,omitzero"`
 	Size     int64              `json:"size,omitempty"`     // bytes, as the bundle's signed head says
 	Unpacked int64              `json:"unpacked,omitempty"` // bytes that its files take
+	Release  digest.SHA256      `json:"release,omitzero"`   // of release.json, as the head says
+	Head     int64              `json:"head,omitempty"`     // bytes before the first frame
 	// Had says that it was installed before the action.
 	Had bool `json:"had,omitempty"`
 	// Fetched says that it was downloaded.

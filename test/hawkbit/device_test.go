@@ -24,7 +24,7 @@ import (
 	"tandem/internal/fsys"
 	"tandem/ota"
 	source "tandem/ota/hawkbit"
-	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/test/hawkbit"
 	"tandem/versioning"
 )
@@ -131,9 +131,9 @@ type head struct {
 
 // pack makes such a bundle.
 func pack(app, version, base string, size int) []byte {
-	h := head{string(bundle.App), app, version, base, "board"}
+	h := head{string(release.App), app, version, base, "board"}
 	if app == "modem" {
-		h.Kind = string(bundle.Firmware)
+		h.Kind = string(release.Firmware)
 	}
 	line, err := json.Marshal(h)
 	if err != nil {
@@ -151,7 +151,7 @@ func inspect(r io.Reader) (*source.Head, error) {
 	if err != nil || json.Unmarshal(line, &h) != nil {
 		return nil, errNoBundle
 	}
-	out := &source.Head{Kind: bundle.Kind(h.Kind), App: h.App, Compatible: []string{h.Board}}
+	out := &source.Head{Kind: release.Kind(h.Kind), App: h.App, Compatible: []string{h.Board}}
 	if out.Version, err = versioning.Parse(h.Version); err != nil {
 		return nil, errNoBundle
 	}
@@ -183,9 +183,9 @@ func (b *bench) version(s string) versioning.Version {
 func (b *bench) facts() source.Facts {
 	return source.Facts{
 		Units: []source.Unit{
-			{Kind: bundle.Firmware, Name: "modem", Installed: b.version(b.installed["modem"])},
+			{Kind: release.Firmware, Name: "modem", Installed: b.version(b.installed["modem"])},
 			{
-				Kind: bundle.App, Name: "hello", Installed: b.version(b.installed["hello"]), Pending: b.version(b.pending),
+				Kind: release.App, Name: "hello", Installed: b.version(b.installed["hello"]), Pending: b.version(b.pending),
 				Failed: b.failed,
 			},
 		},
