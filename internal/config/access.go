@@ -89,6 +89,16 @@ func (s Source) access(section string) (*Access, error) {
 			return nil, err
 		}
 	}
+	for _, own := range []struct{ key, file string }{
+		{"target_token_file", s.DDI.TargetTokenFile}, {"gateway_token_file", s.DDI.GatewayTokenFile},
+	} {
+		if own.file == "" {
+			continue
+		}
+		if a.Token, err = a.secret(own.key, own.file); err != nil {
+			return nil, err
+		}
+	}
 	if s.PasswordFile != "" {
 		if a.Password, err = a.secret("password_file", s.PasswordFile); err != nil {
 			return nil, err

@@ -87,6 +87,8 @@ type Source struct {
 	PasswordFile string // password_file: holds the user's password
 
 	Bandwidth int64 // bandwidth: bytes a second that a download may take; 0: all there are
+
+	DDI DDI // of a hawkBit server
 }
 
 // BackupPolicy says when an update is backed up.

@@ -58,6 +58,7 @@ func TestEveryKey(t *testing.T) {
 			Type: Repo, URL: "https://updates.example.com/hello", Channel: "stable",
 			CA: beside("ca.pem"), ClientCert: beside("client.pem"), ClientKey: beside("client.key"),
 			User: "gate-17", PasswordFile: beside("password"), Bandwidth: 200 << 10,
+			DDI: DDI{Tenant: "DEFAULT"},
 		},
 		Agent: Agent{
 			State: "/usrdata/tandem", Lock: "/run/tandem.lock", Backup: Immediate, Boots: 3,
@@ -299,7 +300,7 @@ func TestNeedSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := c.NeedSource()
-	if want := (Source{Type: Repo, URL: "http://host/app", Channel: "stable"}); err != nil || got != want {
+	if want := (Source{Type: Repo, URL: "http://host/app", Channel: "stable", DDI: DDI{Tenant: "DEFAULT"}}); err != nil || !cmp.Equal(want, got) {
 		t.Errorf("source %+v, %v, want %+v", got, err, want)
 	}
 	none := &Config{File: "/etc/tandem.toml"}

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/url"
@@ -77,7 +78,7 @@ func defaults(file string) Config {
 // that the first mistake is the first that is reported.
 func (r *reader) read(md toml.MetaData, values map[string]any) error {
 	r.c = defaults(r.file)
-	var source Source
+	source := Source{DDI: DDI{Tenant: defaultTenant}}
 	var report Report
 	sections := r.sections(&source, &report)
 	firmwareRead := false
@@ -139,7 +140,7 @@ func (r *reader) sections(source *Source, report *Report) map[string]section {
 	side := func(s *Side) section {
 		return section{"path": r.path(&s.Path), "mount": r.optionalPath(&s.Mount), "remount": boolean(&s.Remount)}
 	}
-	return map[string]section{
+	all := map[string]section{
 		"device": {
 			"id":         optionalName(&c.Device.ID),
 			"compatible": nameList(&c.Device.Compatible),
@@ -192,6 +193,8 @@ func (r *reader) sections(source *Source, report *Report) map[string]section {
 			"health_timeout": duration(&c.Hooks.HealthTimeout),
 		},
 	}
+	maps.Copy(all["source"], r.hawkBitKeys(&source.DDI))
+	return all
 }
 
 func (r *reader) readFirmware(value any) error {
@@ -313,6 +316,7 @@ func (r *reader) checkSource() error {
 	}
 	for _, c := range []struct{ key, value string }{
 		{"ca", s.CA}, {"client_cert", s.ClientCert}, {"token_file", s.TokenFile}, {"user", s.User},
+		{"target_token_file", s.DDI.TargetTokenFile}, {"gateway_token_file", s.DDI.GatewayTokenFile},
 	} {
 		switch {
 		case c.value == "":
@@ -323,7 +327,7 @@ func (r *reader) checkSource() error {
 			return at(c.key, "source.url is not encrypted: expected one that begins with https")
 		}
 	}
-	return nil
+	return r.checkHawkBit()
 }
 
 // checkReport finds what does not fit together in [report].
