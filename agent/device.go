@@ -23,6 +23,7 @@ import (
 	"tandem/internal/lock"
 	"tandem/internal/mounts"
 	"tandem/ota"
+	"tandem/ota/download"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/versioning"
@@ -737,7 +738,7 @@ func (d *Device) source() (_ *ota.Repo, err error) {
 		URL:       c.URL,
 		Client:    client,
 		Store:     store,
-		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names}),
+		Downloads: download.New(download.Options{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names}),
 		Now:       d.env.Now,
 		Built:     d.env.Built,
 		Log:       d.env.Log,

@@ -30,9 +30,3 @@ func maxAge(h http.Header) time.Duration {
 	}
 	return 0
 }
-
-// StatusError describes an HTTP error of a server. It is a *Problem that wraps
-// ErrUnreachable and says how long the server asked to be left alone.
-func StatusError(shown string, resp *http.Response) error {
-	return badStatus(shown, resp.StatusCode, retryAfter(resp.Header))
-}

@@ -15,6 +15,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
+	"tandem/ota/internal/webtest"
 )
 
 // attack is a device that follows a repository, has seen its release 1.1.0, and
@@ -22,7 +23,7 @@ import (
 type attack struct {
 	*device
 	p     *publisher
-	s     *server
+	s     *webtest.Server
 	store map[string][]byte // what the repository served before 1.2.0
 }
 
@@ -48,7 +49,7 @@ func (a *attack) fetch() error {
 }
 
 // drip sends one byte now and then, for ever.
-func drip(path string, body []byte, s *server) handler {
+func drip(path string, body []byte, s *webtest.Server) webtest.Handler {
 	return func(w http.ResponseWriter, req *http.Request) bool {
 		if req.URL.Path != path {
 			return false
@@ -62,7 +63,7 @@ func drip(path string, body []byte, s *server) handler {
 			case <-tick.C:
 			case <-req.Context().Done():
 				return true
-			case <-s.gone:
+			case <-s.Gone:
 				return true
 			}
 		}
@@ -86,7 +87,7 @@ func TestAttacks(t *testing.T) {
 	}{
 		{
 			"arbitrary software", "other content under the name of a release",
-			func(a *attack) { a.s.files[a.file("1.2.0")] = []byte("dozens") },
+			func(a *attack) { a.s.Files[a.file("1.2.0")] = []byte("dozens") },
 			(*attack).fetch, ErrRefused, "what the server sent has another SHA-256",
 		},
 		{
@@ -96,24 +97,24 @@ func TestAttacks(t *testing.T) {
 				a.p.keys[metadata.TARGETS] = thief.keys[metadata.TARGETS]
 				a.p.add("6.6.6", []byte("beast"))
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 			},
 			nil, ErrRefused, "/metadata/3.targets.json: not signed by the keys that this device trusts for targets",
 		},
 		{
 			"arbitrary software", "a signature copied from other metadata",
 			func(a *attack) {
-				doc := bytes.Replace(a.s.files[timestampPath], []byte(`"version":2}`), []byte(`"version":9}`), 1)
-				if bytes.Equal(doc, a.s.files[timestampPath]) {
+				doc := bytes.Replace(a.s.Files[timestampPath], []byte(`"version":2}`), []byte(`"version":9}`), 1)
+				if bytes.Equal(doc, a.s.Files[timestampPath]) {
 					a.t.Fatal("nothing was replaced")
 				}
-				a.s.files[timestampPath] = doc
+				a.s.Files[timestampPath] = doc
 			},
 			nil, ErrRefused, "/metadata/timestamp.json: a signature for timestamp does not match what is signed",
 		},
 		{
 			"endless data", "metadata",
-			func(a *attack) { a.s.misbehave(endless(timestampPath, a.s)) },
+			func(a *attack) { a.s.Misbehave(webtest.Endless(timestampPath, a.s)) },
 			nil, ErrRefused, "/metadata/timestamp.json: the answer is longer than 16384 bytes",
 		},
 		{
@@ -123,31 +124,31 @@ func TestAttacks(t *testing.T) {
 				huge := pin(a.p.version, nil)
 				huge.Length, huge.Hashes = math.MaxInt64, nil
 				a.p.stamp(a.p.version, huge)
-				a.s.serve(a.p)
-				a.s.misbehave(endless("/metadata/3.snapshot.json", a.s))
+				a.s.Serve(a.p.files)
+				a.s.Misbehave(webtest.Endless("/metadata/3.snapshot.json", a.s))
 			},
 			nil, ErrRefused, "/metadata/3.snapshot.json: the answer is longer than 262144 bytes",
 		},
 		{
 			"endless data", "a release",
-			func(a *attack) { a.s.misbehave(endless(a.file("1.2.0"), a.s)) },
+			func(a *attack) { a.s.Misbehave(webtest.Endless(a.file("1.2.0"), a.s)) },
 			(*attack).fetch, ErrRefused, "the server sent more than was announced",
 		},
 		{
 			"fast-forward", "with the timestamp's key, to keep the device from what follows",
 			func(a *attack) {
-				honest := bytes.Clone(a.s.files[timestampPath])
-				a.p.stamp(math.MaxInt64, pin(2, a.s.files["/metadata/2.snapshot.json"]))
-				a.s.files[timestampPath] = a.p.files[timestampPath]
+				honest := bytes.Clone(a.s.Files[timestampPath])
+				a.p.stamp(math.MaxInt64, pin(2, a.s.Files["/metadata/2.snapshot.json"]))
+				a.s.Files[timestampPath] = a.p.files[timestampPath]
 				a.wants("1.2.0") // nobody can tell by now
-				a.s.files[timestampPath] = honest
+				a.s.Files[timestampPath] = honest
 			},
 			nil, ErrRefused, "/metadata/timestamp.json: a version that is older than this device has seen (new timestamp version 2 must be >= 9223372036854775807)",
 		},
 		{
 			"indefinite freeze", "the last timestamp for ever",
 			func(a *attack) {
-				a.s.files[timestampPath] = a.store[timestampPath]
+				a.s.Files[timestampPath] = a.store[timestampPath]
 				a.clock = a.clock.Add(49 * time.Hour)
 			},
 			nil, ErrRefused, "/metadata/timestamp.json: expired on 2026-06-03T12:00:00Z: expected metadata that is valid on 2026-06-03T13:00:00Z",
@@ -155,7 +156,7 @@ func TestAttacks(t *testing.T) {
 		{
 			"indefinite freeze", "not modified for ever",
 			func(a *attack) {
-				a.s.misbehave(raw(http.StatusNotModified, nil))
+				a.s.Misbehave(webtest.Raw(http.StatusNotModified, nil))
 				a.clock = a.clock.Add(49 * time.Hour)
 			},
 			nil, ErrUnreachable, "/metadata/2.root.json: the server answered 304 Not Modified",
@@ -167,7 +168,7 @@ func TestAttacks(t *testing.T) {
 				a.p.publish()
 				a.p.expires = start.Add(48 * time.Hour)
 				a.p.stamp(a.p.version, pin(a.p.version, fileOf(a.p, metadata.SNAPSHOT)))
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 			},
 			nil, ErrRefused, "/metadata/3.snapshot.json: expired on 2026-06-01T11:00:00Z",
 		},
@@ -176,7 +177,7 @@ func TestAttacks(t *testing.T) {
 			func(a *attack) {
 				a.p.targets.Signed.Expires = start.Add(-time.Hour)
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 			},
 			nil, ErrRefused, "/metadata/3.targets.json: expired on 2026-06-01T11:00:00Z",
 		},
@@ -187,7 +188,7 @@ func TestAttacks(t *testing.T) {
 				mirror.add("6.6.6", []byte("beast"))
 				mirror.publish()
 				mirror.publish()
-				a.s.serve(mirror)
+				a.s.Serve(mirror.files)
 			},
 			nil, ErrRefused, "/metadata/timestamp.json: not signed by the keys that this device trusts for timestamp",
 		},
@@ -197,13 +198,13 @@ func TestAttacks(t *testing.T) {
 				mirror := newPublisher(a.t)
 				mirror.rotate(metadata.ROOT)
 				mirror.publish()
-				a.s.serve(mirror)
+				a.s.Serve(mirror.files)
 			},
 			nil, ErrRefused, "/metadata/2.root.json: not trusted: root version 2: root metadata is signed by key ",
 		},
 		{
 			"mix and match", "the releases of one day in the snapshot of another",
-			func(a *attack) { a.s.files["/metadata/2.targets.json"] = a.store["/metadata/1.targets.json"] },
+			func(a *attack) { a.s.Files["/metadata/2.targets.json"] = a.store["/metadata/1.targets.json"] },
 			nil, ErrRefused, "/metadata/2.targets.json: its length or SHA-256 is not the one that was announced",
 		},
 		{
@@ -212,8 +213,8 @@ func TestAttacks(t *testing.T) {
 				loose := pin(3, nil)
 				loose.Length, loose.Hashes = 0, nil
 				a.p.stamp(3, loose)
-				a.s.files[timestampPath] = a.p.files[timestampPath]
-				a.s.files["/metadata/3.snapshot.json"] = a.s.files["/metadata/2.snapshot.json"]
+				a.s.Files[timestampPath] = a.p.files[timestampPath]
+				a.s.Files["/metadata/3.snapshot.json"] = a.s.Files["/metadata/2.snapshot.json"]
 			},
 			nil, ErrRefused, "/metadata/3.snapshot.json: has version 2: expected version 3, which the repository's timestamp.json names",
 		},
@@ -227,17 +228,17 @@ func TestAttacks(t *testing.T) {
 				more.Signed.Meta["other.json"] = pin(1, nil)
 				data := signed(a.p, more, a.p.keys[metadata.SNAPSHOT])
 				a.p.stamp(3, pin(3, data))
-				a.s.files[timestampPath], a.s.files["/metadata/3.snapshot.json"] = a.p.files[timestampPath], data
+				a.s.Files[timestampPath], a.s.Files["/metadata/3.snapshot.json"] = a.p.files[timestampPath], data
 				a.wants("1.2.0")
 				a.p.version = 3
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 			},
 			nil, ErrRefused, "/metadata/4.snapshot.json: not what may follow on what this device has seen (repository error: new snapshot is missing info for other.json)",
 		},
 		{
 			"rollback", "an older timestamp",
-			func(a *attack) { a.wants("1.2.0"); a.s.files[timestampPath] = a.store[timestampPath] },
+			func(a *attack) { a.wants("1.2.0"); a.s.Files[timestampPath] = a.store[timestampPath] },
 			nil, ErrRefused, "/metadata/timestamp.json: a version that is older than this device has seen (new timestamp version 1 must be >= 2)",
 		},
 		{
@@ -245,7 +246,7 @@ func TestAttacks(t *testing.T) {
 			func(a *attack) {
 				a.wants("1.2.0")
 				a.p.stamp(3, pin(1, a.store["/metadata/1.snapshot.json"]))
-				a.s.files[timestampPath] = a.p.files[timestampPath]
+				a.s.Files[timestampPath] = a.p.files[timestampPath]
 			},
 			nil, ErrRefused, "/metadata/timestamp.json: a version that is older than this device has seen (new snapshot version 1 must be >= 2)",
 		},
@@ -258,7 +259,7 @@ func TestAttacks(t *testing.T) {
 				snapshot.Signed.Meta["targets.json"] = pin(1, a.store["/metadata/1.targets.json"])
 				data := signed(a.p, snapshot, a.p.keys[metadata.SNAPSHOT])
 				a.p.stamp(3, pin(3, data))
-				a.s.files[timestampPath], a.s.files["/metadata/3.snapshot.json"] = a.p.files[timestampPath], data
+				a.s.Files[timestampPath], a.s.Files["/metadata/3.snapshot.json"] = a.p.files[timestampPath], data
 			},
 			nil, ErrRefused, "/metadata/3.snapshot.json: a version that is older than this device has seen, of metadata that it names",
 		},
@@ -266,7 +267,7 @@ func TestAttacks(t *testing.T) {
 			"slow retrieval", "metadata, byte by byte",
 			func(a *attack) {
 				a.patience = 100 * time.Millisecond
-				a.s.misbehave(drip(timestampPath, a.s.files[timestampPath], a.s))
+				a.s.Misbehave(drip(timestampPath, a.s.Files[timestampPath], a.s))
 			},
 			nil, ErrUnreachable, "/metadata/timestamp.json: no answer: the server sends too slowly",
 		},
@@ -276,11 +277,11 @@ func TestAttacks(t *testing.T) {
 				a.p.need(metadata.TIMESTAMP, 2)
 				a.p.rotate()
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 				a.wants("1.2.0")
 				a.p.more[metadata.TIMESTAMP] = nil
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 			},
 			nil, ErrRefused, "/metadata/timestamp.json: signed by 1 of the keys that this device trusts for timestamp: expected 2 signatures that root version 2 asks for",
 		},
@@ -291,7 +292,7 @@ func TestAttacks(t *testing.T) {
 				a.p.rotate()
 				a.p.more[metadata.TIMESTAMP] = a.p.signers(metadata.TIMESTAMP)[1:]
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 			},
 			nil, ErrRefused, "/metadata/timestamp.json: not TUF metadata of the role timestamp",
 		},
@@ -301,12 +302,12 @@ func TestAttacks(t *testing.T) {
 				a.p.need(metadata.ROOT, 2)
 				a.p.rotate()
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 				a.wants("1.2.0")
 				a.p.more[metadata.ROOT] = nil
 				a.p.rotate()
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 			},
 			nil, ErrRefused, "/metadata/3.root.json: not trusted: root version 3: root metadata has 1 of the 2 signatures that version 2 of the root asks for",
 		},
@@ -319,7 +320,7 @@ func TestAttacks(t *testing.T) {
 				thief.version = 2
 				thief.publish()
 				delete(thief.files, "/metadata/2.root.json")
-				a.s.serve(thief)
+				a.s.Serve(thief.files)
 			},
 			nil, ErrRefused, "/metadata/3.targets.json: not signed by the keys that this device trusts for targets",
 		},
@@ -329,33 +330,33 @@ func TestAttacks(t *testing.T) {
 				stolen := a.p.keys[metadata.TIMESTAMP]
 				a.p.rotate(metadata.TIMESTAMP)
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 				a.wants("1.2.0")
 				a.p.keys[metadata.TIMESTAMP] = stolen
 				a.p.publish()
-				a.s.serve(a.p)
+				a.s.Serve(a.p.files)
 			},
 			nil, ErrRefused, "/metadata/timestamp.json: not signed by the keys that this device trusts for timestamp: expected signatures that root version 2 asks for",
 		},
 		{
 			"wrong software", "a genuine release of another version under the name of the new one",
-			func(a *attack) { a.s.files[a.file("1.2.0")] = a.s.files[a.file("1.1.0")] },
+			func(a *attack) { a.s.Files[a.file("1.2.0")] = a.s.Files[a.file("1.1.0")] },
 			(*attack).fetch, ErrRefused, "what the server sent has another SHA-256: expected 6 bytes with the SHA-256 ",
 		},
 		{
 			"wrong length", "a release that is too short",
-			func(a *attack) { a.s.files[a.file("1.2.0")] = []byte("twe") },
+			func(a *attack) { a.s.Files[a.file("1.2.0")] = []byte("twe") },
 			(*attack).fetch, ErrRefused, "the server has 3 bytes of it: expected 6 bytes",
 		},
 		{
 			"wrong length", "a release that is too long",
-			func(a *attack) { a.s.files[a.file("1.2.0")] = []byte("twelve!") },
+			func(a *attack) { a.s.Files[a.file("1.2.0")] = []byte("twelve!") },
 			(*attack).fetch, ErrRefused, "the server has 7 bytes of it: expected 6 bytes",
 		},
 		{
 			"wrong length", "metadata that goes on after its end",
 			func(a *attack) {
-				a.s.files["/metadata/2.targets.json"] = append(bytes.Clone(a.s.files["/metadata/2.targets.json"]), ' ')
+				a.s.Files["/metadata/2.targets.json"] = append(bytes.Clone(a.s.Files["/metadata/2.targets.json"]), ' ')
 			},
 			nil, ErrRefused, "/metadata/2.targets.json: the answer is longer than ",
 		},
@@ -365,13 +366,13 @@ func TestAttacks(t *testing.T) {
 			p.version = 0
 			p.add("1.1.0", []byte("eleven"))
 			p.publish()
-			s := newServer(t, p)
-			a := &attack{device: newDevice(t, s, p), p: p, s: s, store: s.files}
+			s := webtest.New(t, p.files)
+			a := &attack{device: newDevice(t, s, p), p: p, s: s, store: s.Files}
 			a.fs = must[*fsys.OS](t)(fsys.OpenOS(t.TempDir()))
 			a.wants("1.1.0")
 			p.add("1.2.0", []byte("twelve"))
 			p.publish()
-			s.serve(p)
+			s.Serve(p.files)
 			tt.mount(a)
 
 			run := tt.run
@@ -402,19 +403,19 @@ func TestFastForwardRecovery(t *testing.T) {
 			p.add("1.1.0", []byte("eleven"))
 			p.version = 1000
 			p.publish()
-			s := newServer(t, p)
+			s := webtest.New(t, p.files)
 			d := newDevice(t, s, p)
 			d.wants("1.1.0")
 			p.version = 4
 			p.publish()
-			s.serve(p)
+			s.Serve(p.files)
 			if _, err := d.check(); !errors.Is(err, ErrRefused) {
 				t.Errorf("before: error %v, want ErrRefused", err)
 			}
 			p.rotate(stolen)
 			p.add("1.2.0", []byte("twelve"))
 			p.publish()
-			s.serve(p)
+			s.Serve(p.files)
 			d.wants("1.2.0")
 			if got := digest.Of(OpenStore(d.fs, d.root, quiet()).Document(metadata.SNAPSHOT)); got != digest.Of(fileOf(p, metadata.SNAPSHOT)) {
 				t.Error("another snapshot is stored")
@@ -426,17 +427,17 @@ func TestFastForwardRecovery(t *testing.T) {
 // What is stored is forgotten for a key that goes, not for one that comes.
 func TestNewKeyForgetsNothing(t *testing.T) {
 	p := newPublisher(t)
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	d := newDevice(t, s, p)
 	before := p.files[timestampPath]
 	p.publish()
-	s.serve(p)
+	s.Serve(p.files)
 	d.wants("")
 	p.need(metadata.TIMESTAMP, 2)
 	p.root.Signed.Roles[metadata.TIMESTAMP].Threshold = 1
 	p.rotate(metadata.TARGETS)
-	s.serve(p)
-	s.files[timestampPath] = before
+	s.Serve(p.files)
+	s.Files[timestampPath] = before
 	if _, err := d.check(); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "older than this device has seen") {
 		t.Errorf("an older timestamp after a new root: %v", err)
 	}
@@ -448,7 +449,7 @@ func TestOfflineWhileKeysChange(t *testing.T) {
 	p := newPublisher(t)
 	p.need(metadata.ROOT, 2)
 	p.writeRoot()
-	d := newDevice(t, newServer(t, p), p)
+	d := newDevice(t, webtest.New(t, p.files), p)
 	d.wants("")
 	p.rotate(metadata.ROOT, metadata.TIMESTAMP)
 	p.need(metadata.ROOT, 3)
@@ -458,8 +459,8 @@ func TestOfflineWhileKeysChange(t *testing.T) {
 	p.add("1.2.0", []byte("twelve"))
 	p.publish()
 
-	gap := newServer(t, p)
-	delete(gap.files, "/metadata/3.root.json")
+	gap := webtest.New(t, p.files)
+	delete(gap.Files, "/metadata/3.root.json")
 	d.url = gap.URL
 	if _, err := d.check(); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "expected signatures that root version 2 asks for") {
 		t.Errorf("with a root missing: %v", err)
@@ -467,7 +468,7 @@ func TestOfflineWhileKeysChange(t *testing.T) {
 	if v := OpenStore(d.fs, d.root, quiet()).Root().Version(); v != 2 {
 		t.Errorf("root version %d is trusted, want 2", v)
 	}
-	d.url = newServer(t, p).URL
+	d.url = webtest.New(t, p.files).URL
 	d.wants("1.2.0")
 	if v := OpenStore(d.fs, d.root, quiet()).Root().Version(); v != 4 {
 		t.Errorf("root version %d is trusted, want 4", v)
@@ -477,7 +478,7 @@ func TestOfflineWhileKeysChange(t *testing.T) {
 // A bundle brings roots, too: what they withdraw is forgotten all the same.
 func TestRootFromABundleForgets(t *testing.T) {
 	p := newPublisher(t)
-	d := newDevice(t, newServer(t, p), p)
+	d := newDevice(t, webtest.New(t, p.files), p)
 	d.wants("")
 	p.rotate(metadata.SNAPSHOT)
 	store := OpenStore(d.fs, d.root, quiet())
@@ -506,14 +507,14 @@ func TestMetadataThatWouldPanic(t *testing.T) {
 	p.publish()
 	for i, doc := range documents {
 		for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT, metadata.TARGETS} {
-			s := newServer(t, p)
+			s := webtest.New(t, p.files)
 			d := newDevice(t, s, p)
 			d.wants("")
 			if err := fsys.WriteFile(d.fs, "trust/"+role+".json", []byte(doc), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			d.wants("")
-			s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
+			s.Misbehave(func(w http.ResponseWriter, req *http.Request) bool {
 				if !strings.HasSuffix(req.URL.Path, role+".json") {
 					return false
 				}
@@ -536,7 +537,7 @@ func TestReferenceTimeOnlyMovesForward(t *testing.T) {
 	p := newPublisher(t)
 	p.expires = start.AddDate(0, 6, 0)
 	p.publish()
-	d := newDevice(t, newServer(t, p), p)
+	d := newDevice(t, webtest.New(t, p.files), p)
 	latest := time.Time{}
 	for _, days := range []int{0, 10, -400, 3, 30, 0, -20000, 31} {
 		d.clock = start.AddDate(0, 0, days)
@@ -560,7 +561,7 @@ func TestReferenceTimeOnlyMovesForward(t *testing.T) {
 // Within one run the reference time does not even go back by what is not written.
 func TestReferenceTimeWithinARun(t *testing.T) {
 	p := newPublisher(t)
-	d := newDevice(t, newServer(t, p), p)
+	d := newDevice(t, webtest.New(t, p.files), p)
 	r := d.repo()
 	for _, minutes := range []int{0, 20, 59} {
 		d.clock = start.Add(time.Duration(minutes) * time.Minute)
@@ -581,7 +582,7 @@ func TestReferenceTimeSurvivesPowerCuts(t *testing.T) {
 	p.delegate("A", "*")
 	p.expires = start.AddDate(0, 3, 0)
 	p.publish()
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	first := newDevice(t, s, p)
 	m := memfs.NewMachine()
 	m.NewDisk("state", memfs.Options{})
@@ -594,7 +595,7 @@ func TestReferenceTimeSurvivesPowerCuts(t *testing.T) {
 	old := OpenStore(m.Disk("state").FS(), first.root, quiet())
 	p.addTo("A", "1.1.0", []byte("eleven"))
 	p.publish()
-	s.serve(p)
+	s.Serve(p.files)
 	later := start.AddDate(0, 1, 0)
 	states, accepted := 0, 0
 	for n, cut := range m.Cuts(func(m *memfs.Machine) { on(m, later).check() }) {
@@ -628,7 +629,7 @@ func TestTornStore(t *testing.T) {
 	p.rotate(metadata.SNAPSHOT)
 	p.add("1.1.0", []byte("eleven"))
 	p.publish()
-	d := newDevice(t, newServer(t, p), p)
+	d := newDevice(t, webtest.New(t, p.files), p)
 	d.wants("1.1.0")
 	for _, e := range must[[]fsys.Info](t)(d.fs.ReadDir("trust")) {
 		rewrite(t, d.fs, "trust/"+e.Name, func(b []byte) []byte { return b[:len(b)/3] })
@@ -645,9 +646,9 @@ func TestTornStore(t *testing.T) {
 // A server in trouble says when to come back, and the caller learns of it.
 func TestPollTellsRetryAfter(t *testing.T) {
 	p := newPublisher(t)
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	d := newDevice(t, s, p)
-	s.misbehave(raw(http.StatusServiceUnavailable, nil, "Retry-After", "3600"))
+	s.Misbehave(webtest.Raw(http.StatusServiceUnavailable, nil, "Retry-After", "3600"))
 	var problem *Problem
 	if _, err := d.check(); !errors.As(err, &problem) || problem.RetryAfter != time.Hour {
 		t.Errorf("problem %#v, want one that says to retry after an hour", problem)

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"tandem/ota/internal/webtest"
 )
 
 // guest is what a server saw of who asked.
@@ -175,9 +177,9 @@ func TestServerOf(t *testing.T) {
 // A device that is not let in is told where to look.
 func TestNotLetIn(t *testing.T) {
 	p := newPublisher(t)
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	d := newDevice(t, s, p)
-	s.misbehave(status("/metadata/timestamp.json", http.StatusUnauthorized))
+	s.Misbehave(status("/metadata/timestamp.json", http.StatusUnauthorized))
 	var problem *Problem
 	if _, err := d.check(); !errors.As(err, &problem) || !errors.Is(err, ErrUnreachable) || !strings.Contains(problem.Hint(), "token_file") {
 		t.Errorf("error %v, hint %q", err, problem.Hint())

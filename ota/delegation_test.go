@@ -10,6 +10,7 @@ import (
 
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
+	"tandem/ota/internal/webtest"
 	"tandem/packaging/release"
 	"tandem/packaging/tuf"
 )
@@ -34,7 +35,7 @@ func TestDelegatedRelease(t *testing.T) {
 	p.addTo("team/a", "1.2.0", []byte("twelve"))
 	p.addTo("team/a", "1.9.0", []byte("outside its paths"))
 	p.publish()
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	d := newDevice(t, s, p)
 	r := d.repo()
 	o := must[*Offer](t)(r.Check(t.Context(), d.about))
@@ -44,26 +45,26 @@ func TestDelegatedRelease(t *testing.T) {
 	if got := stored(d); len(got) != 2 {
 		t.Errorf("stored: %v", got)
 	}
-	s.serve(p)
+	s.Serve(p.files)
 	d.wants("1.2.0")
-	if diff := cmp.Diff([]string{"GET /metadata/timestamp.json"}, s.requests()); diff != "" {
+	if diff := cmp.Diff([]string{"GET /metadata/timestamp.json"}, s.Requests()); diff != "" {
 		t.Errorf("idle poll (-want +got):\n%s", diff)
 	}
 	p.addTo("team/a", "1.3.0", []byte("thirteen"))
 	p.publish()
-	s.serve(p)
+	s.Serve(p.files)
 	d.wants("1.3.0")
 	want := []string{
 		"GET /metadata/timestamp.json", "GET /metadata/2.root.json", "GET /metadata/3.snapshot.json",
 		"GET /metadata/3.targets.json", "GET /metadata/4.team/a.json",
 	}
-	if diff := cmp.Diff(want, s.requests()); diff != "" {
+	if diff := cmp.Diff(want, s.Requests()); diff != "" {
 		t.Errorf("poll after a release (-want +got):\n%s", diff)
 	}
 	// A role that is delegated to no more leaves nothing behind.
 	p.targets.Signed.Delegations = nil
 	p.publish()
-	s.serve(p)
+	s.Serve(p.files)
 	d.wants("1.1.0")
 	if got := stored(d); len(got) != 0 {
 		t.Errorf("stored after the delegations went: %v", got)
@@ -113,7 +114,7 @@ func TestDelegatedRoleIsConfined(t *testing.T) {
 			p.delegate("A", "*")
 			tt.publish(p)
 			p.publish()
-			d := newDevice(t, newServer(t, p), p)
+			d := newDevice(t, webtest.New(t, p.files), p)
 			if tt.wants != "" {
 				d.wants(tt.wants)
 			}
@@ -136,7 +137,7 @@ func TestDelegatedRoleIsPinned(t *testing.T) {
 	p.delegate("A", "*")
 	p.addTo("A", "1.1.0", []byte("eleven"))
 	p.publish()
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	d := newDevice(t, s, p)
 	d.wants("1.1.0")
 	for name, change := range map[string]func(){
@@ -146,14 +147,14 @@ func TestDelegatedRoleIsPinned(t *testing.T) {
 		old := *p.below["A"]
 		change()
 		p.publish()
-		s.serve(p)
+		s.Serve(p.files)
 		if _, err := d.check(); !errors.Is(err, ErrRefused) {
 			t.Errorf("%s: error %v, want ErrRefused", name, err)
 		}
 		p.below["A"] = &old
 	}
 	p.publish()
-	s.serve(p)
+	s.Serve(p.files)
 	d.wants("1.1.0")
 }
 
@@ -164,12 +165,12 @@ func TestTooMuchDelegated(t *testing.T) {
 		p.delegate(strings.Repeat("r", i+1), "*")
 	}
 	p.publish()
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	d := newDevice(t, s, p)
 	if _, err := d.check(); !errors.Is(err, ErrRefused) || !errors.Is(err, tuf.ErrTooMuch) {
 		t.Errorf("error %v, want tuf.ErrTooMuch", err)
 	}
-	if n := len(s.requests()); n != 4+tuf.MaxRoles {
+	if n := len(s.Requests()); n != 4+tuf.MaxRoles {
 		t.Errorf("%d requests", n)
 	}
 }
@@ -182,15 +183,15 @@ func TestDelegatedRoleOutOfReach(t *testing.T) {
 	p.delegate("A", "*")
 	p.addTo("A", "1.2.0", []byte("twelve"))
 	p.publish()
-	s := newServer(t, p)
-	s.misbehave(status("/metadata/2.A.json", 503))
+	s := webtest.New(t, p.files)
+	s.Misbehave(status("/metadata/2.A.json", 503))
 	d := newDevice(t, s, p)
 	d.wants("1.1.0")
 	d.about.Installed = version(t, "1.1.0")
 	if _, err := d.check(); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("error %v, want ErrUnreachable", err)
 	}
-	s.serve(p)
+	s.Serve(p.files)
 	d.wants("1.2.0")
 }
 
@@ -200,7 +201,7 @@ func TestDelegatedPowerCutsAndDamage(t *testing.T) {
 	p.delegate("A", "*")
 	p.addTo("A", "1.1.0", []byte("eleven"))
 	p.publish()
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	first := newDevice(t, s, p)
 	m := memfs.NewMachine()
 	m.NewDisk("state", memfs.Options{})
@@ -213,15 +214,15 @@ func TestDelegatedPowerCutsAndDamage(t *testing.T) {
 	p.addTo("A", "1.2.0", []byte("twelve"))
 	p.delegate("B", "*")
 	p.publish()
-	s.serve(p)
+	s.Serve(p.files)
 	for n, cut := range m.Cuts(func(m *memfs.Machine) { on(m).check() }) {
 		for _, choice := range memfs.Choices(uint64(n), 1) {
 			c := cut.Clone()
 			c.Restart(choice)
 			on(c).wants("1.2.0")
-			s.serve(p)
+			s.Serve(p.files)
 			on(c).wants("1.2.0")
-			if got := s.requests(); len(got) != 1 {
+			if got := s.Requests(); len(got) != 1 {
 				t.Fatalf("cut at %d, %s: the poll after that asked %v", n, choice, got)
 			}
 		}
@@ -232,9 +233,9 @@ func TestDelegatedPowerCutsAndDamage(t *testing.T) {
 		rewrite(t, d.fs, "trust/"+name, func(b []byte) []byte { return b[:len(b)/2] })
 	}
 	d.wants("1.2.0")
-	s.serve(p)
+	s.Serve(p.files)
 	d.wants("1.2.0")
-	if got := s.requests(); len(got) != 1 {
+	if got := s.Requests(); len(got) != 1 {
 		t.Errorf("the poll after the damage asked %v", got)
 	}
 }
@@ -245,17 +246,17 @@ func TestOneListingForAll(t *testing.T) {
 	p.add("1.1.0", []byte("eleven"))
 	p.add("7", []byte("seven"), func(r *release.Target) { r.App, r.Kind = "modem", "firmware" })
 	p.publish()
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	d := newDevice(t, s, p)
 	l := must[*Listing](t)(d.repo().List(t.Context()))
-	before := len(s.requests())
+	before := len(s.Requests())
 	modem := d.about
 	modem.App, modem.Installed = "modem", version(t, "6")
 	app, fw := must[Decision](t)(l.Choose(d.about)), must[Decision](t)(l.ChooseFirmware(modem))
 	if app.Best == nil || app.Best.Release.Version.String() != "1.1.0" || fw.Best == nil || fw.Best.Release.Version.String() != "7" {
 		t.Errorf("chosen: %+v and %+v", app.Best, fw.Best)
 	}
-	if got := s.requests(); len(got) != before {
+	if got := s.Requests(); len(got) != before {
 		t.Errorf("choosing asked %v", got[before:])
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"tandem/internal/digest"
+	"tandem/ota/download"
+	"tandem/ota/fault"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/packaging/tuf"
@@ -27,7 +29,7 @@ type RepoOptions struct {
 	URL       string // of the repository; http, https or file
 	Client    *http.Client
 	Store     *Store
-	Downloads *Downloader
+	Downloads *download.Downloader
 	Now       func() time.Time
 	Built     time.Time     // when this program was built; it cannot be earlier than that
 	Stall     time.Duration // how long a server may be silent in the middle of a document; 0 is 30 seconds
@@ -146,7 +148,7 @@ func (l *Listing) decide(d Device, best *Offer, passed []Passed) (Decision, erro
 }
 
 // Fetch gets what a decision chose. What it changes on the disk is said at
-// Downloader.Get.
+// download.Downloader.Get.
 func (l *Listing) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
 	return l.repo.Fetch(ctx, o, p)
 }
@@ -177,14 +179,14 @@ func (r *Repo) delegationProblem(err error) error {
 	}
 	return &Problem{
 		URL: r.shown(name), Found: err.Error(), Expected: fmt.Sprintf("at most %d delegated roles, as the TUF specification has them", tuf.MaxRoles),
-		Advice: "have the repository checked (tandem-release repo check)", kind: ErrRefused, cause: err,
+		Advice: "have the repository checked (tandem-release repo check)", Kind: ErrRefused, Cause: err,
 	}
 }
 
 // Fetch implements Source. What it changes on the disk is said at
-// Downloader.Get.
+// download.Downloader.Get.
 func (r *Repo) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
-	file, err := r.o.Downloads.Get(ctx, File{
+	file, err := r.o.Downloads.Get(ctx, download.File{
 		URL: r.address("targets", o.SHA256.String()+"."+o.Name), Size: o.Size, SHA256: o.SHA256,
 		For: o.Release.App, Room: o.Release.Unpacked,
 	}, p)
@@ -420,7 +422,7 @@ func limitFor(m *metadata.MetaFiles, most int64) int64 {
 // refuse says why a document is not trusted. announced is the version that the
 // role before it names; 0 for a timestamp, which nothing names.
 func (r *Repo) refuse(name, role string, data []byte, announced int64, err error) error {
-	p := &Problem{URL: r.shown(name), kind: ErrRefused, cause: err}
+	p := &Problem{URL: r.shown(name), Kind: ErrRefused, Cause: err}
 	var h head
 	known := json.Unmarshal(data, &h) == nil
 	var version *metadata.ErrBadVersionNumber
@@ -428,7 +430,7 @@ func (r *Repo) refuse(name, role string, data []byte, announced int64, err error
 	case errors.Is(err, tuf.ErrMalformed):
 		p.Found = "not TUF metadata of the role " + role
 		p.Expected = "the file that tandem-release wrote"
-		p.Advice = adviceProxy
+		p.Advice = fault.AdviceProxy
 	case errors.Is(err, &metadata.ErrExpiredMetadata{}):
 		ref := r.o.Store.RefTime(r.o.Now(), r.o.Built)
 		p.Found = "the metadata has expired"
@@ -442,7 +444,7 @@ func (r *Repo) refuse(name, role string, data []byte, announced int64, err error
 	case errors.As(err, &version) && announced > 0 && known && h.Signed.Version != announced:
 		p.Found = fmt.Sprintf("has version %d", h.Signed.Version)
 		p.Expected = fmt.Sprintf("version %d, which the repository's %s names", announced, referrer(role))
-		p.Advice = adviceMixed
+		p.Advice = fault.AdviceMixed
 	case errors.As(err, &version):
 		p.Found = "a version that is older than this device has seen"
 		if role == metadata.TIMESTAMP {
@@ -458,7 +460,7 @@ func (r *Repo) refuse(name, role string, data []byte, announced int64, err error
 	case errors.Is(err, &metadata.ErrLengthOrHashMismatch{}):
 		p.Found = "its length or SHA-256 is not the one that was announced"
 		p.Expected = "the document that the repository's " + referrer(role) + " names"
-		p.Advice = adviceMixed
+		p.Advice = fault.AdviceMixed
 	case r.o.Store.Root().Metadata().Signed.Roles[role] == nil:
 		p.Found = "not as the role that delegates to it asks for (" + err.Error() + ")"
 		p.Expected = "a delegation that enough of its keys can sign for"
@@ -467,7 +469,7 @@ func (r *Repo) refuse(name, role string, data []byte, announced int64, err error
 		// The one rule left is that a snapshot drops nothing it has named.
 		p.Found = "not what may follow on what this device has seen (" + err.Error() + ")"
 		p.Expected = "a repository that only moves forward"
-		p.Advice = adviceMixed
+		p.Advice = fault.AdviceMixed
 	}
 	return p
 }
@@ -499,7 +501,7 @@ func (r *Repo) unsigned(role string, h *head) (found, expected string) {
 // is about bundles and is not passed on: a server's answer was refused.
 func (r *Repo) refuseRoot(name string, err error) error {
 	return &Problem{
-		URL: r.shown(name), Found: err.Error(), kind: ErrRefused,
+		URL: r.shown(name), Found: err.Error(), Kind: ErrRefused,
 		Expected: fmt.Sprintf("a root that follows version %d, which this device trusts", r.o.Store.Root().Version()),
 		Advice:   "see whether source.url is the repository that trust.root belongs to, and whether a proxy or a login page answers in place of the server",
 	}
@@ -526,7 +528,7 @@ func (r *Repo) offers(trusted *trustedmetadata.TrustedMetadata, listed []tuf.Lis
 		// signs, could stand in for the repository's.
 		return &Problem{
 			URL: r.shown("snapshot.json"), Found: "names " + role + ".json without its SHA-256", Expected: "a snapshot that tandem-release wrote",
-			Advice: adviceServer, kind: ErrRefused,
+			Advice: fault.AdviceServer, Kind: ErrRefused,
 		}
 	}
 	if !pinned(metadata.TARGETS) {
@@ -537,7 +539,7 @@ func (r *Repo) offers(trusted *trustedmetadata.TrustedMetadata, listed []tuf.Lis
 		if slices.Contains(bundleTargets, l.Name) {
 			return nil, &Problem{
 				URL: r.shown(l.Role + ".json"), Found: "lists " + l.Name + ", as the metadata inside a bundle does", Expected: "the metadata of a repository",
-				Advice: adviceServer, kind: ErrRefused,
+				Advice: fault.AdviceServer, Kind: ErrRefused,
 			}
 		}
 		if !pinned(l.Role) {

@@ -9,14 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"path"
-	"strconv"
 	"strings"
 	"time"
+
+	"tandem/ota/fault"
 )
 
 // ClientOptions describes an HTTP client.
@@ -199,13 +199,6 @@ func (c *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-const (
-	adviceNetwork = "check the network and source.url; nothing on the device has changed"
-	adviceServer  = "check that source.url names a repository and that the server is well"
-	adviceMixed   = "see whether the server, or a cache before it, mixes two states of the repository; ask again later"
-	adviceProxy   = "see whether a proxy or a login page answers in place of the server"
-)
-
 // document is an answer to a request for metadata.
 type document struct {
 	status int // 200, 304, or one that says that there is none
@@ -229,7 +222,7 @@ func (r *Repo) get(ctx context.Context, address string, limit int64, etag string
 	}
 	resp, err := r.o.Client.Do(req)
 	if err != nil {
-		return document{}, unreachable(ctx, shown, err)
+		return document{}, fault.Unreachable(ctx, shown, err)
 	}
 	defer resp.Body.Close()
 	if path.Base(req.URL.Path) == "timestamp.json" {
@@ -245,12 +238,12 @@ func (r *Repo) get(ctx context.Context, address string, limit int64, etag string
 				return document{status: s}, nil
 			}
 		}
-		return document{}, badStatus(shown, resp.StatusCode, retryAfter(resp.Header))
+		return document{}, fault.BadStatus(shown, resp.StatusCode, fault.RetryAfter(resp.Header))
 	}
 	long := func() error {
 		return &Problem{
 			URL: shown, Found: fmt.Sprintf("the answer is longer than %d bytes", limit), Expected: "a repository's metadata",
-			Advice: adviceProxy, kind: ErrRefused,
+			Advice: fault.AdviceProxy, Kind: ErrRefused,
 		}
 	}
 	if resp.ContentLength > limit {
@@ -258,20 +251,13 @@ func (r *Repo) get(ctx context.Context, address string, limit int64, etag string
 	}
 	body, err := r.readAll(ctx, cancel, io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		return document{}, unreachable(ctx, shown, err)
+		return document{}, fault.Unreachable(ctx, shown, err)
 	}
 	if int64(len(body)) > limit {
 		return document{}, long()
 	}
 	return document{status: http.StatusOK, body: body, etag: resp.Header.Get("ETag")}, nil
 }
-
-// The ways to keep a device waiting. A server that sends a byte now and then is
-// no better than one that is silent (a slow retrieval attack).
-var (
-	errStalled = errors.New("the server stopped sending")
-	errSlow    = errors.New("the server sends too slowly")
-)
 
 // documentFloor is how many bytes of a document must come in twice the stall
 // timeout: with the usual 30 seconds, 136 bytes a second.
@@ -280,9 +266,9 @@ const documentFloor = 8 << 10
 // readAll reads body to its end. When no byte comes for the stall timeout, or
 // fewer than documentFloor in twice that, it calls cancel, which ends the read.
 func (r *Repo) readAll(ctx context.Context, cancel context.CancelCauseFunc, body io.Reader) ([]byte, error) {
-	silent := time.AfterFunc(r.o.Stall, func() { cancel(errStalled) })
+	silent := time.AfterFunc(r.o.Stall, func() { cancel(fault.ErrStalled) })
 	defer silent.Stop()
-	slow := time.AfterFunc(2*r.o.Stall, func() { cancel(errSlow) })
+	slow := time.AfterFunc(2*r.o.Stall, func() { cancel(fault.ErrSlow) })
 	defer slow.Stop()
 	var out []byte
 	counted := 0
@@ -304,49 +290,4 @@ func (r *Repo) readAll(ctx context.Context, cancel context.CancelCauseFunc, body
 			slow.Reset(2 * r.o.Stall)
 		}
 	}
-}
-
-// unreachable says that a request failed. When it was the caller who ended it,
-// the error is the caller's.
-func unreachable(ctx context.Context, shown string, err error) error {
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errStalled) && !errors.Is(cause, errSlow) {
-		return cause
-	}
-	// http.Client puts the method and the URL in front; they are named here already.
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
-	}
-	return &Problem{URL: shown, Found: "no answer: " + err.Error(), Advice: adviceNetwork, kind: ErrUnreachable, cause: err}
-}
-
-// badStatus says that the server answered with an HTTP error. after is how long
-// it asked to be left alone.
-func badStatus(shown string, status int, after time.Duration) error {
-	p := &Problem{
-		URL: shown, Found: strings.TrimSpace(fmt.Sprintf("the server answered %d %s", status, http.StatusText(status))),
-		Expected: "200", Advice: adviceServer, RetryAfter: after, kind: ErrUnreachable,
-	}
-	if status == http.StatusUnauthorized || status == http.StatusForbidden {
-		p.Advice = "check the credentials in [source]: token_file, user and password_file, client_cert"
-	}
-	return p
-}
-
-// retryAfter reads how long a server asks to be left alone; 0 if it does not.
-// A date is held against the server's own clock: the device may have none.
-func retryAfter(h http.Header) time.Duration {
-	value := strings.TrimSpace(h.Get("Retry-After"))
-	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil {
-		return time.Duration(min(seconds, uint64(math.MaxInt64/time.Second))) * time.Second
-	}
-	until, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	now, err := http.ParseTime(h.Get("Date"))
-	if err != nil {
-		return 0
-	}
-	return max(until.Sub(now), 0)
 }

@@ -1,17 +1,12 @@
 package ota
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +17,8 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
+	"tandem/ota/download"
+	"tandem/ota/internal/webtest"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/versioning"
@@ -245,92 +242,6 @@ func (p *publisher) provisioned() *trust.Root {
 	return must[*trust.Root](p.t)(trust.ParseRoot(p.files["/metadata/1.root.json"]))
 }
 
-// server serves what a publisher wrote, as a good server does, unless told
-// otherwise. It remembers what it was asked.
-type server struct {
-	*httptest.Server
-	mu    sync.Mutex
-	files map[string][]byte
-	asked []string
-	sent  int64 // bytes of bodies under /targets/
-	// odd answers in place of the good server if it returns true.
-	odd func(w http.ResponseWriter, req *http.Request) bool
-	// gone is closed when the server is to let go of requests it left hanging.
-	gone chan struct{}
-}
-
-func newServer(t testing.TB, p *publisher) *server {
-	s := &server{files: maps.Clone(p.files), gone: make(chan struct{})}
-	s.Server = httptest.NewServer(s)
-	t.Cleanup(func() { close(s.gone); s.Close() })
-	return s
-}
-
-type countingWriter struct {
-	http.ResponseWriter
-	s *server
-}
-
-func (c countingWriter) Write(b []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(b)
-	c.s.mu.Lock()
-	c.s.sent += int64(n)
-	c.s.mu.Unlock()
-	return n, err
-}
-
-func (s *server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	s.mu.Lock()
-	s.asked = append(s.asked, req.Method+" "+req.URL.Path)
-	odd := s.odd
-	data, ok := s.files[req.URL.Path]
-	s.mu.Unlock()
-	if strings.HasPrefix(req.URL.Path, "/targets/") {
-		w = countingWriter{w, s}
-	}
-	switch {
-	case odd != nil && odd(w, req):
-	case !ok:
-		http.Error(w, "secret page of the server", http.StatusNotFound)
-	default:
-		w.Header().Set("ETag", `"`+digest.Of(data).String()+`"`)
-		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(data))
-	}
-}
-
-// serve replaces what is served, and forgets what was asked.
-func (s *server) serve(p *publisher) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.files, s.asked, s.sent, s.odd = maps.Clone(p.files), nil, 0, nil
-}
-
-func (s *server) misbehave(odd func(w http.ResponseWriter, req *http.Request) bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.odd = odd
-}
-
-func (s *server) requests() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.asked)
-}
-
-func (s *server) bytesSent() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.sent
-}
-
-// hang answers nothing until the client goes away.
-func (s *server) hang(req *http.Request) {
-	select {
-	case <-req.Context().Done():
-	case <-s.gone:
-	}
-}
-
 // device is one that follows a repository, its state on fs.
 type device struct {
 	t     testing.TB
@@ -344,7 +255,7 @@ type device struct {
 	patience time.Duration
 }
 
-func newDevice(t testing.TB, s *server, p *publisher) *device {
+func newDevice(t testing.TB, s *webtest.Server, p *publisher) *device {
 	return &device{
 		t: t, fs: memfs.NewMachine().NewDisk("state", memfs.Options{}).FS(), root: p.provisioned(), clock: start, url: s.URL, patience: time.Minute,
 		about: Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channel: "stable", Installed: version(t, "1.0.0")},
@@ -359,7 +270,7 @@ func (d *device) repo() *Repo {
 	r, err := NewRepo(RepoOptions{
 		URL: d.url, Client: client, Store: OpenStore(d.fs, d.root, quiet()), Now: func() time.Time { return d.clock },
 		Built: d.built, Stall: d.patience, Log: quiet(),
-		Downloads: NewDownloader(DownloadOptions{FS: d.fs, Client: client, Log: quiet()}),
+		Downloads: download.New(download.Options{FS: d.fs, Client: client, Log: quiet()}),
 	})
 	if err != nil {
 		d.t.Fatal(err)

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -101,19 +100,6 @@ func TestPublishedRepository(t *testing.T) {
 	if got := must[[]byte](t)(os.ReadFile(path)); digest.Of(got) != want.SHA256 {
 		t.Errorf("%d other bytes than were published", len(got))
 	}
-}
-
-// Resuming works from a directory, too.
-func TestFileURLResumes(t *testing.T) {
-	l := newLab(t)
-	src := filepath.Join(t.TempDir(), "with space %41")
-	if err := os.WriteFile(src, l.body, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l.file.URL = (&url.URL{Scheme: "file", Path: src}).String()
-	l.options.Client = NewClient(ClientOptions{Files: true})
-	l.have("part", l.body[:100_000])
-	l.fetched(l.get(t.Context()))
 }
 
 func TestClient(t *testing.T) {

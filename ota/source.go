@@ -4,14 +4,12 @@ package ota
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"net/http"
 	"strings"
-	"syscall"
-	"time"
 
 	"tandem/internal/digest"
-	"tandem/internal/fsys"
+	"tandem/ota/download"
+	"tandem/ota/fault"
 	"tandem/packaging/release"
 	"tandem/versioning"
 )
@@ -46,68 +44,21 @@ type Offer struct {
 
 // Progress is told how many bytes of a file are here, out of how many. It may
 // be nil.
-type Progress func(done, total int64)
+type Progress = download.Progress
 
-// Sentinels of this package.
+// Sentinels of sources.
 var (
-	// ErrUnreachable says that the source gave no answer that is one: no such
-	// host, refused, timed out, cut off, or an HTTP error.
-	ErrUnreachable = errors.New("source unreachable")
-	// ErrRefused says that the source answered and that the answer is not
-	// trusted: signature, expiry, an older version, length or hash.
-	ErrRefused = errors.New("answer of the source refused")
-	// ErrNoSpace says that the agent's state directory has not enough room. It
-	// wraps syscall.ENOSPC.
-	ErrNoSpace = fmt.Errorf("not enough space: %w", syscall.ENOSPC)
-	// ErrNotWritable says that the agent's state directory may not be written.
-	ErrNotWritable = errors.New("not writable")
+	ErrUnreachable = fault.ErrUnreachable
+	ErrRefused     = fault.ErrRefused
+	ErrNoSpace     = fault.ErrNoSpace
+	ErrNotWritable = fault.ErrNotWritable
 )
 
-// Problem is an error with a source: what went wrong where, what was expected,
-// and what can be done. It wraps ErrUnreachable or ErrRefused, and the cause.
-type Problem struct {
-	URL      string // without its password
-	Found    string
-	Expected string // "" if that goes without saying
-	Advice   string // what to do
-	// RetryAfter is how long the server asked to be left alone; 0 if it did not.
-	RetryAfter time.Duration
+// Problem is an error with a source.
+type Problem = fault.Problem
 
-	kind  error
-	cause error
-}
-
-func (p *Problem) Error() string {
-	s := p.URL + ": " + p.Found
-	if p.Expected != "" {
-		s += ": expected " + p.Expected
-	}
-	return s
-}
-
-// Unwrap gives the sentinel, and the cause if there is one.
-func (p *Problem) Unwrap() []error {
-	if p.cause == nil {
-		return []error{p.kind}
-	}
-	return []error{p.kind, p.cause}
-}
-
-// Hint says what can be done.
-func (p *Problem) Hint() string { return p.Advice }
-
-// unwritable adds the sentinel to an error of the state directory.
-func unwritable(err error) error {
-	switch {
-	case err == nil, errors.Is(err, ErrNoSpace), errors.Is(err, ErrNotWritable):
-		return err
-	case fsys.IsNoSpace(err):
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
-	case fsys.IsNotWritable(err):
-		return fmt.Errorf("%w: %w", ErrNotWritable, err)
-	}
-	return err
-}
+// StatusError describes an HTTP error of a server.
+func StatusError(shown string, resp *http.Response) error { return fault.StatusError(shown, resp) }
 
 // list joins names for a message.
 func list(names []string) string {

@@ -17,6 +17,8 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/ota/fault"
+	"tandem/ota/internal/statedir"
 	"tandem/packaging/trust"
 	"tandem/packaging/tuf"
 )
@@ -312,11 +314,11 @@ func (s *Store) read(name string, limit int64) []byte {
 func (s *Store) write(name string, data []byte) error {
 	name = path.Join(trustDir, name)
 	err := func() error {
-		if err := makeDir(s.fs, s.log, trustDir, 0o755); err != nil {
+		if err := statedir.MakeDir(s.fs, s.log, trustDir, 0o755); err != nil {
 			return err
 		}
 		for _, n := range []string{name, name + ".tmp"} {
-			if err := evict(s.fs, s.log, n, fsys.TypeFile); err != nil {
+			if err := statedir.Evict(s.fs, s.log, n, fsys.TypeFile); err != nil {
 				return err
 			}
 		}
@@ -330,41 +332,7 @@ func keep(err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("keep trusted metadata: %w", unwritable(err))
-}
-
-// evict removes name unless it is of the type that belongs there.
-func evict(fs fsys.FS, log *logrus.Logger, name string, t fsys.Type) error {
-	info, err := fs.Lstat(name)
-	switch {
-	case fsys.IsNotExist(err):
-		return nil
-	case err != nil:
-		return err
-	case info.Type == t:
-		return nil
-	}
-	log.Warnf("%s is a %s, not a %s: removed", fs.Path(name), info.Type, t)
-	return fsys.RemoveAll(fs, name)
-}
-
-// makeDir makes a directory in the root of fs, durably, unless it is there.
-// Anything else of that name is damage, and goes.
-func makeDir(fs fsys.FS, log *logrus.Logger, name string, mode uint32) error {
-	if err := evict(fs, log, name, fsys.TypeDir); err != nil {
-		return err
-	}
-	if info, err := fs.Lstat(name); err == nil && info.Type == fsys.TypeDir {
-		return nil
-	}
-	if err := fs.Mkdir(name, mode); err != nil {
-		return err
-	}
-	if err := fs.SyncDir("."); err != nil {
-		_ = fs.Remove(name) // or the next call would take it for durable
-		return err
-	}
-	return nil
+	return fmt.Errorf("keep trusted metadata: %w", fault.Unwritable(err))
 }
 
 // newTrusted starts the client workflow from a root that is trusted already.

@@ -14,6 +14,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
+	"tandem/ota/internal/webtest"
 	"tandem/packaging/trust"
 )
 
@@ -24,7 +25,7 @@ func TestPowerCuts(t *testing.T) {
 	p := newPublisher(t)
 	p.add("1.1.0", []byte("eleven"))
 	p.publish()
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	first := newDevice(t, s, p)
 	m := memfs.NewMachine()
 	m.NewDisk("state", memfs.Options{})
@@ -39,7 +40,7 @@ func TestPowerCuts(t *testing.T) {
 	p.rotate(metadata.ROOT)
 	p.add("1.2.0", []byte("twelve"))
 	p.publish()
-	s.serve(p)
+	s.Serve(p.files)
 
 	states := 0
 	for n, cut := range m.Cuts(func(m *memfs.Machine) { on(m).check() }) {
@@ -60,9 +61,9 @@ func TestPowerCuts(t *testing.T) {
 			if v := OpenStore(c.Disk("state").FS(), first.root, quiet()).Root().Version(); v != 3 {
 				t.Fatalf("cut at %d, %s: root version %d after the next poll, want 3", n, choice, v)
 			}
-			s.serve(p)
+			s.Serve(p.files)
 			on(c).wants("1.2.0")
-			if got := s.requests(); len(got) != 1 {
+			if got := s.Requests(); len(got) != 1 {
 				t.Fatalf("cut at %d, %s: the poll after that asked %v", n, choice, got)
 			}
 		}
@@ -118,7 +119,7 @@ func TestDamagedStore(t *testing.T) {
 				p.rotate(metadata.TIMESTAMP)
 				p.add("1.1.0", []byte("eleven"))
 				p.publish()
-				s := newServer(t, p)
+				s := webtest.New(t, p.files)
 				d := newDevice(t, s, p)
 				d.wants("1.1.0")
 				hurt(t, d.fs, "trust/"+name)
@@ -126,9 +127,9 @@ func TestDamagedStore(t *testing.T) {
 				if v := OpenStore(d.fs, d.root, quiet()).Root().Version(); v != 3 {
 					t.Errorf("root version %d, want 3", v)
 				}
-				s.serve(p)
+				s.Serve(p.files)
 				d.wants("1.1.0")
-				if got := s.requests(); len(got) != 1 {
+				if got := s.Requests(); len(got) != 1 {
 					t.Errorf("the poll after that asked %v", got)
 				}
 			})
@@ -138,7 +139,7 @@ func TestDamagedStore(t *testing.T) {
 
 func TestTrustIsAFile(t *testing.T) {
 	p := newPublisher(t)
-	s := newServer(t, p)
+	s := webtest.New(t, p.files)
 	d := newDevice(t, s, p)
 	if err := fsys.WriteFile(d.fs, "trust", []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
@@ -152,7 +153,7 @@ func TestTrustIsAFile(t *testing.T) {
 func TestForeignStoredRoot(t *testing.T) {
 	p, thief := newPublisher(t), newPublisher(t)
 	thief.rotate(metadata.ROOT)
-	d := newDevice(t, newServer(t, p), p)
+	d := newDevice(t, webtest.New(t, p.files), p)
 	mkdir(t, d.fs, "trust")
 	if err := fsys.WriteFile(d.fs, "trust/2.root.json", thief.files["/metadata/2.root.json"], 0o644); err != nil {
 		t.Fatal(err)
@@ -168,7 +169,7 @@ func TestProvisionedWithLaterRoot(t *testing.T) {
 	p := newPublisher(t)
 	p.rotate(metadata.ROOT)
 	p.rotate(metadata.ROOT)
-	d := newDevice(t, newServer(t, p), p)
+	d := newDevice(t, webtest.New(t, p.files), p)
 	d.wants("")
 	later := must[*trust.Root](t)(trust.ParseRoot(p.files["/metadata/2.root.json"]))
 	if v := OpenStore(d.fs, later, quiet()).Root().Version(); v != 3 {
@@ -180,7 +181,7 @@ func TestAddRoot(t *testing.T) {
 	p, other := newPublisher(t), newPublisher(t)
 	p.rotate(metadata.ROOT)
 	other.rotate(metadata.ROOT)
-	d := newDevice(t, newServer(t, p), p)
+	d := newDevice(t, webtest.New(t, p.files), p)
 	store := OpenStore(d.fs, d.root, quiet())
 	for _, data := range [][]byte{nil, []byte("{}"), p.files["/metadata/1.root.json"], other.files["/metadata/2.root.json"]} {
 		if err := store.AddRoot(data); !errors.Is(err, trust.ErrUntrusted) {
@@ -211,7 +212,7 @@ func TestUnwritableStore(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newPublisher(t)
-			s := newServer(t, p)
+			s := webtest.New(t, p.files)
 			d := newDevice(t, s, p)
 			for n := 1; ; n++ {
 				m := memfs.NewMachine()
@@ -235,7 +236,7 @@ func TestUnwritableStore(t *testing.T) {
 
 func TestPollIsRemembered(t *testing.T) {
 	p := newPublisher(t)
-	d := newDevice(t, newServer(t, p), p)
+	d := newDevice(t, webtest.New(t, p.files), p)
 	store := OpenStore(d.fs, d.root, quiet())
 	if got := store.Poll(); got != (Poll{}) {
 		t.Errorf("before the first: %+v", got)

@@ -13,6 +13,7 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/ota"
+	"tandem/ota/download"
 )
 
 // errMissing says that the server has no such file, or not for this device now.
@@ -133,7 +134,7 @@ func (n *noting) Read(p []byte) (int, error) {
 // Fetch downloads an offer of the last View. Meanwhile the server is polled and
 // told each tenth; where it withdraws the offer the download ends, and the error
 // wraps ErrWithdrawn. What is on the disk afterwards is said at
-// ota.Downloader.Get.
+// download.Downloader.Get.
 func (s *Source) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string, error) {
 	st := Load(s.o.FS, s.o.Log)
 	part := st.part(o.SHA256)
@@ -150,7 +151,7 @@ func (s *Source) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string
 	var watching sync.WaitGroup
 	stop, over := context.WithCancel(ctx)
 	watching.Go(func() { w.watch(stop) })
-	file, err := downloads.Get(ctx, ota.File{URL: part.URL, Size: part.Size, SHA256: part.SHA256, For: part.App, Room: part.Unpacked}, func(done, total int64) {
+	file, err := downloads.Get(ctx, download.File{URL: part.URL, Size: part.Size, SHA256: part.SHA256, For: part.App, Room: part.Unpacked}, func(done, total int64) {
 		w.at(done, total)
 		if p != nil {
 			p(done, total)

@@ -15,6 +15,7 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/ota"
+	"tandem/ota/download"
 	"tandem/packaging/release"
 	"tandem/versioning"
 )
@@ -31,7 +32,7 @@ type Options struct {
 	FS  fsys.FS
 	Log logrus.FieldLogger
 	// Downloads makes what downloads with a client.
-	Downloads func(*http.Client) *ota.Downloader
+	Downloads func(*http.Client) *download.Downloader
 	// Inspect reads and verifies the head of a bundle, and no more than that. An
 	// error that is not one of reading r says why the device must not take it.
 	Inspect func(r io.Reader) (*Head, error)

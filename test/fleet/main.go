@@ -36,6 +36,7 @@ import (
 	"tandem/agent"
 	"tandem/internal/fsys"
 	"tandem/ota"
+	"tandem/ota/download"
 	"tandem/packaging/trust"
 	"tandem/versioning"
 )
@@ -246,7 +247,7 @@ func (f *fleet) with(d *device, use func(*ota.Repo) error) error {
 	defer client.CloseIdleConnections()
 	repo, err := ota.NewRepo(ota.RepoOptions{
 		URL: f.url, Client: client, Store: ota.OpenStore(disk, root, f.log), Log: f.log,
-		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: disk, Client: client, Log: f.log}),
+		Downloads: download.New(download.Options{FS: disk, Client: client, Log: f.log}),
 		Now:       func() time.Time { return f.began.Add(d.at) },
 	})
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"tandem/internal/fsys/memfs"
 	"tandem/internal/fsys/memfs/search"
 	"tandem/ota"
+	"tandem/ota/download"
 	"tandem/packaging/bundle"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
@@ -92,7 +93,7 @@ func (d *device) poll(p *publisher, root *trust.Root) (*ota.Offer, error) {
 	r, err := ota.NewRepo(ota.RepoOptions{
 		URL: "http://server/", Client: client, Now: d.m.Now, Log: quiet(),
 		Store:     ota.OpenStore(state, root, quiet()),
-		Downloads: ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: quiet()}),
+		Downloads: download.New(download.Options{FS: state, Client: client, Log: quiet()}),
 	})
 	if err != nil {
 		return nil, err

@@ -1,6 +1,6 @@
 // Command tufclient lets the public TUF conformance suite
 // (theupdateframework/tuf-conformance) drive the client that a device runs:
-// the same ota.Store, ota.Repo and ota.Downloader, without what Tandem asks of
+// the same ota.Store, ota.Repo and download.Downloader, without what Tandem asks of
 // a release beyond TUF. README.md beside it says how to run the suite.
 //
 //	tufclient --metadata-dir DIR init TRUSTED_ROOT
@@ -34,6 +34,7 @@ import (
 
 	"tandem/internal/fsys"
 	"tandem/ota"
+	"tandem/ota/download"
 	"tandem/packaging/trust"
 )
 
@@ -136,7 +137,7 @@ func update(ctx context.Context, a arguments, log *logrus.Logger) (err error) {
 	store := ota.OpenStore(state, root, log)
 	client := ota.NewClient(ota.ClientOptions{UserAgent: "tandem-tufclient", Timeout: 10 * time.Second})
 	defer client.CloseIdleConnections()
-	downloads := ota.NewDownloader(ota.DownloadOptions{FS: state, Client: client, Log: log, Attempts: 1})
+	downloads := download.New(download.Options{FS: state, Client: client, Log: log, Attempts: 1})
 	repo, err := ota.NewRepo(ota.RepoOptions{
 		URL: repository, Client: client, Store: store, Downloads: downloads, Now: func() time.Time { return now }, Log: log,
 	})
@@ -155,7 +156,7 @@ func update(ctx context.Context, a arguments, log *logrus.Logger) (err error) {
 		if err != nil {
 			return err
 		}
-		t := download{arguments: a, name: name, target: found.Target, hashed: trusted.Root.Signed.ConsistentSnapshot}
+		t := wanted{arguments: a, name: name, target: found.Target, hashed: trusted.Root.Signed.ConsistentSnapshot}
 		if err := t.get(ctx, downloads); err != nil {
 			return fmt.Errorf("target %q: %w", name, err)
 		}
@@ -209,16 +210,16 @@ func show(store *ota.Store, dir string) error {
 	return nil
 }
 
-// download is one target to get.
-type download struct {
+// wanted is one target to get.
+type wanted struct {
 	arguments
 	name   string
 	target *metadata.TargetFiles
 	hashed bool // the names of files begin with their hash
 }
 
-func (d *download) get(ctx context.Context, downloads *ota.Downloader) error {
-	f := ota.File{Size: d.target.Length}
+func (d *wanted) get(ctx context.Context, downloads *download.Downloader) error {
+	f := download.File{Size: d.target.Length}
 	prefix := d.target.Hashes["sha256"]
 	if n := copy(f.SHA256[:], prefix); n != len(f.SHA256) {
 		f.SHA512, prefix = d.target.Hashes["sha512"], d.target.Hashes["sha512"]

@@ -1,4 +1,4 @@
-package ota
+package download
 
 import (
 	"bytes"
@@ -14,6 +14,8 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/ota/fault"
+	"tandem/ota/internal/webtest"
 )
 
 // cutFS is the disk of a machine whose power goes: it knows how much of the
@@ -86,7 +88,7 @@ func TestTenPowerCuts(t *testing.T) {
 	body := make([]byte, size)
 	rand.NewChaCha8([32]byte{seed}).Read(body)
 	l.body, l.file = body, File{URL: l.file.URL, Size: size, SHA256: digest.Of(body)}
-	l.s.files["/targets/f"] = body
+	l.s.Files["/targets/f"] = body
 	disk := &cutFS{FS: l.fs, part: l.name("part")}
 	l.fs, l.options.Attempts = disk, 1
 	lost := int64(0)
@@ -94,7 +96,7 @@ func TestTenPowerCuts(t *testing.T) {
 		l.options.Boot = fmt.Sprint("run ", i)
 		ctx, cancel := context.WithCancel(t.Context())
 		at := int64(size/11*(i+1) + rnd.IntN(size/20))
-		l.s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
+		l.s.Misbehave(func(w http.ResponseWriter, req *http.Request) bool {
 			from := int64(first(req))
 			if from > 0 {
 				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, size-1, size))
@@ -106,7 +108,7 @@ func TestTenPowerCuts(t *testing.T) {
 			http.NewResponseController(w).Flush()
 			l.arrive(req, at)
 			cancel() // stands for the power
-			l.s.hang(req)
+			l.s.Hang(req)
 			return true
 		})
 		if _, err := l.get(ctx); err == nil {
@@ -119,12 +121,12 @@ func TestTenPowerCuts(t *testing.T) {
 		lost += at - min(at, disk.durable)
 	}
 	l.options.Boot = "the last run"
-	l.s.misbehave(nil)
+	l.s.Misbehave(nil)
 	l.fetched(l.get(t.Context()))
-	if sent := l.s.bytesSent(); sent > size+size/50+l.file.step() {
+	if sent := l.s.BytesSent(); sent > size+size/50+l.file.step() {
 		t.Errorf("%d bytes sent of %d, which is %.2f %% more", sent, size, 100*float64(sent-size)/size)
 	}
-	t.Logf("%d bytes sent of %d, %d lost by the cuts, %d syncs", l.s.bytesSent(), size, lost, disk.syncs)
+	t.Logf("%d bytes sent of %d, %d lost by the cuts, %d syncs", l.s.BytesSent(), size, lost, disk.syncs)
 	if disk.syncs > 600 {
 		t.Errorf("%d syncs", disk.syncs)
 	}
@@ -139,14 +141,14 @@ func TestSyncAfterAKill(t *testing.T) {
 	disk := &cutFS{FS: l.fs, part: l.name("part")}
 	l.fs, l.options.Attempts = disk, 1
 	ctx, cancel := context.WithCancel(t.Context())
-	l.s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
+	l.s.Misbehave(func(w http.ResponseWriter, req *http.Request) bool {
 		w.Header().Set("Content-Range", contentRangeOf(req))
 		w.WriteHeader(http.StatusPartialContent)
 		w.Write(l.body[at : at+100])
 		http.NewResponseController(w).Flush()
 		l.arrive(req, at+100)
 		cancel()
-		l.s.hang(req)
+		l.s.Hang(req)
 		return true
 	})
 	if _, err := l.get(ctx); err == nil || l.part() != at+100 {
@@ -189,10 +191,10 @@ func newTurns(t *testing.T, disk int64, who ...string) *turns {
 	l.options.Attempts = 1
 	l.options.FS = shared{l.fs, disk}
 	l.options.For = who
-	r := &turns{lab: l, d: NewDownloader(l.options)}
+	r := &turns{lab: l, d: New(l.options)}
 	for i, w := range who {
 		body := append(bytes.Clone(l.body), byte(i))
-		l.s.files["/targets/"+w] = body
+		l.s.Files["/targets/"+w] = body
 		r.files = append(r.files, File{URL: l.s.URL + "/targets/" + w, Size: int64(len(body)), SHA256: digest.Of(body), For: w})
 	}
 	return r
@@ -212,8 +214,8 @@ func (r *turns) here(f File) int64 {
 func (r *turns) interrupted(f File, n int64) error {
 	ctx, cancel := context.WithCancel(r.t.Context())
 	defer cancel()
-	body := r.s.files[f.URL[len(r.s.URL):]]
-	r.s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
+	body := r.s.Files[f.URL[len(r.s.URL):]]
+	r.s.Misbehave(func(w http.ResponseWriter, req *http.Request) bool {
 		from := int64(first(req))
 		if from > 0 {
 			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, f.Size-1, f.Size))
@@ -230,7 +232,7 @@ func (r *turns) interrupted(f File, n int64) error {
 		for r.here(f) < to && req.Context().Err() == nil {
 		}
 		cancel()
-		r.s.hang(req)
+		r.s.Hang(req)
 		return true
 	})
 	_, err := r.d.Get(ctx, f, nil)
@@ -250,11 +252,11 @@ func TestDownloadsTakeTurns(t *testing.T) {
 			t.Errorf("%s: %d bytes are here, want %d", f.For, got, f.Size)
 		}
 	}
-	if sent, all := r.s.bytesSent(), int64(3*(bodySize+1)); sent != all {
+	if sent, all := r.s.BytesSent(), int64(3*(bodySize+1)); sent != all {
 		t.Errorf("%d bytes sent, want %d", sent, all)
 	}
 	// Another file for one of them takes the place of its own only.
-	r.s.misbehave(nil)
+	r.s.Misbehave(nil)
 	next := r.files[0]
 	next.URL, next.SHA256, next.Size = r.s.URL+"/targets/f", digest.Of(r.body), bodySize
 	if _, err := r.d.Get(t.Context(), next, nil); err != nil {
@@ -270,7 +272,7 @@ func TestDownloadsTakeTurns(t *testing.T) {
 		t.Error("drop took more, or less, than one")
 	}
 	r.options.For = []string{"hello"}
-	if _, err := NewDownloader(r.options).Get(t.Context(), next, nil); err != nil {
+	if _, err := New(r.options).Get(t.Context(), next, nil); err != nil {
 		t.Fatal(err)
 	}
 	if r.here(r.files[2]) != 0 {
@@ -296,14 +298,14 @@ func TestDownloadsWithoutRoomForAll(t *testing.T) {
 			case err == nil: // installed, and gone
 				done[f.For] = true
 				r.d.Drop(f.For)
-			case errors.Is(err, ErrNoSpace):
+			case errors.Is(err, fault.ErrNoSpace):
 				if !strings.Contains(err.Error(), "until what was downloaded for") {
 					t.Errorf("message %v", err)
 				}
 			}
 		}
 	}
-	if sent, all := r.s.bytesSent(), int64(2*bodySize); sent > all+all/2 {
+	if sent, all := r.s.BytesSent(), int64(2*bodySize); sent > all+all/2 {
 		t.Errorf("%d bytes sent for %d", sent, all)
 	}
 }
@@ -314,14 +316,14 @@ func TestDownloadsMakeRoom(t *testing.T) {
 	r := newTurns(t, bodySize+bodySize/2, "hello", "modem")
 	hello, modem := r.files[0], r.files[1]
 	r.interrupted(modem, bodySize*3/4)
-	if err := r.interrupted(hello, 1); !errors.Is(err, ErrNoSpace) {
-		t.Errorf("beside one that is ahead: %v, want ErrNoSpace", err)
+	if err := r.interrupted(hello, 1); !errors.Is(err, fault.ErrNoSpace) {
+		t.Errorf("beside one that is ahead: %v, want fault.ErrNoSpace", err)
 	}
-	r.s.misbehave(status("/targets/modem", http.StatusNotFound))
+	r.s.Misbehave(webtest.Raw(http.StatusNotFound, nil))
 	if _, err := r.d.Get(t.Context(), modem, nil); err == nil {
 		t.Error("404 is no error")
 	}
-	r.s.misbehave(nil)
+	r.s.Misbehave(nil)
 	if _, err := r.d.Get(t.Context(), hello, nil); err != nil {
 		t.Error(err)
 	}
@@ -335,7 +337,7 @@ func TestDownloadsMakeRoom(t *testing.T) {
 	r.interrupted(modem, 1000)
 	r.interrupted(hello, 2000)
 	hello.Room = 2*bodySize - 500
-	r.s.misbehave(nil)
+	r.s.Misbehave(nil)
 	if _, err := r.d.Get(t.Context(), hello, nil); err != nil {
 		t.Error(err)
 	}
@@ -357,27 +359,5 @@ func TestDownloadForABadName(t *testing.T) {
 		if _, err := r.d.Get(t.Context(), f, nil); err == nil {
 			t.Errorf("for %q: no error", who)
 		}
-	}
-}
-
-// What is left of a download goes once there is nothing to download.
-func TestNothingOnOfferLeavesNothing(t *testing.T) {
-	p := newPublisher(t)
-	p.add("1.1.0", []byte("eleven"))
-	p.publish()
-	d := newDevice(t, newServer(t, p), p)
-	mkdir(t, d.fs, "downloads")
-	name := "downloads/hello." + digest.Of([]byte("eleven")).String() + ".part"
-	if err := fsys.WriteFile(d.fs, name, []byte("ele"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	d.wants("1.1.0")
-	if _, err := d.fs.Lstat(name); err != nil {
-		t.Errorf("with a release on offer: %v", err)
-	}
-	d.about.Installed = version(t, "1.1.0")
-	d.wants("")
-	if _, err := d.fs.Lstat(name); !fsys.IsNotExist(err) {
-		t.Errorf("without one: %v, want it gone", err)
 	}
 }

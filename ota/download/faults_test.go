@@ -1,4 +1,4 @@
-package ota
+package download
 
 import (
 	"bufio"
@@ -18,6 +18,8 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/ota/fault"
+	"tandem/ota/internal/webtest"
 )
 
 // A connection that ends at any byte, the head of the answer included, costs no
@@ -29,10 +31,10 @@ func TestResetAtAnyByte(t *testing.T) {
 		cuts = append(cuts, n)
 	}
 	for _, n := range cuts {
-		l.s.serve(&publisher{t: t, files: l.s.files})
-		l.s.misbehave(times(1, l.cutOff(n)))
+		l.s.Serve(l.s.Files)
+		l.s.Misbehave(webtest.Times(1, l.cutOff(n)))
 		l.fetched(l.get(t.Context()))
-		if sent := l.s.bytesSent(); sent > bodySize+bodySize/50 {
+		if sent := l.s.BytesSent(); sent > bodySize+bodySize/50 {
 			t.Errorf("cut at byte %d: %d bytes sent of %d", n, sent, bodySize)
 		}
 		if err := os.Remove(l.name("bundle")); err != nil {
@@ -46,9 +48,9 @@ func TestResetAtAnyByte(t *testing.T) {
 func TestTenInterruptions(t *testing.T) {
 	l := newLab(t)
 	l.options.Attempts = 1
-	kinds := []handler{
+	kinds := []webtest.Handler{
 		l.cutOff(bodySize / 11),
-		raw(http.StatusServiceUnavailable, nil),
+		webtest.Raw(http.StatusServiceUnavailable, nil),
 		func(w http.ResponseWriter, req *http.Request) bool { panic(http.ErrAbortHandler) },
 		func(w http.ResponseWriter, req *http.Request) bool { // part of it, then silence
 			w.Header().Set("Content-Range", contentRangeOf(req))
@@ -61,7 +63,7 @@ func TestTenInterruptions(t *testing.T) {
 		},
 	}
 	for i := range 10 {
-		l.s.misbehave(times(1, kinds[i%len(kinds)]))
+		l.s.Misbehave(webtest.Times(1, kinds[i%len(kinds)]))
 		l.options.Attempts = 1
 		// An attempt that has brought bytes is followed by another: that one
 		// finds nobody.
@@ -72,9 +74,9 @@ func TestTenInterruptions(t *testing.T) {
 		}
 		cancel()
 	}
-	l.s.misbehave(nil)
+	l.s.Misbehave(nil)
 	l.fetched(l.get(t.Context()))
-	if sent := l.s.bytesSent(); sent > bodySize+bodySize/50 {
+	if sent := l.s.BytesSent(); sent > bodySize+bodySize/50 {
 		t.Errorf("%d bytes sent of %d", sent, bodySize)
 	}
 }
@@ -103,7 +105,7 @@ func TestHelperDownload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := NewDownloader(DownloadOptions{FS: state, Client: NewClient(ClientOptions{}), Log: quiet(), Ticker: func(time.Duration) (<-chan time.Time, func()) {
+	d := New(Options{FS: state, Client: newClient(time.Minute), Log: quiet(), Ticker: func(time.Duration) (<-chan time.Time, func()) {
 		tick := time.NewTicker(time.Millisecond)
 		return tick.C, tick.Stop
 	}})
@@ -120,7 +122,7 @@ func TestKilledDownload(t *testing.T) {
 	part := bodySize / 4
 	for i := range 3 {
 		upTo := (i + 1) * part
-		l.s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
+		l.s.Misbehave(func(w http.ResponseWriter, req *http.Request) bool {
 			from := first(req)
 			if from > 0 {
 				w.Header().Set("Content-Range", contentRangeOf(req))
@@ -130,7 +132,7 @@ func TestKilledDownload(t *testing.T) {
 			}
 			w.Write(l.body[from:upTo])
 			http.NewResponseController(w).Flush()
-			l.s.hang(req)
+			l.s.Hang(req)
 			return true
 		})
 		cmd := exec.Command(os.Args[0], "-test.run=^TestHelperDownload$", "-test.v")
@@ -157,9 +159,9 @@ func TestKilledDownload(t *testing.T) {
 		}
 		l.noBundle()
 	}
-	l.s.misbehave(nil)
+	l.s.Misbehave(nil)
 	l.fetched(l.get(t.Context()))
-	if sent := l.s.bytesSent(); sent != bodySize {
+	if sent := l.s.BytesSent(); sent != bodySize {
 		t.Errorf("%d bytes sent, want %d", sent, bodySize)
 	}
 }
@@ -170,97 +172,17 @@ func TestProxyChangesBytes(t *testing.T) {
 	bad := bytes.Clone(l.body)
 	bad[1000] ^= 1
 	first := true
-	l.s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
+	l.s.Misbehave(func(w http.ResponseWriter, req *http.Request) bool {
 		if !first {
 			return false
 		}
 		first = false
-		raw(http.StatusOK, bad[:bodySize/2])(w, req)
+		webtest.Raw(http.StatusOK, bad[:bodySize/2])(w, req)
 		return true
 	})
 	l.fetched(l.get(t.Context()))
-	if got := len(l.s.requests()); got != 3 { // the bad half, the rest, all anew
+	if got := len(l.s.Requests()); got != 3 { // the bad half, the rest, all anew
 		t.Errorf("%d requests, want 3", got)
-	}
-}
-
-// While a release is fetched its publisher replaces it: the device takes no mix
-// of the two, finds the new one at its next poll, and keeps nothing of the old.
-func TestReleaseReplacedMidway(t *testing.T) {
-	p := newPublisher(t)
-	old, replacement := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
-	p.add("1.1.0", old)
-	p.publish()
-	s := newServer(t, p)
-	d := newDevice(t, s, p)
-	state := must[*fsys.OS](t)(fsys.OpenOS(t.TempDir()))
-	d.fs = state
-	r := d.repo()
-	o := must[*Offer](t)(r.Check(t.Context(), d.about))
-	path := "/targets/" + o.SHA256.String() + "." + o.Name
-
-	ctx, cancel := context.WithCancel(t.Context())
-	s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
-		if req.URL.Path != path {
-			return false
-		}
-		raw(http.StatusOK, old[:len(old)/2])(w, req)
-		cancel()
-		return true
-	})
-	if _, err := r.Fetch(ctx, *o, nil); !errors.Is(err, context.Canceled) {
-		t.Fatalf("error %v, want context.Canceled", err)
-	}
-	// The same name has other content; then it is gone.
-	s.misbehave(nil)
-	s.files[path] = replacement
-	if _, err := r.Fetch(t.Context(), *o, nil); !errors.Is(err, ErrRefused) {
-		t.Errorf("mixed: error %v, want ErrRefused", err)
-	}
-	delete(p.files, path)
-	p.add("1.1.0", replacement)
-	p.publish()
-	s.serve(p)
-	if _, err := r.Fetch(t.Context(), *o, nil); !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "404") {
-		t.Errorf("gone: error %v, want ErrUnreachable", err)
-	}
-	o = must[*Offer](t)(r.Check(t.Context(), d.about))
-	file, err := r.Fetch(t.Context(), *o, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := must[[]byte](t)(os.ReadFile(file)); !bytes.Equal(got, replacement) {
-		t.Error("other content than the new release's")
-	}
-	if left := must[[]fsys.Info](t)(state.ReadDir("downloads")); len(left) != 1 {
-		t.Errorf("left: %v", left)
-	}
-}
-
-func TestRetryAfter(t *testing.T) {
-	const date = "Mon, 01 Jun 2026 12:00:00 GMT"
-	for _, tt := range []struct {
-		value, date string
-		want        time.Duration
-	}{
-		{"", date, 0},
-		{"0", date, 0},
-		{" 120 ", "", 2 * time.Minute},
-		{"99999999999999999", "", 9223372036 * time.Second},
-		{"99999999999999999999999", "", 0},
-		{"-5", "", 0},
-		{"1.5", "", 0},
-		{"soon", date, 0},
-		{"Mon, 01 Jun 2026 12:05:00 GMT", date, 5 * time.Minute},
-		{"Mon, 01 Jun 2026 11:00:00 GMT", date, 0},
-		{"Mon, 01 Jun 2026 12:05:00 GMT", "", 0}, // without the server's clock it says nothing
-	} {
-		h := http.Header{}
-		h.Set("Retry-After", tt.value)
-		h.Set("Date", tt.date)
-		if got := retryAfter(h); got != tt.want {
-			t.Errorf("%q at %q: %s, want %s", tt.value, tt.date, got, tt.want)
-		}
 	}
 }
 
@@ -269,7 +191,7 @@ func TestDownloadHonoursRetryAfter(t *testing.T) {
 	for _, code := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
 		l := newLab(t)
 		l.options.MaxRetryAfter = 50 * time.Millisecond
-		l.s.misbehave(times(2, raw(code, nil, "Retry-After", "3600")))
+		l.s.Misbehave(webtest.Times(2, webtest.Raw(code, nil, "Retry-After", "3600")))
 		began := time.Now()
 		l.fetched(l.get(t.Context()))
 		if took := time.Since(began); took < 100*time.Millisecond {
@@ -279,13 +201,13 @@ func TestDownloadHonoursRetryAfter(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Given up, the caller learns the whole of it.
-		l.s.misbehave(raw(code, nil, "Retry-After", "3600"))
-		var problem *Problem
+		l.s.Misbehave(webtest.Raw(code, nil, "Retry-After", "3600"))
+		var problem *fault.Problem
 		if _, err := l.get(t.Context()); !errors.As(err, &problem) || problem.RetryAfter != time.Hour {
 			t.Errorf("%d: problem %#v", code, problem)
 		}
 	}
-	d := NewDownloader(DownloadOptions{})
+	d := New(Options{})
 	r := retries{BackOff: d.o.Backoff(), left: 100, after: min(time.Hour, d.o.MaxRetryAfter)}
 	if got := r.NextBackOff(); got != 10*time.Minute {
 		t.Errorf("an hour is cut to %s, want 10m", got)
@@ -297,7 +219,7 @@ func TestDownloadHonoursRetryAfter(t *testing.T) {
 
 // The waits grow, are capped, and differ from device to device.
 func TestBackoff(t *testing.T) {
-	d := NewDownloader(DownloadOptions{})
+	d := New(Options{})
 	differ := false
 	a, b := d.o.Backoff(), d.o.Backoff()
 	for i := range 20 {
@@ -318,7 +240,7 @@ func TestBackoff(t *testing.T) {
 // A byte now and then is not enough.
 func TestDownloadFromASlowServer(t *testing.T) {
 	l := newLab(t)
-	l.s.misbehave(times(1, func(w http.ResponseWriter, req *http.Request) bool {
+	l.s.Misbehave(webtest.Times(1, func(w http.ResponseWriter, req *http.Request) bool {
 		w.Header().Set("Content-Length", fmt.Sprint(bodySize))
 		arrive := time.NewTicker(5 * time.Millisecond)
 		defer arrive.Stop()
@@ -332,13 +254,13 @@ func TestDownloadFromASlowServer(t *testing.T) {
 		}
 		return true
 	}))
-	tr := &transfer{Downloader: NewDownloader(l.options), f: l.file, part: "downloads/x.part", progress: func(int64, int64) {}}
+	tr := &transfer{Downloader: New(l.options), f: l.file, part: "downloads/x.part", progress: func(int64, int64) {}}
 	tr.o.FS = l.fs
 	if err := l.fs.Mkdir("downloads", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := tr.attempt(t.Context()); !errors.Is(err, errSlow) {
-		t.Errorf("error %v, want errSlow", err)
+	if err := tr.attempt(t.Context()); !errors.Is(err, fault.ErrSlow) {
+		t.Errorf("error %v, want fault.ErrSlow", err)
 	}
 	l.fetched(l.get(t.Context()))
 }

@@ -1,14 +1,16 @@
-package ota
+package download
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,9 +23,12 @@ import (
 	"github.com/cavaliergopher/grab/v3"
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/ota/fault"
+	"tandem/ota/internal/webtest"
 )
 
 const bodySize = 300_000
@@ -31,12 +36,12 @@ const bodySize = 300_000
 // lab is a server with one file, and a state directory to fetch it into.
 type lab struct {
 	t       *testing.T
-	s       *server
+	s       *webtest.Server
 	dir     string
 	fs      fsys.FS
 	body    []byte
 	file    File
-	options DownloadOptions
+	options Options
 	waits   int // between attempts
 
 	mu   sync.Mutex
@@ -49,11 +54,32 @@ type ticks struct {
 	done chan struct{}
 }
 
+func quiet() *logrus.Logger {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return log
+}
+
+func must[T any](t testing.TB) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// newClient waits that long for the head of an answer.
+func newClient(timeout time.Duration) *http.Client {
+	return &http.Client{Transport: &http.Transport{ResponseHeaderTimeout: timeout, DisableCompression: true}}
+}
+
 func newLab(t *testing.T) *lab {
 	body := make([]byte, bodySize)
 	rand.NewChaCha8([32]byte{1}).Read(body)
 	l := &lab{t: t, body: body, dir: t.TempDir()}
-	l.s = newServer(t, &publisher{t: t, files: map[string][]byte{"/targets/f": body}})
+	l.s = webtest.New(t, map[string][]byte{"/targets/f": body})
 	osfs, err := fsys.OpenOS(l.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -61,9 +87,9 @@ func newLab(t *testing.T) *lab {
 	t.Cleanup(func() { osfs.Close() })
 	l.fs = osfs
 	l.file = File{URL: l.s.URL + "/targets/f", Size: bodySize, SHA256: digest.Of(body)}
-	client := NewClient(ClientOptions{Timeout: time.Minute})
+	client := newClient(time.Minute)
 	t.Cleanup(client.CloseIdleConnections)
-	l.options = DownloadOptions{
+	l.options = Options{
 		Client: client, Log: quiet(), Stall: 10 * time.Second, Attempts: 3,
 		Backoff: func() backoff.BackOff { return counted{l} },
 		// Time passes for the download only where a server lets it.
@@ -101,7 +127,7 @@ func (l *lab) pass(req *http.Request, n int) bool {
 			return false
 		case <-req.Context().Done():
 			return false
-		case <-l.s.gone:
+		case <-l.s.Gone:
 			return false
 		}
 	}
@@ -113,7 +139,7 @@ func (l *lab) silence(req *http.Request) { l.pass(req, math.MaxInt) }
 
 // impatient waits for the head of an answer a second only.
 func (l *lab) impatient() {
-	client := NewClient(ClientOptions{Timeout: time.Second})
+	client := newClient(time.Second)
 	l.t.Cleanup(client.CloseIdleConnections)
 	l.options.Client = client
 }
@@ -139,13 +165,13 @@ func (l *lab) have(kind string, data []byte) {
 		l.t.Fatal(err)
 	}
 	if kind == "part" {
-		l.have("boot", []byte(NewDownloader(l.options).o.Boot))
+		l.have("boot", []byte(New(l.options).o.Boot))
 	}
 }
 
 func (l *lab) get(ctx context.Context) (string, error) {
 	l.options.FS = l.fs
-	return NewDownloader(l.options).Get(ctx, l.file, nil)
+	return New(l.options).Get(ctx, l.file, nil)
 }
 
 // fetched says that path is the whole file and that nothing else was left.
@@ -185,10 +211,8 @@ func (l *lab) noBundle() {
 	}
 }
 
-type handler = func(w http.ResponseWriter, req *http.Request) bool
-
 // cutOff sends n bytes of the good answer, then drops the connection.
-func (l *lab) cutOff(n int) handler {
+func (l *lab) cutOff(n int) webtest.Handler {
 	return func(w http.ResponseWriter, req *http.Request) bool {
 		http.ServeContent(&shortWriter{w, n}, req, "", time.Time{}, bytes.NewReader(l.body))
 		return true
@@ -210,45 +234,20 @@ func (s *shortWriter) Write(p []byte) (int, error) {
 	panic(http.ErrAbortHandler)
 }
 
-func (c countingWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
-
-// times lets the first n requests be answered by h.
-func times(n int, h handler) handler {
-	return func(w http.ResponseWriter, req *http.Request) bool {
-		if n--; n < 0 {
-			return false
-		}
-		return h(w, req)
-	}
-}
-
-// raw answers with a status, headers, and a body whose length is not told.
-func raw(status int, body []byte, headers ...string) handler {
-	return func(w http.ResponseWriter, req *http.Request) bool {
-		for i := 0; i < len(headers); i += 2 {
-			w.Header().Set(headers[i], headers[i+1])
-		}
-		w.WriteHeader(status)
-		http.NewResponseController(w).Flush()
-		w.Write(body)
-		return true
-	}
-}
-
 func TestDownload(t *testing.T) {
 	l := newLab(t)
 	var last [2]int64
 	l.options.FS = l.fs
-	path, err := NewDownloader(l.options).Get(t.Context(), l.file, func(done, total int64) { last = [2]int64{done, total} })
+	path, err := New(l.options).Get(t.Context(), l.file, func(done, total int64) { last = [2]int64{done, total} })
 	l.fetched(path, err)
 	if last != [2]int64{bodySize, bodySize} {
 		t.Errorf("progress ended at %v", last)
 	}
-	if diff := cmp.Diff([]string{"GET /targets/f"}, l.s.requests()); diff != "" {
+	if diff := cmp.Diff([]string{"GET /targets/f"}, l.s.Requests()); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 	l.fetched(l.get(t.Context()))
-	if n := len(l.s.requests()); n != 1 {
+	if n := len(l.s.Requests()); n != 1 {
 		t.Errorf("%d requests for what is here already", n-1)
 	}
 }
@@ -300,10 +299,10 @@ func TestDownloadFindsThings(t *testing.T) {
 			os.WriteFile(filepath.Join(l.dir, "precious"), []byte("precious"), 0o600)
 			tt.prepare(l)
 			l.fetched(l.get(t.Context()))
-			if got := l.s.requests(); len(got) != tt.requests {
+			if got := l.s.Requests(); len(got) != tt.requests {
 				t.Errorf("requests %v, want %d", got, tt.requests)
 			}
-			if got := l.s.bytesSent(); got != tt.sent {
+			if got := l.s.BytesSent(); got != tt.sent {
 				t.Errorf("%d bytes sent, want %d", got, tt.sent)
 			}
 			if got, err := os.ReadFile(filepath.Join(l.dir, "precious")); string(got) != "precious" {
@@ -328,22 +327,22 @@ func TestDownloadSurvives(t *testing.T) {
 	rest := fmt.Sprintf("bytes %d-%d/%d", had, bodySize-1, bodySize)
 	for _, tt := range []struct {
 		name     string
-		odd      func(l *lab) handler
+		odd      func(l *lab) webtest.Handler
 		requests int
 		sent     int64 // at most; 0 is not looked at
 	}{
-		{"reset midway, ten times", func(l *lab) handler { return times(10, l.cutOff(15_000)) }, 11, bodySize - had + bodySize/50},
-		{"reset before the head", func(l *lab) handler {
-			return times(2, func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
+		{"reset midway, ten times", func(l *lab) webtest.Handler { return webtest.Times(10, l.cutOff(15_000)) }, 11, bodySize - had + bodySize/50},
+		{"reset before the head", func(l *lab) webtest.Handler {
+			return webtest.Times(2, func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
 		}, 3, 0},
-		{"503 twice", func(l *lab) handler { return times(2, raw(503, []byte("busy"))) }, 3, 0},
-		{"429 twice", func(l *lab) handler { return times(2, raw(429, nil)) }, 3, 0},
-		{"no answer twice", func(l *lab) handler {
+		{"503 twice", func(l *lab) webtest.Handler { return webtest.Times(2, webtest.Raw(503, []byte("busy"))) }, 3, 0},
+		{"429 twice", func(l *lab) webtest.Handler { return webtest.Times(2, webtest.Raw(429, nil)) }, 3, 0},
+		{"no answer twice", func(l *lab) webtest.Handler {
 			l.impatient()
-			return times(2, func(_ http.ResponseWriter, req *http.Request) bool { l.s.hang(req); return true })
+			return webtest.Times(2, func(_ http.ResponseWriter, req *http.Request) bool { l.s.Hang(req); return true })
 		}, 3, 0},
-		{"silence midway, twice", func(l *lab) handler {
-			return times(2, func(w http.ResponseWriter, req *http.Request) bool {
+		{"silence midway, twice", func(l *lab) webtest.Handler {
+			return webtest.Times(2, func(w http.ResponseWriter, req *http.Request) bool {
 				w.Header().Set("Content-Range", contentRangeOf(req))
 				w.WriteHeader(206)
 				w.Write(l.body[first(req) : first(req)+20_000])
@@ -352,58 +351,60 @@ func TestDownloadSurvives(t *testing.T) {
 				return true
 			})
 		}, 3, bodySize},
-		{"short body without a length, twice", func(l *lab) handler {
-			return times(2, func(w http.ResponseWriter, req *http.Request) bool {
-				return raw(206, l.body[first(req):first(req)+20_000], "Content-Range", contentRangeOf(req))(w, req)
+		{"short body without a length, twice", func(l *lab) webtest.Handler {
+			return webtest.Times(2, func(w http.ResponseWriter, req *http.Request) bool {
+				return webtest.Raw(206, l.body[first(req):first(req)+20_000], "Content-Range", contentRangeOf(req))(w, req)
 			})
 		}, 3, bodySize},
-		{"200 to a range", func(l *lab) handler {
+		{"200 to a range", func(l *lab) webtest.Handler {
 			return func(w http.ResponseWriter, req *http.Request) bool {
 				req.Header.Del("Range")
 				return false
 			}
 		}, 1, 0},
-		{"200 to a range, length not told", func(l *lab) handler { return raw(200, l.body) }, 1, 0},
-		{"200 to a range, reset midway", func(l *lab) handler {
-			cut := times(2, l.cutOff(had+50_000))
+		{"200 to a range, length not told", func(l *lab) webtest.Handler { return webtest.Raw(200, l.body) }, 1, 0},
+		{"200 to a range, reset midway", func(l *lab) webtest.Handler {
+			cut := webtest.Times(2, l.cutOff(had+50_000))
 			return func(w http.ResponseWriter, req *http.Request) bool {
 				req.Header.Del("Range")
 				return cut(w, req)
 			}
 		}, 3, 0},
-		{"200 to a range, reset in what is here already", func(l *lab) handler {
-			cut := times(2, l.cutOff(had/2))
+		{"200 to a range, reset in what is here already", func(l *lab) webtest.Handler {
+			cut := webtest.Times(2, l.cutOff(had/2))
 			return func(w http.ResponseWriter, req *http.Request) bool {
 				req.Header.Del("Range")
 				return cut(w, req)
 			}
 		}, 3, 0},
-		{"206 from another byte", func(l *lab) handler {
-			return times(1, raw(206, l.body[had-1:], "Content-Range", fmt.Sprintf("bytes %d-%d/%d", had-1, bodySize-1, bodySize)))
+		{"206 from another byte", func(l *lab) webtest.Handler {
+			return webtest.Times(1, webtest.Raw(206, l.body[had-1:], "Content-Range", fmt.Sprintf("bytes %d-%d/%d", had-1, bodySize-1, bodySize)))
 		}, 2, 0},
-		{"206 without Content-Range", func(l *lab) handler { return times(1, raw(206, l.body)) }, 2, 0},
-		{"206 of several parts", func(l *lab) handler {
-			return times(1, raw(206, l.body, "Content-Type", "multipart/byteranges; boundary=x"))
+		{"206 without Content-Range", func(l *lab) webtest.Handler { return webtest.Times(1, webtest.Raw(206, l.body)) }, 2, 0},
+		{"206 of several parts", func(l *lab) webtest.Handler {
+			return webtest.Times(1, webtest.Raw(206, l.body, "Content-Type", "multipart/byteranges; boundary=x"))
 		}, 2, 0},
-		{"206 with a Content-Range of garbage", func(l *lab) handler {
-			return times(1, raw(206, l.body, "Content-Range", "bytes 99999999999999999999-0/x"))
+		{"206 with a Content-Range of garbage", func(l *lab) webtest.Handler {
+			return webtest.Times(1, webtest.Raw(206, l.body, "Content-Range", "bytes 99999999999999999999-0/x"))
 		}, 2, 0},
-		{"206 with other bytes than it says", func(l *lab) handler { return times(1, raw(206, l.body[:bodySize-had], "Content-Range", rest)) }, 2, 0},
-		{"206 of unknown total length", func(l *lab) handler {
-			return times(1, raw(206, l.body[had:], "Content-Range", fmt.Sprintf("bytes %d-%d/*", had, bodySize-1)))
+		{"206 with other bytes than it says", func(l *lab) webtest.Handler {
+			return webtest.Times(1, webtest.Raw(206, l.body[:bodySize-had], "Content-Range", rest))
+		}, 2, 0},
+		{"206 of unknown total length", func(l *lab) webtest.Handler {
+			return webtest.Times(1, webtest.Raw(206, l.body[had:], "Content-Range", fmt.Sprintf("bytes %d-%d/*", had, bodySize-1)))
 		}, 1, 0},
-		{"416", func(l *lab) handler { return times(1, raw(416, nil)) }, 2, 0},
+		{"416", func(l *lab) webtest.Handler { return webtest.Times(1, webtest.Raw(416, nil)) }, 2, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
 			l.have("part", l.body[:had])
-			l.s.misbehave(tt.odd(l))
+			l.s.Misbehave(tt.odd(l))
 			l.fetched(l.get(t.Context()))
-			if got := l.s.requests(); len(got) != tt.requests {
+			if got := l.s.Requests(); len(got) != tt.requests {
 				t.Errorf("requests %v, want %d", got, tt.requests)
 			}
-			if got := l.s.bytesSent(); tt.sent > 0 && got > tt.sent {
+			if got := l.s.BytesSent(); tt.sent > 0 && got > tt.sent {
 				t.Errorf("%d bytes sent, want at most %d", got, tt.sent)
 			}
 		})
@@ -426,25 +427,25 @@ func TestDownloadFails(t *testing.T) {
 	const had = 100_000
 	for _, tt := range []struct {
 		name     string
-		odd      func(l *lab) handler
+		odd      func(l *lab) webtest.Handler
 		want     error
 		says     string
 		requests int
 		part     int64 // what is left
 	}{
-		{"404", func(l *lab) handler { return raw(404, []byte("secret")) }, ErrUnreachable, "the server answered 404 Not Found: expected 200", 1, had},
-		{"403", func(l *lab) handler { return raw(403, []byte("secret")) }, ErrUnreachable, "the server answered 403 Forbidden: expected 200", 1, had},
-		{"500", func(l *lab) handler { return raw(500, []byte("secret")) }, ErrUnreachable, "the server answered 500 Internal Server Error: expected 200", 3, had},
-		{"204", func(l *lab) handler { return raw(204, nil) }, ErrUnreachable, "the server answered 204 No Content", 1, had},
-		{"416 for ever", func(l *lab) handler { return raw(416, nil) }, ErrUnreachable, "the server answered 416", 2, had},
-		{"no answer", func(l *lab) handler {
+		{"404", func(l *lab) webtest.Handler { return webtest.Raw(404, []byte("secret")) }, fault.ErrUnreachable, "the server answered 404 Not Found: expected 200", 1, had},
+		{"403", func(l *lab) webtest.Handler { return webtest.Raw(403, []byte("secret")) }, fault.ErrUnreachable, "the server answered 403 Forbidden: expected 200", 1, had},
+		{"500", func(l *lab) webtest.Handler { return webtest.Raw(500, []byte("secret")) }, fault.ErrUnreachable, "the server answered 500 Internal Server Error: expected 200", 3, had},
+		{"204", func(l *lab) webtest.Handler { return webtest.Raw(204, nil) }, fault.ErrUnreachable, "the server answered 204 No Content", 1, had},
+		{"416 for ever", func(l *lab) webtest.Handler { return webtest.Raw(416, nil) }, fault.ErrUnreachable, "the server answered 416", 2, had},
+		{"no answer", func(l *lab) webtest.Handler {
 			l.impatient()
-			return func(_ http.ResponseWriter, req *http.Request) bool { l.s.hang(req); return true }
-		}, ErrUnreachable, "cut off: ", 3, had},
-		{"reset before a byte came", func(l *lab) handler {
+			return func(_ http.ResponseWriter, req *http.Request) bool { l.s.Hang(req); return true }
+		}, fault.ErrUnreachable, "cut off: ", 3, had},
+		{"reset before a byte came", func(l *lab) webtest.Handler {
 			return func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }
-		}, ErrUnreachable, "cut off: EOF; 100000 of 300000 bytes are here", 3, had},
-		{"silence", func(l *lab) handler {
+		}, fault.ErrUnreachable, "cut off: EOF; 100000 of 300000 bytes are here", 3, had},
+		{"silence", func(l *lab) webtest.Handler {
 			return func(w http.ResponseWriter, req *http.Request) bool {
 				w.Header().Set("Content-Range", contentRangeOf(req))
 				w.WriteHeader(206)
@@ -452,46 +453,46 @@ func TestDownloadFails(t *testing.T) {
 				l.silence(req)
 				return true
 			}
-		}, ErrUnreachable, "cut off: the server stopped sending; 100000 of 300000 bytes are here", 3, had},
-		{"short body without a length", func(l *lab) handler {
+		}, fault.ErrUnreachable, "cut off: the server stopped sending; 100000 of 300000 bytes are here", 3, had},
+		{"short body without a length", func(l *lab) webtest.Handler {
 			return func(w http.ResponseWriter, req *http.Request) bool {
 				end := min(first(req)+10, had+20)
-				return raw(206, l.body[first(req):end], "Content-Range", contentRangeOf(req))(w, req)
+				return webtest.Raw(206, l.body[first(req):end], "Content-Range", contentRangeOf(req))(w, req)
 			}
-		}, ErrUnreachable, "cut off: the body ended early; 100020 of 300000 bytes are here", 5, had + 20},
-		{"no ranges, and a reset each time", func(l *lab) handler {
+		}, fault.ErrUnreachable, "cut off: the body ended early; 100020 of 300000 bytes are here", 5, had + 20},
+		{"no ranges, and a reset each time", func(l *lab) webtest.Handler {
 			cut := l.cutOff(had + 50_000)
 			return func(w http.ResponseWriter, req *http.Request) bool {
 				req.Header.Del("Range")
 				return cut(w, req)
 			}
-		}, ErrUnreachable, "cut off: the body ended early; 150000 of 300000 bytes are here", 4, had + 50_000},
-		{"a login page", func(l *lab) handler {
+		}, fault.ErrUnreachable, "cut off: the body ended early; 150000 of 300000 bytes are here", 4, had + 50_000},
+		{"a login page", func(l *lab) webtest.Handler {
 			return func(w http.ResponseWriter, req *http.Request) bool { w.Write([]byte("secret")); return true }
-		}, ErrRefused, "the server has 6 bytes of it", 1, had},
-		{"a login page, length not told", func(l *lab) handler { return raw(200, []byte("secret")) },
-			ErrUnreachable, "cut off: the body ended early; 100000 of 300000 bytes are here", 3, had},
-		{"a range that is never the right one", func(l *lab) handler {
-			return raw(206, l.body, "Content-Range", fmt.Sprintf("bytes 0-%d/%d", bodySize-1, bodySize))
-		}, ErrUnreachable, "the server answered 206 Partial Content: expected 200", 2, had},
-		{"another total length", func(l *lab) handler {
-			return raw(206, l.body[had:], "Content-Range", fmt.Sprintf("bytes %d-%d/%d", had, bodySize-1, bodySize+5))
-		}, ErrRefused, "the server has 300005 bytes of it: expected 300000 bytes with the SHA-256 ", 1, had},
-		{"more than announced", func(l *lab) handler {
-			return raw(206, append(bytes.Clone(l.body[had:]), make([]byte, 1_000_000)...), "Content-Range", fmt.Sprintf("bytes %d-%d/%d", had, bodySize-1, bodySize))
-		}, ErrRefused, "the server sent more than was announced", 1, -1},
-		{"another file", func(l *lab) handler {
+		}, fault.ErrRefused, "the server has 6 bytes of it", 1, had},
+		{"a login page, length not told", func(l *lab) webtest.Handler { return webtest.Raw(200, []byte("secret")) },
+			fault.ErrUnreachable, "cut off: the body ended early; 100000 of 300000 bytes are here", 3, had},
+		{"a range that is never the right one", func(l *lab) webtest.Handler {
+			return webtest.Raw(206, l.body, "Content-Range", fmt.Sprintf("bytes 0-%d/%d", bodySize-1, bodySize))
+		}, fault.ErrUnreachable, "the server answered 206 Partial Content: expected 200", 2, had},
+		{"another total length", func(l *lab) webtest.Handler {
+			return webtest.Raw(206, l.body[had:], "Content-Range", fmt.Sprintf("bytes %d-%d/%d", had, bodySize-1, bodySize+5))
+		}, fault.ErrRefused, "the server has 300005 bytes of it: expected 300000 bytes with the SHA-256 ", 1, had},
+		{"more than announced", func(l *lab) webtest.Handler {
+			return webtest.Raw(206, append(bytes.Clone(l.body[had:]), make([]byte, 1_000_000)...), "Content-Range", fmt.Sprintf("bytes %d-%d/%d", had, bodySize-1, bodySize))
+		}, fault.ErrRefused, "the server sent more than was announced", 1, -1},
+		{"another file", func(l *lab) webtest.Handler {
 			return func(w http.ResponseWriter, req *http.Request) bool {
 				http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(make([]byte, bodySize)))
 				return true
 			}
-		}, ErrRefused, "what the server sent has another SHA-256: expected 300000 bytes with the SHA-256 ", 2, -1},
+		}, fault.ErrRefused, "what the server sent has another SHA-256: expected 300000 bytes with the SHA-256 ", 2, -1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
 			l.have("part", l.body[:had])
-			l.s.misbehave(tt.odd(l))
+			l.s.Misbehave(tt.odd(l))
 			path, err := l.get(t.Context())
 			if !errors.Is(err, tt.want) || path != "" {
 				t.Fatalf("path %q, error %v, want %v", path, err, tt.want)
@@ -499,18 +500,18 @@ func TestDownloadFails(t *testing.T) {
 			if !strings.HasPrefix(err.Error(), l.file.URL+": ") || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("message\n got %s\nwant %s", err, tt.says)
 			}
-			var problem *Problem
+			var problem *fault.Problem
 			if !errors.As(err, &problem) || problem.Hint() == "" {
 				t.Errorf("no advice in %#v", err)
 			}
-			if got := l.s.requests(); len(got) != tt.requests {
+			if got := l.s.Requests(); len(got) != tt.requests {
 				t.Errorf("requests %v, want %d", got, tt.requests)
 			}
 			if got := l.part(); tt.part >= -1 && got != tt.part {
 				t.Errorf("a part of %d bytes is left, want %d", got, tt.part)
 			}
 			l.noBundle()
-			l.s.misbehave(nil)
+			l.s.Misbehave(nil)
 			l.fetched(l.get(t.Context()))
 		})
 	}
@@ -520,30 +521,30 @@ func TestDownloadFails(t *testing.T) {
 func TestDownloadFromNothingFails(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		odd  func(l *lab) handler
+		odd  func(l *lab) webtest.Handler
 		says string
 	}{
-		{"too long, and says so", func(l *lab) handler {
+		{"too long, and says so", func(l *lab) webtest.Handler {
 			return func(w http.ResponseWriter, req *http.Request) bool {
 				w.Header().Set("Content-Length", fmt.Sprint(bodySize+1))
 				w.Write(append(bytes.Clone(l.body), 'x'))
 				return true
 			}
 		}, "the server has 300001 bytes of it"},
-		{"without end", func(l *lab) handler { return endless("/targets/f", l.s) }, "the server sent more than was announced"},
-		{"too short, and says so", func(l *lab) handler {
+		{"without end", func(l *lab) webtest.Handler { return webtest.Endless("/targets/f", l.s) }, "the server sent more than was announced"},
+		{"too short, and says so", func(l *lab) webtest.Handler {
 			return func(w http.ResponseWriter, req *http.Request) bool { w.Write([]byte("secret")); return true }
 		}, "the server has 6 bytes of it"},
-		{"wrong hash", func(l *lab) handler { return raw(200, make([]byte, bodySize)) }, "what the server sent has another SHA-256"},
+		{"wrong hash", func(l *lab) webtest.Handler { return webtest.Raw(200, make([]byte, bodySize)) }, "what the server sent has another SHA-256"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := newLab(t)
-			l.s.misbehave(tt.odd(l))
+			l.s.Misbehave(tt.odd(l))
 			_, err := l.get(t.Context())
-			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("error %v, want ErrRefused: %s", err, tt.says)
+			if !errors.Is(err, fault.ErrRefused) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("error %v, want fault.ErrRefused: %s", err, tt.says)
 			}
-			if got := l.s.requests(); len(got) != 1 {
+			if got := l.s.Requests(); len(got) != 1 {
 				t.Errorf("requests %v, want one", got)
 			}
 			if got := l.part(); got != -1 {
@@ -558,7 +559,7 @@ func TestDownloadNobodyThere(t *testing.T) {
 	l := newLab(t)
 	l.s.Server.Close()
 	_, err := l.get(t.Context())
-	if !errors.Is(err, ErrUnreachable) || !errors.Is(err, syscall.ECONNREFUSED) || l.waits != 2 {
+	if !errors.Is(err, fault.ErrUnreachable) || !errors.Is(err, syscall.ECONNREFUSED) || l.waits != 2 {
 		t.Errorf("error %v after %d waits", err, l.waits)
 	}
 }
@@ -566,25 +567,25 @@ func TestDownloadNobodyThere(t *testing.T) {
 func TestDownloadIsCancelled(t *testing.T) {
 	l := newLab(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	l.s.misbehave(func(w http.ResponseWriter, req *http.Request) bool {
+	l.s.Misbehave(func(w http.ResponseWriter, req *http.Request) bool {
 		w.Write(l.body[:50_000])
 		http.NewResponseController(w).Flush()
 		l.silence(req)
 		return true
 	})
 	l.options.FS, l.options.Stall = l.fs, 100*time.Hour
-	_, err := NewDownloader(l.options).Get(ctx, l.file, func(done, _ int64) {
+	_, err := New(l.options).Get(ctx, l.file, func(done, _ int64) {
 		if done == 50_000 {
 			cancel()
 		}
 	})
-	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnreachable) {
+	if !errors.Is(err, context.Canceled) || errors.Is(err, fault.ErrUnreachable) {
 		t.Errorf("error %v, want context.Canceled alone", err)
 	}
 	if got := l.part(); got != 50_000 {
 		t.Errorf("a part of %d bytes is left, want 50000", got)
 	}
-	l.s.misbehave(nil)
+	l.s.Misbehave(nil)
 	l.fetched(l.get(t.Context()))
 }
 
@@ -592,7 +593,7 @@ func TestDownloadIsCancelled(t *testing.T) {
 func TestDownloadIsCancelledBetweenAttempts(t *testing.T) {
 	l := newLab(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	l.s.misbehave(raw(500, nil))
+	l.s.Misbehave(webtest.Raw(500, nil))
 	l.options.Backoff = func() backoff.BackOff { return cancelling{cancel} }
 	if _, err := l.get(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want context.Canceled", err)
@@ -618,13 +619,13 @@ func TestDownloadNeedsRoom(t *testing.T) {
 	l.have("part", l.body[:100_000])
 	l.fs = roomFS{osfs, bodySize - 100_001}
 	_, err := l.get(t.Context())
-	if !errors.Is(err, ErrNoSpace) || !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("error %v, want ErrNoSpace", err)
+	if !errors.Is(err, fault.ErrNoSpace) || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("error %v, want fault.ErrNoSpace", err)
 	}
 	if want := fmt.Sprintf("the download needs 200000 bytes more, 199999 are free in %s", l.dir); !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("message %v, want %s", err, want)
 	}
-	if got := l.s.requests(); len(got) != 0 {
+	if got := l.s.Requests(); len(got) != 0 {
 		t.Errorf("requests %v before there is room", got)
 	}
 	l.fs = roomFS{osfs, bodySize - 100_000}
@@ -667,8 +668,8 @@ func TestDownloadDirectoryNotWritable(t *testing.T) {
 	}
 	l := newLab(t)
 	os.Mkdir(filepath.Join(l.dir, "downloads"), 0o500)
-	if _, err := l.get(t.Context()); !errors.Is(err, ErrNotWritable) {
-		t.Errorf("error %v, want ErrNotWritable", err)
+	if _, err := l.get(t.Context()); !errors.Is(err, fault.ErrNotWritable) {
+		t.Errorf("error %v, want fault.ErrNotWritable", err)
 	}
 }
 
@@ -679,11 +680,11 @@ func TestDiskErrorsArePermanent(t *testing.T) {
 	for _, tt := range []struct {
 		errno syscall.Errno
 		want  error
-	}{{syscall.ENOSPC, ErrNoSpace}, {syscall.EDQUOT, ErrNoSpace}, {syscall.EROFS, ErrNotWritable}, {syscall.EIO, syscall.EIO}} {
-		tr := &transfer{Downloader: NewDownloader(l.options), f: l.file, part: "downloads/x"}
+	}{{syscall.ENOSPC, fault.ErrNoSpace}, {syscall.EDQUOT, fault.ErrNoSpace}, {syscall.EROFS, fault.ErrNotWritable}, {syscall.EIO, syscall.EIO}} {
+		tr := &transfer{Downloader: New(l.options), f: l.file, part: "downloads/x"}
 		err := tr.judge(&fs.PathError{Op: "write", Path: "x", Err: tt.errno})
 		var permanent *backoff.PermanentError
-		if !errors.As(err, &permanent) || !errors.Is(err, tt.want) || errors.Is(err, ErrUnreachable) {
+		if !errors.As(err, &permanent) || !errors.Is(err, tt.want) || errors.Is(err, fault.ErrUnreachable) {
 			t.Errorf("%v: %v, want %v for good", tt.errno, err, tt.want)
 		}
 	}
@@ -692,8 +693,8 @@ func TestDiskErrorsArePermanent(t *testing.T) {
 func TestDownloadOfNothing(t *testing.T) {
 	l := newLab(t)
 	l.file.Size = 0
-	if _, err := l.get(t.Context()); err == nil || len(l.s.requests()) != 0 {
-		t.Errorf("error %v, requests %v", err, l.s.requests())
+	if _, err := l.get(t.Context()); err == nil || len(l.s.Requests()) != 0 {
+		t.Errorf("error %v, requests %v", err, l.s.Requests())
 	}
 }
 
@@ -726,7 +727,7 @@ func TestLongPartMidway(t *testing.T) {
 	l := newLab(t)
 	l.have("part", append(bytes.Clone(l.body), 'x'))
 	l.options.FS = l.fs
-	tr := &transfer{Downloader: NewDownloader(l.options), f: l.file, part: "downloads/" + filepath.Base(l.name("part")), progress: func(int64, int64) {}}
+	tr := &transfer{Downloader: New(l.options), f: l.file, part: "downloads/" + filepath.Base(l.name("part")), progress: func(int64, int64) {}}
 	err := tr.attempt(t.Context())
 	if !errors.Is(err, grab.ErrBadLength) {
 		t.Fatalf("error %v, want grab.ErrBadLength", err)
@@ -737,4 +738,19 @@ func TestLongPartMidway(t *testing.T) {
 	if again, _ := tr.startOver(grab.ErrBadLength); again {
 		t.Error("started over twice")
 	}
+}
+
+// Resuming works from a directory, too.
+func TestFileURLResumes(t *testing.T) {
+	l := newLab(t)
+	src := filepath.Join(t.TempDir(), "with space %41")
+	if err := os.WriteFile(src, l.body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.file.URL = (&url.URL{Scheme: "file", Path: src}).String()
+	files := &http.Transport{}
+	files.RegisterProtocol("file", http.NewFileTransport(http.Dir("/")))
+	l.options.Client = &http.Client{Transport: files}
+	l.have("part", l.body[:100_000])
+	l.fetched(l.get(t.Context()))
 }
