@@ -202,9 +202,9 @@ func (in *inspector) load(ctx context.Context, side *Side) (*Snapshot, error) {
 	s.Version, err = versioning.ReadTag(disk, tagFile)
 	var te *versioning.TagError
 	switch {
-	case errors.As(err, &te):
-		s.Detail = te.Error()
-	case err != nil && !errors.Is(err, versioning.ErrNoTag):
+	case errors.As(err, &te), err != versioning.ErrNoTag && errors.Is(err, versioning.ErrNoTag):
+		s.Detail = err.Error()
+	case err != nil && err != versioning.ErrNoTag:
 		return nil, err
 	}
 	switch {

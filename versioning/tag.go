@@ -2,9 +2,13 @@ package versioning
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
+	"sync"
+	"syscall"
 
 	"tandem/internal/fsys"
 )
@@ -12,59 +16,118 @@ import (
 // maxTagFile bounds how much of a tag file is read, in bytes.
 const maxTagFile = 4096
 
-// ErrNoTag says that there is no tag, or none that can be read.
+// ErrNoTag says that a side has no tag: it is missing or empty, the vendor's
+// sign of an unfinished copy.
 var ErrNoTag = errors.New("no tag")
 
-// TagError says why a tag that is there counts as none. It wraps ErrNoTag.
+// expected is what a message about a tag ends with.
+const expected = "expected one line with a version, such as 1.4.2"
+
+// TagError says why a tag that is there cannot be read. It is no ErrNoTag: what
+// lies beside such a tag may be whole.
 type TagError struct {
 	Path   string
 	Reason string
+	Err    error // why the disk did not give it, or nil
 }
 
-func (e *TagError) Error() string {
-	return fmt.Sprintf("%s: %s: expected one line with a version, such as 1.4.2", e.Path, e.Reason)
-}
+func (e *TagError) Error() string { return fmt.Sprintf("%s: %s: %s", e.Path, e.Reason, expected) }
 
-func (e *TagError) Unwrap() error { return ErrNoTag }
+func (e *TagError) Unwrap() error { return e.Err }
 
-// ParseTag reads the content of a tag file: one version, with white space
-// around it as editors and echo leave it.
+// emptyError is the ErrNoTag of a tag that is there.
+type emptyError struct{ path string }
+
+func (e *emptyError) Error() string { return fmt.Sprintf("%s: empty: %s", e.path, expected) }
+
+func (e *emptyError) Unwrap() error { return ErrNoTag }
+
+// byHand takes apart a version as people write it; the parts are the numbers
+// and what follows the third.
+var byHand = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[vV]?([0-9]+)(?:\.([0-9]+)(?:\.([0-9]+)([-+].*)?)?)?$`)
+})
+
+// ParseTag reads the content of a tag file as a person would: a version, whose
+// leading v, leading zeros and missing numbers do not count, and after white
+// space a comment. A byte order mark and white space around it are of no matter.
+// The Version is spelled as Parse wants it. Nothing but these is ErrNoTag; what
+// cannot be read, or names two versions, is ErrMalformed.
 func ParseTag(content []byte) (Version, error) {
-	text := bytes.TrimSpace(content)
-	if len(text) == 0 {
+	text := string(bytes.TrimSpace(bytes.TrimPrefix(content, []byte("\uFEFF"))))
+	if text == "" {
 		return Version{}, fmt.Errorf("%w: empty", ErrNoTag)
 	}
-	return Parse(string(text))
+	first, rest, _ := strings.Cut(text, "\n")
+	v, ok := parseByHand(first)
+	if !ok {
+		return Parse(strings.TrimSpace(first)) // which says what is wrong with it
+	}
+	for line := range strings.Lines(rest) {
+		if w, ok := parseByHand(line); ok {
+			return Version{}, fmt.Errorf("%w: two of them, %s and %s", ErrMalformed, v, w)
+		}
+	}
+	return v, nil
 }
 
-// ReadTag reads the tag file name. A missing one gives ErrNoTag itself, one that
-// cannot be taken for a tag a *TagError: both mean that the side has no tag.
-// Other errors are those of the disk.
+// parseByHand reads the version that a line begins with.
+func parseByHand(line string) (v Version, ok bool) {
+	fields := strings.Fields(line)
+	if len(fields) == 0 {
+		return v, false
+	}
+	parts := byHand().FindStringSubmatch(fields[0])
+	if parts == nil {
+		return v, false
+	}
+	text := number(parts[1])
+	if parts[2] != "" { // else it is as the vendor's script writes it
+		text += "." + number(parts[2]) + "." + number(parts[3]) + parts[4]
+	}
+	v, err := Parse(text)
+	return v, err == nil
+}
+
+// number is how digits, which may be none, are written without leading zeros.
+func number(digits string) string { return cmp.Or(strings.TrimLeft(digits, "0"), "0") }
+
+// ReadTag reads the tag file name. A missing or empty one is ErrNoTag, and one
+// that is there but cannot be read a *TagError. An error that says nothing about
+// the tag (fsys.IsTransient) is returned as it is.
 func ReadTag(fs fsys.FS, name string) (Version, error) {
+	unreadable := func(reason string, err error) (Version, error) {
+		return Version{}, &TagError{fs.Path(name), reason, err}
+	}
 	info, err := fs.Lstat(name)
+	if err == nil && info.Type != fsys.TypeFile {
+		return unreadable(fmt.Sprintf("a %s, not a file", info.Type), nil)
+	}
+	var content []byte
+	if err == nil {
+		content, err = fsys.ReadFile(fs, name, maxTagFile)
+	}
+	var long *fsys.TooLongError
+	var errno syscall.Errno
 	switch {
 	case fsys.IsNotExist(err):
 		return Version{}, ErrNoTag
+	case fsys.IsTransient(err):
+		return Version{}, err
+	case errors.As(err, &long):
+		return unreadable(fmt.Sprintf("longer than %d bytes", long.Limit), nil)
+	case errors.As(err, &errno), errors.Is(err, fsys.ErrElsewhere):
+		return unreadable(err.Error(), err)
 	case err != nil:
 		return Version{}, err
-	case info.Type != fsys.TypeFile:
-		return Version{}, &TagError{fs.Path(name), fmt.Sprintf("a %s, not a file", info.Type)}
-	}
-	content, err := fsys.ReadFile(fs, name, maxTagFile)
-	var long *fsys.TooLongError
-	switch {
-	case errors.As(err, &long):
-		return Version{}, &TagError{fs.Path(name), fmt.Sprintf("longer than %d bytes", long.Limit)}
-	case err != nil: // a read error is damage: the tag cannot be read
-		return Version{}, &TagError{fs.Path(name), err.Error()}
 	}
 	v, err := ParseTag(content)
 	switch {
 	case errors.Is(err, ErrNoTag):
-		return Version{}, &TagError{fs.Path(name), "empty"}
+		return Version{}, &emptyError{fs.Path(name)}
 	case err != nil:
 		reason, _, _ := strings.Cut(err.Error(), ": expected") // TagError says that itself
-		return Version{}, &TagError{fs.Path(name), reason}
+		return unreadable(reason, nil)
 	}
 	return v, nil
 }
@@ -77,5 +140,5 @@ func WriteTag(fs fsys.FS, name string, v Version) error {
 	return fsys.WriteFile(fs, name, EncodeTag(v), 0o644)
 }
 
-// EncodeTag gives the content of the tag file for v.
+// EncodeTag returns the content of the tag file for v.
 func EncodeTag(v Version) []byte { return []byte(v.String() + "\n") }

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math/big"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,7 +27,7 @@ var semver = sync.OnceValue(func() *regexp.Regexp {
 		`(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
 })
 
-// isWhole says whether s is a number as the vendor's script writes its tags:
+// isWhole reports whether s is a number as the vendor's script writes its tags:
 // 1, 2, 3 …
 func isWhole(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == "" && (s[0] != '0' || s == "0")
@@ -36,11 +37,12 @@ func isWhole(s string) bool {
 var ErrMalformed = errors.New("not a version")
 
 // Version is a semantic version, or a whole number as found on devices that
-// ran the vendor's script; 7 has the precedence of 7.0.0. The zero value is no
-// version and precedes all others. Versions are values; their original text is kept.
+// ran the vendor's script; 7 has the precedence of 7.0.0. Its numbers have any
+// length. The zero value is no version and precedes all others. Versions are
+// values; their original text is kept.
 type Version struct {
 	text   string
-	parsed *version.Version
+	parsed *version.Version // nil where a number is beyond its 63 bits
 }
 
 // Parse reads a version: a semantic version of semver.org 2.0.0 or a whole
@@ -53,42 +55,63 @@ func Parse(text string) (Version, error) {
 		return Version{}, fmt.Errorf("%w: %q: expected MAJOR.MINOR.PATCH as in semver.org, such as 1.4.2 or 2.0.0-rc.1", ErrMalformed, text)
 	}
 	p, err := version.NewVersion(text)
-	if err != nil {
-		return Version{}, fmt.Errorf("%w: %q: %v", ErrMalformed, text, err)
+	if err != nil { // of what it takes for a version it refuses large numbers alone
+		p = nil
 	}
 	return Version{text: text, parsed: p}, nil
 }
 
-// String gives the original text, or "" for the zero Version.
+// split gives the three numbers of a version in decimal digits, without leading
+// zeros, and its prerelease.
+func (v Version) split() (core [3]string, pre string) {
+	text, _, _ := strings.Cut(v.text, "+")
+	text, pre, _ = strings.Cut(text, "-")
+	core = [3]string{"0", "0", "0"}
+	copy(core[:], strings.Split(text, "."))
+	return core, pre
+}
+
+// String returns the original text, or "" for the zero Version.
 func (v Version) String() string { return v.text }
 
-// IsZero says whether v is no version at all.
-func (v Version) IsZero() bool { return v.parsed == nil }
+// IsZero reports whether v is no version at all.
+func (v Version) IsZero() bool { return v.text == "" }
 
 // Compare orders versions by the precedence of semver.org: negative if v comes
 // before w, positive if after, 0 if neither. Build metadata does not count.
 func (v Version) Compare(w Version) int {
 	switch {
-	case v.parsed == nil && w.parsed == nil:
+	case v.IsZero() && w.IsZero():
 		return 0
-	case v.parsed == nil:
+	case v.IsZero():
 		return -1
-	case w.parsed == nil:
+	case w.IsZero():
 		return 1
 	}
-	if c := v.parsed.Core().Compare(w.parsed.Core()); c != 0 {
-		return c
-	}
-	return comparePrerelease(v.parsed.Prerelease(), w.parsed.Prerelease())
+	vc, vp := v.split()
+	wc, wp := w.split()
+	return cmp.Or(compareCore(v, w, vc, wc), comparePrerelease(vp, wp))
 }
 
-// In says whether v is one of versions, by precedence: another build of a
+func compareCore(v, w Version, vc, wc [3]string) int {
+	if v.parsed != nil && w.parsed != nil {
+		return v.parsed.Core().Compare(w.parsed.Core())
+	}
+	return slices.CompareFunc(vc[:], wc[:], compareNumbers)
+}
+
+// compareNumbers compares two numbers in decimal digits, without leading zeros.
+func compareNumbers(a, b string) int {
+	return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+}
+
+// In reports whether v is one of versions, by precedence: another build of a
 // version is that version still.
 func (v Version) In(versions []Version) bool {
 	return slices.ContainsFunc(versions, func(w Version) bool { return w.Compare(v) == 0 })
 }
 
-// Without gives versions without v, by precedence.
+// Without returns versions without v, by precedence.
 func Without(versions []Version, v Version) []Version {
 	return slices.DeleteFunc(slices.Clone(versions), func(w Version) bool { return w.Compare(v) == 0 })
 }
@@ -117,8 +140,8 @@ func comparePrerelease(a, b string) int {
 func compareIdentifier(a, b string) int {
 	an, bn := isWhole(a), isWhole(b)
 	switch {
-	case an && bn: // no leading zeros: the longer number is the larger one
-		return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+	case an && bn:
+		return compareNumbers(a, b)
 	case an:
 		return -1
 	case bn:
@@ -153,34 +176,39 @@ const (
 	Patch Part = "patch"
 )
 
-// Bump gives the next version: part raised by one, those after it zero,
+// Bump returns the next version: part raised by one, those after it zero,
 // prerelease and build metadata gone. A prerelease becomes the release it leads
 // to when that is no lower than asked: 1.2.0-rc.1 bumped by minor is 1.2.0. The
 // zero Version counts as 0.0.0.
 func (v Version) Bump(part Part) (Version, error) {
-	var n [3]int64
-	pre := false
-	if v.parsed != nil {
-		copy(n[:], v.parsed.Segments64())
-		pre = v.parsed.Prerelease() != ""
+	core, pre := [3]string{"0", "0", "0"}, ""
+	if !v.IsZero() {
+		core, pre = v.split()
 	}
+	final := pre == ""
 	switch part {
 	case Major:
-		if !pre || n[1] != 0 || n[2] != 0 {
-			n[0]++
+		if final || core[1] != "0" || core[2] != "0" {
+			core[0] = next(core[0])
 		}
-		n[1], n[2] = 0, 0
+		core[1], core[2] = "0", "0"
 	case Minor:
-		if !pre || n[2] != 0 {
-			n[1]++
+		if final || core[2] != "0" {
+			core[1] = next(core[1])
 		}
-		n[2] = 0
+		core[2] = "0"
 	case Patch:
-		if !pre {
-			n[2]++
+		if final {
+			core[2] = next(core[2])
 		}
 	default:
 		return Version{}, fmt.Errorf("cannot raise %q: expected %s, %s or %s", part, Major, Minor, Patch)
 	}
-	return Parse(fmt.Sprintf("%d.%d.%d", n[0], n[1], n[2]))
+	return Parse(strings.Join(core[:], "."))
+}
+
+// next gives the number after n, both in decimal digits.
+func next(n string) string {
+	i, _ := new(big.Int).SetString(n, 10) // a number, by the pattern of Parse
+	return i.Add(i, big.NewInt(1)).String()
 }
