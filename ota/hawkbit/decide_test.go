@@ -51,6 +51,9 @@ func modem(t *testing.T, v string) Part {
 func TestJudge(t *testing.T) {
 	refused := app(t, "2.0.0")
 	refused.Failed, refused.Code = "refused: not signed by this device's root", 20
+	written, broken := facts(t, "1.0.0", ""), facts(t, "1.0.0", "")
+	written.Units[0].Begun = version(t, "2.0.0")
+	broken.Units[0].Broken = "its handler does not tell its version"
 	for _, c := range []struct {
 		name    string
 		parts   []Part
@@ -70,6 +73,8 @@ func TestJudge(t *testing.T) {
 		{"two, one to do", []Part{modem(t, "1.0.0"), app(t, "2.0.0")}, facts(t, "1.0.0", ""), "", "", 1},
 		{"one failed beside one to do", []Part{modem(t, "2.0.0"), app(t, "6.6.6")}, facts(t, "1.0.0", ""), "", "", 1},
 		{"one failed beside one done", []Part{modem(t, "1.0.0"), app(t, "6.6.6")}, facts(t, "1.0.0", ""), "failure", "modem 1.0.0: installed", 0},
+		{"a firmware waits for a restart", []Part{modem(t, "2.0.0")}, written, "", "", 0},
+		{"a firmware that does not tell", []Part{modem(t, "2.0.0")}, broken, "failure", "does not tell its version", 0},
 		{"nothing at all", nil, facts(t, "1.0.0", ""), "failure", "no artifact", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -101,6 +106,8 @@ func TestDecide(t *testing.T) {
 	cancel := func(n int64) wanted { return wanted{cancel: offered{number: n}} }
 	installing := facts(t, "1.0.0", "")
 	installing.Installing = "hello"
+	begun := facts(t, "1.0.0", "")
+	begun.Units[0].Begun = version(t, "2.0.0")
 	had := modem(t, "1.0.0")
 	had.Had = true
 	late := "its installation has begun"
@@ -128,6 +135,7 @@ func TestDecide(t *testing.T) {
 		{"cancel before it has begun", open(app(t, "2.0.0")), cancel(7), facts(t, "1.0.0", ""), move{Cancel: 7, Accept: true}},
 		{"cancel while installing", open(app(t, "2.0.0")), cancel(7), installing, move{Cancel: 7, Why: late}},
 		{"cancel before it is healthy", open(app(t, "2.0.0")), cancel(7), facts(t, "2.0.0", "2.0.0"), move{Cancel: 7, Why: late}},
+		{"cancel while a handler writes", open(modem(t, "2.0.0")), cancel(7), begun, move{Cancel: 7, Why: late}},
 		{"cancel between two parts", open(modem(t, "1.0.0"), app(t, "2.0.0")), cancel(7), facts(t, "1.0.0", ""), move{Cancel: 7, Why: late}},
 		{"cancel where one was there before", open(had, app(t, "2.0.0")), cancel(7), facts(t, "1.0.0", ""), move{Cancel: 7, Accept: true}},
 		{"cancel of what was done", success, cancel(7), facts(t, "2.0.0", ""), move{Again: true}},

@@ -15,6 +15,11 @@ type Unit struct {
 	Installed versioning.Version // zero: nothing
 	// Pending is the version that waits to be confirmed healthy; zero: none.
 	Pending versioning.Version
+	// Begun is the version that a handler has begun to write, or has written for
+	// after a restart; zero: none.
+	Begun versioning.Version
+	// Broken says why it is not known what is installed; "": it is.
+	Broken string
 	// Failed says of versions why they are not to be tried again, such as those
 	// that are revoked.
 	Failed map[string]string
@@ -74,6 +79,10 @@ func judgePart(p *Part, f *Facts) (verdict, string) {
 	}
 	reason, wasFailed := u.Failed[p.Version.String()]
 	switch {
+	case u.Broken != "":
+		return failed, fmt.Sprintf("%s: %s", name, u.Broken)
+	case !u.Begun.IsZero() && u.Begun.Compare(p.Version) == 0:
+		return waits, fmt.Sprintf("%s: its handler has it", name)
 	case !u.Pending.IsZero() && u.Pending.Compare(p.Version) == 0 && u.Installed.Compare(p.Version) == 0:
 		return waits, fmt.Sprintf("%s: installed, waits to be confirmed", name)
 	case wasFailed:

@@ -93,6 +93,9 @@ type View struct {
 	Offers []ota.Offer
 	Urgent bool   // it is to be installed whatever the hour
 	Hold   string // why nothing is to be installed yet; "" if it may
+	// Keep says that what was downloaded is to stay, though nothing is offered:
+	// the server wanted it here.
+	Keep bool
 	// Waiting is the action that a person is to confirm; nil: none.
 	Waiting *Waiting
 }
@@ -212,7 +215,7 @@ func (s *Source) end(ctx context.Context, st *State) error {
 func (s *Source) carryOut(ctx context.Context, st *State, m move, f *Facts) (again bool, err error) {
 	if m.Gone {
 		s.o.Log.WithField("action", st.Action.Number).Warn("the server has dropped the action")
-		st.Action = &Action{Number: st.Action.Number, Step: Ended}
+		st.Action = &Action{Number: st.Action.Number, Step: Ended, Told: st.Action.Told}
 		if err := s.save(st); err != nil {
 			return false, err
 		}
@@ -446,20 +449,23 @@ func (s *Source) Failed(sum digest.SHA256, cause error) error {
 func (s *Source) view(st *State, sleep time.Duration, f *Facts) *View {
 	v := &View{Sleep: sleep, Waiting: st.Waiting}
 	a := st.Action
+	v.Keep = a != nil && a.Told
 	if a == nil || a.Step != Open {
 		return v
 	}
 	v.Action, v.Urgent, v.Hold = a.Number, a.Update == Forced, a.hold()
-	var later []ota.Offer
+	var here []ota.Offer
 	for _, i := range judge(a, f).todo {
 		p := &a.Parts[i]
 		if p.Fetched && v.Hold != "" { // what is here already waits for the others
-			later = append(later, p.offer(v.Urgent))
+			here = append(here, p.offer(v.Urgent))
 			continue
 		}
 		v.Offers = append(v.Offers, p.offer(v.Urgent))
 	}
-	v.Offers = append(v.Offers, later...)
+	if len(v.Offers) == 0 {
+		v.Offers = here
+	}
 	return v
 }
 

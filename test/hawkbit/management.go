@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // The operator's name and password.
@@ -688,10 +687,10 @@ func (m *management) set(key string, value any) error {
 	}
 	if key == "pollingTime" {
 		clock, _, _ := strings.Cut(strings.Split(value.(string), ",")[0], "~")
-		if d, err := clockTime(clock); err != nil || d < 30*time.Second {
+		if d, err := clockTime(clock); err != nil || d < m.o.MinSleep {
 			return &failure{
 				status: http.StatusBadRequest, code: "configValueInvalid", class: repoException + "TenantConfigurationValidatorException",
-				message: "The polling interval is smaller then minimum polling interval. The allowed range is [00:00:30, 23:59:59].",
+				message: fmt.Sprintf("The polling interval is smaller then minimum polling interval. The allowed range is [%s, 23:59:59].", clockText(m.o.MinSleep)),
 			}
 		}
 	}

@@ -21,8 +21,8 @@ type Options struct {
 	TenantOnly bool
 	// ForwardedHeaders makes links of what a proxy says that was asked for.
 	ForwardedHeaders bool
-	// MinSleep is the shortest time between polls that devices are told before a
-	// maintenance window; 0 is 30 seconds.
+	// MinSleep is the shortest time between polls that may be configured, and that
+	// devices are told before a maintenance window; 0 is 30 seconds.
 	MinSleep time.Duration
 	// Delay is how long rollouts and automatic assignments take to act.
 	Delay time.Duration
