@@ -246,6 +246,12 @@ func (r *Repo) get(ctx context.Context, address string, limit int64, etag string
 			Advice: fault.AdviceProxy, Kind: ErrRefused,
 		}
 	}
+	if encoding := resp.Header.Get("Content-Encoding"); encoding != "" {
+		return document{}, &Problem{
+			URL: shown, Found: fmt.Sprintf("the answer is encoded as %.40q", encoding), Expected: "the file as it is, as was asked for",
+			Advice: "have the server, or the proxy before it, leave the repository's files uncompressed", Kind: ErrRefused,
+		}
+	}
 	if resp.ContentLength > limit {
 		return document{}, long()
 	}

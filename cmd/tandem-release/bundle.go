@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"tandem/internal/cli"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/internal/text"
 	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/packaging/repository"
@@ -122,7 +122,7 @@ that are neither backed up nor restored.`,
 			if !keys.given() {
 				p.say("it is not signed: devices will refuse it until \"tandem-release bundle sign\" has signed it")
 			}
-			_, err = fmt.Fprintln(p.stdout, out)
+			err = p.result(out)
 			return err
 		},
 	}
@@ -289,7 +289,7 @@ func (f *facts) print(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(b, "%-12s %s\n", name, value)
+			fmt.Fprintf(b, "%-12s %s\n", name, text.Line(value))
 		}
 	}
 	row("app", f.App)
@@ -394,7 +394,7 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 			found.Verified = true
 		}
 		if asJSON {
-			return json.NewEncoder(p.stdout).Encode(found)
+			return p.document(found)
 		}
 		return found.print(p.stdout)
 	}
@@ -462,7 +462,7 @@ other keys stay.`,
 			if err := bundle.Sign(cmd.Context(), dir, name, s); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			_, err = fmt.Fprintln(p.stdout, args[0])
+			err = p.result(args[0])
 			return err
 		},
 	}
@@ -490,7 +490,7 @@ bundle turns out to be bad, what was unpacked is removed again.`,
 			if err := extract(args[1], r); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
-			_, err = fmt.Fprintln(p.stdout, args[1])
+			err = p.result(args[1])
 			return err
 		},
 	}

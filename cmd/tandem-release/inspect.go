@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"tandem/internal/cli"
 	"tandem/internal/fsys"
+	"tandem/internal/text"
 	"tandem/packaging/repository"
 )
 
@@ -98,7 +98,11 @@ func (p *program) list(s *repository.Status) error {
 		if base == "" {
 			base = "-"
 		}
-		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.App, r.Version, r.Channel, offered, strings.Join(r.Compatible, ","), base, bytesText(r.Length), r.Name)
+		cells := []string{r.App + "/" + r.Version.String(), r.Channel, offered, strings.Join(r.Compatible, ","), base, bytesText(r.Length), r.Name}
+		for i := range cells {
+			cells[i] = text.Line(cells[i])
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -129,7 +133,7 @@ func (p *program) listJSON(s *repository.Status) error {
 			Name: r.Name, File: repository.File(r), Size: r.Length, SHA256: r.SHA256.String(),
 		})
 	}
-	return json.NewEncoder(p.stdout).Encode(doc)
+	return p.document(doc)
 }
 
 func newRepoCheckCommand(p *program) *cobra.Command {
@@ -155,7 +159,7 @@ exit code is 1. What only deserves attention goes to standard error.`,
 					p.say("note: %s", n)
 				}
 				for _, f := range rep.Problems {
-					if _, err := fmt.Fprintln(p.stdout, f); err != nil {
+					if err := p.result(f.String()); err != nil {
 						return err
 					}
 				}

@@ -67,7 +67,7 @@ key signs releases. Snapshot and timestamp are needed to publish.`,
 				return err
 			}
 			for _, role := range roles {
-				if _, err := fmt.Fprintln(p.stdout, filepath.Join(out, role+".pem")); err != nil {
+				if err := p.result(filepath.Join(out, role+".pem")); err != nil {
 					return err
 				}
 			}
@@ -136,7 +136,7 @@ keys, so that the keys themselves need not leave the machine they were made on.`
 					return err
 				}
 				found = true
-				if _, err := fmt.Fprintln(p.stdout, name); err != nil {
+				if err := p.result(name); err != nil {
 					return err
 				}
 			}

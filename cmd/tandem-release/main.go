@@ -9,13 +9,16 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"tandem/internal/cli"
 )
 
 func main() {
+	cli.OutlivePipes()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, &program{
-		stdout: os.Stdout,
-		stderr: os.Stderr,
+		stdout: cli.Unread(os.Stdout),
+		stderr: cli.Unread(os.Stderr),
 		lookup: os.LookupEnv,
 		now:    time.Now,
 		random: rand.Reader,

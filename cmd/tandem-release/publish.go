@@ -110,7 +110,7 @@ func (p *program) writeChange(cmd *cobra.Command, file string, c *repository.Cha
 		return err
 	}
 	p.sayMissing(file, c)
-	_, err = fmt.Fprintln(p.stdout, file)
+	err = p.result(file)
 	return err
 }
 
@@ -245,7 +245,7 @@ func (p *program) edit(cmd *cobra.Command, f *publishFlags, repo, what string, s
 		}
 		for _, rel := range list {
 			p.say("%s %s for %s %s", rel.App, rel.Version, strings.Join(rel.Compatible, ", "), what)
-			if _, err := fmt.Fprintln(p.stdout, repository.File(rel)); err != nil {
+			if err := p.result(repository.File(rel)); err != nil {
 				return err
 			}
 		}
@@ -361,7 +361,7 @@ the bundles that devices should still install with "bundle sign", and give them 
 				if args[1] == "targets" {
 					p.say("devices refuse bundles without a signature of the new keys: \"tandem-release repo check %s\" lists them", args[0])
 				}
-				_, err = fmt.Fprintln(p.stdout, filepath.Join(args[0], repository.RootFile))
+				err = p.result(filepath.Join(args[0], repository.RootFile))
 				return err
 			})
 		},
@@ -428,7 +428,7 @@ with it a change of another repository is refused with exit code 20.`,
 				}
 			}
 			if dryRun {
-				_, err := fmt.Fprintln(p.stdout, strings.Join(c.Describe(), "\n"))
+				err := p.result(c.Describe()...)
 				p.sayMissing(args[0], c)
 				return err
 			}

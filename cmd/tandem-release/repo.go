@@ -138,7 +138,7 @@ key, takes the place of the old one; channel, rollout and marks stay.`,
 					if err := p.warnSize(r); err != nil {
 						return err
 					}
-					_, err = fmt.Fprintln(p.stdout, repository.File(rel))
+					err = p.result(repository.File(rel))
 					return err
 				}
 				_, c, err := r.StageAdd(cmd.Context(), src, o)

@@ -13,11 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tandem/internal/cli"
-	"tandem/internal/lock"
-	"tandem/packaging/bundle"
-	"tandem/packaging/repository"
-	"tandem/packaging/signing"
-	"tandem/packaging/trust"
+	"tandem/internal/text"
 )
 
 // program is what the commands know of the world.
@@ -31,7 +27,28 @@ type program struct {
 }
 
 // say writes a message for people.
-func (p *program) say(format string, args ...any) { fmt.Fprintf(p.stderr, format+"\n", args...) }
+func (p *program) say(format string, args ...any) {
+	fmt.Fprintln(p.stderr, text.Line(fmt.Sprintf(format, args...)))
+}
+
+// result writes lines of a result.
+func (p *program) result(lines ...string) error {
+	for _, l := range lines {
+		if _, err := fmt.Fprintln(p.stdout, text.Line(l)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// document writes the JSON document of a command.
+func (p *program) document(v any) error {
+	doc, err := cli.Document(v, "")
+	if err == nil {
+		_, err = p.stdout.Write(doc)
+	}
+	return err
+}
 
 // run is the whole program; it returns the exit code.
 func run(ctx context.Context, p *program, args []string) int {
@@ -43,78 +60,19 @@ func run(ctx context.Context, p *program, args []string) int {
 	if err == nil {
 		return 0
 	}
-	p.say("tandem-release: %v", err)
-	if h := hint(err); h != "" {
-		p.say("hint: %s", h)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
 	}
-	return exitCode(err)
+	exit, hint := outcomes().Of(err)
+	p.say("tandem-release: %s", cli.Message(err))
+	if hint != "" {
+		p.say("hint: %s", hint)
+	}
+	return exit
 }
 
-// The exit codes of the design that concern this program.
-const (
-	exitFailure   = 1
-	exitUsage     = 2
-	exitUntrusted = 20
-	exitMalformed = 24
-	exitBusy      = 60
-)
-
-func exitCode(err error) int {
-	var u *cli.UsageError
-	switch {
-	case errors.As(err, &u), errors.Is(err, bundle.ErrOptions):
-		return exitUsage
-	case errors.Is(err, lock.ErrBusy):
-		return exitBusy
-	case errors.Is(err, repository.ErrDamaged), errors.Is(err, repository.ErrKeys):
-		return exitFailure // ours, not the bundle's fault
-	case errors.Is(err, trust.ErrUntrusted):
-		return exitUntrusted
-	case errors.Is(err, bundle.ErrMalformed):
-		return exitMalformed
-	}
-	return exitFailure
-}
-
-// hint says what to do next, where that is plain.
-func hint(err error) string {
-	var u *cli.UsageError
-	switch {
-	case errors.As(err, &u):
-		return fmt.Sprintf("%q tells how it is used", u.Command+" --help")
-	case errors.Is(err, signing.ErrExists):
-		return "keys are never overwritten: choose another directory, or move the old keys away"
-	case errors.Is(err, signing.ErrPassphrase):
-		return "give the passphrase at a terminal, with --passphrase-file, or in the environment as " + passphraseVariable
-	case errors.Is(err, lock.ErrBusy):
-		return "wait for it to end"
-	case errors.Is(err, repository.ErrStale):
-		return "make the change again, from the repository as it is now"
-	case errors.Is(err, repository.ErrLower):
-		return "add --allow-lower if that is what you want; to take a release back: tandem-release repo yank"
-	case errors.Is(err, repository.ErrNoRelease), errors.Is(err, repository.ErrAmbiguous):
-		return "see which there are with: tandem-release repo list REPO"
-	case errors.Is(err, repository.ErrTooLarge):
-		return "take old releases off the list with: tandem-release repo remove REPO RELEASE --keys KEYS"
-	case errors.Is(err, repository.ErrChange):
-		return "make the change again, with --out"
-	case errors.Is(err, errProblems):
-		return "restore what is damaged from a copy; sign bundles that are not trusted with \"bundle sign\" and add them again, or yank their releases"
-	case errors.Is(err, signing.ErrKey), errors.Is(err, repository.ErrKeys):
-		return "use the keys that the repository was made with"
-	case errors.Is(err, repository.ErrNone):
-		return "make one with: tandem-release repo init REPO --keys KEYS"
-	case errors.Is(err, repository.ErrDamaged):
-		return "restore the repository's metadata/ from a copy"
-	case errors.Is(err, trust.ErrUntrusted):
-		return "sign it with: tandem-release bundle sign FILE --keys KEYS --root ROOT.json"
-	case errors.Is(err, bundle.ErrCodec):
-		return "a newer version of tandem-release may read it"
-	case errors.Is(err, bundle.ErrMalformed):
-		return "fetch or make the bundle again"
-	}
-	return ""
-}
+// helpWidth is how wide help is, in characters.
+const helpWidth = 80
 
 func newRootCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
@@ -124,8 +82,8 @@ func newRootCommand(p *program) *cobra.Command {
 publishes them in a repository: a directory of plain files that any web server
 can serve. Results go to standard output, messages to standard error.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 20 not signed by the root of
-trust, 24 malformed bundle, 60 another tandem-release is changing the repository.`,
+` + outcomes().Summary(helpWidth) + `
+"tandem-release help exit-codes" says what to do about each.`,
 		Example: `  tandem-release keygen --out keys
   tandem-release repo init repo --keys keys
   tandem-release bundle create hello/ --app hello --version 1.1.0 --compatible demo \
@@ -137,7 +95,8 @@ trust, 24 malformed bundle, 60 another tandem-release is changing the repository
 	}
 	group(cmd)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.Usage(cmd, "%w", err) })
-	cmd.AddCommand(newKeygenCommand(p), newPubkeyCommand(p), newBundleCommand(p), newRepoCommand(p), newVersionCommand(p))
+	cmd.AddCommand(newKeygenCommand(p), newPubkeyCommand(p), newBundleCommand(p), newRepoCommand(p), newVersionCommand(p),
+		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean, and what to do", Long: outcomes().Help()})
 	return cmd
 }
 
@@ -160,8 +119,7 @@ func newVersionCommand(p *program) *cobra.Command {
 		Example: `  tandem-release version`,
 		Args:    cli.Exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(p.stdout, versionLine(debug.ReadBuildInfo()))
-			return err
+			return p.result(versionLine(debug.ReadBuildInfo()))
 		},
 	}
 }

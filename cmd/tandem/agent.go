@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -98,7 +97,7 @@ type fields struct{}
 
 // Format implements logrus.Formatter.
 func (fields) Format(e *logrus.Entry) ([]byte, error) {
-	return []byte(strings.ReplaceAll(entryText(e), "\n", ": ") + "\n"), nil
+	return []byte(entryText(e) + "\n"), nil
 }
 
 // journal puts the priority in front, as sd-daemon(3) has it.
@@ -115,7 +114,7 @@ func (journal) Format(e *logrus.Entry) ([]byte, error) {
 	case logrus.InfoLevel:
 		priority = syslog.LOG_INFO
 	}
-	return fmt.Appendf(nil, "<%d>%s\n", priority, strings.ReplaceAll(entryText(e), "\n", ": ")), nil
+	return fmt.Appendf(nil, "<%d>%s\n", priority, entryText(e)), nil
 }
 
 // dated puts time and level in front, for a log that is a file.
@@ -123,5 +122,5 @@ type dated struct{}
 
 // Format implements logrus.Formatter.
 func (dated) Format(e *logrus.Entry) ([]byte, error) {
-	return fmt.Appendf(nil, "%s %s: %s\n", e.Time.UTC().Format("2006-01-02T15:04:05Z"), e.Level, strings.ReplaceAll(entryText(e), "\n", ": ")), nil
+	return fmt.Appendf(nil, "%s %s: %s\n", e.Time.UTC().Format("2006-01-02T15:04:05Z"), e.Level, entryText(e)), nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -359,7 +360,7 @@ to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
 				body, open = p.stdin, agent.Once(p.stdin)
 				query.Del("file")
 			} else if info, err := os.Stat(args[0]); err != nil {
-				return cli.Usage(cmd, "%w", err)
+				return &hintedError{cli.Usage(cmd, "%s: %w", args[0], cause(err)), "see whether the file is there, and the stick that it is on mounted"}
 			} else if info.IsDir() {
 				return cli.Usage(cmd, "%s: a directory, expected a bundle", args[0])
 			}
@@ -374,6 +375,14 @@ to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
 	cmd.Flags().BoolVar(&o.AllowDowngrade, "allow-downgrade", false, "install a version that is not newer; those above it are revoked")
 	cmd.Flags().BoolVar(&o.AllowRevoked, "allow-revoked", false, "install a version that failed here or was taken back")
 	return cmd
+}
+
+// cause returns what an operation on a file failed with, without its name.
+func cause(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
 }
 
 // onDevice opens the device for a command that changes it.
@@ -607,7 +616,7 @@ With --json each event is a document of its own, in a line of its own.`,
 				if p.asJSON {
 					err = p.jsonLine(&events[i])
 				} else {
-					_, err = fmt.Fprintln(p.stdout, eventLine(&events[i]))
+					err = p.print(nil, eventLine(&events[i]))
 				}
 				if err != nil {
 					return err

@@ -14,22 +14,26 @@ import (
 
 var writePage = flag.Bool("write", false, "write the commands into docs/commands.md")
 
-// The chapter of docs/commands.md about this program is what its commands say
-// of themselves.
+// The chapters of docs/commands.md about this program are what its commands say
+// of themselves, and its table of outcomes.
 func TestCommandsPage(t *testing.T) {
-	chapter := manpage.Chapter{File: "../../docs/commands.md", Name: "tandem"}
-	want := manpage.Markdown(newRootCommand(&program{}))
-	if *writePage {
-		if err := chapter.Write(want); err != nil {
+	for name, want := range map[string]string{
+		"tandem":               manpage.Markdown(newRootCommand(&program{})),
+		"exit codes of tandem": outcomes().Markdown(),
+	} {
+		chapter := manpage.Chapter{File: "../../docs/commands.md", Name: name}
+		if *writePage {
+			if err := chapter.Write(want); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := chapter.Read()
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	got, err := chapter.Read()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("docs/commands.md is stale: go test ./cmd/tandem -run TestCommandsPage -write\n(-commands +page):\n%s", diff)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("docs/commands.md is stale: go test ./cmd/tandem -run TestCommandsPage -write\n(-commands +page):\n%s", diff)
+		}
 	}
 }
 

@@ -32,6 +32,9 @@ func (e *remoteError) Error() string { return e.Failure.Error }
 // Hint says what to do about it.
 func (e *remoteError) Hint() string { return e.Failure.Hint }
 
+// ExitCode is that of the command.
+func (e *remoteError) ExitCode() int { return e.Exit }
+
 // agentHere finds the agent that works with the same lock; nil if none runs.
 func (p *program) agentHere(cfg *config.Config) *remote {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,13 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"tandem/agent"
-	"tandem/backup"
 	"tandem/internal/cli"
 	"tandem/internal/config"
-	"tandem/internal/lock"
-	"tandem/ota"
-	"tandem/packaging/bundle"
-	"tandem/packaging/trust"
+	"tandem/internal/text"
 	"tandem/versioning"
 )
 
@@ -42,8 +37,13 @@ type program struct {
 // say writes a message for people.
 func (p *program) say(format string, args ...any) {
 	if !p.quiet {
-		fmt.Fprintf(p.stderr, format+"\n", args...)
+		p.tell(format, args...)
 	}
+}
+
+// tell writes a message that is wanted even where none are.
+func (p *program) tell(format string, args ...any) {
+	fmt.Fprintln(p.stderr, text.Line(fmt.Sprintf(format, args...)))
 }
 
 // run is the whole program; it returns the exit code.
@@ -59,17 +59,16 @@ func run(ctx context.Context, p *program, args []string) int {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted; nothing is lost, the next run goes on from here")
 	}
-	var u *cli.UsageError
-	if errors.As(err, &u) && slices.Contains(args, "--json") {
+	if cli.IsUsage(err) && slices.Contains(args, "--json") {
 		p.asJSON = true // what comes after a mistake was not parsed
 	}
 	f := p.failure(err)
 	if p.asJSON && !p.printed {
 		_ = p.document(f) // the exit code tells, too
 	}
-	fmt.Fprintf(p.stderr, "tandem: %s\n", f.Error)
+	p.tell("tandem: %s", f.Error)
 	if f.Hint != "" {
-		fmt.Fprintf(p.stderr, "hint: %s\n", f.Hint)
+		p.tell("hint: %s", f.Hint)
 	}
 	return f.Exit
 }
@@ -79,24 +78,27 @@ func (p *program) failure(err error) agent.Failure {
 	if err == nil {
 		return agent.Failure{}
 	}
-	return agent.Failure{Error: strings.ReplaceAll(err.Error(), "\n", ": "), Hint: hint(err), Exit: exitCode(err)}
+	exit, hint := outcomes().Of(err)
+	return agent.Failure{Error: cli.Message(err), Hint: hint, Exit: exit}
 }
 
 // document prints the one JSON document of a command.
 func (p *program) document(v any) error {
-	p.printed = true
-	enc := json.NewEncoder(p.stdout)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	return p.write(v, "  ")
 }
 
 // jsonLine prints one document of several, in a line.
 func (p *program) jsonLine(v any) error {
-	p.printed = true
-	enc := json.NewEncoder(p.stdout)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	return p.write(v, "")
+}
+
+func (p *program) write(v any, indent string) error {
+	doc, err := cli.Document(v, indent)
+	if err == nil {
+		p.printed = true
+		_, err = p.stdout.Write(doc)
+	}
+	return err
 }
 
 // print gives the result of a command: as a document or as lines.
@@ -105,7 +107,7 @@ func (p *program) print(doc any, lines ...string) error {
 		return p.document(doc)
 	}
 	for _, l := range lines {
-		if _, err := fmt.Fprintln(p.stdout, l); err != nil {
+		if _, err := fmt.Fprintln(p.stdout, text.Line(l)); err != nil {
 			return err
 		}
 	}
@@ -120,99 +122,8 @@ func (p *program) report(doc any, lines ...string) error {
 	return p.print(doc, lines...)
 }
 
-// hintedError is an error whose hint depends on the command.
-type hintedError struct {
-	err  error
-	hint string
-}
-
-func (e *hintedError) Error() string { return e.err.Error() }
-func (e *hintedError) Unwrap() error { return e.err }
-
-// Hint says what to do next.
-func (e *hintedError) Hint() string { return e.hint }
-
-// exitCode is the design's table of exit codes.
-func exitCode(err error) int {
-	var u *cli.UsageError
-	var r *remoteError
-	switch {
-	case errors.As(err, &r):
-		return r.Exit
-	case errors.As(err, &u), errors.Is(err, config.ErrInvalid), errors.Is(err, trust.ErrRoot), errors.Is(err, agent.ErrNoRoot):
-		return 2
-	case errors.Is(err, lock.ErrBusy):
-		return 60
-	case errors.Is(err, agent.ErrUnhealthy):
-		return 51
-	case errors.Is(err, agent.ErrHook):
-		return 50
-	case errors.Is(err, backup.ErrNoSpace), errors.Is(err, ota.ErrNoSpace):
-		return 40
-	case errors.Is(err, backup.ErrUnavailable), errors.Is(err, ota.ErrNotWritable):
-		return 12
-	case errors.Is(err, ota.ErrUnreachable):
-		return 30
-	case errors.Is(err, ota.ErrRefused):
-		return 31
-	case errors.Is(err, trust.ErrUntrusted):
-		return 20
-	case errors.Is(err, bundle.ErrMalformed):
-		return 24
-	case errors.Is(err, ota.ErrIncompatible):
-		return 21
-	case errors.Is(err, backup.ErrDowngrade):
-		return 22
-	case errors.Is(err, backup.ErrRevoked):
-		return 23
-	case errors.Is(err, backup.ErrNoApplication):
-		return 10
-	case errors.Is(err, backup.ErrDamage):
-		return 11
-	}
-	return 1
-}
-
-// hint says what to do next, where that is plain.
-func hint(err error) string {
-	var u *cli.UsageError
-	var h interface{ Hint() string }
-	switch {
-	case errors.As(err, &u):
-		return fmt.Sprintf("%q tells how it is used", u.Command+" --help")
-	case errors.As(err, &h):
-		return h.Hint()
-	case errors.Is(err, trust.ErrRoot), errors.Is(err, agent.ErrNoRoot):
-		return "put the root.json that \"tandem-release repo init\" named there"
-	case errors.Is(err, agent.ErrPostponed):
-		return "try again later"
-	case errors.Is(err, agent.ErrHook):
-		return "the hook's output above says why; nothing was changed"
-	case errors.Is(err, backup.ErrNothingToReturnTo):
-		return "install a bundle of the version that you want, with --allow-downgrade"
-	case errors.Is(err, lock.ErrBusy):
-		return "wait until it is done, then try again"
-	case errors.Is(err, backup.ErrNoSpace), errors.Is(err, ota.ErrNoSpace):
-		return "make room on that file system, then try again"
-	case errors.Is(err, backup.ErrUnavailable):
-		return "mount the partition read-write, or correct path and mount in the configuration"
-	case errors.Is(err, trust.ErrUntrusted):
-		return "use a bundle that was signed with the keys of this device's root.json"
-	case errors.Is(err, bundle.ErrMalformed):
-		return "fetch or copy the bundle again"
-	case errors.Is(err, ota.ErrIncompatible):
-		return "[device] in the configuration says what this device is"
-	case errors.Is(err, backup.ErrDowngrade):
-		return "--allow-downgrade installs it all the same"
-	case errors.Is(err, backup.ErrRevoked):
-		return "--allow-revoked installs it all the same"
-	case errors.Is(err, backup.ErrNoApplication):
-		return "install a bundle with: tandem install FILE"
-	case errors.Is(err, backup.ErrDamage):
-		return "\"tandem verify\" lists what is damaged; installing a bundle replaces it"
-	}
-	return ""
-}
+// helpWidth is how wide help is, in characters.
+const helpWidth = 80
 
 func newRootCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
@@ -225,12 +136,8 @@ the other one.
 
 Results go to standard output, messages to standard error.
 
-Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage or configuration,
-10 no application, 11 damage remains, 12 a side is not mounted or not writable,
-20 not signed by this device's root, 21 for other hardware or application, 22 not
-newer than what is installed, 23 revoked, 24 malformed bundle, 30 source unreachable,
-31 source's answer refused, 40 not enough space, 50 hook refused or postponed,
-51 unhealthy and rolled back, 60 another tandem is at work.`,
+` + outcomes().Summary(helpWidth) + `
+"tandem help exit-codes" says what to do about each.`,
 		Example: `  tandem boot                     # in the init script, before the application
   tandem status
   tandem install hello-1.1.0.tandem
@@ -256,6 +163,7 @@ newer than what is installed, 23 revoked, 24 malformed bundle, 30 source unreach
 		newInstallCommand(p), newCheckCommand(p), newUpdateCommand(p), newBumpCommand(p),
 		newRollbackCommand(p), newConfirmCommand(p), newRevokeCommand(p), newUnrevokeCommand(p),
 		newHistoryCommand(p), newAgentCommand(p), newVersionCommand(p),
+		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean, and what to do", Long: outcomes().Help()},
 	)
 	addCompletion(cmd)
 	return cmd
@@ -339,7 +247,7 @@ func (plain) Format(e *logrus.Entry) ([]byte, error) {
 	return []byte("tandem: " + level + entryText(e) + "\n"), nil
 }
 
-// entryText is the message of a log entry, with the fields behind.
+// entryText is the message of a log entry, with the fields behind, as one line.
 func entryText(e *logrus.Entry) string {
 	var b strings.Builder
 	b.WriteString(e.Message)
@@ -353,7 +261,7 @@ func entryText(e *logrus.Entry) string {
 			fmt.Fprintf(&b, " %s=%s", k, v)
 		}
 	}
-	return b.String()
+	return text.Line(strings.ReplaceAll(b.String(), "\n", ": "))
 }
 
 func newVersionCommand(p *program) *cobra.Command {

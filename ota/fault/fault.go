@@ -3,6 +3,7 @@ package fault
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
@@ -103,7 +104,15 @@ func Unreachable(ctx context.Context, shown string, err error) error {
 	if errors.As(err, &u) {
 		err = u.Err
 	}
-	return &Problem{URL: shown, Found: "no answer: " + err.Error(), Advice: AdviceNetwork, Kind: ErrUnreachable, Cause: err}
+	return &Problem{URL: shown, Found: "no answer: " + err.Error(), Advice: adviceNoAnswer(err), Kind: ErrUnreachable, Cause: err}
+}
+
+// adviceNoAnswer says what can be done where no answer came.
+func adviceNoAnswer(err error) string {
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return "see whether this device's clock is right; if it is, the server needs a new certificate"
+	}
+	return AdviceNetwork
 }
 
 // BadStatus says that the server answered with an HTTP error. after is how long

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"tandem/agent"
+	"tandem/backup"
+	"tandem/internal/cli"
+	"tandem/internal/config"
+	"tandem/internal/lock"
+	"tandem/ota"
+	"tandem/packaging/bundle"
+	"tandem/packaging/trust"
+)
+
+// outcomes is the one table of how commands end. Where an error fits several
+// rows, the first one counts.
+func outcomes() cli.Outcomes {
+	return cli.Outcomes{
+		cli.On(0, "done, or nothing to do", nil, ""),
+		cli.On(2, "wrong usage or configuration", cli.Any(config.ErrInvalid), "the message names file, line and key"),
+		cli.On(2, "", cli.IsUsage, ""), // its hint names the command
+		cli.On(2, "", cli.Any(trust.ErrRoot, agent.ErrNoRoot), `put the root.json that "tandem-release repo init" named there`),
+		cli.On(60, "another tandem is at work", cli.Any(lock.ErrBusy), "wait until it is done, then try again"),
+		cli.On(51, "unhealthy: rolled back", cli.Any(agent.ErrUnhealthy), "the version is revoked: a higher one is taken, or this one with --allow-revoked"),
+		cli.On(50, "hook refused or postponed", cli.Any(agent.ErrPostponed), "try again later"),
+		cli.On(50, "", cli.Any(agent.ErrHook), "the hook's output above says why; nothing was changed"),
+		cli.On(1, "", cli.Any(backup.ErrNothingToReturnTo), "install a bundle of the version that you want, with --allow-downgrade"),
+		cli.On(40, "not enough space", cli.Any(backup.ErrNoSpace, ota.ErrNoSpace), "make room on that file system, then try again"),
+		cli.On(12, "a side is not mounted or not writable", cli.Any(backup.ErrUnavailable, ota.ErrNotWritable),
+			"mount the partition read-write, or correct path and mount in the configuration"),
+		cli.On(30, "source unreachable", cli.Any(ota.ErrUnreachable), "see whether the network and [source] url are right; the next attempt goes on where this one stopped"),
+		cli.On(31, "source's answer refused", cli.Any(ota.ErrRefused), "see whether something between here and the server answers in its place or changes what it sends"),
+		cli.On(20, "refused: not signed by this device's root", cli.Any(trust.ErrUntrusted), "use a bundle that was signed with the keys of this device's root.json"),
+		cli.On(13, "made by a newer Tandem", cli.Any(bundle.ErrCodec), "update Tandem on this device first"),
+		cli.On(24, "malformed bundle", cli.Any(bundle.ErrMalformed), "fetch or copy the bundle again"),
+		cli.On(21, "refused: for other hardware or application", cli.Any(ota.ErrIncompatible), "get the bundle that was made for this device"),
+		cli.On(22, "refused: older than what is installed", cli.Any(backup.ErrDowngrade), "--allow-downgrade installs it all the same"),
+		cli.On(23, "refused: revoked", cli.Any(backup.ErrRevoked), "--allow-revoked installs it all the same"),
+		cli.On(10, "no application on either side", cli.Any(backup.ErrNoApplication), "install a bundle with: tandem install FILE"),
+		cli.On(11, "damage remains", cli.Any(backup.ErrDamage), `"tandem verify" lists what is damaged; installing a bundle replaces it`),
+		cli.On(1, "any other failure", nil, ""),
+	}
+}
+
+// hintedError is an error whose hint depends on the command.
+type hintedError struct {
+	err  error
+	hint string
+}
+
+func (e *hintedError) Error() string { return e.err.Error() }
+func (e *hintedError) Unwrap() error { return e.err }
+
+// Hint says what to do next.
+func (e *hintedError) Hint() string { return e.hint }

@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Outcome is one way in which a command can end: the errors that it is about, the
+// exit code, what that code means, and what to do next.
+type Outcome struct {
+	Exit  int
+	Means string // "" in all rows of an exit code but one
+	Is    func(error) bool
+	Hint  string // "" where nothing can be said that fits each time
+}
+
+// Outcomes are all of a program. Exit codes, hints, help and the book come from
+// this one table. Where an error fits several rows, the first one counts.
+type Outcomes []Outcome
+
+// On returns one row.
+func On(exit int, means string, is func(error) bool, hint string) Outcome {
+	return Outcome{exit, means, is, hint}
+}
+
+// Any returns what an Outcome is about: errors that wrap one of these.
+func Any(targets ...error) func(error) bool {
+	return func(err error) bool {
+		return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
+	}
+}
+
+// IsUsage reports whether err is about the command line.
+func IsUsage(err error) bool {
+	_, ok := errors.AsType[*UsageError](err)
+	return ok
+}
+
+// Of returns exit code and hint of an error: the hint is the error's own, if it
+// has a method Hint, and so is the exit code, if it has a method ExitCode. An
+// error that no row is about is 1; nil is 0.
+func (o Outcomes) Of(err error) (exit int, hint string) {
+	if err == nil {
+		return 0, ""
+	}
+	exit = 1
+	if i := slices.IndexFunc(o, func(row Outcome) bool { return row.Is != nil && row.Is(err) }); i >= 0 {
+		exit, hint = o[i].Exit, o[i].Hint
+	}
+	if own, ok := errors.AsType[interface {
+		error
+		ExitCode() int
+	}](err); ok {
+		exit = own.ExitCode()
+	}
+	if own, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		hint = own.Hint()
+	}
+	return exit, hint
+}
+
+// Code is what is said of an exit code, in one place for all its errors.
+type Code struct {
+	Exit         int
+	Means, Hints string
+}
+
+// Codes returns the exit codes in ascending order.
+func (o Outcomes) Codes() []Code {
+	rows := slices.Clone(o)
+	slices.SortStableFunc(rows, func(a, b Outcome) int { return cmp.Compare(a.Exit, b.Exit) })
+	var codes []Code
+	for _, row := range rows {
+		if len(codes) == 0 || codes[len(codes)-1].Exit != row.Exit {
+			codes = append(codes, Code{Exit: row.Exit})
+		}
+		c := &codes[len(codes)-1]
+		c.Means = cmp.Or(c.Means, row.Means)
+		if row.Exit == 1 {
+			c.Hints = "the message says what went wrong, and its hint what to do"
+		} else if row.Hint != "" && !strings.Contains(c.Hints, row.Hint) {
+			c.Hints = strings.TrimPrefix(c.Hints+"; "+row.Hint, "; ")
+		}
+	}
+	return codes
+}
+
+// Help returns the exit codes as help text.
+func (o Outcomes) Help() string {
+	var b strings.Builder
+	for _, c := range o.Codes() {
+		fmt.Fprintf(&b, "%4d  %s\n", c.Exit, c.Means)
+		if c.Hints != "" {
+			for hint := range strings.SplitSeq(c.Hints, "; ") {
+				fmt.Fprintf(&b, "      - %s\n", hint)
+			}
+		}
+	}
+	return b.String()
+}
+
+// Markdown returns the exit codes as a table of the book.
+func (o Outcomes) Markdown() string {
+	var b strings.Builder
+	b.WriteString("| code | means | what to do |\n|---|---|---|\n")
+	cell := strings.NewReplacer("|", `\|`, "<", "&lt;", "*", `\*`)
+	for _, c := range o.Codes() {
+		fmt.Fprintf(&b, "| %d | %s | %s |\n", c.Exit, cell.Replace(c.Means), cell.Replace(c.Hints))
+	}
+	return b.String()
+}
+
+// Summary returns the exit codes and their meanings as a sentence, broken into
+// lines of at most width characters.
+func (o Outcomes) Summary(width int) string {
+	var parts []string
+	for _, c := range o.Codes() {
+		parts = append(parts, fmt.Sprintf("%d %s", c.Exit, c.Means))
+	}
+	var b strings.Builder
+	column := 0
+	for _, word := range strings.Fields("Exit codes: " + strings.Join(parts, "; ") + ".") {
+		switch {
+		case column == 0:
+		case column+1+len(word) > width:
+			b.WriteByte('\n')
+			column = 0
+		default:
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
+	}
+	return b.String()
+}
