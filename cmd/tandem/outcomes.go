@@ -16,7 +16,7 @@ import (
 func outcomes() cli.Outcomes {
 	return cli.Outcomes{
 		cli.On(0, "done, or nothing to do", nil, ""),
-		cli.On(2, "wrong usage or configuration", cli.Any(config.ErrInvalid), "the message names file, line and key"),
+		cli.On(2, "wrong usage or configuration", cli.Any(config.ErrInvalid), "correct the configuration where the message says"),
 		cli.On(2, "", cli.IsUsage, ""), // its hint names the command
 		cli.On(2, "", cli.Any(trust.ErrRoot, agent.ErrNoRoot), `put the root.json that "tandem-release repo init" named there`),
 		cli.On(60, "another tandem is at work", cli.Any(lock.ErrBusy), "wait until it is done, then try again"),

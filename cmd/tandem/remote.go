@@ -29,11 +29,8 @@ type remoteError struct{ agent.Failure }
 
 func (e *remoteError) Error() string { return e.Failure.Error }
 
-// Hint says what to do about it.
-func (e *remoteError) Hint() string { return e.Failure.Hint }
-
-// ExitCode is that of the command.
-func (e *remoteError) ExitCode() int { return e.Exit }
+// Outcome is what the agent says of it.
+func (e *remoteError) Outcome() (exit int, hint string) { return e.Exit, e.Hint }
 
 // agentHere finds the agent that works with the same lock; nil if none runs.
 func (p *program) agentHere(cfg *config.Config) *remote {

@@ -39,9 +39,9 @@ func IsUsage(err error) bool {
 	return ok
 }
 
-// Of returns exit code and hint of an error: the hint is the error's own, if it
-// has a method Hint, and so is the exit code, if it has a method ExitCode. An
-// error that no row is about is 1; nil is 0.
+// Of returns exit code and hint of an error: both are the error's own, if it has a
+// method Outcome, and the hint is, if it has a method Hint. An error that no row is
+// about is 1; nil is 0.
 func (o Outcomes) Of(err error) (exit int, hint string) {
 	if err == nil {
 		return 0, ""
@@ -52,9 +52,9 @@ func (o Outcomes) Of(err error) (exit int, hint string) {
 	}
 	if own, ok := errors.AsType[interface {
 		error
-		ExitCode() int
+		Outcome() (exit int, hint string)
 	}](err); ok {
-		exit = own.ExitCode()
+		return own.Outcome()
 	}
 	if own, ok := errors.AsType[interface {
 		error

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"tandem/agent"
+	"tandem/backup"
+	"tandem/internal/cli"
+	"tandem/internal/config"
+	"tandem/internal/lock"
+	"tandem/ota"
+	"tandem/packaging/bundle"
+	"tandem/packaging/trust"
+)
+
+// Scripts and devices in the field depend on the exit codes: they do not change.
+func TestOutcomes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		exit int
+	}{
+		{nil, 0},
+		{errors.New("anything"), 1},
+		{&cli.UsageError{Err: errors.New("unknown flag"), Command: "tandem"}, 2},
+		{config.ErrInvalid, 2},
+		{trust.ErrRoot, 2},
+		{agent.ErrNoRoot, 2},
+		{backup.ErrNoApplication, 10},
+		{backup.ErrDamage, 11},
+		{backup.ErrUnavailable, 12},
+		{ota.ErrNotWritable, 12},
+		{bundle.ErrCodec, 13},
+		{trust.ErrUntrusted, 20},
+		{ota.ErrIncompatible, 21},
+		{backup.ErrDowngrade, 22},
+		{backup.ErrRevoked, 23},
+		{bundle.ErrMalformed, 24},
+		{ota.ErrUnreachable, 30},
+		{ota.ErrRefused, 31},
+		{backup.ErrNoSpace, 40},
+		{ota.ErrNoSpace, 40},
+		{agent.ErrHook, 50},
+		{agent.ErrPostponed, 50},
+		{agent.ErrUnhealthy, 51},
+		{lock.ErrBusy, 60},
+		// Where two fit, the one that says what to do.
+		{errors.Join(backup.ErrDamage, backup.ErrNoSpace), 40},
+		{fmt.Errorf("%w: %w", ota.ErrRefused, trust.ErrUntrusted), 31},
+		{fmt.Errorf("%w: %w", agent.ErrUnhealthy, backup.ErrUnavailable), 51},
+		{errors.Join(&remoteError{agent.Failure{Error: "there", Exit: 23, Hint: "here"}}, bundle.ErrMalformed), 23},
+	} {
+		err := c.err
+		if err != nil {
+			err = fmt.Errorf("system: %w", err)
+		}
+		exit, hint := outcomes().Of(err)
+		if exit != c.exit {
+			t.Errorf("%v: exit code %d, want %d", c.err, exit, c.exit)
+		}
+		if exit > 1 && hint == "" {
+			t.Errorf("%v: no hint", c.err)
+		}
+	}
+	for _, code := range outcomes().Codes() {
+		if code.Means == "" {
+			t.Errorf("exit code %d has no meaning", code.Exit)
+		}
+	}
+}
