@@ -14,7 +14,7 @@ const (
 	// Magic is how a patch begins.
 	Magic = "TDP1"
 	// MaxFile is how long either file may be.
-	MaxFile = 512 << 20
+	MaxFile = codec.MaxLength
 )
 
 // ErrMalformed means that a patch is not what the format allows, or is for

@@ -14,6 +14,8 @@ import "errors"
 var ErrMalformed = errors.New("malformed patch")
 
 const (
+	// MaxLength is how long a file may be.
+	MaxLength = 512 << 20
 	// MaxOperations is how many operations a patch may have.
 	MaxOperations = 1 << 16
 	// block is what a piece of a copy does not reach across, in the new file.

@@ -176,12 +176,22 @@ func (p *predictor) address(old uint32) (uint32, bool) {
 		}
 		off, ok := p.offset(at + s.Offset)
 		if !ok {
-			return 0, false
+			return old, false
 		}
 		return loaded(p.layout.New, off)
 	}
 	return 0, false
 }
+
+// A Map knows where the operations of a patch move things.
+type Map struct{ predictor *predictor }
+
+// NewMap returns the map of a patch with that layout and these operations.
+func NewMap(l *Layout, ops []Op) Map { return Map{newPredictor(l, ops, nil)} }
+
+// Address returns where what is at an address of the old program is in the
+// new one, if that is known.
+func (m Map) Address(old uint32) (uint32, bool) { return m.predictor.address(old) }
 
 // loaded returns the address at which the byte at an offset is loaded.
 func loaded(segments []Segment, off int64) (uint32, bool) {
