@@ -23,7 +23,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo bench soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo bench soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -92,6 +92,13 @@ lab-ext4: ## the same on ext4, at points of the record of all writes
 
 lab-device: packages ## run a whole module, 32-bit ARM in QEMU with the package, and reset it again and again
 	go run ./test/device -package $(DIST)/tandem_*_armv7.ipk $(LABFLAGS)
+
+patches-emulated: ## apply and make patches on 32-bit ARM and arm64, under QEMU's emulation of a user (qemu-user-static)
+	@set -e; for m in "arm qemu-arm-static" "arm64 qemu-aarch64-static"; do \
+		set -- $$m; echo "== $$1"; \
+		CGO_ENABLED=0 GOARCH=$$1 GOARM=7 go test -count=1 -exec $$2 -short ./packaging/delta; \
+		CGO_ENABLED=0 GOARCH=$$1 GOARM=7 go test -count=1 -exec $$2 -short -run 'TestVectors|TestPinned|TestSuffixArray' ./packaging/delta/encode; \
+	done
 
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@set -e; for p in $$(go list ./...); do \

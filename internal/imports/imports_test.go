@@ -25,8 +25,9 @@ var outside = []string{"test", "examples"}
 // restricted are packages that only some may import, tests apart: what signs
 // or publishes has no place on a device.
 var restricted = map[string][]string{
-	"packaging/signing":    {"cmd/tandem-release", "packaging/repository", "packaging/signing"},
-	"packaging/repository": {"cmd/tandem-release", "packaging/repository", "test/device", "test/soak"},
+	"packaging/delta/encode": {"cmd/tandem-release", "packaging/repository", "test/patches"},
+	"packaging/signing":      {"cmd/tandem-release", "packaging/repository", "packaging/signing"},
+	"packaging/repository":   {"cmd/tandem-release", "packaging/repository", "test/device", "test/soak"},
 }
 
 // exceptions are the imports that break the order for a reason: helpers of
@@ -164,6 +165,12 @@ func TestCheck(t *testing.T) {
 		{"packaging/trust", "packaging/signing", false, "only cmd/tandem-release"},
 		{"test/bench", "packaging/signing", false, "only cmd/tandem-release"},
 		{"backup", "packaging/signing", true, "packaging/ is above backup/"},
+
+		{"packaging/bundle", "packaging/delta", false, ""},
+		{"packaging/repository", "packaging/delta/encode", false, ""},
+		{"packaging/bundle", "packaging/delta/encode", false, "only cmd/tandem-release"},
+		{"cmd/tandem", "packaging/delta/encode", false, "only cmd/tandem-release"},
+		{"packaging/delta", "packaging/delta/encode", true, ""},
 	} {
 		got := check(c.importer, c.imported, c.test)
 		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {

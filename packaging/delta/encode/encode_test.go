@@ -26,6 +26,7 @@ const vectors = "../testdata"
 
 // The vectors are the samples, and what the encoder makes of them.
 func TestVectors(t *testing.T) {
+	t.Parallel()
 	for _, p := range sample.Pairs(1, 100) {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
@@ -51,6 +52,7 @@ func TestVectors(t *testing.T) {
 // The bytes of patches stay what they are, on every machine and with any
 // number of workers.
 func TestPinned(t *testing.T) {
+	t.Parallel()
 	want := map[string]string{
 		"text":  "27960f8aaedc1c39",
 		"table": "292a530949ae390a",
@@ -77,6 +79,7 @@ func TestPinned(t *testing.T) {
 }
 
 func TestSuffixArray(t *testing.T) {
+	t.Parallel()
 	const seed = 7
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -103,6 +106,7 @@ func TestSuffixArray(t *testing.T) {
 
 // The longest match is the longest.
 func TestLongest(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(8, 0))
 	for range 300 {
 		letters := 2 + r.IntN(4)
@@ -130,6 +134,7 @@ func TestLongest(t *testing.T) {
 
 // Operations cover the new file in order, whatever is replaced in them.
 func TestReplace(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(9, 0))
 	for range 500 {
 		var ops []codec.Op
@@ -168,6 +173,7 @@ func TestReplace(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
+	t.Parallel()
 	old, new := make([]byte, 1<<20), []byte("x")
 	_, err := Patch(t.Context(), old, new, Options{Memory: 1 << 20})
 	if !errors.Is(err, ErrMemory) || !strings.Contains(err.Error(), "1048576 may be used") {
@@ -185,6 +191,7 @@ func TestOptions(t *testing.T) {
 
 // As many operations as a shuffled file takes are more than there may be.
 func TestManyOperations(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
@@ -215,6 +222,7 @@ func TestManyOperations(t *testing.T) {
 
 // Files that only begin like programs, or lie about their parts, are files.
 func TestBrokenPrograms(t *testing.T) {
+	t.Parallel()
 	const seed = 11
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))

@@ -341,7 +341,7 @@ func (p *predictor) teach(c *piece, dst []byte, sites []site) {
 		case kindLiteral:
 			t, ok = w+s.aux, true
 		case kindBL:
-			ok = ok && isA32Branch(w)
+			ok = ok && w>>25&7 == 5
 			t = at + 8 + a32Offset(w)
 		case kindThumbBL, kindThumbBLX:
 			h, g := w&0xffff, w>>16
