@@ -1,0 +1,154 @@
+package child
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Check looks whether a program could be run now: whether it is there and may be
+// executed, and of a script whether its interpreter is and whether it was written
+// with the line ends of Unix. The error wraps ErrNotRun and names the program. It
+// is no promise: what Check finds good may be gone a moment later.
+func Check(argv []string) error {
+	if len(argv) == 0 {
+		return fmt.Errorf("%w: no program is named", ErrNotRun)
+	}
+	if err := check(argv); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRun, err)
+	}
+	return nil
+}
+
+func check(argv []string) error {
+	name, err := find(argv[0])
+	if err == nil {
+		err = checkFile(name)
+	}
+	if err == nil && isShell(name) && len(argv) > 1 && !strings.HasPrefix(argv[1], "-") {
+		err = checkScript(argv[1])
+	}
+	return err
+}
+
+// find gives the file that would be executed for the first word of a command.
+func find(word string) (string, error) {
+	name, err := exec.LookPath(word)
+	if err == nil {
+		return name, nil
+	}
+	var e *exec.Error
+	if errors.As(err, &e) {
+		err = e.Err
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return "", fmt.Errorf("%s: it may not be executed: %w", word, syscall.EACCES)
+	}
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return "", fmt.Errorf("%s: %w", word, err)
+}
+
+// maxHead is how much of a file is looked at: the kernel reads less of the line
+// that names an interpreter.
+const maxHead = 4096
+
+func head(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxHead))
+}
+
+// checkFile looks whether the kernel could execute a file that may be executed.
+func checkFile(name string) error {
+	data, err := head(name)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // a program need not be readable
+	}
+	if err != nil {
+		return err
+	}
+	line, script := bytes.CutPrefix(data, []byte("#!"))
+	switch {
+	case script:
+		return checkInterpreter(name, line)
+	case !bytes.ContainsRune(data, 0): // text, or nothing at all
+		return fmt.Errorf(`%s: it is no program, and its first line does not name an interpreter, as in "#!/bin/sh"`, name)
+	}
+	return nil
+}
+
+// checkInterpreter looks at the first line of a script, without its #!.
+func checkInterpreter(name string, text []byte) error {
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	if bytes.HasSuffix(line, []byte("\r")) {
+		return crlf(name)
+	}
+	words := strings.Fields(string(line))
+	if len(words) == 0 {
+		return fmt.Errorf("%s: its first line names no interpreter", name)
+	}
+	info, err := os.Stat(words[0])
+	if err == nil && info.Mode()&0o111 == 0 {
+		err = syscall.EACCES
+	}
+	if err == nil && filepath.Base(words[0]) == "env" {
+		words = slices.DeleteFunc(words[1:], func(w string) bool { return strings.HasPrefix(w, "-") || strings.Contains(w, "=") })
+		if len(words) > 0 {
+			_, err = exec.LookPath(words[0])
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: its interpreter: %w", name, err)
+	}
+	return nil
+}
+
+func crlf(name string) error {
+	return fmt.Errorf(`%s: its lines end in \r\n: expected \n alone`, name)
+}
+
+// isShell reports whether a program reads a script that its first argument names.
+func isShell(name string) bool {
+	return slices.Contains([]string{"sh", "ash", "bash", "dash", "ksh", "zsh"}, filepath.Base(name))
+}
+
+// checkScript looks at a script that a shell is given.
+func checkScript(name string) error {
+	data, err := head(name)
+	if errors.Is(err, fs.ErrNotExist) && !strings.Contains(name, "/") {
+		if found, e := exec.LookPath(name); e == nil { // a shell looks there, too
+			data, err = head(found)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if line, _, ended := bytes.Cut(data, []byte("\n")); ended && bytes.HasSuffix(line, []byte("\r")) {
+		return crlf(name)
+	}
+	return nil
+}
+
+// cause says of the error of a program that could not be started what is wrong
+// with it: for a script without its interpreter the kernel only says that there is
+// no such file.
+func cause(argv []string, err error) error {
+	if found := check(argv); found != nil {
+		return found
+	}
+	return err
+}

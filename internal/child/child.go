@@ -1,0 +1,183 @@
+// Package child runs the programs that a device's configuration names: hooks,
+// and the handlers of firmwares.
+//
+// A program is done when its process ends. What it leaves running is its own
+// business: it is neither waited for nor ended, and it keeps an output that it can
+// go on writing to.
+package child
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The outcomes of a program that did not succeed.
+var (
+	// ErrNotRun says that the program could not be run, or was ended by somebody
+	// else before it had its say: that is no answer to what it was asked.
+	ErrNotRun = errors.New("could not run")
+	// ErrRefused says that it ran, and that its answer is no.
+	ErrRefused = errors.New("hook refused")
+	// ErrPostponed says that it is to be asked again later. It wraps ErrRefused.
+	ErrPostponed = fmt.Errorf("%w for now", ErrRefused)
+)
+
+// ExitPostpone is what a program exits with to be asked again later: EX_TEMPFAIL
+// of sysexits.h.
+const ExitPostpone = 75
+
+// Program is a program to run, and how.
+type Program struct {
+	Name    string // what it is, for messages
+	Argv    []string
+	Env     []string      // beside the environment of this process
+	Timeout time.Duration // until it is killed
+	Grace   time.Duration // that it has to end by itself once the context has ended
+	Bound   bool          // it is killed when this process is
+
+	// Inherit is where its output goes, as to its own terminal; what it leaves
+	// running keeps that. If it is nil, Out is given each line of its standard
+	// output, and Err each line of its standard error.
+	Inherit  *os.File
+	Out, Err func(line string)
+}
+
+// Run runs p and waits until its process has ended. At the timeout, and when ctx
+// has ended and Grace is over, its process group is killed.
+//
+// The error is that of ctx once ctx has ended, unless the program succeeded in
+// spite of it. Else it wraps ErrNotRun, ErrPostponed for exit code 75, or
+// ErrRefused, and *exec.ExitError where the program ended by itself.
+func Run(ctx context.Context, p Program) error {
+	if len(p.Argv) == 0 {
+		return fmt.Errorf("%w: %s: no program is named", ErrNotRun, p.Name)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	cmd := exec.Command(p.Argv[0], p.Argv[1:]...)
+	cmd.Env = append(os.Environ(), p.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if p.Bound {
+		runtime.LockOSThread() // the signal is about the thread, not the process
+		defer runtime.UnlockOSThread()
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
+	finish, err := p.connect(cmd)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %s: %w", ErrNotRun, p.Name, p.Argv[0], err)
+	}
+	if err := cmd.Start(); err != nil {
+		finish()
+		return fmt.Errorf("%w: %s: %w", ErrNotRun, p.Name, cause(p.Argv, err))
+	}
+	late := await(ctx, cmd.Process.Pid, p.Timeout, p.Grace)
+	err = cmd.Wait() // it has ended
+	finish()
+	return p.outcome(ctx, err, late)
+}
+
+// connect gives cmd its output. finish takes what is left of it and lets go.
+func (p *Program) connect(cmd *exec.Cmd) (finish func(), err error) {
+	if p.Inherit != nil {
+		cmd.Stdout, cmd.Stderr = p.Inherit, p.Inherit
+		return func() {}, nil
+	}
+	out, err := newOutput(p.Out)
+	if err != nil {
+		return nil, err
+	}
+	errs, err := newOutput(p.Err)
+	if err != nil {
+		out.finish()
+		return nil, err
+	}
+	cmd.Stdout, cmd.Stderr = out.writer, errs.writer
+	return func() { out.finish(); errs.finish() }, nil
+}
+
+// await waits until the process pid, a child of this one that leads a process
+// group, has ended, and reports whether it was killed at the timeout. The group is
+// killed only while the process is there: afterwards what is left of it is
+// nobody's business.
+func await(ctx context.Context, pid int, timeout, grace time.Duration) (late bool) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		// The process stays a zombie, so that its number is not given to another.
+		for errors.Is(unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+		}
+	}()
+	limit := time.NewTimer(timeout)
+	defer limit.Stop()
+	select {
+	case <-ended:
+		return false
+	case <-limit.C:
+		late = true
+	case <-ctx.Done():
+		patience := time.NewTimer(grace)
+		defer patience.Stop()
+		select {
+		case <-ended:
+			return false
+		case <-patience.C:
+		case <-limit.C:
+		}
+	}
+	select {
+	case <-ended:
+		return false
+	default:
+		_ = unix.Kill(-pid, unix.SIGKILL) // it can only fail to be there
+		<-ended
+	}
+	return late
+}
+
+// outcome reads what a program ended with.
+func (p *Program) outcome(ctx context.Context, err error, late bool) error {
+	if err == nil {
+		return nil
+	}
+	var exit *exec.ExitError
+	what := p.Name + ": " + p.Argv[0]
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case late:
+		return fmt.Errorf("%w: %s: killed after %s", ErrRefused, what, p.Timeout)
+	case !errors.As(err, &exit):
+		return fmt.Errorf("%w: %s: %w", ErrNotRun, what, err)
+	case exit.ExitCode() == ExitPostpone:
+		return fmt.Errorf("%w: %s: exit %d", ErrPostponed, what, ExitPostpone)
+	case endedByOthers(exit):
+		return fmt.Errorf("%w to its end: %s: %w", ErrNotRun, what, err)
+	}
+	if found := check(p.Argv); found != nil { // env, or a shell, said no in its place
+		return fmt.Errorf("%w: %s: %w: %w", ErrNotRun, p.Name, found, err)
+	}
+	return fmt.Errorf("%w: %s: %w", ErrRefused, what, err)
+}
+
+// endedByOthers reports whether a signal ended a program that no fault of its own
+// raises: the machine goes down, or has no memory left.
+func endedByOthers(exit *exec.ExitError) bool {
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() {
+		return false
+	}
+	switch status.Signal() {
+	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT:
+		return true
+	}
+	return false
+}
