@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"tandem/agent/device"
 	"tandem/backup"
 	"tandem/internal/config"
 	"tandem/internal/lock"
@@ -20,7 +21,7 @@ import (
 // Options is what an Agent works with. Notify may be nil.
 type Options struct {
 	Config      *config.Config
-	Environment Environment // its Progress and Happened are the agent's own business
+	Environment device.Environment // its Progress and Happened are the agent's own business
 	// After gives a channel that receives once d has passed, and what stops it.
 	After func(d time.Duration) (c <-chan time.Time, stop func())
 	// Random gives numbers from 0 up to 1, which spread the polls of a fleet.
@@ -99,7 +100,7 @@ func New(o Options) *Agent {
 	a := &Agent{
 		o: o, cfg: o.Config, log: o.Environment.Log,
 		ended: make(chan func()), asked: make(chan func()),
-		mem: memory{Course: Course{Step: Idle}},
+		mem: memory{Course: device.Course{Step: device.Idle}},
 	}
 	a.ledger = newLedger(o.Environment.Now)
 	a.config.changed = make(chan struct{}, 1)
@@ -272,7 +273,7 @@ func (a *Agent) scheduleSides(ctx context.Context, o outlook) time.Time {
 	case p.Do == doProve:
 		a.start(ctx, &a.sides, "asking for health", a.proveJob)
 	case p.Do == doInstall && a.network.job == "":
-		a.mem.Course.Step = Installing
+		a.mem.Course.Step = device.Installing
 		a.saveMemory()
 		a.start(ctx, &a.sides, "installing", a.installJob(a.mem.Course))
 	case a.now.Repair:
@@ -314,17 +315,17 @@ func (a *Agent) because(why string, o outlook) string {
 }
 
 // open opens the device for a job.
-func (a *Agent) open(access Access) (*Device, error) {
+func (a *Agent) open(access device.Access) (*device.Device, error) {
 	env := a.o.Environment
 	env.Progress, env.Happened, env.Received = a.ledger.progress, a.ledger.happened, a.ledger.received
-	return Open(a.cfg, env, access)
+	return device.Open(a.cfg, env, access)
 }
 
 // onSides runs work with the device opened for a change. What it gives is
 // carried out by the owner, and not before the owner knows whether a version is
 // pending. busy is carried out where another tandem is at work.
-func (a *Agent) onSides(ctx context.Context, busy func(), work func(d *Device) func()) func() {
-	d, err := a.open(Change)
+func (a *Agent) onSides(ctx context.Context, busy func(), work func(d *device.Device) func()) func() {
+	d, err := a.open(device.Change)
 	if err != nil {
 		return func() {
 			a.now.Busy = a.clock().Add(busyRetry)
@@ -336,7 +337,7 @@ func (a *Agent) onSides(ctx context.Context, busy func(), work func(d *Device) f
 		}
 	}
 	after := work(d)
-	pending, err := d.reconciler.Pending()
+	pending, err := d.Pending()
 	if err != nil {
 		a.log.WithError(err).Warn("it is not known whether a version waits to be confirmed")
 	}
@@ -348,7 +349,7 @@ func (a *Agent) onSides(ctx context.Context, busy func(), work func(d *Device) f
 	}
 }
 
-func (a *Agent) close(d *Device) {
+func (a *Agent) close(d *device.Device) {
 	if err := d.Close(); err != nil {
 		a.log.WithError(err).Warn("the device could not be closed")
 	}
@@ -374,7 +375,7 @@ const (
 )
 
 // step changes what the agent is busy with, durably.
-func (a *Agent) step(c Course) {
+func (a *Agent) step(c device.Course) {
 	if c == a.mem.Course {
 		return
 	}
@@ -393,10 +394,10 @@ func (a *Agent) later(failed error, wish time.Duration) {
 // saveMemory writes down what a power cut must not take. What cannot be written
 // is no reason to stop: the sides remember by themselves what they need.
 func (a *Agent) saveMemory() {
-	d, err := a.open(Look)
+	d, err := a.open(device.Look)
 	if err == nil {
 		defer a.close(d)
-		err = d.keep(&a.mem)
+		err = a.mem.saveIn(d)
 	}
 	if err != nil {
 		a.log.WithError(err).Warn("the agent's step could not be written down")
@@ -409,13 +410,13 @@ func (a *Agent) summary() string {
 	switch {
 	case !a.up:
 		return "bringing the sides in step"
-	case a.sides.job == "installing" || c.Step == Installing:
+	case a.sides.job == "installing" || c.Step == device.Installing:
 		return fmt.Sprintf("installing %s %s", c.App, c.Version)
 	case a.sides.job != "" && a.sides.job != "capturing":
 		return a.sides.job
-	case c.Step == Downloading && a.network.job == "downloading":
+	case c.Step == device.Downloading && a.network.job == "downloading":
 		return fmt.Sprintf("downloading %s %s", c.App, c.Version)
-	case c.Step == Downloading || c.Step == Ready:
+	case c.Step == device.Downloading || c.Step == device.Ready:
 		return fmt.Sprintf("%s %s waits: %s", c.App, c.Version, a.now.Waiting)
 	case a.now.Pending != nil:
 		return fmt.Sprintf("%s is not confirmed yet", a.now.Pending.Version)

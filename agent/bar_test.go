@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/agent/device"
 	"tandem/backup"
 	"tandem/internal/config"
 	"tandem/internal/digest"
@@ -16,9 +17,9 @@ import (
 func TestNoRoom(t *testing.T) {
 	t.Parallel()
 	const system, usrData, state = "/usrapp/apprun", "/usrdata/appbackup", "/usrdata/tandem"
-	a := New(Options{Config: &config.Config{Agent: config.Agent{State: state}}, Environment: Environment{Now: time.Now}})
+	a := New(Options{Config: &config.Config{Agent: config.Agent{State: state}}, Environment: device.Environment{Now: time.Now}})
 	free := func(s, u, st int64) map[string]int64 { return map[string]int64{system: s, usrData: u, state: st} }
-	c := Course{SHA256: digest.Of([]byte("a release"))}
+	c := device.Course{SHA256: digest.Of([]byte("a release"))}
 	for _, f := range []struct {
 		err  error
 		full string

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"sync"
+	"tandem/agent/device"
 	"time"
 )
 
@@ -12,16 +13,9 @@ type ledger struct {
 	now func() time.Time
 
 	mu       sync.Mutex
-	at       Progress
+	at       device.Progress
 	counts   counts
-	watchers map[chan Event]bool
-}
-
-// Progress is how far something has come.
-type Progress struct {
-	What  string `json:"what"` // such as downloading
-	Done  int64  `json:"done"` // bytes
-	Total int64  `json:"total"`
+	watchers map[chan device.Event]bool
 }
 
 // counts are since the start of the agent.
@@ -34,14 +28,14 @@ type counts struct {
 }
 
 func newLedger(now func() time.Time) *ledger {
-	return &ledger{now: now, watchers: map[chan Event]bool{}}
+	return &ledger{now: now, watchers: map[chan device.Event]bool{}}
 }
 
 // progress takes what Environment.Progress is told.
 func (l *ledger) progress(what string, done, total int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.at = Progress{what, done, total}
+	l.at = device.Progress{What: what, Done: done, Total: total}
 }
 
 // received takes what Environment.Received is told.
@@ -62,7 +56,7 @@ func (l *ledger) polled(ok bool) {
 
 // happened counts an event and passes it on to those who watch. One who does
 // not keep up misses it: the history has it all the same.
-func (l *ledger) happened(e Event) {
+func (l *ledger) happened(e device.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := &l.counts
@@ -89,8 +83,8 @@ func (l *ledger) happened(e Event) {
 }
 
 // watchEvents gives a channel of events from now on, until stop.
-func (l *ledger) watchEvents() (events <-chan Event, stop func()) {
-	w := make(chan Event, 64)
+func (l *ledger) watchEvents() (events <-chan device.Event, stop func()) {
+	w := make(chan device.Event, 64)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.watchers[w] = true
@@ -102,7 +96,7 @@ func (l *ledger) watchEvents() (events <-chan Event, stop func()) {
 }
 
 // snapshot gives all of it.
-func (l *ledger) snapshot() (Progress, counts) {
+func (l *ledger) snapshot() (device.Progress, counts) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.at, l.counts

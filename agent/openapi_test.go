@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"tandem/agent/device"
 	"tandem/backup"
 )
 
@@ -43,10 +44,10 @@ func TestOpenAPI(t *testing.T) {
 		t.Errorf("described %q, served %q", described, routes)
 	}
 	types := map[string]any{
-		"Failure": Failure{}, "Problem": backup.Problem{}, "Finished": backup.Finished{}, "Event": Event{},
-		"Side": SideStatus{}, "Pending": backup.Pending{}, "FirmwareStatus": FirmwareStatus{}, "Progress": Progress{},
-		"AgentStatus": AgentStatus{}, "Status": Status{}, "Message": Message{}, "AnswerFirmware": AnswerFirmware{},
-		"Answer": Answer{}, "UpdatedFirmware": UpdatedFirmware{}, "Updated": Updated{}, "Reconciliation": Reconciliation{},
+		"Failure": device.Failure{}, "Problem": backup.Problem{}, "Finished": backup.Finished{}, "Event": device.Event{},
+		"Side": device.SideStatus{}, "Pending": backup.Pending{}, "FirmwareStatus": device.FirmwareStatus{}, "Progress": device.Progress{},
+		"AgentStatus": device.AgentStatus{}, "Status": device.Status{}, "Message": Message{}, "AnswerFirmware": device.AnswerFirmware{},
+		"Answer": device.Answer{}, "UpdatedFirmware": device.UpdatedFirmware{}, "Updated": device.Updated{}, "Reconciliation": device.Reconciliation{},
 	}
 	if a, b := slices.Sorted(maps.Keys(types)), slices.Sorted(maps.Keys(doc.Components.Schemas)); !slices.Equal(a, b) {
 		t.Errorf("described %q, there are %q", b, a)

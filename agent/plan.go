@@ -4,6 +4,7 @@ import (
 	"math"
 	"time"
 
+	"tandem/agent/device"
 	"tandem/internal/config"
 )
 
@@ -11,7 +12,7 @@ import (
 // where nothing is planned.
 type outlook struct {
 	Now  time.Time
-	Step Step
+	Step device.Step
 	// Release is what the step is about.
 	Urgent  bool      // and the device allows it
 	NotYet  time.Time // when what failed or was postponed is tried again
@@ -60,7 +61,7 @@ func planNetwork(o outlook) plan {
 		return plan{Do: doPoll}
 	}
 	next := plan{Do: doWait, Until: o.Poll}
-	if o.Step != Downloading {
+	if o.Step != device.Downloading {
 		return next
 	}
 	switch {
@@ -83,7 +84,7 @@ func planSides(o outlook) plan {
 	if o.Pending {
 		next.Until = o.Health
 	}
-	if o.Step != Ready {
+	if o.Step != device.Ready {
 		return next
 	}
 	open, opens := config.Open(o.Windows, o.Now)

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/agent/device"
 	"tandem/internal/config"
 )
 
@@ -34,33 +35,33 @@ func TestPlan(t *testing.T) {
 		sides        move
 		sidesUntil   time.Duration
 	}{
-		{"no source", outlook{Step: Idle}, doWait, none, doWait, none},
-		{"idle", outlook{Step: Idle, Source: true, Poll: in(m)}, doWait, m, doWait, none},
-		{"poll is due", outlook{Step: Idle, Source: true, Poll: now}, doPoll, 0, doWait, none},
-		{"poll before a download", outlook{Step: Downloading, Source: true, Poll: in(-m)}, doPoll, 0, doWait, none},
-		{"download", outlook{Step: Downloading, Source: true, Poll: in(m)}, doDownload, 0, doWait, none},
-		{"download outside the window", outlook{Step: Downloading, Source: true, Poll: in(m), Windows: []config.Window{night}}, doDownload, 0, doWait, none},
-		{"download that failed", outlook{Step: Downloading, Source: true, Poll: in(5 * m), NotYet: in(2 * m)}, doWait, 2 * m, doWait, none},
-		{"download that failed, poll sooner", outlook{Step: Downloading, Source: true, Poll: in(m), NotYet: in(2 * m)}, doWait, m, doWait, none},
-		{"metered: polls", outlook{Step: Downloading, Source: true, Poll: now, Metered: true}, doPoll, 0, doWait, none},
-		{"metered: no download", outlook{Step: Downloading, Source: true, Poll: in(m), Metered: true}, doWait, m, doWait, none},
-		{"metered: urgent waits, too", outlook{Step: Downloading, Source: true, Poll: in(m), Metered: true, Urgent: true}, doWait, m, doWait, none},
-		{"metered: what is here is installed", outlook{Step: Ready, Source: true, Poll: in(m), Metered: true}, doWait, m, doInstall, 0},
-		{"install", outlook{Step: Ready, Source: true, Poll: in(m)}, doWait, m, doInstall, 0},
-		{"install without a source", outlook{Step: Ready}, doWait, none, doInstall, 0},
-		{"in the window", outlook{Step: Ready, Windows: []config.Window{night, noon}}, doWait, none, doInstall, 0},
-		{"outside the window", outlook{Step: Ready, Windows: []config.Window{night}}, doWait, none, doWait, clockCheck},
-		{"window opens soon", outlook{Step: Ready, Windows: []config.Window{night, soon}}, doWait, none, doWait, 5 * m},
-		{"urgent", outlook{Step: Ready, Windows: []config.Window{night}, Urgent: true}, doWait, none, doInstall, 0},
-		{"urgent, postponed", outlook{Step: Ready, Windows: []config.Window{night}, Urgent: true, NotYet: in(3 * m)}, doWait, none, doWait, 3 * m},
-		{"postponed", outlook{Step: Ready, NotYet: in(3 * m)}, doWait, none, doWait, 3 * m},
-		{"no clock", outlook{Step: Ready, Windows: []config.Window{noon}, ClockBehind: true}, doWait, none, doWait, clockCheck},
-		{"no clock, urgent", outlook{Step: Ready, Windows: []config.Window{noon}, ClockBehind: true, Urgent: true}, doWait, none, doInstall, 0},
-		{"no clock, no window", outlook{Step: Ready, ClockBehind: true}, doWait, none, doInstall, 0},
-		{"while installing", outlook{Step: Installing, Source: true, Poll: in(m)}, doWait, m, doWait, none},
-		{"pending", outlook{Step: Idle, Pending: true, Health: now}, doWait, none, doProve, 0},
-		{"pending, asked before", outlook{Step: Idle, Pending: true, Health: in(m)}, doWait, none, doWait, m},
-		{"the next release supersedes a pending one", outlook{Step: Ready, Pending: true, Health: in(m)}, doWait, none, doInstall, 0},
+		{"no source", outlook{Step: device.Idle}, doWait, none, doWait, none},
+		{"idle", outlook{Step: device.Idle, Source: true, Poll: in(m)}, doWait, m, doWait, none},
+		{"poll is due", outlook{Step: device.Idle, Source: true, Poll: now}, doPoll, 0, doWait, none},
+		{"poll before a download", outlook{Step: device.Downloading, Source: true, Poll: in(-m)}, doPoll, 0, doWait, none},
+		{"download", outlook{Step: device.Downloading, Source: true, Poll: in(m)}, doDownload, 0, doWait, none},
+		{"download outside the window", outlook{Step: device.Downloading, Source: true, Poll: in(m), Windows: []config.Window{night}}, doDownload, 0, doWait, none},
+		{"download that failed", outlook{Step: device.Downloading, Source: true, Poll: in(5 * m), NotYet: in(2 * m)}, doWait, 2 * m, doWait, none},
+		{"download that failed, poll sooner", outlook{Step: device.Downloading, Source: true, Poll: in(m), NotYet: in(2 * m)}, doWait, m, doWait, none},
+		{"metered: polls", outlook{Step: device.Downloading, Source: true, Poll: now, Metered: true}, doPoll, 0, doWait, none},
+		{"metered: no download", outlook{Step: device.Downloading, Source: true, Poll: in(m), Metered: true}, doWait, m, doWait, none},
+		{"metered: urgent waits, too", outlook{Step: device.Downloading, Source: true, Poll: in(m), Metered: true, Urgent: true}, doWait, m, doWait, none},
+		{"metered: what is here is installed", outlook{Step: device.Ready, Source: true, Poll: in(m), Metered: true}, doWait, m, doInstall, 0},
+		{"install", outlook{Step: device.Ready, Source: true, Poll: in(m)}, doWait, m, doInstall, 0},
+		{"install without a source", outlook{Step: device.Ready}, doWait, none, doInstall, 0},
+		{"in the window", outlook{Step: device.Ready, Windows: []config.Window{night, noon}}, doWait, none, doInstall, 0},
+		{"outside the window", outlook{Step: device.Ready, Windows: []config.Window{night}}, doWait, none, doWait, clockCheck},
+		{"window opens soon", outlook{Step: device.Ready, Windows: []config.Window{night, soon}}, doWait, none, doWait, 5 * m},
+		{"urgent", outlook{Step: device.Ready, Windows: []config.Window{night}, Urgent: true}, doWait, none, doInstall, 0},
+		{"urgent, postponed", outlook{Step: device.Ready, Windows: []config.Window{night}, Urgent: true, NotYet: in(3 * m)}, doWait, none, doWait, 3 * m},
+		{"postponed", outlook{Step: device.Ready, NotYet: in(3 * m)}, doWait, none, doWait, 3 * m},
+		{"no clock", outlook{Step: device.Ready, Windows: []config.Window{noon}, ClockBehind: true}, doWait, none, doWait, clockCheck},
+		{"no clock, urgent", outlook{Step: device.Ready, Windows: []config.Window{noon}, ClockBehind: true, Urgent: true}, doWait, none, doInstall, 0},
+		{"no clock, no window", outlook{Step: device.Ready, ClockBehind: true}, doWait, none, doInstall, 0},
+		{"while installing", outlook{Step: device.Installing, Source: true, Poll: in(m)}, doWait, m, doWait, none},
+		{"pending", outlook{Step: device.Idle, Pending: true, Health: now}, doWait, none, doProve, 0},
+		{"pending, asked before", outlook{Step: device.Idle, Pending: true, Health: in(m)}, doWait, none, doWait, m},
+		{"the next release supersedes a pending one", outlook{Step: device.Ready, Pending: true, Health: in(m)}, doWait, none, doInstall, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.o.Now = now
@@ -89,7 +90,7 @@ func FuzzPlanNeverWedges(f *testing.F) {
 		at := time.Unix(now%1e10, 0).UTC()
 		after := func(s int64) time.Time { return at.Add(time.Duration(s%1e6) * time.Second) }
 		o := outlook{
-			Now: at, Step: []Step{Idle, Downloading, Ready, Installing}[step%4], Metered: metered, ClockBehind: behind,
+			Now: at, Step: []device.Step{device.Idle, device.Downloading, device.Ready, device.Installing}[step%4], Metered: metered, ClockBehind: behind,
 			Source: true, Poll: after(pollIn), NotYet: after(notYetIn),
 		}
 		if from%1440 != to%1440 {
@@ -103,7 +104,7 @@ func FuzzPlanNeverWedges(f *testing.F) {
 		if p := planNetwork(o); p.Do == doWait && p.Until.IsZero() {
 			t.Fatalf("%+v: never polls again", o)
 		}
-		if p := planSides(o); o.Step == Ready && p.Do == doWait && p.Until.IsZero() {
+		if p := planSides(o); o.Step == device.Ready && p.Do == doWait && p.Until.IsZero() {
 			t.Fatalf("%+v: never installs", o)
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"time"
 
+	"tandem/agent/device"
 	"tandem/backup"
 	"tandem/ota"
 	"tandem/versioning"
@@ -33,7 +34,7 @@ type Report struct {
 	Version    versioning.Version `json:"version"`
 	InStep     bool               `json:"in_step"`
 	Pending    versioning.Version `json:"pending,omitzero"` // installed, and not confirmed yet
-	Events     []Event            `json:"events"`
+	Events     []device.Event     `json:"events"`
 }
 
 // queueReport looks soon whether there is something to report.
@@ -46,7 +47,7 @@ func (a *Agent) queueReport() {
 // unreported gives the events after the one that was reported last, and how many
 // of them go into the next report. Where that one is no longer remembered, all
 // are: some of them may have been reported before, and their ids tell.
-func unreported(events []Event, last string) []Event {
+func unreported(events []device.Event, last string) []device.Event {
 	for i := len(events) - 1; i >= 0; i-- {
 		if last != "" && events[i].ID == last {
 			return events[i+1:]
@@ -87,7 +88,7 @@ func (a *Agent) reportJob(last string) func(context.Context) func() {
 // report sends one batch. It gives the last event that needs no more reporting,
 // and whether there are more.
 func (a *Agent) report(ctx context.Context, last string) (sent string, left bool, err error) {
-	d, err := a.open(Look)
+	d, err := a.open(device.Look)
 	if err != nil {
 		return last, true, err
 	}
@@ -102,7 +103,7 @@ func (a *Agent) report(ctx context.Context, last string) (sent string, left bool
 	}
 	batch := events[:min(len(events), maxBatch)]
 	for {
-		err := d.send(ctx, batch)
+		err := a.send(ctx, d, batch)
 		var refused *refusedError
 		switch {
 		case err == nil:
@@ -126,23 +127,23 @@ func (e *refusedError) Error() string {
 }
 
 // send posts events.
-func (d *Device) send(ctx context.Context, events []Event) error {
-	c := d.cfg.Report
+func (a *Agent) send(ctx context.Context, d *device.Device, events []device.Event) error {
+	c := a.cfg.Report
 	access, err := c.Access()
 	if err != nil {
 		return err
 	}
 	r := Report{
-		Device: d.cfg.Device.ID, App: d.cfg.Device.App, Compatible: d.cfg.Device.Compatible,
-		Agent: d.env.Version, Time: d.env.Now().UTC().Truncate(time.Second), Events: events,
+		Device: a.cfg.Device.ID, App: a.cfg.Device.App, Compatible: a.cfg.Device.Compatible,
+		Agent: a.o.Environment.Version, Time: a.o.Environment.Now().UTC().Truncate(time.Second), Events: events,
 	}
 	if r.Compatible == nil {
 		r.Compatible = []string{}
 	}
-	if look, err := d.reconciler.Look(ctx, backup.Options{}); err == nil {
+	if look, err := d.Plan(ctx, backup.Options{}); err == nil {
 		r.Version, r.InStep = look.Version, look.Decision.Action == backup.Nothing
 	}
-	if p, err := d.reconciler.Pending(); err == nil && p != nil {
+	if p, err := d.Pending(); err == nil && p != nil {
 		r.Pending = p.Version
 	}
 	body, err := json.Marshal(&r)
@@ -157,7 +158,7 @@ func (d *Device) send(ctx context.Context, events []Event) error {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	client := ota.NewClient(ota.ClientOptions{
-		UserAgent: "tandem/" + d.env.Version, Proxy: http.ProxyFromEnvironment, CAs: access.CAs,
+		UserAgent: "tandem/" + a.o.Environment.Version, Proxy: http.ProxyFromEnvironment, CAs: access.CAs,
 		Origin: c.URL, Credentials: ota.Credentials{Token: string(access.Token)},
 	})
 	defer client.CloseIdleConnections()

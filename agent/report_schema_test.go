@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"tandem/agent/device"
 	"tandem/backup"
 )
 
@@ -31,7 +32,7 @@ func TestReportSchema(t *testing.T) {
 		value     any
 	}{
 		"report":  {doc.schema, Report{}},
-		"Event":   {doc.Defs["Event"], Event{}},
+		"Event":   {doc.Defs["Event"], device.Event{}},
 		"Problem": {doc.Defs["Problem"], backup.Problem{}},
 	} {
 		fields, required := fieldsOf(reflect.TypeOf(c.value))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"tandem/agent/device"
 	"tandem/backup"
 	"tandem/versioning"
 )
@@ -21,28 +22,11 @@ import (
 // The local interface: HTTP over a unix socket that belongs to the user the
 // agent runs as. docs/openapi.json describes it.
 
-// AgentStatus is what the agent tells of itself.
-type AgentStatus struct {
-	Doing     string    `json:"doing"` // in a line
-	Step      Step      `json:"step"`
-	App       string    `json:"app,omitempty"` // that the step is about, with its version
-	Version   string    `json:"version,omitempty"`
-	Progress  *Progress `json:"progress,omitempty"`
-	Waiting   string    `json:"waiting,omitempty"` // why the step does not go on
-	Barred    string    `json:"barred,omitempty"`  // why a release that there is was not begun with
-	LastPoll  time.Time `json:"last_poll,omitzero"`
-	NextPoll  time.Time `json:"next_poll,omitzero"`
-	PollError string    `json:"poll_error,omitempty"` // of the last poll
-	LastScrub time.Time `json:"last_scrub,omitzero"`
-	NextScrub time.Time `json:"next_scrub,omitzero"`
-	ToReport  bool      `json:"to_report"` // there may be events that were not reported yet
-}
-
 // order is a command that somebody gives the agent.
 type order struct {
-	run  func(ctx context.Context, d *Device) (doc any, err error)
+	run  func(ctx context.Context, d *device.Device) (doc any, err error)
 	log  logrus.Hook
-	told func(Progress)
+	told func(device.Progress)
 	done chan orderResult // with room for one
 }
 
@@ -89,21 +73,21 @@ func (a *Agent) carryOut(ctx context.Context, o *order) (orderResult, func()) {
 	env.Happened, env.Received = a.ledger.happened, a.ledger.received
 	env.Progress = func(what string, done, total int64) {
 		a.ledger.progress(what, done, total)
-		o.told(Progress{what, done, total})
+		o.told(device.Progress{What: what, Done: done, Total: total})
 	}
 	env.Log = logrus.New()
 	env.Log.SetOutput(io.Discard)
 	env.Log.SetLevel(logrus.DebugLevel)
 	env.Log.AddHook(o.log)
 	env.Log.AddHook(passOn{a.log})
-	d, err := Open(a.cfg, env, Change)
+	d, err := device.Open(a.cfg, env, device.Change)
 	if err != nil {
 		return orderResult{nil, err}, nothing
 	}
 	defer a.close(d)
 	doc, err := o.run(ctx, d)
-	pending, pendingErr := d.reconciler.Pending()
-	look, lookErr := d.reconciler.Look(ctx, backup.Options{})
+	pending, pendingErr := d.Pending()
+	look, lookErr := d.Plan(ctx, backup.Options{})
 	if lookErr != nil {
 		look = nil
 	}
@@ -221,9 +205,9 @@ func (a *Agent) ask(ctx context.Context, f func()) bool {
 }
 
 // agentStatus is for the owner.
-func (a *Agent) agentStatus() *AgentStatus {
+func (a *Agent) agentStatus() *device.AgentStatus {
 	c := &a.mem.Course
-	s := &AgentStatus{
+	s := &device.AgentStatus{
 		Doing: a.summary(), Step: c.Step, App: c.App, Version: c.Version.String(), Waiting: a.now.Waiting, Barred: a.now.Barred,
 		LastPoll: a.now.LastPoll, NextPoll: a.now.NextPoll, PollError: a.now.PollError,
 		LastScrub: a.mem.Scrubbed, NextScrub: a.now.NextScrub, ToReport: !a.now.NextReport.IsZero(),
@@ -238,12 +222,12 @@ func (a *Agent) agentStatus() *AgentStatus {
 	return s
 }
 
-func (a *Agent) status(ctx context.Context) (*Status, error) {
-	var own *AgentStatus
+func (a *Agent) status(ctx context.Context) (*device.Status, error) {
+	var own *device.AgentStatus
 	if !a.ask(ctx, func() { own = a.agentStatus() }) {
 		return nil, ctx.Err()
 	}
-	d, err := a.open(Look)
+	d, err := a.open(device.Look)
 	if err != nil {
 		return nil, err
 	}
@@ -273,12 +257,12 @@ func (a *Agent) refuse(w http.ResponseWriter, status int, err error) {
 	json.NewEncoder(w).Encode(a.explain(err)) // an error is the client's end
 }
 
-func (a *Agent) explain(err error) Failure {
+func (a *Agent) explain(err error) device.Failure {
 	switch {
 	case err == nil:
-		return Failure{}
+		return device.Failure{}
 	case a.o.Environment.Explain == nil:
-		return Failure{Error: err.Error(), Exit: 1}
+		return device.Failure{Error: err.Error(), Exit: 1}
 	}
 	return a.o.Environment.Explain(err)
 }
@@ -320,10 +304,10 @@ func (s *stream) send(doc any) bool { return s.enc.Encode(doc) == nil && s.flush
 // Line is a line of the answer to a command: one of Progress and Message while
 // it runs, Result with Failure at its end.
 type Line struct {
-	Progress *Progress       `json:"progress,omitempty"`
-	Message  *Message        `json:"message,omitempty"`
-	Result   json.RawMessage `json:"result,omitempty"`
-	Failure  *Failure        `json:"failure,omitempty"`
+	Progress *device.Progress `json:"progress,omitempty"`
+	Message  *Message         `json:"message,omitempty"`
+	Result   json.RawMessage  `json:"result,omitempty"`
+	Failure  *device.Failure  `json:"failure,omitempty"`
 }
 
 // Message is a line of the log.
@@ -362,10 +346,10 @@ func (t tell) send(l Line) {
 
 // command runs an order and streams its answer. An order goes on when the one
 // who gave it hangs up.
-func (a *Agent) command(w http.ResponseWriter, r *http.Request, run func(ctx context.Context, d *Device) (any, error)) {
+func (a *Agent) command(w http.ResponseWriter, r *http.Request, run func(ctx context.Context, d *device.Device) (any, error)) {
 	lines := make(chan Line, 256)
 	o := &order{run: run, log: tell(lines), done: make(chan orderResult, 1)}
-	o.told = func(p Progress) { tell(lines).send(Line{Progress: &p}) }
+	o.told = func(p device.Progress) { tell(lines).send(Line{Progress: &p}) }
 	if !a.ask(r.Context(), func() { a.orders = append(a.orders, o) }) {
 		return
 	}
@@ -393,15 +377,15 @@ func (a *Agent) command(w http.ResponseWriter, r *http.Request, run func(ctx con
 }
 
 func (a *Agent) serveCheck(w http.ResponseWriter, r *http.Request) {
-	a.command(w, r, func(ctx context.Context, d *Device) (any, error) { return d.RunCheck(ctx) })
+	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunCheck(ctx) })
 }
 
 func (a *Agent) serveUpdate(w http.ResponseWriter, r *http.Request) {
-	a.command(w, r, func(ctx context.Context, d *Device) (any, error) { return d.RunUpdate(ctx) })
+	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunUpdate(ctx) })
 }
 
 func (a *Agent) serveConfirm(w http.ResponseWriter, r *http.Request) {
-	a.command(w, r, func(ctx context.Context, d *Device) (any, error) { return d.RunConfirm(ctx) })
+	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunConfirm(ctx) })
 }
 
 func (a *Agent) serveRollback(w http.ResponseWriter, r *http.Request) {
@@ -413,7 +397,7 @@ func (a *Agent) serveRollback(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	a.command(w, r, func(ctx context.Context, d *Device) (any, error) { return d.RunRollback(ctx, to) })
+	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunRollback(ctx, to) })
 }
 
 // serveInstall installs a bundle: the file that is named, or what is sent.
@@ -428,7 +412,7 @@ func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 		}
 		open = func() (io.ReadCloser, error) { return os.Open(file) }
 	}
-	a.command(w, r, func(ctx context.Context, d *Device) (any, error) { return d.RunInstall(ctx, open, o) })
+	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunInstall(ctx, open, o) })
 }
 
 // Once gives a stream that cannot be read a second time.

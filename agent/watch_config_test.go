@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"tandem/agent/device"
 	"tandem/backup"
 	"tandem/internal/config"
 )
@@ -25,7 +26,7 @@ func TestWatchLooksOnceMore(t *testing.T) {
 	log.SetOutput(io.Discard)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	cfg := &config.Config{System: config.Side{Path: dir}}
-	a := New(Options{Config: cfg, Environment: Environment{Log: log, Now: func() time.Time { return now }}})
+	a := New(Options{Config: cfg, Environment: device.Environment{Log: log, Now: func() time.Time { return now }}})
 	defer a.config.stop()
 	look := &backup.Result{System: &backup.Snapshot{}}
 	a.watchConfig(look)

@@ -13,7 +13,7 @@ import (
 
 // startAgent runs the daemon on the device until the test ends, when it must
 // end by itself.
-func (d *device) startAgent() {
+func (d *unit) startAgent() {
 	d.t.Helper()
 	r := d.start(context.Background(), "agent")
 	d.t.Cleanup(func() {
@@ -87,7 +87,7 @@ health = ["/bin/sh", "-c", "echo is it well; exit $(cat health 2>/dev/null || ec
 				{args: []string{"status"}},
 			} {
 				var got [2]outcome
-				for i, d := range []*device{alone, through} {
+				for i, d := range []*unit{alone, through} {
 					for name, text := range step.files {
 						if err := os.WriteFile(d.dir+"/"+name, []byte(text), 0o644); err != nil {
 							t.Fatal(err)
@@ -107,7 +107,7 @@ health = ["/bin/sh", "-c", "echo is it well; exit $(cat health 2>/dev/null || ec
 }
 
 // withInput runs tandem with a file as its standard input.
-func (d *device) withInput(file string, args ...string) outcome {
+func (d *unit) withInput(file string, args ...string) outcome {
 	d.t.Helper()
 	if file == "" {
 		return d.run(args...)

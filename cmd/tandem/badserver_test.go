@@ -170,7 +170,7 @@ func TestServersThatFailSlowly(t *testing.T) {
 	}
 	type wait struct {
 		name, says string
-		d          *device
+		d          *unit
 		before     tree
 		run        *running
 	}

@@ -13,7 +13,7 @@ import (
 // begins with its own name; and its help needs no configuration.
 func TestEachCommandHasAnExample(t *testing.T) {
 	t.Parallel()
-	d := &device{t: t, dir: t.TempDir()}
+	d := &unit{t: t, dir: t.TempDir()}
 	var visit func(*cobra.Command)
 	visit = func(c *cobra.Command) {
 		if c.Short == "" || !strings.Contains(c.Example, c.CommandPath()) {

@@ -17,6 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"tandem/agent"
+	"tandem/agent/device"
+	"tandem/agent/firmware"
 	"tandem/backup"
 	"tandem/internal/cli"
 	"tandem/internal/config"
@@ -27,12 +29,12 @@ const barThrottle = 100 * time.Millisecond
 
 // reconciled prints what a reconciliation did.
 func (p *program) reconciled(res *backup.Result, err error) error {
-	doc := agent.Describe(res)
+	doc := device.Describe(res)
 	doc.Failure = p.failure(err)
 	return p.showReconciliation(doc, err)
 }
 
-func (p *program) showReconciliation(doc *agent.Reconciliation, err error) error {
+func (p *program) showReconciliation(doc *device.Reconciliation, err error) error {
 	if doc == nil {
 		return err
 	}
@@ -100,9 +102,9 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cli.Exactly()
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o := backup.Options{Running: cmd.Name() != "boot"}
-		access := agent.Change
+		access := device.Change
 		if dryRun {
-			access = agent.Look
+			access = device.Look
 		}
 		d, end, err := p.open(access)
 		if err != nil {
@@ -117,7 +119,7 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 			return p.reconciled(d.Boot(cmd.Context(), cmd.Name(), o))
 		}
 		res, err := d.Plan(cmd.Context(), o)
-		doc := agent.Describe(res)
+		doc := device.Describe(res)
 		doc.DryRun, doc.Failure = true, p.failure(err)
 		p.remark(doc.Remarks)
 		var lines []string
@@ -193,7 +195,7 @@ func newStatusCommand(p *program) *cobra.Command {
 			}
 			for _, f := range s.Firmware {
 				l := fmt.Sprintf("firmware %s: %s", f.Name, orNone(f.Version))
-				if f.State != agent.FirmwareNone && f.State != agent.FirmwareDone {
+				if f.State != firmware.None && f.State != firmware.Done {
 					l += fmt.Sprintf("; %s is %s", f.Next.String()+f.Failed.String(), f.State)
 				}
 				if f.Detail != "" {
@@ -216,7 +218,7 @@ func newStatusCommand(p *program) *cobra.Command {
 }
 
 // status asks the agent, if one runs here, or looks by itself.
-func (p *program) status(ctx context.Context) (*agent.Status, error) {
+func (p *program) status(ctx context.Context) (*device.Status, error) {
 	cfg, err := config.Load(p.config)
 	if err != nil {
 		return nil, err
@@ -224,7 +226,7 @@ func (p *program) status(ctx context.Context) (*agent.Status, error) {
 	if r := p.agentHere(cfg); r != nil {
 		return r.status(ctx)
 	}
-	d, end, err := p.open(agent.Look)
+	d, end, err := p.open(device.Look)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +235,7 @@ func (p *program) status(ctx context.Context) (*agent.Status, error) {
 }
 
 // agentLine says what the agent does.
-func agentLine(a *agent.AgentStatus) string {
+func agentLine(a *device.AgentStatus) string {
 	l := "agent: " + a.Doing
 	if a.Progress != nil && a.Progress.Total > 0 {
 		l += fmt.Sprintf(" (%s, %d %%)", a.Progress.What, a.Progress.Done*100/a.Progress.Total)
@@ -254,7 +256,7 @@ record says. With --repair it mends what it finds from the other side.`,
 		Example: "  tandem verify\n  tandem verify --repair",
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, end, err := p.open(agent.Change)
+			d, end, err := p.open(device.Change)
 			if err != nil {
 				return err
 			}
@@ -281,7 +283,7 @@ record says. With --repair it mends what it finds from the other side.`,
 				}
 				for _, f := range s.Foreign {
 					doc.LeftAlone = append(doc.LeftAlone, located{s.Side, f})
-					lines = append(lines, fmt.Sprintf("  %s: %s", f, agent.LeftAlone))
+					lines = append(lines, fmt.Sprintf("  %s: %s", f, device.LeftAlone))
 				}
 			}
 			return errors.Join(p.print(doc, lines...), err)
@@ -297,7 +299,7 @@ type verification struct {
 	Problems  []backup.Problem                 `json:"problems"`
 	Edited    []located                        `json:"edited"`
 	LeftAlone []located                        `json:"left_alone"` // sockets, FIFOs and device nodes
-	agent.Failure
+	device.Failure
 }
 
 type located struct {
@@ -306,7 +308,7 @@ type located struct {
 }
 
 // showUpdate prints what install and update did.
-func (p *program) showUpdate(doc *agent.Updated, err error) error {
+func (p *program) showUpdate(doc *device.Updated, err error) error {
 	if doc == nil {
 		return err
 	}
@@ -315,13 +317,13 @@ func (p *program) showUpdate(doc *agent.Updated, err error) error {
 	for _, f := range doc.Firmware {
 		switch {
 		case f.Error != "":
-		case f.State == agent.FirmwareDone:
+		case f.State == firmware.Done:
 			lines = append(lines, fmt.Sprintf("installed %s %s (before: %s)", f.Name, f.Version, orNone(f.From)))
-		case f.State == agent.FirmwareRestart:
+		case f.State == firmware.Restart:
 			lines = append(lines, fmt.Sprintf("%s %s is written, and in use after a restart (now: %s)", f.Name, f.Version, orNone(f.From)))
 		}
 	}
-	ofApp := !slices.ContainsFunc(doc.Firmware, func(f agent.UpdatedFirmware) bool { return f.Name == doc.App })
+	ofApp := !slices.ContainsFunc(doc.Firmware, func(f device.UpdatedFirmware) bool { return f.Name == doc.App })
 	switch {
 	case ofApp && !doc.Updated && doc.App == "" && doc.BackedUp:
 		lines = append(lines, fmt.Sprintf("nothing newer than %s", orNone(doc.Version)))
@@ -333,7 +335,7 @@ func (p *program) showUpdate(doc *agent.Updated, err error) error {
 	return errors.Join(p.report(doc, lines...), err)
 }
 
-func installedLine(doc *agent.Updated, end string) string {
+func installedLine(doc *device.Updated, end string) string {
 	return fmt.Sprintf("installed %s %s (before: %s), %s written; %s", doc.App, doc.Version, orNone(doc.From), size(doc.Bytes), end)
 }
 
@@ -365,7 +367,7 @@ to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
 				return cli.Usage(cmd, "%s: a directory, expected a bundle", args[0])
 			}
 			ctx := cmd.Context()
-			doc, err := carryOut(ctx, p, "/v1/install", query, body, func(d *agent.Device) (*agent.Updated, error) { return d.RunInstall(ctx, open, o) })
+			doc, err := carryOut(ctx, p, "/v1/install", query, body, func(d *device.Device) (*device.Updated, error) { return d.RunInstall(ctx, open, o) })
 			if err != nil && doc == nil {
 				err = fmt.Errorf("%s: %w", args[0], err)
 			}
@@ -386,8 +388,8 @@ func cause(err error) error {
 }
 
 // onDevice opens the device for a command that changes it.
-func onDevice[T any](p *program, run func(*agent.Device) (*T, error)) (*T, error) {
-	d, end, err := p.open(agent.Change)
+func onDevice[T any](p *program, run func(*device.Device) (*T, error)) (*T, error) {
+	d, end, err := p.open(device.Change)
 	if err != nil {
 		return nil, err
 	}
@@ -396,7 +398,7 @@ func onDevice[T any](p *program, run func(*agent.Device) (*T, error)) (*T, error
 }
 
 // showAnswer prints what the source has.
-func (p *program) showAnswer(doc *agent.Answer, err error) error {
+func (p *program) showAnswer(doc *device.Answer, err error) error {
 	if doc == nil {
 		return err
 	}
@@ -409,7 +411,7 @@ func (p *program) showAnswer(doc *agent.Answer, err error) error {
 		default:
 			lines = append(lines, fmt.Sprintf("%s: nothing newer than %s", f.Name, orNone(f.Installed)))
 		}
-		if f.State != agent.FirmwareNone {
+		if f.State != firmware.None {
 			lines = append(lines, fmt.Sprintf("%s %s is here: %s", f.Name, f.Unpacked, f.State))
 		}
 		if p.verbose {
@@ -436,7 +438,7 @@ why each other release is passed over.`,
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			return p.showAnswer(carryOut(ctx, p, "/v1/check", nil, nil, func(d *agent.Device) (*agent.Answer, error) { return d.RunCheck(ctx) }))
+			return p.showAnswer(carryOut(ctx, p, "/v1/check", nil, nil, func(d *device.Device) (*device.Answer, error) { return d.RunCheck(ctx) }))
 		},
 	}
 }
@@ -453,7 +455,7 @@ handler for come first; one that fails does not keep the application from its ow
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			return p.showUpdate(carryOut(ctx, p, "/v1/update", nil, nil, func(d *agent.Device) (*agent.Updated, error) { return d.RunUpdate(ctx) }))
+			return p.showUpdate(carryOut(ctx, p, "/v1/update", nil, nil, func(d *device.Device) (*device.Updated, error) { return d.RunUpdate(ctx) }))
 		},
 	}
 }
@@ -478,7 +480,7 @@ them up. It is for changes made by hand, without a bundle.`,
 				}
 				next = func(versioning.Version) (versioning.Version, error) { return v, nil }
 			}
-			d, end, err := p.open(agent.Change)
+			d, end, err := p.open(device.Change)
 			if err != nil {
 				return err
 			}
@@ -515,7 +517,7 @@ come back from a source or from the other side.`,
 			}
 			ctx := cmd.Context()
 			return p.showReconciliation(carryOut(ctx, p, "/v1/rollback", url.Values{"to": {to}}, nil,
-				func(d *agent.Device) (*agent.Reconciliation, error) { return d.RunRollback(ctx, v) }))
+				func(d *device.Device) (*device.Reconciliation, error) { return d.RunRollback(ctx, v) }))
 		},
 	}
 	cmd.Flags().StringVar(&to, "to", "", "return to this `VERSION`, which must be kept on the device")
@@ -523,8 +525,8 @@ come back from a source or from the other side.`,
 }
 
 // change opens the device, lets f change it and prints the result.
-func (p *program) change(f func(*agent.Device) (*backup.Result, error)) error {
-	d, end, err := p.open(agent.Change)
+func (p *program) change(f func(*device.Device) (*backup.Result, error)) error {
+	d, end, err := p.open(device.Change)
 	if err != nil {
 		return err
 	}
@@ -546,7 +548,7 @@ confirmed. With backup = "confirmed" it is backed up now.`,
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			return p.showReconciliation(carryOut(ctx, p, "/v1/confirm", nil, nil, func(d *agent.Device) (*agent.Reconciliation, error) { return d.RunConfirm(ctx) }))
+			return p.showReconciliation(carryOut(ctx, p, "/v1/confirm", nil, nil, func(d *device.Device) (*device.Reconciliation, error) { return d.RunConfirm(ctx) }))
 		},
 	}
 }
@@ -564,7 +566,7 @@ before it comes back.`,
 			if err != nil {
 				return cli.Usage(cmd, "%w", err)
 			}
-			return p.change(func(d *agent.Device) (*backup.Result, error) { return d.Revoke(cmd.Context(), v) })
+			return p.change(func(d *device.Device) (*backup.Result, error) { return d.Revoke(cmd.Context(), v) })
 		},
 	}
 }
@@ -581,7 +583,7 @@ func newUnrevokeCommand(p *program) *cobra.Command {
 			if err != nil {
 				return cli.Usage(cmd, "%w", err)
 			}
-			d, end, err := p.open(agent.Change)
+			d, end, err := p.open(device.Change)
 			if err != nil {
 				return err
 			}
@@ -603,7 +605,7 @@ With --json each event is a document of its own, in a line of its own.`,
 		Example: "  tandem history\n  tandem history --json",
 		Args:    cli.Exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			d, end, err := p.open(agent.Look)
+			d, end, err := p.open(device.Look)
 			if err != nil {
 				return err
 			}
@@ -628,7 +630,7 @@ With --json each event is a document of its own, in a line of its own.`,
 }
 
 // eventLine writes an event for people.
-func eventLine(e *agent.Event) string {
+func eventLine(e *device.Event) string {
 	parts := []string{e.Time.Format("2006-01-02 15:04:05Z"), e.Command}
 	if e.Command == "firmware" {
 		parts = append(parts, e.Reason) // its name

@@ -82,7 +82,7 @@ func TestLongLargeTrees(t *testing.T) {
 // large is a device with a large tree, each of whose commands has to do with
 // so much memory, in bytes.
 type large struct {
-	*device
+	*unit
 	memory int64
 }
 
@@ -105,7 +105,7 @@ func many(t *testing.T, files int) large {
 	return l
 }
 
-func largeFile(t *testing.T, d *device, write func(*os.File) error) {
+func largeFile(t *testing.T, d *unit, write func(*os.File) error) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Join(d.dir, "system/apps"), 0o755); err != nil {
 		t.Fatal(err)

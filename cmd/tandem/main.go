@@ -29,6 +29,7 @@ func main() {
 		stdin:    os.Stdin,
 		stdout:   cli.Unread(os.Stdout),
 		stderr:   cli.Unread(os.Stderr),
+		children: os.Stderr,
 		terminal: term.IsTerminal(int(os.Stderr.Fd())),
 		now:      time.Now,
 		euid:     os.Geteuid(),

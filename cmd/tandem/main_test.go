@@ -142,8 +142,8 @@ func writeApp(dir, version string) error {
 	return err
 }
 
-// device is a device of its own: two sides and a configuration.
-type device struct {
+// unit is a device of its own: two sides and a configuration.
+type unit struct {
 	t   testing.TB
 	dir string
 }
@@ -168,9 +168,9 @@ state = "state"
 lock = "tandem.lock"
 `
 
-func newDevice(t testing.TB, more string) *device {
+func newDevice(t testing.TB, more string) *unit {
 	t.Helper()
-	d := &device{t: t, dir: t.TempDir()}
+	d := &unit{t: t, dir: t.TempDir()}
 	if err := provision(d.dir, more); err != nil {
 		t.Fatal(err)
 	}
@@ -199,13 +199,13 @@ func (o outcome) String() string {
 }
 
 // command prepares a run of tandem on the device.
-func (d *device) command(ctx context.Context, args ...string) *exec.Cmd {
+func (d *unit) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "tandem"), append([]string{"--config", "tandem.toml"}, args...)...)
 	cmd.Dir = d.dir
 	return cmd
 }
 
-func (d *device) run(args ...string) outcome {
+func (d *unit) run(args ...string) outcome {
 	d.t.Helper()
 	return d.wait(d.start(context.Background(), args...))
 }
@@ -216,7 +216,7 @@ type running struct {
 	stdout, stderr lines
 }
 
-func (d *device) start(ctx context.Context, args ...string) *running {
+func (d *unit) start(ctx context.Context, args ...string) *running {
 	d.t.Helper()
 	r := &running{cmd: d.command(ctx, args...)}
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
@@ -226,7 +226,7 @@ func (d *device) start(ctx context.Context, args ...string) *running {
 	return r
 }
 
-func (d *device) wait(r *running) outcome {
+func (d *unit) wait(r *running) outcome {
 	d.t.Helper()
 	var exit *exec.ExitError
 	if err := r.cmd.Wait(); err != nil && !errors.As(err, &exit) {
@@ -236,7 +236,7 @@ func (d *device) wait(r *running) outcome {
 }
 
 // must runs tandem and expects success.
-func (d *device) must(args ...string) outcome {
+func (d *unit) must(args ...string) outcome {
 	d.t.Helper()
 	o := d.run(args...)
 	if o.exit != 0 {
@@ -246,7 +246,7 @@ func (d *device) must(args ...string) outcome {
 }
 
 // sides describes both sides; what refusing an operation must not change.
-func (d *device) sides() tree {
+func (d *unit) sides() tree {
 	d.t.Helper()
 	t, err := readTree(d.dir, "system", "usr_data")
 	if err != nil {

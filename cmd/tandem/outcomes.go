@@ -1,8 +1,9 @@
 package main
 
 import (
-	"tandem/agent"
+	"tandem/agent/device"
 	"tandem/backup"
+	"tandem/internal/child"
 	"tandem/internal/cli"
 	"tandem/internal/config"
 	"tandem/internal/lock"
@@ -18,11 +19,12 @@ func outcomes() cli.Outcomes {
 		cli.On(0, "done, or nothing to do", nil, ""),
 		cli.On(2, "wrong usage or configuration", cli.Any(config.ErrInvalid), "correct the configuration where the message says"),
 		cli.On(2, "", cli.IsUsage, ""), // its hint names the command
-		cli.On(2, "", cli.Any(trust.ErrRoot, agent.ErrNoRoot), `put the root.json that "tandem-release repo init" named there`),
+		cli.On(2, "", cli.Any(trust.ErrRoot, device.ErrNoRoot), `put the root.json that "tandem-release repo init" named there`),
 		cli.On(60, "another tandem is at work", cli.Any(lock.ErrBusy), "wait until it is done, then try again"),
-		cli.On(51, "unhealthy: rolled back", cli.Any(agent.ErrUnhealthy), "the version is revoked: a higher one is taken, or this one with --allow-revoked"),
-		cli.On(50, "hook refused or postponed", cli.Any(agent.ErrPostponed), "try again later"),
-		cli.On(50, "", cli.Any(agent.ErrHook), "the hook's output above says why; nothing was changed"),
+		cli.On(51, "unhealthy: rolled back", cli.Any(device.ErrUnhealthy), "the version is revoked: a higher one is taken, or this one with --allow-revoked"),
+		cli.On(50, "hook refused or postponed", cli.Any(child.ErrPostponed), "try again later"),
+		cli.On(50, "", cli.Any(child.ErrNotRun), "see whether that program runs by hand; the agent asks it again"),
+		cli.On(50, "", cli.Any(child.ErrRefused), "the hook's output above says why; nothing was changed"),
 		cli.On(1, "", cli.Any(backup.ErrNothingToReturnTo), "install a bundle of the version that you want, with --allow-downgrade"),
 		cli.On(40, "not enough space", cli.Any(backup.ErrNoSpace, ota.ErrNoSpace), "make room on that file system, then try again"),
 		cli.On(12, "a side is not mounted or not writable", cli.Any(backup.ErrUnavailable, ota.ErrNotWritable),

@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"tandem/agent"
+	"tandem/agent/device"
 	"tandem/backup"
+	"tandem/internal/child"
 	"tandem/internal/cli"
 	"tandem/internal/config"
 	"tandem/internal/lock"
@@ -27,7 +29,7 @@ func TestOutcomes(t *testing.T) {
 		{&cli.UsageError{Err: errors.New("unknown flag"), Command: "tandem"}, 2},
 		{config.ErrInvalid, 2},
 		{trust.ErrRoot, 2},
-		{agent.ErrNoRoot, 2},
+		{device.ErrNoRoot, 2},
 		{backup.ErrNoApplication, 10},
 		{backup.ErrDamage, 11},
 		{backup.ErrUnavailable, 12},
@@ -42,14 +44,14 @@ func TestOutcomes(t *testing.T) {
 		{ota.ErrRefused, 31},
 		{backup.ErrNoSpace, 40},
 		{ota.ErrNoSpace, 40},
-		{agent.ErrHook, 50},
-		{agent.ErrPostponed, 50},
-		{agent.ErrUnhealthy, 51},
+		{child.ErrRefused, 50},
+		{child.ErrPostponed, 50},
+		{device.ErrUnhealthy, 51},
 		{lock.ErrBusy, 60},
 		// Where two fit, the one that says what to do.
 		{errors.Join(backup.ErrDamage, backup.ErrNoSpace), 40},
 		{fmt.Errorf("%w: %w", ota.ErrRefused, trust.ErrUntrusted), 31},
-		{fmt.Errorf("%w: %w", agent.ErrUnhealthy, backup.ErrUnavailable), 51},
+		{fmt.Errorf("%w: %w", device.ErrUnhealthy, backup.ErrUnavailable), 51},
 		{errors.Join(&remoteError{agent.Failure{Error: "there", Exit: 23, Hint: "here"}}, bundle.ErrMalformed), 23},
 	} {
 		err := c.err

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"tandem/agent"
+	"tandem/agent/device"
 	"tandem/internal/config"
 )
 
@@ -25,7 +26,7 @@ type remote struct {
 }
 
 // remoteError is what the agent says went wrong.
-type remoteError struct{ agent.Failure }
+type remoteError struct{ device.Failure }
 
 func (e *remoteError) Error() string { return e.Failure.Error }
 
@@ -53,13 +54,13 @@ func (p *program) agentHere(cfg *config.Config) *remote {
 }
 
 // status asks for the agent's status.
-func (r *remote) status(ctx context.Context) (*agent.Status, error) {
+func (r *remote) status(ctx context.Context) (*device.Status, error) {
 	resp, err := r.do(ctx, http.MethodGet, "/v1/status", nil, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	var s agent.Status
+	var s device.Status
 	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
 		return nil, fmt.Errorf("the agent's answer: %w", err)
 	}
@@ -82,7 +83,7 @@ func (r *remote) do(ctx context.Context, method, path string, query url.Values, 
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	var f agent.Failure
+	var f device.Failure
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&f); err != nil || f.Error == "" {
 		return nil, fmt.Errorf("the agent answered %s", resp.Status)
 	}
@@ -135,7 +136,7 @@ func (r *remote) command(ctx context.Context, path string, query url.Values, bod
 }
 
 // carryOut carries a command out: by the agent, if one runs here, else by itself.
-func carryOut[T any](ctx context.Context, p *program, path string, query url.Values, body io.Reader, local func(*agent.Device) (*T, error)) (*T, error) {
+func carryOut[T any](ctx context.Context, p *program, path string, query url.Values, body io.Reader, local func(*device.Device) (*T, error)) (*T, error) {
 	cfg, err := config.Load(p.config)
 	if err != nil {
 		return nil, err

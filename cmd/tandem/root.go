@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
-	"tandem/agent"
+	"tandem/agent/device"
 	"tandem/internal/cli"
 	"tandem/internal/config"
 	"tandem/internal/text"
@@ -25,7 +26,8 @@ import (
 type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	terminal       bool // stderr is one
+	terminal       bool     // stderr is one
+	children       *os.File // where the output of what is left running goes
 	now            func() time.Time
 	euid, egid     int
 
@@ -74,12 +76,12 @@ func run(ctx context.Context, p *program, args []string) int {
 }
 
 // failure says what went wrong.
-func (p *program) failure(err error) agent.Failure {
+func (p *program) failure(err error) device.Failure {
 	if err == nil {
-		return agent.Failure{}
+		return device.Failure{}
 	}
 	exit, hint := outcomes().Of(err)
-	return agent.Failure{Error: cli.Message(err), Hint: hint, Exit: exit}
+	return device.Failure{Error: cli.Message(err), Hint: hint, Exit: exit}
 }
 
 // document prints the one JSON document of a command.
@@ -191,7 +193,7 @@ func addCompletion(root *cobra.Command) {
 }
 
 // open loads the configuration and opens the device.
-func (p *program) open(access agent.Access) (*agent.Device, func(), error) {
+func (p *program) open(access device.Access) (*device.Device, func(), error) {
 	cfg, err := config.Load(p.config)
 	if err != nil {
 		return nil, nil, err
@@ -199,7 +201,7 @@ func (p *program) open(access agent.Access) (*agent.Device, func(), error) {
 	progress := newProgress(p)
 	env := p.environment()
 	env.Progress = progress.report
-	d, err := agent.Open(cfg, env, access)
+	d, err := device.Open(cfg, env, access)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -212,10 +214,10 @@ func (p *program) open(access agent.Access) (*agent.Device, func(), error) {
 }
 
 // environment is what a device needs of the world.
-func (p *program) environment() agent.Environment {
-	return agent.Environment{
+func (p *program) environment() device.Environment {
+	return device.Environment{
 		Log: p.logger(), Now: p.now, Built: builtAt(), Version: releaseVersion(), Random: rand.Reader,
-		Explain: p.failure, EUID: p.euid, EGID: p.egid,
+		Output: p.children, Explain: p.failure, EUID: p.euid, EGID: p.egid,
 	}
 }
 

@@ -45,7 +45,8 @@ type Program struct {
 
 	// Inherit is where its output goes, as to its own terminal; what it leaves
 	// running keeps that. If it is nil, Out is given each line of its standard
-	// output, and Err each line of its standard error.
+	// output, and Err each line of its standard error; Out gets both if there is no
+	// Err.
 	Inherit  *os.File
 	Out, Err func(line string)
 }
@@ -94,6 +95,10 @@ func (p *Program) connect(cmd *exec.Cmd) (finish func(), err error) {
 	out, err := newOutput(p.Out)
 	if err != nil {
 		return nil, err
+	}
+	if p.Err == nil {
+		cmd.Stdout, cmd.Stderr = out.writer, out.writer
+		return out.finish, nil
 	}
 	errs, err := newOutput(p.Err)
 	if err != nil {

@@ -276,7 +276,7 @@ func TestLines(t *testing.T) {
 		`printf 'a\033[31mb\302\205c\342\200\256\377'`: {`a\x1b[31mb\u0085c\u202e\xff`},
 		`printf '%04096d\nx\n' 0`:                      {strings.Repeat("0", 4096), "x"},
 		`printf '%04097d\nx\n' 0`:                      {strings.Repeat("0", 4096), "0", "x"},
-		`printf 'größe\ttab\n'`:                        {"größe\ttab"},
+		`printf 'größe\ttab\n'`:                        {`größe\ttab`},
 		`echo out >&2; echo in`:                        {"in"},
 	} {
 		var got []string

@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
+	"tandem/internal/text"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -136,25 +134,6 @@ func (o *output) take(data []byte) {
 }
 
 func (o *output) give() {
-	o.line(printable(o.begun))
+	o.line(text.Line(string(o.begun)))
 	o.begun = o.begun[:0]
-}
-
-// printable makes a line fit for a log and a terminal: what is no text, or would
-// have a terminal do something, is written as an escape sequence.
-func printable(line []byte) string {
-	var b strings.Builder
-	for len(line) > 0 {
-		r, n := utf8.DecodeRune(line)
-		switch {
-		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, line[0])
-		case r == '\t', strconv.IsGraphic(r):
-			b.WriteRune(r)
-		default:
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
-		}
-		line = line[n:]
-	}
-	return b.String()
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"tandem/agent"
+	dev "tandem/agent/device"
 )
 
 // collector is the server that a device reports to. It holds each report
@@ -26,7 +27,7 @@ type collector struct {
 
 	mu     sync.Mutex
 	random *rand.Rand // nil: it is well
-	events map[string]agent.Event
+	events map[string]dev.Event
 	order  []string // ids, as they came first
 	status []agent.Report
 	wrong  []string
@@ -37,7 +38,7 @@ type collector struct {
 
 func newCollector(t testing.TB, random *rand.Rand) *collector {
 	t.Helper()
-	c := &collector{schema: loadSchema(t), random: random, events: map[string]agent.Event{}}
+	c := &collector{schema: loadSchema(t), random: random, events: map[string]dev.Event{}}
 	s := httptest.NewServer(http.HandlerFunc(c.serve))
 	t.Cleanup(func() {
 		s.CloseClientConnections()
@@ -116,13 +117,13 @@ func number(id string) int {
 }
 
 // get gives the events by their numbers, what is wrong, and what is missing.
-func (c *collector) get() (events []agent.Event, wrong []string) {
+func (c *collector) get() (events []dev.Event, wrong []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range c.order {
 		events = append(events, c.events[id])
 	}
-	slices.SortFunc(events, func(a, b agent.Event) int { return number(a.ID) - number(b.ID) })
+	slices.SortFunc(events, func(a, b dev.Event) int { return number(a.ID) - number(b.ID) })
 	wrong = slices.Clone(c.wrong)
 	for i, e := range events {
 		if name, _, _ := strings.Cut(events[0].ID, "-"); number(e.ID) != i+1 || !strings.HasPrefix(e.ID, name+"-") {

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"tandem/agent"
+	dev "tandem/agent/device"
 )
 
 // device is a device of its own: two sides, hooks, and an agent that may run.
@@ -258,7 +258,7 @@ func (d *device) signal(s os.Signal) {
 }
 
 // status asks the agent over its socket.
-func (d *device) status() (*agent.Status, error) {
+func (d *device) status() (*dev.Status, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		dir, err := os.Open(d.dir)
 		if err != nil {
@@ -276,12 +276,12 @@ func (d *device) status() (*agent.Status, error) {
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("status: %s", resp.Status)
 	}
-	var s agent.Status
+	var s dev.Status
 	return &s, json.NewDecoder(resp.Body).Decode(&s)
 }
 
 // until waits until the agent's status is as it should be.
-func (d *device) until(limit time.Duration, what string, check func(s *agent.Status) error) {
+func (d *device) until(limit time.Duration, what string, check func(s *dev.Status) error) {
 	d.t.Helper()
 	eventually(d.t, limit, what, func() error {
 		s, err := d.status()
@@ -293,9 +293,9 @@ func (d *device) until(limit time.Duration, what string, check func(s *agent.Sta
 }
 
 // step is how far the agent has come, as it is written down.
-func (d *device) step() agent.Step {
+func (d *device) step() dev.Step {
 	var m struct {
-		Course agent.Course `json:"course"`
+		Course dev.Course `json:"course"`
 	}
 	if data, err := os.ReadFile(d.path("state/agent.json")); err != nil || json.Unmarshal(data, &m) != nil {
 		return ""
@@ -320,7 +320,7 @@ func (d *device) runs(version string) error {
 		return errors.New("the sides are not in step")
 	case s.Pending != nil:
 		return fmt.Errorf("%s is not confirmed", s.Pending.Version)
-	case s.Agent.Step != agent.Idle:
+	case s.Agent.Step != dev.Idle:
 		return fmt.Errorf("the agent's step is %s", s.Agent.Step)
 	}
 	if got, want := d.read("running"), "hello "+version+"\n"; got != want {
@@ -334,7 +334,7 @@ func (d *device) runs(version string) error {
 func (d *device) polled() {
 	d.t.Helper()
 	now := time.Now()
-	d.until(soon, "a poll", func(s *agent.Status) error {
+	d.until(soon, "a poll", func(s *dev.Status) error {
 		if !s.Agent.LastPoll.After(now) {
 			return fmt.Errorf("the last poll was at %s: %s", s.Agent.LastPoll, s.Agent.PollError)
 		}
@@ -343,11 +343,11 @@ func (d *device) polled() {
 }
 
 // history gives the events that the device remembers.
-func (d *device) history() []agent.Event {
+func (d *device) history() []dev.Event {
 	d.t.Helper()
-	var events []agent.Event
+	var events []dev.Event
 	for line := range bytes.Lines([]byte(d.must("history", "--json").stdout)) {
-		var e agent.Event
+		var e dev.Event
 		d.check(json.Unmarshal(line, &e))
 		events = append(events, e)
 	}
@@ -356,7 +356,7 @@ func (d *device) history() []agent.Event {
 
 // actions gives what happened to versions: the action and the version of each
 // event that installed, confirmed or took back one.
-func actions(events []agent.Event) []string {
+func actions(events []dev.Event) []string {
 	var all []string
 	for _, e := range events {
 		switch e.Action {

@@ -7,12 +7,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	dev "tandem/agent/device"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"tandem/agent"
 )
 
 // edited waits until an edit is on the other side, and says how long it took.
@@ -203,7 +202,7 @@ func TestFullDisk(t *testing.T) {
 	d.start()
 	d.polled()
 	d.polled()
-	d.until(soon, "the reason", func(s *agent.Status) error {
+	d.until(soon, "the reason", func(s *dev.Status) error {
 		if !strings.Contains(s.Agent.Barred, "1.1.0: ") {
 			return fmt.Errorf("%q", s.Agent.Barred)
 		}

@@ -12,10 +12,9 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	dev "tandem/agent/device"
 	"testing"
 	"time"
-
-	"tandem/agent"
 )
 
 // world is a device, the server that it updates from, the one it reports to,
@@ -158,9 +157,9 @@ func (w *world) stopServer() {
 // The moments at which something is killed, beside those at random.
 var moments = []func(w *world) bool{
 	func(w *world) bool { return true },
-	func(w *world) bool { return w.step() == agent.Downloading },
-	func(w *world) bool { return w.step() == agent.Installing },
-	func(w *world) bool { return w.step() == agent.Installing },
+	func(w *world) bool { return w.step() == dev.Downloading },
+	func(w *world) bool { return w.step() == dev.Installing },
+	func(w *world) bool { return w.step() == dev.Installing },
 	func(w *world) bool { return w.read("running") == "" },
 	func(w *world) bool { return strings.Contains(w.read("usr_data/.tandem/pending.json"), "version") },
 }
@@ -364,7 +363,7 @@ func (w *world) haveTold(want []string) {
 	}
 }
 
-func rolledBack(e agent.Event) bool { return e.Action == "rolled back" }
+func rolledBack(e dev.Event) bool { return e.Action == "rolled back" }
 
 // reports waits until the device has tried to report once more, or has nothing
 // left to report.

@@ -8,10 +8,9 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	dev "tandem/agent/device"
 	"testing"
 	"time"
-
-	"tandem/agent"
 )
 
 // poll is the setting of tests that want polls soon.
@@ -31,7 +30,7 @@ func shared() string { return filepath.Join(pubDir, "repo") }
 // waitsFor waits until the agent says why it waits.
 func (d *device) waitsFor(why string) {
 	d.t.Helper()
-	d.until(soon, "the agent waits", func(s *agent.Status) error {
+	d.until(soon, "the agent waits", func(s *dev.Status) error {
 		if !strings.Contains(s.Agent.Waiting, why) {
 			return fmt.Errorf("it says %q, want %q; it does: %s", s.Agent.Waiting, why, s.Agent.Doing)
 		}
@@ -152,16 +151,16 @@ func TestWindow(t *testing.T) {
 
 	// What its publisher takes back meanwhile is not installed when it opens.
 	r.add("1.2.0")
-	d.until(soon, "1.2.0 in place of 1.1.0", func(s *agent.Status) error {
-		if s.Agent.Step != agent.Ready || s.Agent.Version != "1.2.0" {
+	d.until(soon, "1.2.0 in place of 1.1.0", func(s *dev.Status) error {
+		if s.Agent.Step != dev.Ready || s.Agent.Version != "1.2.0" {
 			return fmt.Errorf("%s %s", s.Agent.Step, s.Agent.Version)
 		}
 		return nil
 	})
 	r.yank("1.2.0")
 	r.yank("1.1.0")
-	d.until(soon, "nothing to do", func(s *agent.Status) error {
-		if s.Agent.Step != agent.Idle {
+	d.until(soon, "nothing to do", func(s *dev.Status) error {
+		if s.Agent.Step != dev.Idle {
 			return fmt.Errorf("%s %s", s.Agent.Step, s.Agent.Version)
 		}
 		return nil
@@ -204,7 +203,7 @@ func TestPollNow(t *testing.T) {
 	w := newWeb(t, r.dir)
 	d := installed(t, options{source: w.url, agent: "poll = \"1000h\"\n", hooks: true})
 	d.start()
-	d.until(soon, "the agent is idle", func(s *agent.Status) error {
+	d.until(soon, "the agent is idle", func(s *dev.Status) error {
 		if s.Agent.Doing != "idle" {
 			return errors.New(s.Agent.Doing)
 		}
@@ -261,8 +260,8 @@ func TestPreInstall(t *testing.T) {
 
 	d.write("pre-answer", "1")
 	d.start()
-	d.until(soon, "the release is refused", func(s *agent.Status) error {
-		if s.Agent.Step != agent.Idle || len(d.lines("pre-asked")) != 2 {
+	d.until(soon, "the release is refused", func(s *dev.Status) error {
+		if s.Agent.Step != dev.Idle || len(d.lines("pre-asked")) != 2 {
 			return fmt.Errorf("%s, asked: %q", s.Agent.Step, d.lines("pre-asked"))
 		}
 		return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"tandem/agent"
+	"tandem/agent/device"
 	"tandem/internal/config"
 )
 
@@ -45,7 +46,7 @@ func fast(ctx context.Context, p *published, cycles int, seed uint64) (string, e
 	defer cancel()
 	a := agent.New(agent.Options{
 		Config: cfg,
-		Environment: agent.Environment{
+		Environment: device.Environment{
 			Log: log, Version: "0", Random: crand.Reader, EUID: os.Geteuid(), EGID: os.Getegid(),
 			Now: func() time.Time { return began.Add(time.Since(began) * faster) },
 		},

@@ -1,4 +1,4 @@
-package agent
+package device
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"tandem/agent/firmware"
 	"tandem/backup"
 	"tandem/ota"
 	"tandem/versioning"
@@ -114,14 +115,14 @@ type UpdatedFirmware struct {
 	Name    string             `json:"name"`
 	From    versioning.Version `json:"from"`
 	Version versioning.Version `json:"version"`
-	State   FirmwareState      `json:"state"`
+	State   firmware.State     `json:"state"`
 	Error   string             `json:"error,omitempty"`
 }
 
 // describeUpdate describes what came of the firmwares and of the application. A
 // nil Update without an error says that there is nothing newer than installed.
 // Where there is nothing to describe but an error, the document is nil.
-func describeUpdate(u *Update, installed versioning.Version, err error, firmwares ...FirmwareResult) (*Updated, error) {
+func describeUpdate(u *Update, installed versioning.Version, err error, firmwares ...firmware.Result) (*Updated, error) {
 	if u != nil && u.Firmware != nil {
 		firmwares = append(firmwares, *u.Firmware)
 		err = nil // the result has it
@@ -136,7 +137,7 @@ func describeUpdate(u *Update, installed versioning.Version, err error, firmware
 	case u == nil:
 		doc = &Updated{From: installed, Version: installed, BackedUp: err == nil}
 	case u.Firmware != nil:
-		doc = &Updated{Updated: u.Firmware.State == FirmwareDone, App: u.Firmware.Name, From: u.Firmware.From, Version: u.Firmware.Version}
+		doc = &Updated{Updated: u.Firmware.State == firmware.Done, App: u.Firmware.Name, From: u.Firmware.From, Version: u.Firmware.Version}
 	default:
 		doc = describeInstalled(u, err)
 	}
@@ -146,9 +147,9 @@ func describeUpdate(u *Update, installed versioning.Version, err error, firmware
 
 // describeFirmware describes what came of firmwares, and gives the errors of
 // those that are not installed.
-func describeFirmware(results []FirmwareResult) (docs []UpdatedFirmware, err error) {
+func describeFirmware(results []firmware.Result) (docs []UpdatedFirmware, err error) {
 	for _, r := range results {
-		if r.State == FirmwareNone && r.Err == nil {
+		if r.State == firmware.None && r.Err == nil {
 			continue
 		}
 		doc := UpdatedFirmware{Name: r.Name, From: r.From, Version: r.Version, State: r.State}
@@ -200,19 +201,19 @@ type AnswerFirmware struct {
 	Installed versioning.Version `json:"installed"`
 	Version   versioning.Version `json:"version,omitzero"`
 	Size      int64              `json:"size,omitempty"`
-	State     FirmwareState      `json:"state"`             // of what was unpacked before
+	State     firmware.State     `json:"state"`             // of what was unpacked before
 	Unpacked  versioning.Version `json:"unpacked,omitzero"` // its version
 	Passed    []string           `json:"passed"`
 	Error     string             `json:"error,omitempty"`
 }
 
-func (d *Device) describeAnswers(ans *answers) (*Answer, error) {
-	doc := &Answer{App: d.cfg.Device.App, Installed: ans.installed, Passed: passed(ans.app.Passed, "")}
-	if b := ans.app.Best; b != nil {
+func (d *Device) describeAnswers(ans *Answers) (*Answer, error) {
+	doc := &Answer{App: d.cfg.Device.App, Installed: ans.Installed, Passed: passed(ans.App.Passed, "")}
+	if b := ans.App.Best; b != nil {
 		doc.Available, doc.Version, doc.Size = true, b.Release.Version, b.Size
 	}
 	var failed error
-	for _, a := range ans.firmware {
+	for _, a := range ans.Firmware {
 		f := AnswerFirmware{
 			Name: a.Name, Installed: a.Installed, State: a.Pending.State, Unpacked: a.Pending.Version,
 			Passed: passed(a.Decision.Passed, a.Name),
@@ -243,7 +244,7 @@ func passed(all []ota.Passed, app string) []string {
 
 // RunCheck asks the source and changes nothing.
 func (d *Device) RunCheck(ctx context.Context) (*Answer, error) {
-	ans, err := d.ask(ctx)
+	ans, err := d.Ask(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package agent
+package device
 
 import (
 	"cmp"
@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"tandem/agent/firmware"
 	"tandem/backup"
 	"tandem/internal/config"
 	"tandem/internal/fsys"
@@ -19,54 +20,35 @@ import (
 	"tandem/versioning"
 )
 
-// FirmwareResult is what became of one firmware.
-type FirmwareResult struct {
-	Name    string
-	From    versioning.Version // that was installed before; zero if none was
-	Version versioning.Version // that the state is about
-	State   FirmwareState
-	Err     error // why it is not installed; nil for one that is, or has nothing to do
-}
-
-// FirmwareError says why a firmware is not installed. It wraps ErrPostponed,
-// ErrHook, or what else was the reason.
-type FirmwareError struct {
-	State FirmwareState
-	err   error
-}
-
-func (e *FirmwareError) Error() string { return e.err.Error() }
-func (e *FirmwareError) Unwrap() error { return e.err }
-
-// Hint says what happens next, or what can be done.
-func (e *FirmwareError) Hint() string {
-	switch e.State {
-	case FirmwarePostponed:
-		return "it is kept: the next \"tandem update\" or the next start goes on with it"
-	case FirmwareFailed:
-		return "the handler's output above says why; only --allow-revoked has this version tried again"
-	case FirmwareRestart:
-		return "restart the device"
-	}
-	return "see whether the handler that [[firmware]] names works by hand"
-}
-
-// firmware gives the firmware that c configures.
-func (d *Device) firmware(c config.Firmware) (*firmware, error) {
-	if strings.ContainsAny(c.Name, `/\`) || strings.HasPrefix(c.Name, ".") {
-		return nil, &config.Error{File: d.cfg.File, Key: "firmware.name", Message: fmt.Sprintf("%q: expected a name that a bundle's app can have", c.Name)}
-	}
-	state, err := d.state()
+// firmware returns the firmware that c configures, with its record in the agent's
+// state.
+func (d *Device) firmware(c config.Firmware) (*firmware.Firmware, error) {
+	state, err := d.State()
 	if err != nil {
 		return nil, fmt.Errorf("%w: agent.state: %w", ota.ErrNotWritable, err)
 	}
-	return &firmware{
-		name: c.Name, fs: state, cuts: d.cfg.Agent.Boots, log: d.env.Log, progress: d.env.Progress,
-		handler: &command{name: c.Name, argv: c.Handler, log: d.env.Log},
-	}, nil
+	return d.firmwareIn(state, c)
 }
 
-// unpackers gives what ota.Installer asks for the firmwares of this device.
+func (d *Device) firmwareIn(state fsys.FS, c config.Firmware) (*firmware.Firmware, error) {
+	handler, err := d.handler(c)
+	if err != nil {
+		return nil, err
+	}
+	f, err := firmware.New(firmware.Options{
+		Name: c.Name, FS: state, Cuts: d.cfg.Agent.Boots, Log: d.env.Log, Progress: d.env.Progress, Handler: handler,
+	})
+	if errors.Is(err, firmware.ErrName) {
+		err = &config.Error{File: d.cfg.File, Key: "firmware.name", Message: err.Error()}
+	}
+	return f, err
+}
+
+func (d *Device) handler(c config.Firmware) (*firmware.Command, error) {
+	return firmware.NewCommand(c.Name, c.Handler, nil, d.env.Log)
+}
+
+// unpackers returns what ota.Installer asks for the firmwares of this device.
 func (d *Device) unpackers(o backup.InstallOptions) map[string]func(context.Context, *bundle.Reader) (versioning.Version, error) {
 	all := map[string]func(context.Context, *bundle.Reader) (versioning.Version, error){}
 	for _, c := range d.cfg.Firmware {
@@ -75,54 +57,30 @@ func (d *Device) unpackers(o backup.InstallOptions) map[string]func(context.Cont
 			if err != nil {
 				return versioning.Version{}, err
 			}
-			from, err := f.unpack(ctx, r, o)
-			return from, f.unwritable(err)
+			return f.Unpack(ctx, r, o)
 		}
 	}
 	return all
 }
 
-// unwritable tells that the agent's state may not be written.
-func (f *firmware) unwritable(err error) error {
-	switch {
-	case err == nil, errors.Is(err, backup.ErrNoSpace):
-		return err
-	case fsys.IsNoSpace(err):
-		return fmt.Errorf("%w: %w", backup.ErrNoSpace, err)
-	case fsys.IsNotWritable(err):
-		return fmt.Errorf("%w: %w", ota.ErrNotWritable, err)
-	}
-	return err
-}
-
 // advance goes on with a firmware and remembers what came of it. What holds
-// afterwards is said at firmware.goOn.
-func (d *Device) advance(ctx context.Context, c config.Firmware, when occasion) FirmwareResult {
+// afterwards is said at firmware.GoOn.
+func (d *Device) advance(ctx context.Context, c config.Firmware, when firmware.Occasion) firmware.Result {
 	f, err := d.firmware(c)
 	if err != nil {
-		return FirmwareResult{Name: c.Name, State: FirmwareNone, Err: err}
+		return firmware.Result{Name: c.Name, State: firmware.None, Err: err}
 	}
-	before := f.load()
-	s, err := f.goOn(ctx, when)
-	r := FirmwareResult{Name: c.Name, From: s.Previous, Version: s.Version, State: s.State}
-	if ctx.Err() != nil {
-		r.Err = ctx.Err()
-		return r
-	}
-	if err = f.unwritable(err); err != nil {
-		r.Err = &FirmwareError{s.State, err}
-	}
-	// One that is postponed again and again is no news: flash wears out.
-	if s.State != before.State || before.open() && s.State != FirmwarePostponed {
-		d.remember(r.event())
+	r, news := f.Advance(ctx, when)
+	if news {
+		d.Remember(firmwareEvent(r))
 	}
 	return r
 }
 
-// event describes what came of a firmware. The reason names it.
-func (r *FirmwareResult) event() Event {
+// firmwareEvent describes what came of a firmware. The reason names it.
+func firmwareEvent(r firmware.Result) Event {
 	e := Event{Command: "firmware", Action: string(r.State), Reason: r.Name, From: r.From, Version: r.Version}
-	if r.State == FirmwareDone {
+	if r.State == firmware.Done {
 		e.Action = "installed"
 	}
 	if r.Err != nil {
@@ -132,10 +90,10 @@ func (r *FirmwareResult) event() Event {
 }
 
 // flash has the handler write a firmware that was just unpacked.
-func (d *Device) flash(ctx context.Context, name string) (*FirmwareResult, error) {
+func (d *Device) flash(ctx context.Context, name string) (*firmware.Result, error) {
 	for _, c := range d.cfg.Firmware {
 		if c.Name == name {
-			r := d.advance(ctx, c, atOnce)
+			r := d.advance(ctx, c, firmware.AtOnce)
 			return &r, r.Err
 		}
 	}
@@ -151,7 +109,7 @@ func (d *Device) startFirmware(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r := d.advance(ctx, c, atStart)
+		r := d.advance(ctx, c, firmware.AtStart)
 		log := d.env.Log.WithField("firmware", r.Name).WithField("version", r.Version)
 		switch {
 		case ctx.Err() != nil:
@@ -167,7 +125,7 @@ func (d *Device) startFirmware(ctx context.Context) error {
 type FirmwareStatus struct {
 	Name    string             `json:"name"`
 	Version versioning.Version `json:"version"` // installed, as its handler says; "" if that is not known
-	State   FirmwareState      `json:"state"`
+	State   firmware.State     `json:"state"`
 	Next    versioning.Version `json:"next,omitzero"` // that is unpacked, or waits for a restart
 	Failed  versioning.Version `json:"failed,omitzero"`
 	Detail  string             `json:"detail,omitempty"` // why it is postponed or failed, or why the version is not known
@@ -188,14 +146,20 @@ func (d *Device) firmwareStatus(ctx context.Context) ([]FirmwareStatus, error) {
 	}
 	var all []FirmwareStatus
 	for _, c := range d.cfg.Firmware {
-		h := &command{name: c.Name, argv: c.Handler, log: d.env.Log}
-		s := firmwareState{State: FirmwareNone}
+		h, err := d.handler(c)
+		if err != nil {
+			return nil, err
+		}
+		s := firmware.Record{State: firmware.None}
 		if disk != nil {
-			f := &firmware{name: c.Name, fs: disk, log: d.env.Log}
-			s = f.load()
+			f, err := d.firmwareIn(disk, c)
+			if err != nil {
+				return nil, err
+			}
+			s = f.Load()
 		}
 		st := FirmwareStatus{Name: c.Name, State: s.State, Version: s.Previous, Detail: s.Reason}
-		if s.State != FirmwareInstalling {
+		if s.State != firmware.Installing {
 			if st.Version, err = h.Version(ctx); err != nil {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()
@@ -204,9 +168,9 @@ func (d *Device) firmwareStatus(ctx context.Context) ([]FirmwareStatus, error) {
 			}
 		}
 		switch {
-		case s.open(), s.State == FirmwareRestart:
+		case s.Open(), s.State == firmware.Restart:
 			st.Next = s.Version
-		case s.State == FirmwareFailed:
+		case s.State == firmware.Failed:
 			st.Failed = s.Version
 		}
 		all = append(all, st)
@@ -219,8 +183,8 @@ type FirmwareAnswer struct {
 	Name      string
 	Installed versioning.Version
 	Decision  ota.Decision
-	Pending   FirmwareResult // what was unpacked before and is still to be installed; State is none without
-	Err       error          // the handler does not tell what is installed: nothing was chosen
+	Pending   firmware.Result // what was unpacked before and is still to be installed; State is none without
+	Err       error           // the handler does not tell what is installed: nothing was chosen
 }
 
 // CheckFirmware asks the source which release each firmware should have: the
@@ -238,10 +202,10 @@ func (d *Device) CheckFirmware(ctx context.Context) ([]FirmwareAnswer, error) {
 	var asked []*FirmwareAnswer
 	for i, c := range d.cfg.Firmware {
 		a := &answers[i]
-		a.Name, a.Pending = c.Name, FirmwareResult{Name: c.Name, State: FirmwareNone}
+		a.Name, a.Pending = c.Name, firmware.Result{Name: c.Name, State: firmware.None}
 		f, err := d.firmware(c)
 		if err == nil {
-			a.Installed, err = f.handler.Version(ctx)
+			a.Installed, err = f.Installed(ctx)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -249,9 +213,9 @@ func (d *Device) CheckFirmware(ctx context.Context) ([]FirmwareAnswer, error) {
 		if a.Err = err; f == nil {
 			continue
 		}
-		s := f.load()
-		if s.open() || s.State == FirmwareRestart {
-			a.Pending = FirmwareResult{Name: c.Name, From: s.Previous, Version: s.Version, State: s.State}
+		s := f.Load()
+		if s.Open() || s.State == firmware.Restart {
+			a.Pending = firmware.Result{Name: c.Name, From: s.Previous, Version: s.Version, State: s.State}
 		}
 		if err != nil {
 			continue
@@ -283,13 +247,13 @@ func (d *Device) CheckFirmware(ctx context.Context) ([]FirmwareAnswer, error) {
 // The results are in the order of the configuration, one for each firmware;
 // there are none where no firmware is configured. A firmware that fails says so
 // in its result and stops neither the others nor the application. The error is
-// that of the source, or of ctx. What holds afterwards is said at FirmwareNone.
-func (d *Device) UpdateFirmware(ctx context.Context) ([]FirmwareResult, error) {
+// that of the source, or of ctx. What holds afterwards is said at firmware.None.
+func (d *Device) UpdateFirmware(ctx context.Context) ([]firmware.Result, error) {
 	answers, sourceErr := d.CheckFirmware(ctx)
 	if answers == nil {
 		return nil, sourceErr
 	}
-	results := make([]FirmwareResult, len(answers))
+	results := make([]firmware.Result, len(answers))
 	for i, a := range answers {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -298,12 +262,12 @@ func (d *Device) UpdateFirmware(ctx context.Context) ([]FirmwareResult, error) {
 		switch {
 		case best != nil && best.Release.Version.Compare(a.Pending.Version) > 0:
 			*r = d.takeFirmware(ctx, a, *best)
-		case a.Pending.State != FirmwareNone:
-			*r = d.advance(ctx, d.cfg.Firmware[i], later)
+		case a.Pending.State != firmware.None:
+			*r = d.advance(ctx, d.cfg.Firmware[i], firmware.Later)
 		default:
-			*r = FirmwareResult{Name: a.Name, From: a.Installed, Version: a.Installed, State: FirmwareNone, Err: a.Err}
+			*r = firmware.Result{Name: a.Name, From: a.Installed, Version: a.Installed, State: firmware.None, Err: a.Err}
 			if a.Err != nil {
-				r.Err = &FirmwareError{FirmwareNone, a.Err}
+				r.Err = firmware.NewError(firmware.None, a.Err)
 			}
 		}
 		if ctx.Err() != nil {
@@ -314,9 +278,9 @@ func (d *Device) UpdateFirmware(ctx context.Context) ([]FirmwareResult, error) {
 }
 
 // takeFirmware downloads and installs what the source offers for a firmware.
-func (d *Device) takeFirmware(ctx context.Context, a FirmwareAnswer, o ota.Offer) FirmwareResult {
-	r := FirmwareResult{Name: a.Name, From: a.Installed, Version: o.Release.Version, State: FirmwareNone}
-	file, err := d.fetch(ctx, o)
+func (d *Device) takeFirmware(ctx context.Context, a FirmwareAnswer, o ota.Offer) firmware.Result {
+	r := firmware.Result{Name: a.Name, From: a.Installed, Version: o.Release.Version, State: firmware.None}
+	file, err := d.Fetch(ctx, o)
 	if err != nil {
 		r.Err = err
 		return r

@@ -1,4 +1,4 @@
-package agent
+package device
 
 import (
 	"context"
@@ -50,9 +50,9 @@ func untold(events []Event, runs versioning.Version, pending *backup.Pending, re
 	return &Event{Command: command, Action: "installed", From: told, Version: runs}
 }
 
-// catchUp remembers what the history lacks of what happened before the agent's
+// CatchUp remembers what the history lacks of what happened before the agent's
 // start. c is what was under way then.
-func (d *Device) catchUp(ctx context.Context, c Course, runs versioning.Version) {
+func (d *Device) CatchUp(ctx context.Context, c Course, runs versioning.Version) {
 	log := d.env.Log
 	events, err := d.History()
 	if err != nil {
@@ -76,10 +76,8 @@ func (d *Device) catchUp(ctx context.Context, c Course, runs versioning.Version)
 		return
 	}
 	e.Reason = "found at the agent's start"
-	d.remember(*e)
+	d.Remember(*e)
 	if e.Action == "rolled back" && c.Step != Installing { // else the course is resumed
-		if err := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, e.From, e.Version); err != nil {
-			log.WithError(err).Warn("the application did not start")
-		}
+		d.StartApplication(ctx, e.From, e.Version)
 	}
 }

@@ -1,4 +1,4 @@
-package agent
+package firmware
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"tandem/backup"
+	"tandem/internal/child"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 	"tandem/packaging/bundle"
@@ -144,38 +145,38 @@ func testModem(t testing.TB, o memfs.Options) *memfs.Machine {
 	return m
 }
 
-func firmwareOn(t testing.TB, m *memfs.Machine, says map[string]error) (*firmware, *modem) {
+func firmwareOn(t testing.TB, m *memfs.Machine, says map[string]error) (*Firmware, *modem) {
 	h := &modem{t: t, disk: m.Disk("modem").FS(), state: m.Disk("state").FS(), says: says}
-	return &firmware{name: "modem", fs: h.state, handler: h, cuts: 3, log: quiet()}, h
+	return &Firmware{name: "modem", fs: h.state, handler: h, cuts: 3, log: quiet()}, h
 }
 
 // install does what an update does with a bundle.
-func install(t testing.TB, f *firmware, data []byte, o backup.InstallOptions) (firmwareState, error) {
+func install(t testing.TB, f *Firmware, data []byte, o backup.InstallOptions) (Record, error) {
 	r, err := bundle.NewReader(bytes.NewReader(data), bundle.Inspect{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.unpack(t.Context(), r, o); err != nil {
-		return f.load(), err
+	if _, err := f.Unpack(t.Context(), r, o); err != nil {
+		return f.Load(), err
 	}
-	return f.goOn(t.Context(), atOnce)
+	return f.GoOn(t.Context(), AtOnce)
 }
 
 // checkFirmware looks whether what the record says is so.
-func checkFirmware(t testing.TB, f *firmware, h *modem) {
+func checkFirmware(t testing.TB, f *Firmware, h *modem) {
 	t.Helper()
-	s := f.load()
+	s := f.Load()
 	now, _ := h.Version(t.Context())
 	switch s.State {
-	case FirmwareDone:
+	case Done:
 		if now.String() != s.Version.String() {
 			t.Fatalf("done with %s, but %s is installed", s.Version, now)
 		}
-	case FirmwareFailed:
+	case Failed:
 		if now.String() == s.Version.String() {
 			t.Fatalf("%s failed, but is installed", s.Version)
 		}
-	case FirmwareRestart, FirmwareUnpacked, FirmwareInstalling, FirmwarePostponed:
+	case Restart, Unpacked, Installing, Postponed:
 		if whole, err := f.whole(t.Context(), &s); err != nil || !whole {
 			t.Fatalf("%s, but its payload is not whole: %v", s.State, err)
 		}
@@ -189,20 +190,20 @@ func checkFirmware(t testing.TB, f *firmware, h *modem) {
 func TestFirmwarePowerCuts(t *testing.T) {
 	t.Parallel()
 	data := map[string][]byte{"1.1.0": firmwareBundle(t, "1.1.0"), "1.2.0": firmwareBundle(t, "1.2.0")}
-	failed := fmt.Errorf("%w: exit 3", ErrHook)
+	failed := fmt.Errorf("%w: exit 3", child.ErrRefused)
 	for _, c := range []struct {
 		name  string
-		first error         // what the handler says of 1.1.0
-		then  error         // what it says of it when it is called again later
-		want  FirmwareState // in the end, of 1.1.0
+		first error // what the handler says of 1.1.0
+		then  error // what it says of it when it is called again later
+		want  State // in the end, of 1.1.0
 		boot  bool
 	}{
-		{"done", nil, nil, FirmwareDone, false},
-		{"done, found at the start", nil, nil, FirmwareDone, true},
-		{"postponed, then done", ErrPostponed, nil, FirmwareDone, false},
-		{"postponed, then failed", ErrPostponed, failed, FirmwareFailed, false},
-		{"failed", failed, failed, FirmwareFailed, false},
-		{"after a restart", errRestart, errRestart, FirmwareDone, true},
+		{"done", nil, nil, Done, false},
+		{"done, found at the start", nil, nil, Done, true},
+		{"postponed, then done", child.ErrPostponed, nil, Done, false},
+		{"postponed, then failed", child.ErrPostponed, failed, Failed, false},
+		{"failed", failed, failed, Failed, false},
+		{"after a restart", errRestart, errRestart, Done, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -211,13 +212,13 @@ func TestFirmwarePowerCuts(t *testing.T) {
 				f, _ := firmwareOn(t, m, map[string]error{"1.1.0": c.first})
 				_, _ = install(t, f, data["1.1.0"], backup.InstallOptions{}) // the power may go
 			}
-			when := later
+			when := Later
 			if c.boot {
-				when = atStart
+				when = AtStart
 			}
 			recover := func(m *memfs.Machine) {
 				f, _ := firmwareOn(t, m, map[string]error{"1.1.0": c.then})
-				_, _ = f.goOn(t.Context(), when) // the power may go again
+				_, _ = f.GoOn(t.Context(), when) // the power may go again
 			}
 			for n, cut := range start.Cuts(update) {
 				seed := func() *rand.Rand { return rand.New(rand.NewPCG(1, uint64(n))) }
@@ -232,17 +233,17 @@ func TestFirmwarePowerCuts(t *testing.T) {
 						f, h := firmwareOn(t, again, map[string]error{"1.1.0": c.then})
 						checkFirmware(t, f, h)
 						h.boot()
-						s, _ := f.goOn(t.Context(), when)
-						if s.State == FirmwareRestart { // the handler ran only now
+						s, _ := f.GoOn(t.Context(), when)
+						if s.State == Restart { // the handler ran only now
 							h.boot()
-							s, _ = f.goOn(t.Context(), atStart)
+							s, _ = f.GoOn(t.Context(), AtStart)
 						}
 						checkFirmware(t, f, h)
-						if s.State == FirmwareNone { // nothing of it had arrived: the source has it still
+						if s.State == None { // nothing of it had arrived: the source has it still
 							s, _ = install(t, f, data["1.1.0"], backup.InstallOptions{})
-							if s.State == FirmwareRestart {
+							if s.State == Restart {
 								h.boot()
-								s, _ = f.goOn(t.Context(), atStart)
+								s, _ = f.GoOn(t.Context(), AtStart)
 							}
 						}
 						if s.State != c.want {
@@ -250,10 +251,10 @@ func TestFirmwarePowerCuts(t *testing.T) {
 						}
 						// The end holds: the handler is left alone.
 						runs := h.runs
-						if s, err := f.goOn(t.Context(), atStart); s.State != c.want || err != nil || h.runs != runs {
+						if s, err := f.GoOn(t.Context(), AtStart); s.State != c.want || err != nil || h.runs != runs {
 							t.Fatalf("cut at %d (%s), then at %d: gone on with all the same: %s, %v", n, choice, k, s.State, err)
 						}
-						if c.want == FirmwareFailed {
+						if c.want == Failed {
 							if _, err := install(t, f, data["1.1.0"], backup.InstallOptions{}); !errors.Is(err, backup.ErrRevoked) {
 								t.Fatalf("cut at %d (%s), then at %d: the failed version is taken again: %v", n, choice, k, err)
 							}
@@ -270,8 +271,8 @@ func TestFirmwareReplacedUnderPowerCuts(t *testing.T) {
 	t.Parallel()
 	first, second := firmwareBundle(t, "1.1.0"), firmwareBundle(t, "1.2.0")
 	start := testModem(t, memfs.Options{})
-	f, _ := firmwareOn(t, start, map[string]error{"1.1.0": ErrPostponed})
-	if s, err := install(t, f, first, backup.InstallOptions{}); s.State != FirmwarePostponed || !errors.Is(err, ErrPostponed) {
+	f, _ := firmwareOn(t, start, map[string]error{"1.1.0": child.ErrPostponed})
+	if s, err := install(t, f, first, backup.InstallOptions{}); s.State != Postponed || !errors.Is(err, child.ErrPostponed) {
 		t.Fatal(s.State, err)
 	}
 	for n, m := range start.Cuts(func(m *memfs.Machine) {
@@ -283,8 +284,8 @@ func TestFirmwareReplacedUnderPowerCuts(t *testing.T) {
 			m.Restart(choice)
 			f, h := firmwareOn(t, m, map[string]error{})
 			checkFirmware(t, f, h)
-			s, err := f.goOn(t.Context(), atStart)
-			if s.State != FirmwareDone || err != nil {
+			s, err := f.GoOn(t.Context(), AtStart)
+			if s.State != Done || err != nil {
 				t.Fatalf("cut at %d (%s): %s, %v", n, choice, s.State, err)
 			}
 			checkFirmware(t, f, h)
@@ -295,39 +296,39 @@ func TestFirmwareReplacedUnderPowerCuts(t *testing.T) {
 func TestFirmwareGoesOn(t *testing.T) {
 	t.Parallel()
 	data := firmwareBundle(t, "1.1.0")
-	failed := fmt.Errorf("%w: exit 3", ErrHook)
-	prepare := func(t *testing.T, says error) (*firmware, *modem) {
+	failed := fmt.Errorf("%w: exit 3", child.ErrRefused)
+	prepare := func(t *testing.T, says error) (*Firmware, *modem) {
 		f, h := firmwareOn(t, testModem(t, memfs.Options{}), map[string]error{"1.1.0": says})
-		if s, _ := install(t, f, data, backup.InstallOptions{}); s.State == FirmwareNone {
+		if s, _ := install(t, f, data, backup.InstallOptions{}); s.State == None {
 			t.Fatal("nothing was installed")
 		}
 		return f, h
 	}
-	expect := func(t *testing.T, f *firmware, when occasion, want FirmwareState, target error) {
+	expect := func(t *testing.T, f *Firmware, when Occasion, want State, target error) {
 		t.Helper()
-		s, err := f.goOn(t.Context(), when)
+		s, err := f.GoOn(t.Context(), when)
 		if s.State != want || !errors.Is(err, target) {
 			t.Fatalf("%s, %v; want %s, %v", s.State, err, want, target)
 		}
-		if got := f.load(); got.State != want {
+		if got := f.Load(); got.State != want {
 			t.Fatalf("the record says %s, want %s", got.State, want)
 		}
 	}
 
 	t.Run("the handler goes down with the device again and again", func(t *testing.T) {
-		f, h := prepare(t, ErrPostponed)
-		s := f.load()
-		s.State, s.Cuts = FirmwareInstalling, f.cuts-1
+		f, h := prepare(t, child.ErrPostponed)
+		s := f.Load()
+		s.State, s.Cuts = Installing, f.cuts-1
 		if err := f.save(s); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, f, atStart, FirmwarePostponed, ErrPostponed)
-		s = f.load()
-		s.State = FirmwareInstalling
+		expect(t, f, AtStart, Postponed, child.ErrPostponed)
+		s = f.Load()
+		s.State = Installing
 		if err := f.save(s); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, f, atStart, FirmwareFailed, ErrHook)
+		expect(t, f, AtStart, Failed, child.ErrRefused)
 		if h.runs != 2 {
 			t.Fatalf("%d runs of the handler, want 2", h.runs)
 		}
@@ -340,75 +341,75 @@ func TestFirmwareGoesOn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.unpack(ctx, r, backup.InstallOptions{}); err != nil {
+		if _, err := f.Unpack(ctx, r, backup.InstallOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := f.goOn(ctx, atOnce); s.State != FirmwarePostponed || !errors.Is(err, context.Canceled) {
+		if s, err := f.GoOn(ctx, AtOnce); s.State != Postponed || !errors.Is(err, context.Canceled) {
 			t.Fatal(s.State, err)
 		}
 		f.handler = h
-		expect(t, f, later, FirmwareDone, nil)
+		expect(t, f, Later, Done, nil)
 	})
 	t.Run("the handler cannot be run", func(t *testing.T) {
-		f, h := prepare(t, errNotRun)
-		if s := f.load(); s.State != FirmwarePostponed || len(s.Revoked) > 0 {
+		f, h := prepare(t, child.ErrNotRun)
+		if s := f.Load(); s.State != Postponed || len(s.Revoked) > 0 {
 			t.Fatalf("%s, revoked %v", s.State, s.Revoked)
 		}
 		h.says = nil
-		expect(t, f, later, FirmwareDone, nil)
+		expect(t, f, Later, Done, nil)
 	})
 	t.Run("restart that has not come yet", func(t *testing.T) {
 		f, h := prepare(t, errRestart)
-		expect(t, f, later, FirmwareRestart, nil)
+		expect(t, f, Later, Restart, nil)
 		h.boot()
-		expect(t, f, later, FirmwareDone, nil)
+		expect(t, f, Later, Done, nil)
 	})
 	t.Run("restart in vain", func(t *testing.T) {
 		f, _ := prepare(t, errRestart)
-		expect(t, f, atStart, FirmwareFailed, ErrHook)
+		expect(t, f, AtStart, Failed, child.ErrRefused)
 	})
 	t.Run("a version that is not the one", func(t *testing.T) {
 		f, h := firmwareOn(t, testModem(t, memfs.Options{}), nil)
 		f.handler = lying{h}
-		if s, err := install(t, f, data, backup.InstallOptions{}); s.State != FirmwareFailed || !errors.Is(err, ErrHook) {
+		if s, err := install(t, f, data, backup.InstallOptions{}); s.State != Failed || !errors.Is(err, child.ErrRefused) {
 			t.Fatal(s.State, err)
 		}
 	})
 	t.Run("installed by hand meanwhile", func(t *testing.T) {
-		for version, want := range map[string]FirmwareState{"1.1.0": FirmwareDone, "1.5.0": FirmwareFailed} {
-			f, h := prepare(t, ErrPostponed)
+		for version, want := range map[string]State{"1.1.0": Done, "1.5.0": Failed} {
+			f, h := prepare(t, child.ErrPostponed)
 			if err := fsys.WriteFile(h.disk, "version", []byte(version), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			runs := h.runs
-			if s, _ := f.goOn(t.Context(), later); s.State != want || h.runs != runs {
+			if s, _ := f.GoOn(t.Context(), Later); s.State != want || h.runs != runs {
 				t.Fatalf("%s by hand: %s, want %s", version, s.State, want)
 			}
 		}
 	})
 	t.Run("payload damaged", func(t *testing.T) {
-		f, h := prepare(t, ErrPostponed)
-		name := f.path(path.Join(f.load().Payload, "image.bin"))
+		f, h := prepare(t, child.ErrPostponed)
+		name := f.path(path.Join(f.Load().Payload, "image.bin"))
 		if err := fsys.WriteFile(h.state, name, []byte("rotten"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		expect(t, f, later, FirmwareNone, backup.ErrDamage)
+		expect(t, f, Later, None, backup.ErrDamage)
 		if h.says = nil; h.runs != 1 {
 			t.Fatal("the handler was given a damaged payload")
 		}
-		if s, err := install(t, f, data, backup.InstallOptions{}); s.State != FirmwareDone || err != nil {
+		if s, err := install(t, f, data, backup.InstallOptions{}); s.State != Done || err != nil {
 			t.Fatal(s.State, err)
 		}
 	})
 	t.Run("record damaged", func(t *testing.T) {
 		for _, content := range []string{"", "garbage", strings.Repeat("0", 64) + "\n{}"} {
-			f, h := prepare(t, ErrPostponed)
+			f, h := prepare(t, child.ErrPostponed)
 			if err := fsys.WriteFile(h.state, f.path(firmwareRecord), []byte(content), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			expect(t, f, later, FirmwareNone, nil)
+			expect(t, f, Later, None, nil)
 			h.says = nil
-			if s, err := install(t, f, data, backup.InstallOptions{}); s.State != FirmwareDone || err != nil {
+			if s, err := install(t, f, data, backup.InstallOptions{}); s.State != Done || err != nil {
 				t.Fatal(s.State, err)
 			}
 		}
@@ -418,18 +419,18 @@ func TestFirmwareGoesOn(t *testing.T) {
 		if err := fsys.WriteFile(h.state, firmwareDir, []byte("garbage"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := install(t, f, data, backup.InstallOptions{}); s.State != FirmwareDone || err != nil {
+		if s, err := install(t, f, data, backup.InstallOptions{}); s.State != Done || err != nil {
 			t.Fatal(s.State, err)
 		}
 	})
 	t.Run("forced anew", func(t *testing.T) {
 		f, h := prepare(t, nil)
-		h.says = map[string]error{"1.1.0": ErrPostponed}
-		if s, err := install(t, f, data, backup.InstallOptions{AllowDowngrade: true}); s.State != FirmwarePostponed || !errors.Is(err, ErrPostponed) {
+		h.says = map[string]error{"1.1.0": child.ErrPostponed}
+		if s, err := install(t, f, data, backup.InstallOptions{AllowDowngrade: true}); s.State != Postponed || !errors.Is(err, child.ErrPostponed) {
 			t.Fatal(s.State, err)
 		}
 		h.says = nil
-		expect(t, f, later, FirmwareDone, nil)
+		expect(t, f, Later, Done, nil)
 		if h.runs != 3 {
 			t.Fatalf("%d runs of the handler, want 3", h.runs)
 		}
@@ -437,7 +438,7 @@ func TestFirmwareGoesOn(t *testing.T) {
 	t.Run("failed, but allowed", func(t *testing.T) {
 		f, h := prepare(t, failed)
 		h.says = nil
-		if s, err := install(t, f, data, backup.InstallOptions{AllowRevoked: true}); s.State != FirmwareDone || err != nil || len(s.Revoked) > 0 {
+		if s, err := install(t, f, data, backup.InstallOptions{AllowRevoked: true}); s.State != Done || err != nil || len(s.Revoked) > 0 {
 			t.Fatal(s.State, s.Revoked, err)
 		}
 	})
@@ -450,7 +451,7 @@ func TestFirmwareGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		s, err := install(t, f, data, backup.InstallOptions{AllowDowngrade: true})
-		if s.State != FirmwareDone || err != nil || len(s.Revoked) != 1 || s.Revoked[0].String() != "2.0.0" {
+		if s.State != Done || err != nil || len(s.Revoked) != 1 || s.Revoked[0].String() != "2.0.0" {
 			t.Fatal(s.State, s.Revoked, err)
 		}
 	})
@@ -477,21 +478,21 @@ func (h lying) Install(context.Context, string, versioning.Version, versioning.V
 // A bundle that turns out to be bad leaves what was there, and nothing of its own.
 func TestFirmwareBadBundle(t *testing.T) {
 	t.Parallel()
-	f, h := firmwareOn(t, testModem(t, memfs.Options{}), map[string]error{"1.1.0": ErrPostponed})
-	if s, _ := install(t, f, firmwareBundle(t, "1.1.0"), backup.InstallOptions{}); s.State != FirmwarePostponed {
+	f, h := firmwareOn(t, testModem(t, memfs.Options{}), map[string]error{"1.1.0": child.ErrPostponed})
+	if s, _ := install(t, f, firmwareBundle(t, "1.1.0"), backup.InstallOptions{}); s.State != Postponed {
 		t.Fatal(s.State)
 	}
 	data := firmwareBundle(t, "1.2.0")
 	for _, cut := range []int{1, 1024, 1500, len(data) - 2000} {
 		r, err := bundle.NewReader(io.MultiReader(bytes.NewReader(data[:len(data)-cut]), iotest.ErrReader(io.ErrUnexpectedEOF)), bundle.Inspect{})
 		if err == nil {
-			_, err = f.unpack(t.Context(), r, backup.InstallOptions{})
+			_, err = f.Unpack(t.Context(), r, backup.InstallOptions{})
 		}
 		if err == nil {
 			t.Fatalf("a bundle without its last %d bytes was taken", cut)
 		}
 		checkFirmware(t, f, h)
-		if s := f.load(); s.State != FirmwarePostponed || s.Version.String() != "1.1.0" {
+		if s := f.Load(); s.State != Postponed || s.Version.String() != "1.1.0" {
 			t.Fatal(s.State, s.Version)
 		}
 		entries, err := h.state.ReadDir(f.path("."))
@@ -505,8 +506,8 @@ func TestFirmwareBadBundle(t *testing.T) {
 // no room for both.
 func TestFirmwareSpace(t *testing.T) {
 	t.Parallel()
-	on := func(blocks int64) (*firmware, *modem) {
-		return firmwareOn(t, testModem(t, memfs.Options{Capacity: blocks * 4096}), map[string]error{"1.1.0": ErrPostponed})
+	on := func(blocks int64) (*Firmware, *modem) {
+		return firmwareOn(t, testModem(t, memfs.Options{Capacity: blocks * 4096}), map[string]error{"1.1.0": child.ErrPostponed})
 	}
 	first, second := firmwareBundle(t, "1.1.0"), firmwareBundle(t, "1.2.0")
 
@@ -517,10 +518,10 @@ func TestFirmwareSpace(t *testing.T) {
 	}
 
 	f, _ = on(16)
-	if s, err := install(t, f, first, backup.InstallOptions{}); s.State != FirmwarePostponed {
+	if s, err := install(t, f, first, backup.InstallOptions{}); s.State != Postponed {
 		t.Fatal(s.State, err)
 	}
-	if s, err := install(t, f, second, backup.InstallOptions{}); s.State != FirmwareDone || err != nil {
+	if s, err := install(t, f, second, backup.InstallOptions{}); s.State != Done || err != nil {
 		t.Fatal(s.State, err)
 	}
 }
@@ -545,11 +546,11 @@ func TestParseProgress(t *testing.T) {
 // the one in examples/.
 func TestSampleHandlerIsTheTestedOne(t *testing.T) {
 	t.Parallel()
-	sample, err := os.ReadFile("../examples/firmware/image-update")
+	sample, err := os.ReadFile("../../examples/firmware/image-update")
 	if err != nil {
 		t.Fatal(err)
 	}
-	script, err := os.ReadFile("../cmd/tandem/testdata/script/firmware.txtar")
+	script, err := os.ReadFile("../../cmd/tandem/testdata/script/firmware.txtar")
 	if err != nil {
 		t.Fatal(err)
 	}

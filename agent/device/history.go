@@ -1,4 +1,4 @@
-package agent
+package device
 
 import (
 	"bytes"
@@ -129,11 +129,11 @@ func readSegment(disk fsys.FS, n int) ([]byte, error) {
 	return data, err
 }
 
-// remember adds an event. What cannot be remembered is logged, but no reason
+// Remember adds an event. What cannot be remembered is logged, but no reason
 // to fail: losing the state loses no application.
-func (d *Device) remember(e Event) {
+func (d *Device) Remember(e Event) {
 	e.Time = d.env.Now().UTC().Truncate(time.Second)
-	disk, err := d.state()
+	disk, err := d.State()
 	if err == nil {
 		err = appendEvent(disk, &e, d.env.Random)
 	}

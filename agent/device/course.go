@@ -1,0 +1,72 @@
+package device
+
+import (
+	"tandem/internal/digest"
+	"tandem/ota"
+	"tandem/packaging/release"
+	"tandem/versioning"
+)
+
+// Step is how far the agent has come with a release.
+type Step string
+
+// The steps of the agent's loop. The step is in agent.json, in the agent's
+// state, which is replaced as a whole and durably before the step begins.
+//
+//	step         on the disk                             the next start of the agent
+//	idle         nothing of a release                    polls in its time
+//	downloading  a part of the bundle, or none           goes on with the part; a poll comes first
+//	             of it                                   only in its time
+//	ready        the verified bundle                     installs it, in a window, once the
+//	                                                     pre_install hook agrees
+//	installing   the bundle; before the commit also a    the reconciler discards or finishes what
+//	             staged version, after it a side that    was staged; not committed: the start hook
+//	             waits to be backed up and, with a       runs and the step is ready again;
+//	             health hook, to be confirmed            committed: the start hook runs, then the
+//	                                                     health hook decides; taken back since:
+//	                                                     the start hook runs, then idle
+//
+// A version that waits to be confirmed is not a step: the sides remember it
+// (backup.Pending), and it may have been installed by hand. The agent asks the
+// health hook about it until that says yes or no.
+const (
+	Idle        Step = "idle"
+	Downloading Step = "downloading"
+	Ready       Step = "ready"
+	Installing  Step = "installing"
+)
+
+// Course is the release that the agent is busy with, and how far it has come.
+type Course struct {
+	Step    Step               `json:"step"`
+	Kind    release.Kind       `json:"kind,omitempty"`
+	App     string             `json:"app,omitempty"`
+	From    versioning.Version `json:"from,omitzero"`
+	Version versioning.Version `json:"version,omitzero"`
+	Urgent  bool               `json:"urgent,omitempty"`
+	Name    string             `json:"name,omitempty"` // as the repository lists it
+	Size    int64              `json:"size,omitempty"` // bytes
+	SHA256  digest.SHA256      `json:"sha256,omitzero"`
+	File    string             `json:"file,omitempty"` // the path of the verified bundle
+	// Unpacked is how much the release takes on a side, in bytes.
+	Unpacked int64 `json:"unpacked,omitempty"`
+}
+
+// CourseOf is what the agent does about an offer, from the start.
+func CourseOf(o *ota.Offer, from versioning.Version) Course {
+	kind := o.Release.Kind
+	if kind == "" {
+		kind = release.App
+	}
+	return Course{
+		Step: Downloading, Kind: kind, App: o.Release.App, From: from, Version: o.Release.Version,
+		Urgent: o.Release.Urgent, Name: o.Name, Size: o.Size, SHA256: o.SHA256, Unpacked: o.Release.Unpacked,
+	}
+}
+
+// Offer is what is downloaded.
+func (c *Course) Offer() ota.Offer {
+	o := ota.Offer{Name: c.Name, Size: c.Size, SHA256: c.SHA256}
+	o.Release.App, o.Release.Kind, o.Release.Version, o.Release.Unpacked = c.App, c.Kind, c.Version, c.Unpacked
+	return o
+}

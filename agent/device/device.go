@@ -1,0 +1,238 @@
+// Package device is one device, for commands and the agent alike: it puts the
+// sides, the source and the configuration together.
+package device
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"tandem/backup"
+	"tandem/internal/config"
+	"tandem/internal/fsys"
+	"tandem/internal/lock"
+	"tandem/internal/mounts"
+	"tandem/ota"
+)
+
+// ErrNoRoot says that the device has no root of trust.
+var ErrNoRoot = errors.New("no root of trust")
+
+// Environment is what a device needs of the world.
+type Environment struct {
+	Log      *logrus.Logger
+	Now      func() time.Time
+	Built    time.Time // when this program was built; zero if unknown
+	Version  string    // of this program
+	Random   io.Reader
+	Progress backup.Progress
+	// Happened is told of each event that was remembered; it may be nil.
+	Happened func(Event)
+	// Received is told of bytes that came from the source; it may be nil.
+	Received func(n int)
+	// Output is where the application's output goes that the start hook leaves
+	// running; where it is nil, the hook's goes to the log as that of others does.
+	Output *os.File
+	// Explain says of an error what a command tells about it; it may be nil.
+	Explain func(error) Failure
+	EUID    int
+	EGID    int
+}
+
+// Device is the device that this process runs on.
+type Device struct {
+	cfg        *config.Config
+	env        Environment
+	reconciler *backup.Reconciler
+	releases   []func() error // of locks
+	open       []io.Closer
+	stateFS    fsys.FS      // nil until it is needed
+	remounted  []string     // mount points to make read-only again
+	online     bool         // it holds the lock of those who talk to the source
+	idle       []func()     // closes connections that are kept open
+	repo       *ota.Repo    // the source, once it is needed
+	listed     *ota.Listing // what it offered, once it was polled
+}
+
+// Access says what a command will do with the device.
+type Access int
+
+// The kinds of access.
+const (
+	Look   Access = iota // read only, without a lock: others may be at work
+	Change               // alone, and directories that are missing are made
+)
+
+// Open opens the device that cfg describes. Close lets go of it.
+//
+// With Change it takes the lock, makes the directories of the sides where the
+// partitions they belong on are mounted, and locks these, too: the lock file tells
+// who is at work, and may be removed by hand. The error wraps lock.ErrBusy or
+// backup.ErrUnavailable where that is the reason.
+func Open(cfg *config.Config, env Environment, access Access) (d *Device, err error) {
+	d = &Device{cfg: cfg, env: env}
+	defer func() {
+		if err != nil {
+			_ = d.Close() // the error that came first says what is wrong
+			d = nil
+		}
+	}()
+	if access == Change {
+		if err := d.keepLock(lock.Acquire(cfg.Agent.Lock)); err != nil {
+			return d, err
+		}
+	}
+	d.reconciler = &backup.Reconciler{Log: env.Log, Progress: env.Progress, Now: env.Now}
+	if d.reconciler.System, err = d.side(backup.System, cfg.System, access); err != nil {
+		return d, err
+	}
+	if d.reconciler.UsrData, err = d.side(backup.UsrData, cfg.UsrData, access); err != nil {
+		return d, err
+	}
+	return d, nil
+}
+
+// keepLock holds a lock, if it was taken, until Close.
+func (d *Device) keepLock(release func() error, err error) error {
+	if err == nil {
+		d.releases = append(d.releases, release)
+	}
+	return err
+}
+
+// goOnline makes this tandem the only one that talks to the source, and so
+// writes metadata and downloads, until Close.
+func (d *Device) goOnline() error {
+	if d.online {
+		return nil
+	}
+	if _, err := d.State(); err != nil {
+		return err
+	}
+	err := d.keepLock(lock.Acquire(filepath.Join(d.cfg.Agent.State, "source.lock")))
+	d.online = err == nil
+	return err
+}
+
+// side opens a side. One that cannot be used is part of the device all the
+// same, so that its state can be told.
+func (d *Device) side(name backup.SideName, c config.Side, access Access) (*backup.Side, error) {
+	s := &backup.Side{Name: name}
+	unusable := func(err error) *backup.Side {
+		s.Ready = func() error { return err }
+		return s
+	}
+	if c.Mount != "" {
+		ok, err := mounts.Mounted(c.Mount)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if !ok {
+			return unusable(fmt.Errorf("%w: %s: nothing is mounted at %s", backup.ErrUnavailable, name, c.Mount)), nil
+		}
+	}
+	if access == Change {
+		err := makeDir(c.Path)
+		if c.Remount && errors.Is(err, syscall.EROFS) {
+			if err = d.remount(c.Path); err == nil {
+				err = makeDir(c.Path)
+			}
+		}
+		if err == nil {
+			err = d.keepLock(lock.Directory(c.Path))
+		}
+		switch {
+		case errors.Is(err, lock.ErrBusy):
+			return nil, err
+		case err != nil:
+			return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
+		}
+	}
+	disk, err := fsys.OpenOS(c.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return unusable(err), nil
+	case err != nil:
+		return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
+	}
+	d.open = append(d.open, disk)
+	s = backup.NewSide(name, disk)
+	if c.Remount && access == Change {
+		s.FS = fsys.OnReadOnly(s.FS, func() error { return d.remount(c.Path) })
+	}
+	return s, nil
+}
+
+// remount makes the file system that path lies on writable until Close.
+func (d *Device) remount(path string) error {
+	point, err := mounts.Point(path)
+	if err != nil {
+		return err
+	}
+	if err := mounts.Remount(point, false); err != nil {
+		return err
+	}
+	d.env.Log.WithField("mount", point).Info("remounted read-write for the change")
+	d.remounted = append(d.remounted, point)
+	return nil
+}
+
+// warnOfOneDisk tells when the two sides are lost together.
+func (d *Device) warnOfOneDisk() {
+	system, usrData := d.reconciler.System, d.reconciler.UsrData
+	if system.FS == nil || usrData.FS == nil {
+		return
+	}
+	a, errA := system.FS.Lstat(".")
+	b, errB := usrData.FS.Lstat(".")
+	if errA == nil && errB == nil && a.Dev == b.Dev {
+		d.env.Log.Warn("system and usr_data are on one file system: the copy does not survive its loss")
+	}
+}
+
+// makeDir durably makes a directory and those above it that are missing.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if err := makeDir(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	p, err := os.Open(parent)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return p.Sync()
+}
+
+// Close lets go of the device.
+func (d *Device) Close() error {
+	var errs []error
+	for _, closeIdle := range d.idle {
+		closeIdle()
+	}
+	for _, c := range d.open {
+		errs = append(errs, c.Close())
+	}
+	for _, point := range d.remounted {
+		if err := mounts.Remount(point, true); err != nil {
+			errs = append(errs, fmt.Errorf("it stays writable: %w", err))
+		}
+	}
+	for _, release := range d.releases {
+		errs = append(errs, release())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,262 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"tandem/backup"
+	"tandem/internal/child"
+	"tandem/internal/config"
+	"tandem/internal/fsys"
+	"tandem/versioning"
+
+	"golang.org/x/time/rate"
+)
+
+// Boot brings the sides in step: backup.Reconciler.Reconcile says what holds
+// afterwards. It remembers what it did under the name of the command.
+func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*backup.Result, error) {
+	var err error
+	if o.Hold, err = d.hold(); err != nil {
+		return nil, err
+	}
+	res, err := d.reconciler.Reconcile(ctx, o)
+	if res != nil && len(res.Changed) > 0 {
+		d.warnOfOneDisk()
+	}
+	changed := res != nil && len(res.Changed)+len(res.Finished) > 0
+	if changed || err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) {
+		d.Remember(reconciled(command, res, err))
+	}
+	return res, err
+}
+
+// hold gives the version whose backup waits until it is confirmed; zero if
+// there is none, or the configuration wants it backed up at once.
+func (d *Device) hold() (versioning.Version, error) {
+	if d.cfg.Agent.Backup != config.Confirmed {
+		return versioning.Version{}, nil
+	}
+	p, err := d.reconciler.Pending()
+	if err != nil || p == nil {
+		return versioning.Version{}, err
+	}
+	return p.Version, nil
+}
+
+// Start is Boot at the start of the device: it counts the starts of a version
+// that waits to be confirmed, and rolls it back when they are used up. The error
+// wraps ErrUnhealthy then. The firmwares are gone on with after it.
+func (d *Device) Start(ctx context.Context) (*backup.Result, error) {
+	res, err := d.start(ctx)
+	return res, errors.Join(err, d.startFirmware(ctx))
+}
+
+func (d *Device) start(ctx context.Context) (*backup.Result, error) {
+	res, err := d.Boot(ctx, "boot", backup.Options{})
+	if err != nil {
+		return res, err
+	}
+	p, err := d.reconciler.Pending()
+	if err != nil || p == nil {
+		return res, err
+	}
+	if p.Starts < d.cfg.Agent.Boots {
+		p.Starts++
+		d.env.Log.WithField("version", p.Version).Warnf("not confirmed yet: start %d of %d", p.Starts, d.cfg.Agent.Boots)
+		return res, d.reconciler.SetPending(*p)
+	}
+	reason := fmt.Sprintf("%s was not confirmed within %d starts", p.Version, d.cfg.Agent.Boots)
+	returned, err := d.giveUp(ctx, *p, reason, false)
+	if returned != nil {
+		res = returned
+	}
+	return res, err
+}
+
+// Plan says what Boot would do, and changes nothing.
+func (d *Device) Plan(ctx context.Context, o backup.Options) (*backup.Result, error) {
+	return d.reconciler.Look(ctx, o)
+}
+
+// Pending returns the version that waits to be confirmed; nil if there is none.
+func (d *Device) Pending() (*backup.Pending, error) { return d.reconciler.Pending() }
+
+// Revoked returns the versions that are never to be chosen.
+func (d *Device) Revoked() ([]versioning.Version, error) { return d.reconciler.Revoked() }
+
+// Verify hashes every file of both sides. The error wraps backup.ErrDamage if
+// a side is not as it should be.
+func (d *Device) Verify(ctx context.Context) (*backup.Result, error) {
+	res, err := d.reconciler.Look(ctx, backup.Options{Full: true})
+	if err != nil {
+		return res, err
+	}
+	var wrong []string
+	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
+		if s.State != backup.Intact {
+			wrong = append(wrong, fmt.Sprintf("%s is %s", s.Side, s.State))
+		}
+	}
+	if len(wrong) > 0 {
+		return res, fmt.Errorf("%w: %s", backup.ErrDamage, strings.Join(wrong, ", "))
+	}
+	return res, nil
+}
+
+// Bump makes what lies on system a new version and backs it up.
+func (d *Device) Bump(ctx context.Context, next func(versioning.Version) (versioning.Version, error)) (*backup.Result, error) {
+	if _, err := d.reconciler.Bump(ctx, next); err != nil {
+		return nil, err
+	}
+	return d.Boot(ctx, "bump", backup.Options{Running: true})
+}
+
+// SlowDown bounds how fast the sides are read.
+func (d *Device) SlowDown(ctx context.Context, bandwidth int64) {
+	if bandwidth == 0 {
+		return
+	}
+	const burst = 256 << 10
+	limit := rate.NewLimiter(rate.Limit(bandwidth), burst)
+	wait := func(n int) error {
+		for ; n > 0; n -= burst {
+			if err := limit.WaitN(ctx, min(n, burst)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, s := range []*backup.Side{d.reconciler.System, d.reconciler.UsrData} {
+		if s.FS != nil {
+			s.FS = fsys.Slow(s.FS, wait)
+		}
+	}
+}
+
+// Prove asks whether a version that was just installed is healthy: if so it is
+// confirmed, if not it is revoked and the one before comes back. The error wraps
+// ErrUnhealthy then. A health check that postpones leaves it waiting. started
+// says that the application was started with it already.
+func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started bool) (*backup.Result, error) {
+	var err error
+	if !started {
+		err = d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
+	}
+	if err == nil {
+		err = d.hook(ctx, "health", d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, from, to)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, child.ErrPostponed):
+		d.env.Log.WithError(err).Warn("not confirmed yet")
+		return nil, nil
+	case err != nil:
+		return d.giveUp(ctx, backup.Pending{Version: to, Previous: from}, err.Error(), true)
+	case len(d.cfg.Hooks.Health) == 0:
+		return nil, nil
+	}
+	return d.Confirm(ctx)
+}
+
+// giveUp revokes a version that failed and returns to the one before. The
+// error wraps ErrUnhealthy, also where there is none to return to. running says
+// that the application may run.
+func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, running bool) (*backup.Result, error) {
+	err := fmt.Errorf("%w: %s", ErrUnhealthy, reason)
+	res, _, now, e := d.rollback(ctx, versioning.Version{}, running)
+	if errors.Is(e, backup.ErrNothingToReturnTo) {
+		// It is the only one there is: it stays, but is never offered again.
+		e = errors.Join(e, d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())
+		err = fmt.Errorf("%w; it stays, because there is nothing to return to", err)
+	}
+	d.Remember(rolledBack(p.Version, now, reason, e))
+	return res, errors.Join(err, e)
+}
+
+// rollback returns to another version that is kept here and brings the sides
+// in step. An application that may run is stopped before and started after it;
+// at boot that is the init script's business.
+func (d *Device) rollback(ctx context.Context, to versioning.Version, running bool) (res *backup.Result, from, now versioning.Version, err error) {
+	stopped := false
+	from, now, err = d.reconciler.Rollback(ctx, to, func(from, now versioning.Version) {
+		if !running {
+			return
+		}
+		stopped = true
+		if err := d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, from, now); err != nil {
+			d.env.Log.WithError(err).Warn("rolling back all the same")
+		}
+	})
+	if err == nil {
+		if res, err = d.reconciler.Reconcile(ctx, backup.Options{Running: running}); res != nil {
+			res.Returned = true
+		}
+	}
+	if err == nil {
+		err = d.reconciler.ClearPending()
+	}
+	if stopped {
+		d.StartApplication(ctx, from, now)
+	}
+	return res, from, now, err
+}
+
+// Rollback returns to the version before, or to the one named. What holds
+// afterwards is said at backup.Reconciler.Rollback.
+func (d *Device) Rollback(ctx context.Context, to versioning.Version) (*backup.Result, error) {
+	res, from, now, err := d.rollback(ctx, to, true)
+	d.Remember(rolledBack(from, now, "", err))
+	return res, err
+}
+
+// Confirm takes the version on system for healthy. With backup = "confirmed"
+// it is backed up now.
+func (d *Device) Confirm(ctx context.Context) (*backup.Result, error) {
+	p, err := d.reconciler.Pending()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.reconciler.ClearPending(); err != nil {
+		return nil, err
+	}
+	if p != nil {
+		d.Remember(Event{Command: "confirm", Action: "confirmed", Version: p.Version})
+	}
+	return d.Boot(ctx, "confirm", backup.Options{Running: true})
+}
+
+// Revoke marks a version as one that is never to be chosen while anything else
+// is intact. If it is the one that runs, the one before comes back.
+func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Result, error) {
+	look, err := d.reconciler.Look(ctx, backup.Options{})
+	if err != nil {
+		return nil, err
+	}
+	runs := look.Version.Compare(v) == 0
+	if runs {
+		if err := d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, v, versioning.Version{}); err != nil {
+			d.env.Log.WithError(err).Warn("revoking all the same")
+		}
+	}
+	if err := d.reconciler.Revoke(v); err != nil {
+		return nil, err
+	}
+	d.Remember(Event{Command: "revoke", Action: "revoked", Version: v})
+	res, err := d.Boot(ctx, "revoke", backup.Options{Running: true})
+	if runs && res != nil {
+		d.StartApplication(ctx, v, res.Version)
+	}
+	return res, err
+}
+
+// Unrevoke takes that mark away.
+func (d *Device) Unrevoke(v versioning.Version) error {
+	if err := d.reconciler.Unrevoke(v); err != nil {
+		return err
+	}
+	d.Remember(Event{Command: "unrevoke", Action: "unrevoked", Version: v})
+	return nil
+}

@@ -1,0 +1,209 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"tandem/agent/firmware"
+	"tandem/backup"
+	"tandem/internal/child"
+	"tandem/internal/config"
+	"tandem/ota"
+	"tandem/packaging/bundle"
+	"tandem/packaging/release"
+	"tandem/packaging/trust"
+	"tandem/versioning"
+)
+
+// Update is what an installation did: to system, and to usr_data after it.
+type Update struct {
+	Installed *ota.Installed
+	Offer     *ota.Offer // nil for a bundle installed by hand
+	BackUp    *backup.Result
+	Firmware  *firmware.Result // of a firmware; nil for the application
+}
+
+// Install installs the bundle that open gives and backs it up at once. What
+// open has to do is said at ota.Installer.Install.
+//
+// After success both sides are the new version. After an error or a power cut
+// each side is the old version or the new one, and the next Boot brings them in
+// step. If the backup alone failed, the result is there beside the error.
+func (d *Device) Install(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Update, error) {
+	return d.install(ctx, "install", open, o)
+}
+
+func (d *Device) install(ctx context.Context, command string, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Update, error) {
+	root, err := d.root()
+	if err != nil {
+		return nil, err
+	}
+	owner := ota.Owner(d.env.EUID, d.env.EGID, d.env.Now())
+	o.Now, o.UID, o.GID = owner.Now, owner.UID, owner.GID
+	in := &ota.Installer{
+		Reconciler: d.reconciler,
+		Trust:      trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned},
+		App:        d.cfg.Device.App,
+		Compatible: d.cfg.Device.Compatible,
+		Firmware:   d.unpackers(o),
+		Log:        d.env.Log,
+		Progress:   d.env.Progress,
+		KeepRoot: func(data []byte) error {
+			store, err := d.store()
+			if err != nil {
+				return err
+			}
+			return store.AddRoot(data)
+		},
+	}
+	var from, to versioning.Version
+	stopped := false
+	in.PreInstall = func(ctx context.Context, f, t versioning.Version) error {
+		from, to = f, t
+		return d.hook(ctx, "pre_install", d.cfg.Hooks.PreInstall, hookTimeout, f, t)
+	}
+	in.Stop = func(ctx context.Context, f, t versioning.Version) error {
+		stopped = true
+		return d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, f, t)
+	}
+	o.Pending = len(d.cfg.Hooks.Health) > 0
+	done, err := in.Install(ctx, open, o)
+	if err != nil {
+		if stopped { // what was stopped for the commit goes on as it was
+			err = errors.Join(err, d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, to, from))
+		}
+		d.Remember(Event{Command: command, From: from, Version: to, Error: err.Error()})
+		return nil, err
+	}
+	u := &Update{Installed: done}
+	if done.Kind == release.Firmware {
+		u.Firmware, err = d.flash(ctx, done.App)
+		return u, err
+	}
+	if d.cfg.Agent.Backup == config.Immediate || !o.Pending {
+		u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{Running: true})
+		d.warnOfOneDisk()
+	}
+	event := Event{Command: command, Action: "installed", From: done.From, Version: done.Version, Bytes: done.Bytes}
+	if o.Pending { // success is told once the version is known to be healthy
+		event.Action = "pending"
+	}
+	if err != nil {
+		err = fmt.Errorf("%s is installed on system, but not backed up: %w", done.Version, err)
+		event.Error = err.Error()
+	}
+	d.Remember(event)
+	res, unproven := d.Prove(ctx, done.From, done.Version, false)
+	if res != nil && (u.BackUp == nil || unproven != nil) {
+		u.BackUp = res
+	}
+	return u, errors.Join(err, unproven)
+}
+
+// roomFor says whether both sides could hold an offer at all, with its bundle
+// beside it where that is downloaded to the same file system.
+func (d *Device) roomFor(o *ota.Offer) error {
+	state, err := d.State()
+	if err != nil {
+		return err
+	}
+	home, err := state.Lstat(".")
+	if err != nil {
+		return err
+	}
+	for _, s := range []*backup.Side{d.reconciler.System, d.reconciler.UsrData} {
+		need := o.Release.Unpacked
+		if s.FS != nil {
+			if at, err := s.FS.Lstat("."); err == nil && at.Dev == home.Dev {
+				need += o.Size
+			}
+		}
+		if err := d.reconciler.CouldHold(s.Name, need); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Fetch downloads an offer, if there is room for what it carries.
+func (d *Device) Fetch(ctx context.Context, o ota.Offer) (string, error) {
+	if o.Release.Kind != release.Firmware {
+		if err := d.roomFor(&o); err != nil {
+			return "", fmt.Errorf("%s is not downloaded: %w", o.Release.Version, err)
+		}
+	}
+	src, err := d.source()
+	if err != nil {
+		return "", err
+	}
+	return src.Fetch(ctx, o, func(done, total int64) {
+		if d.env.Progress != nil {
+			d.env.Progress("downloading", done, total)
+		}
+	})
+}
+
+// Update asks the source, downloads what it offers, installs it and backs it
+// up, once. A nil Update says that there is nothing newer. What holds after an
+// error is said at Install.
+func (d *Device) Update(ctx context.Context) (*Update, versioning.Version, error) {
+	dec, installed, err := d.Check(ctx)
+	if err != nil || dec.Best == nil {
+		return nil, installed, err
+	}
+	name, err := d.Fetch(ctx, *dec.Best)
+	if err != nil {
+		return nil, installed, err
+	}
+	open := func() (io.ReadCloser, error) { return os.Open(name) }
+	u, err := d.install(ctx, "update", open, backup.InstallOptions{})
+	if u != nil {
+		u.Offer = dec.Best
+		if e := os.Remove(name); e != nil { // it has done its work; the space is scarce
+			d.env.Log.WithError(e).Warn("the installed bundle could not be removed")
+		}
+	}
+	return u, installed, err
+}
+
+// InstallFetched installs a release that was downloaded, or goes on with a firmware that
+// was unpacked.
+func (d *Device) InstallFetched(ctx context.Context, c Course) error {
+	if c.Name == "" {
+		for _, f := range d.cfg.Firmware {
+			if f.Name == c.App {
+				return d.advance(ctx, f, firmware.Later).Err
+			}
+		}
+		return fmt.Errorf("%w: no handler for the firmware %q", ota.ErrIncompatible, c.App)
+	}
+	if _, err := os.Stat(c.File); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoBundle, err)
+	}
+	u, err := d.install(ctx, "update", func() (io.ReadCloser, error) { return os.Open(c.File) }, backup.InstallOptions{})
+	if u != nil || Final(err) {
+		if e := os.Remove(c.File); e != nil { // it has done its work; the space is scarce
+			d.env.Log.WithError(e).Warn("the bundle could not be removed")
+		}
+	}
+	return err
+}
+
+// ErrNoBundle says that what was downloaded is not there any more.
+var ErrNoBundle = errors.New("the bundle is gone")
+
+// Final reports whether an installation that failed will fail again: the release,
+// or a hook, is against it.
+func Final(err error) bool {
+	for _, reason := range []error{
+		trust.ErrUntrusted, bundle.ErrMalformed, ota.ErrIncompatible, backup.ErrDowngrade, backup.ErrRevoked,
+		backup.ErrNoSpace, ota.ErrNoSpace, ErrUnhealthy,
+	} {
+		if errors.Is(err, reason) {
+			return true
+		}
+	}
+	return errors.Is(err, child.ErrRefused) && !errors.Is(err, child.ErrPostponed) && !errors.Is(err, child.ErrNotRun)
+}
