@@ -83,6 +83,7 @@ type situation struct {
 	Pending      *backup.Pending
 	PendingSince time.Time
 	Health       time.Time // when its health is asked for next
+	Unstarted    bool      // the start hook has to run before
 	HealthTries  int
 
 	NextScrub time.Time
@@ -359,6 +360,7 @@ func (a *Agent) close(d *device.Device) {
 func (a *Agent) pending(p *backup.Pending) {
 	switch {
 	case p == nil:
+		a.now.Unstarted = false
 		a.now.PendingSince, a.now.Health, a.now.HealthTries = time.Time{}, time.Time{}, 0
 	case a.now.Pending == nil || a.now.Pending.Version.String() != p.Version.String():
 		a.now.PendingSince, a.now.HealthTries = a.clock(), 0

@@ -44,11 +44,12 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 		if res != nil && ctx.Err() == nil {
 			d.CatchUp(ctx, mem.Course, res.Version)
 		}
+		started := false
 		switch {
 		case mem.Course.Step == device.Installing:
-			mem.Course = a.resume(ctx, d, mem.Course, res)
+			mem.Course, started = a.resume(ctx, d, mem.Course, res)
 		case mem.Ordered && res != nil: // a command was cut off: it may have stopped the application
-			d.StartApplication(ctx, versioning.Version{}, res.Version)
+			started = d.StartApplication(ctx, versioning.Version{}, res.Version)
 		}
 		mem.Ordered = false
 		behind := d.ClockBehind()
@@ -62,7 +63,7 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 			a.now.NextPoll = now.Add(FirstPoll(a.cfg.Agent.Poll, a.o.Random()))
 			a.now.NextScrub = firstScrub(mem.Scrubbed, now, a.cfg.Agent.Scrub, a.o.Random())
 			if a.now.Pending != nil {
-				a.now.Health = now
+				a.now.Health, a.now.Unstarted = now, !started
 				if !since.IsZero() {
 					a.now.PendingSince = since
 				}
@@ -75,10 +76,11 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 }
 
 // resume goes on with an installation that was cut off, and gives what is left
-// to do. The application may have been stopped for it.
-func (a *Agent) resume(ctx context.Context, d *device.Device, c device.Course, res *backup.Result) device.Course {
+// to do. The application may have been stopped for it: started reports whether it
+// was started again.
+func (a *Agent) resume(ctx context.Context, d *device.Device, c device.Course, res *backup.Result) (left device.Course, started bool) {
 	if c.Kind == release.Firmware { // its own record says how far it has come; the next poll finds it
-		return device.Course{Step: device.Idle}
+		return device.Course{Step: device.Idle}, false
 	}
 	log := a.log.WithField("version", c.Version)
 	committed := res != nil && res.Version.String() == c.Version.String()
@@ -86,18 +88,18 @@ func (a *Agent) resume(ctx context.Context, d *device.Device, c device.Course, r
 	if !committed {
 		from, to = c.Version, c.From
 	}
-	d.StartApplication(ctx, from, to)
+	started = d.StartApplication(ctx, from, to)
 	if committed {
 		log.Info("the installation was cut off after its commit")
-		return device.Course{Step: device.Idle}
+		return device.Course{Step: device.Idle}, started
 	}
 	if revoked, err := d.Revoked(); err == nil && c.Version.In(revoked) {
 		log.Info("the installation was cut off after it was taken back")
-		return device.Course{Step: device.Idle}
+		return device.Course{Step: device.Idle}, started
 	}
 	log.Info("the installation was cut off before its commit: it is tried again")
 	c.Step = device.Ready
-	return c
+	return c, started
 }
 
 // firstScrub is when both sides are verified after a start. A device that starts
@@ -320,6 +322,10 @@ func (a *Agent) installed(c device.Course, free map[string]int64, err error) {
 		log.Info("installed")
 		a.now.NextPoll = now // there may be more
 		a.step(idle)
+	case errors.Is(err, device.ErrNotStarted):
+		log.WithError(err).Error("installed; the start hook is tried again")
+		a.now.Unstarted = true
+		a.step(idle)
 	case errors.Is(err, device.ErrUnhealthy):
 		log.WithError(err).Error("the release was taken back")
 		a.step(idle)
@@ -354,12 +360,16 @@ func (a *Agent) installed(c device.Course, free map[string]int64, err error) {
 }
 
 func (a *Agent) proveJob(ctx context.Context) func() {
+	unstarted := a.now.Unstarted
 	return a.onSides(ctx, nothing, func(d *device.Device) func() {
 		p, err := d.Pending()
 		if err == nil && p != nil {
-			_, err = d.Prove(ctx, p.Previous, p.Version, true)
+			_, err = d.Prove(ctx, p.Previous, p.Version, !unstarted)
 		}
 		return func() {
+			if ctx.Err() == nil {
+				a.now.Unstarted = errors.Is(err, device.ErrNotStarted)
+			}
 			if err != nil && ctx.Err() == nil {
 				a.log.WithError(err).Error("the health of the version")
 			}

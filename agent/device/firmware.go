@@ -53,6 +53,13 @@ func (d *Device) unpackers(o backup.InstallOptions) map[string]func(context.Cont
 	all := map[string]func(context.Context, *bundle.Reader) (versioning.Version, error){}
 	for _, c := range d.cfg.Firmware {
 		all[c.Name] = func(ctx context.Context, r *bundle.Reader) (versioning.Version, error) {
+			handler, err := d.handler(c)
+			if err != nil {
+				return versioning.Version{}, err
+			}
+			if err := handler.Check(); err != nil {
+				return versioning.Version{}, &HookError{d.cfg.File, "firmware.handler", err}
+			}
 			f, err := d.firmware(c)
 			if err != nil {
 				return versioning.Version{}, err

@@ -3,14 +3,21 @@ package device
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"tandem/internal/child"
+	"tandem/internal/config"
 	"tandem/versioning"
 )
 
-// ErrUnhealthy says that a version was taken back because it did not work.
-var ErrUnhealthy = errors.New("unhealthy: rolled back")
+var (
+	// ErrUnhealthy says that a version was taken back because it did not work.
+	ErrUnhealthy = errors.New("unhealthy: rolled back")
+	// ErrNotStarted says that the start hook could not run: the version is there,
+	// and nothing is known against it.
+	ErrNotStarted = errors.New("is installed, but the application was not started")
+)
 
 // hookGrace is how long the hooks that start and stop the application may go on
 // once tandem is told to end: an application is not left half started.
@@ -50,9 +57,48 @@ func (d *Device) hook(ctx context.Context, name string, argv []string, timeout t
 }
 
 // StartApplication runs the start hook of the version to, which took the place of
-// from. Where it fails that is told: there is nothing to go back to any more.
-func (d *Device) StartApplication(ctx context.Context, from, to versioning.Version) {
-	if err := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to); err != nil {
+// from, and reports whether it did. Where it fails that is told: there is nothing to
+// go back to any more.
+func (d *Device) StartApplication(ctx context.Context, from, to versioning.Version) bool {
+	err := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
+	if err != nil {
 		d.env.Log.WithError(err).Warn("the application did not start")
 	}
+	return err == nil
+}
+
+// HookError says that a program of the configuration cannot be run. It wraps
+// config.ErrInvalid and child.ErrNotRun.
+type HookError struct {
+	File string // the configuration
+	Key  string // such as "hooks.health"
+	err  error
+}
+
+func (e *HookError) Error() string { return fmt.Sprintf("%s: %s: %v", e.File, e.Key, e.err) }
+
+// Unwrap returns config.ErrInvalid and what is wrong.
+func (e *HookError) Unwrap() []error { return []error{config.ErrInvalid, e.err} }
+
+// Hint says what can be done.
+func (e *HookError) Hint() string {
+	return "nothing was changed; mend the program, or correct the configuration"
+}
+
+// checkHooks looks whether each hook could be run, before anything depends on it.
+// The error is a HookError.
+func (d *Device) checkHooks() error {
+	h := &d.cfg.Hooks
+	for _, hook := range []struct {
+		key  string
+		argv []string
+	}{{"pre_install", h.PreInstall}, {"stop", h.Stop}, {"start", h.Start}, {"health", h.Health}} {
+		if len(hook.argv) == 0 {
+			continue
+		}
+		if err := child.Check(hook.argv); err != nil {
+			return &HookError{d.cfg.File, "hooks." + hook.key, err}
+		}
+	}
+	return nil
 }

@@ -137,12 +137,16 @@ func (d *Device) SlowDown(ctx context.Context, bandwidth int64) {
 
 // Prove asks whether a version that was just installed is healthy: if so it is
 // confirmed, if not it is revoked and the one before comes back. The error wraps
-// ErrUnhealthy then. A health check that postpones leaves it waiting. started
-// says that the application was started with it already.
+// ErrUnhealthy then. A health check that postpones or cannot run leaves it waiting.
+// started says that the application was started with it already; where it could
+// not be, the error wraps ErrNotStarted, and the version waits.
 func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started bool) (*backup.Result, error) {
 	var err error
 	if !started {
 		err = d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
+		if errors.Is(err, child.ErrNotRun) && ctx.Err() == nil {
+			return nil, fmt.Errorf("%s %w: %w", to, ErrNotStarted, err)
+		}
 	}
 	if err == nil {
 		err = d.hook(ctx, "health", d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, from, to)
@@ -150,7 +154,7 @@ func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case errors.Is(err, child.ErrPostponed):
+	case errors.Is(err, child.ErrPostponed), errors.Is(err, child.ErrNotRun):
 		d.env.Log.WithError(err).Warn("not confirmed yet")
 		return nil, nil
 	case err != nil:

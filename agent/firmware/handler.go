@@ -114,7 +114,7 @@ func parseProgress(line string) (int64, bool) {
 // prints on standard error.
 func (c *Command) run(ctx context.Context, timeout time.Duration, args, env []string, line func(string)) error {
 	return child.Run(ctx, child.Program{
-		Name: c.name + " " + args[0], Argv: append(slices.Clone(c.argv), args...), Env: append(slices.Clone(c.env), env...),
+		Name: c.name, Verb: args[0], Argv: append(slices.Clone(c.argv), args...), Env: append(slices.Clone(c.env), env...),
 		Timeout: timeout, Bound: true,
 		Out: line, Err: func(l string) { c.log.WithField("firmware", c.name).Info(l) },
 	})

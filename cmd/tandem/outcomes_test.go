@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"testing"
 
-	"tandem/agent"
 	"tandem/agent/device"
 	"tandem/backup"
 	"tandem/internal/child"
@@ -52,7 +51,7 @@ func TestOutcomes(t *testing.T) {
 		{errors.Join(backup.ErrDamage, backup.ErrNoSpace), 40},
 		{fmt.Errorf("%w: %w", ota.ErrRefused, trust.ErrUntrusted), 31},
 		{fmt.Errorf("%w: %w", device.ErrUnhealthy, backup.ErrUnavailable), 51},
-		{errors.Join(&remoteError{agent.Failure{Error: "there", Exit: 23, Hint: "here"}}, bundle.ErrMalformed), 23},
+		{errors.Join(&remoteError{device.Failure{Error: "there", Exit: 23, Hint: "here"}}, bundle.ErrMalformed), 23},
 	} {
 		err := c.err
 		if err != nil {

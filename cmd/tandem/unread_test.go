@@ -77,4 +77,3 @@ func TestFullOutput(t *testing.T) {
 		t.Errorf("%s", o)
 	}
 }
-

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -37,10 +38,11 @@ const ExitPostpone = 75
 // Program is a program to run, and how.
 type Program struct {
 	Name    string // what it is, for messages
+	Verb    string // that it is called with, for messages; "" if there is none
 	Argv    []string
 	Env     []string      // beside the environment of this process
 	Timeout time.Duration // until it is killed
-	Grace   time.Duration // that it has to end by itself once the context has ended
+	Grace   time.Duration // that it has once the context has ended, also to begin
 	Bound   bool          // it is killed when this process is
 
 	// Inherit is where its output goes, as to its own terminal; what it leaves
@@ -61,7 +63,7 @@ func Run(ctx context.Context, p Program) error {
 	if len(p.Argv) == 0 {
 		return fmt.Errorf("%w: %s: no program is named", ErrNotRun, p.Name)
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && p.Grace == 0 {
 		return ctx.Err()
 	}
 	cmd := exec.Command(p.Argv[0], p.Argv[1:]...)
@@ -154,7 +156,7 @@ func (p *Program) outcome(ctx context.Context, err error, late bool) error {
 		return nil
 	}
 	var exit *exec.ExitError
-	what := p.Name + ": " + p.Argv[0]
+	what := strings.TrimSpace(p.Name + ": " + p.Argv[0] + " " + p.Verb)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
