@@ -11,6 +11,7 @@ ARG GO_VERSION=1.26
 FROM --platform=$BUILDPLATFORM docker.io/library/golang:${GO_VERSION} AS build
 WORKDIR /src
 COPY go.mod go.sum ./
+COPY internal/containerregistry internal/containerregistry
 COPY internal/protobufspecs internal/protobufspecs
 RUN go mod download
 COPY . .

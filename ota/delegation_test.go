@@ -18,7 +18,7 @@ import (
 // stored lists the metadata of delegated roles on a device.
 func stored(d *device) (names []string) {
 	for _, e := range must[[]fsys.Info](d.t)(d.fs.ReadDir("trust")) {
-		if delegatedName.MatchString(e.Name) {
+		if delegatedName().MatchString(e.Name) {
 			names = append(names, e.Name)
 		}
 	}

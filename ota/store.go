@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -186,7 +187,7 @@ func documentName(role string) string {
 	return digest.Of([]byte(role)).String() + ".targets.json"
 }
 
-var delegatedName = regexp.MustCompile(`^[0-9a-f]{64}\.targets\.json(\.tmp)?$`)
+var delegatedName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}\.targets\.json(\.tmp)?$`) })
 
 // KeepDelegated removes the metadata of delegated roles but those named. It is
 // no error where that fails: the next time removes them.
@@ -200,7 +201,7 @@ func (s *Store) KeepDelegated(roles []string) {
 		keep[documentName(role)] = true
 	}
 	for _, e := range entries {
-		if !delegatedName.MatchString(e.Name) || keep[e.Name] {
+		if !delegatedName().MatchString(e.Name) || keep[e.Name] {
 			continue
 		}
 		if err := fsys.RemoveAll(s.fs, path.Join(trustDir, e.Name)); err != nil {

@@ -304,9 +304,9 @@ func (f *facts) print(w io.Writer) error {
 	row("ignore", strings.Join(f.Ignore, ", "))
 	row("replace", strings.Join(f.Replace, ", "))
 	row("remove", strings.Join(f.Remove, ", "))
-	row("entries", fmt.Sprintf("%d, %s", f.Entries, bytesText(f.Size)))
-	row("head", bytesText(f.HeadSize))
-	row("payload", fmt.Sprintf("%d files, %s compressed, in %d frames", f.PayloadFiles, bytesText(f.PayloadSize), f.Frames))
+	row("entries", fmt.Sprintf("%d, %s", f.Entries, cli.Size(f.Size)))
+	row("head", cli.Size(f.HeadSize))
+	row("payload", fmt.Sprintf("%d files, %s compressed, in %d frames", f.PayloadFiles, cli.Size(f.PayloadSize), f.Frames))
 	if f.Signed {
 		row("signed by", strings.Join(f.Keys, ", "))
 	} else {
@@ -326,21 +326,9 @@ func (f *facts) print(w io.Writer) error {
 	return b.Flush()
 }
 
-func bytesText(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d bytes", n)
-	}
-	v, i := float64(n)/unit, 0
-	for v >= unit && i < 3 {
-		v, i = v/unit, i+1
-	}
-	return fmt.Sprintf("%.1f %ciB", v, "KMGT"[i])
-}
-
 func contents(m *release.Manifest) string {
 	_, all := m.Content()
-	return fmt.Sprintf("%d entries, %s", len(m.Files), bytesText(all))
+	return fmt.Sprintf("%d entries, %s", len(m.Files), cli.Size(all))
 }
 
 func newBundleInfoCommand(p *program) *cobra.Command {

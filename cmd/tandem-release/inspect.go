@@ -98,7 +98,7 @@ func (p *program) list(s *repository.Status) error {
 		if base == "" {
 			base = "-"
 		}
-		cells := []string{r.App + "/" + r.Version.String(), r.Channel, offered, strings.Join(r.Compatible, ","), base, bytesText(r.Length), r.Name}
+		cells := []string{r.App + "/" + r.Version.String(), r.Channel, offered, strings.Join(r.Compatible, ","), base, cli.Size(r.Length), r.Name}
 		for i := range cells {
 			cells[i] = text.Line(cells[i])
 		}
@@ -163,7 +163,7 @@ exit code is 1. What only deserves attention goes to standard error.`,
 						return err
 					}
 				}
-				p.say("%d roots, %d releases, %s of bundles read, %d problems", rep.Roots, rep.Releases, bytesText(rep.Bytes), len(rep.Problems))
+				p.say("%d roots, %d releases, %s of bundles read, %d problems", rep.Roots, rep.Releases, cli.Size(rep.Bytes), len(rep.Problems))
 				if len(rep.Problems) > 0 {
 					return fmt.Errorf("%s: %w", args[0], errProblems)
 				}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -27,7 +26,7 @@ func TestEachCommandHasAnExample(t *testing.T) {
 			visit(sub)
 		}
 	}
-	root := newRootCommand(&program{stdout: io.Discard, stderr: io.Discard})
+	root := newRootCommand(&program{})
 	visit(root)
 	want := strings.Fields("backup boot bump check history install status update verify version")
 	var have []string

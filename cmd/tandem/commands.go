@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,8 +23,6 @@ import (
 	"tandem/internal/config"
 	"tandem/versioning"
 )
-
-const barThrottle = 100 * time.Millisecond
 
 // reconciled prints what a reconciliation did.
 func (p *program) reconciled(res *backup.Result, err error) error {
@@ -49,7 +46,7 @@ func (p *program) showReconciliation(doc *device.Reconciliation, err error) erro
 	case len(doc.Changed) == 0 && len(doc.Finished) == 0:
 		lines = []string{fmt.Sprintf("in step at %s", doc.Version)}
 	default:
-		lines = []string{fmt.Sprintf("%s: in step at %s now (%s, %s written)", done(doc.Action), doc.Version, count(doc.Files, "file"), size(doc.Bytes))}
+		lines = []string{fmt.Sprintf("%s: in step at %s now (%s, %s written)", done(doc.Action), doc.Version, count(doc.Files, "file"), cli.Size(doc.Bytes))}
 	}
 	return errors.Join(p.report(doc, lines...), err)
 }
@@ -83,17 +80,6 @@ func count(n int, thing string) string {
 		return "1 " + thing
 	}
 	return fmt.Sprintf("%d %ss", n, thing)
-}
-
-// size writes bytes for people.
-func size(n int64) string {
-	switch {
-	case n >= 10<<20:
-		return fmt.Sprintf("%d MiB", n>>20)
-	case n >= 10<<10:
-		return fmt.Sprintf("%d KiB", n>>10)
-	}
-	return fmt.Sprintf("%d bytes", n)
 }
 
 func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
@@ -336,7 +322,7 @@ func (p *program) showUpdate(doc *device.Updated, err error) error {
 }
 
 func installedLine(doc *device.Updated, end string) string {
-	return fmt.Sprintf("installed %s %s (before: %s), %s written; %s", doc.App, doc.Version, orNone(doc.From), size(doc.Bytes), end)
+	return fmt.Sprintf("installed %s %s (before: %s), %s written; %s", doc.App, doc.Version, orNone(doc.From), cli.Size(doc.Bytes), end)
 }
 
 func newInstallCommand(p *program) *cobra.Command {
@@ -407,7 +393,7 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 		switch {
 		case f.Error != "":
 		case f.Available:
-			lines = append(lines, fmt.Sprintf("%s %s is available (installed: %s), %s", f.Name, f.Version, orNone(f.Installed), size(f.Size)))
+			lines = append(lines, fmt.Sprintf("%s %s is available (installed: %s), %s", f.Name, f.Version, orNone(f.Installed), cli.Size(f.Size)))
 		default:
 			lines = append(lines, fmt.Sprintf("%s: nothing newer than %s", f.Name, orNone(f.Installed)))
 		}
@@ -423,7 +409,7 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 	}
 	line := fmt.Sprintf("nothing newer than %s", orNone(doc.Installed))
 	if doc.Available {
-		line = fmt.Sprintf("%s %s is available (installed: %s), %s", doc.App, doc.Version, orNone(doc.Installed), size(doc.Size))
+		line = fmt.Sprintf("%s %s is available (installed: %s), %s", doc.App, doc.Version, orNone(doc.Installed), cli.Size(doc.Size))
 	}
 	return errors.Join(p.print(doc, append(lines, line)...), err)
 }

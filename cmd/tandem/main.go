@@ -8,6 +8,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -21,20 +22,37 @@ import (
 const umask = 0o022
 
 func main() {
+	p := &program{
+		stdin:    os.Stdin,
+		stdout:   cli.Unread(os.Stdout),
+		stderr:   cli.NewScreen(cli.Unread(os.Stderr), time.Now, columns),
+		children: os.Stderr,
+		now:      time.Now,
+		euid:     os.Geteuid(),
+		egid:     os.Getegid(),
+	}
+	// Scripts ask for the version again and again: that needs nothing of the rest.
+	if slices.Equal(os.Args[1:], []string{"version"}) && p.printVersion() == nil {
+		return
+	}
 	limitMemory()
 	cli.OutlivePipes()
 	syscall.Umask(umask)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, &program{
-		stdin:    os.Stdin,
-		stdout:   cli.Unread(os.Stdout),
-		stderr:   cli.Unread(os.Stderr),
-		children: os.Stderr,
-		terminal: term.IsTerminal(int(os.Stderr.Fd())),
-		now:      time.Now,
-		euid:     os.Geteuid(),
-		egid:     os.Getegid(),
-	}, os.Args[1:])
+	code := run(ctx, p, os.Args[1:])
 	stop()
 	os.Exit(code)
+}
+
+// columns is how wide the terminal is that messages go to; 0 if they go to none,
+// or to one that draws nothing over.
+func columns() int {
+	if t := os.Getenv("TERM"); t == "" || t == "dumb" {
+		return 0
+	}
+	width, _, err := term.GetSize(int(os.Stderr.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }

@@ -98,8 +98,7 @@ func (r *remote) command(ctx context.Context, path string, query url.Values, bod
 		return false, err
 	}
 	defer resp.Body.Close()
-	progress := newProgress(r.p)
-	defer progress.end()
+	defer r.p.stderr.Done()
 	log := r.p.logger()
 	lines := json.NewDecoder(resp.Body)
 	for {
@@ -112,7 +111,7 @@ func (r *remote) command(ctx context.Context, path string, query url.Values, bod
 		}
 		switch {
 		case l.Progress != nil:
-			progress.report(l.Progress.What, l.Progress.Done, l.Progress.Total)
+			r.p.progress(l.Progress.What, l.Progress.Done, l.Progress.Total)
 		case l.Message != nil:
 			level, err := logrus.ParseLevel(l.Message.Level)
 			if err != nil {

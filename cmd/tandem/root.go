@@ -24,12 +24,12 @@ import (
 
 // program is what the commands know of the world, and the common flags.
 type program struct {
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	terminal       bool     // stderr is one
-	children       *os.File // where the output of what is left running goes
-	now            func() time.Time
-	euid, egid     int
+	stdin      io.Reader
+	stdout     io.Writer
+	stderr     *cli.Screen
+	children   *os.File // where the output of what is left running goes
+	now        func() time.Time
+	euid, egid int
 
 	config                 string
 	asJSON, quiet, verbose bool
@@ -46,6 +46,13 @@ func (p *program) say(format string, args ...any) {
 // tell writes a message that is wanted even where none are.
 func (p *program) tell(format string, args ...any) {
 	fmt.Fprintln(p.stderr, text.Line(fmt.Sprintf(format, args...)))
+}
+
+// progress shows how far something has come, unless that is not wanted.
+func (p *program) progress(what string, done, total int64) {
+	if !p.quiet {
+		p.stderr.Progress("tandem: "+text.Line(what), done, total)
+	}
 }
 
 // run is the whole program; it returns the exit code.
@@ -198,15 +205,14 @@ func (p *program) open(access device.Access) (*device.Device, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	progress := newProgress(p)
 	env := p.environment()
-	env.Progress = progress.report
+	env.Progress = p.progress
 	d, err := device.Open(cfg, env, access)
 	if err != nil {
 		return nil, nil, err
 	}
 	return d, func() {
-		progress.end()
+		p.stderr.Done()
 		if err := d.Close(); err != nil {
 			p.say("tandem: %v", err)
 		}
@@ -272,20 +278,25 @@ func newVersionCommand(p *program) *cobra.Command {
 		Short:   "Print the version of this program",
 		Example: "  tandem version --json",
 		Args:    cli.Exactly(),
-		RunE: func(*cobra.Command, []string) error {
-			doc := struct {
-				Version string     `json:"version"`
-				Commit  string     `json:"commit,omitempty"`
-				Built   *time.Time `json:"built,omitempty"`
-				Go      string     `json:"go"`
-				System  string     `json:"system"`
-			}{releaseVersion(), commit, nil, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-			if b := builtAt(); !b.IsZero() {
-				doc.Built = &b
-			}
-			return p.print(doc, fmt.Sprintf("tandem %s (%s, %s)", doc.Version, doc.System, doc.Go))
-		},
+		RunE:    func(*cobra.Command, []string) error { return p.printVersion() },
 	}
+}
+
+// programVersion is the JSON document of version.
+type programVersion struct {
+	Version string     `json:"version"`
+	Commit  string     `json:"commit,omitempty"`
+	Built   *time.Time `json:"built,omitempty"`
+	Go      string     `json:"go"`
+	System  string     `json:"system"`
+}
+
+func (p *program) printVersion() error {
+	doc := programVersion{releaseVersion(), commit, nil, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	if b := builtAt(); !b.IsZero() {
+		doc.Built = &b
+	}
+	return p.print(doc, fmt.Sprintf("tandem %s (%s, %s)", doc.Version, doc.System, doc.Go))
 }
 
 // version, commit and built are set by the linker: -X main.version=1.2.3

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -509,7 +510,7 @@ func user(dst *string) setter {
 // be told from a server that has gone to sleep.
 const minBandwidth = 1 << 10
 
-var bandwidthForm = regexp.MustCompile(`^([0-9]{1,12}) ?(B|KiB|MiB|GiB|kB|MB|GB)/s$`)
+var bandwidthForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([0-9]{1,12}) ?(B|KiB|MiB|GiB|kB|MB|GB)/s$`) })
 
 // bandwidth reads a speed, with "" standing for no limit.
 func bandwidth(dst *int64) setter {
@@ -523,7 +524,7 @@ func bandwidth(dst *int64) setter {
 			*dst = 0
 			return nil
 		}
-		m := bandwidthForm.FindStringSubmatch(s)
+		m := bandwidthForm().FindStringSubmatch(s)
 		if m == nil {
 			return fmt.Errorf(`%q is no speed: expected one such as "200KiB/s"`, s)
 		}
@@ -726,13 +727,13 @@ func (r *reader) line(key toml.Key) int {
 	return 0
 }
 
-var firmwareHeader = regexp.MustCompile(`(?m)^[ \t]*\[\[[ \t]*firmware[ \t]*\]\]`)
+var firmwareHeader = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^[ \t]*\[\[[ \t]*firmware[ \t]*\]\]`) })
 
 // firmwareLine finds the line of a key in section i of [[firmware]], or of
 // that section when key is "". The decoder knows the positions of the last
 // section only, so each is read by itself.
 func (r *reader) firmwareLine(i int, key string) int {
-	at := firmwareHeader.FindAllStringIndex(r.text, -1)
+	at := firmwareHeader().FindAllStringIndex(r.text, -1)
 	if i >= len(at) {
 		return r.line(toml.Key{"firmware"})
 	}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -18,7 +19,9 @@ type Window struct {
 
 var days = []string{"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"}
 
-var span = regexp.MustCompile(`^([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-4]):([0-5][0-9])$`)
+var span = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-4]):([0-5][0-9])$`)
+})
 
 // ParseWindow reads a window: days and hours, as in "Mon-Fri 02:00-04:30",
 // "Sat,Sun 22:00-06:00", or hours alone for every day.
@@ -42,7 +45,7 @@ func ParseWindow(text string) (Window, error) {
 	default:
 		return bad()
 	}
-	m := span.FindStringSubmatch(fields[len(fields)-1])
+	m := span().FindStringSubmatch(fields[len(fields)-1])
 	if m == nil {
 		return bad()
 	}

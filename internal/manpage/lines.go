@@ -53,6 +53,9 @@ func Lines(text, program string) [][]string {
 // Understands says what is wrong with a call, as Lines gives it: a command
 // or an option that there is not.
 func Understands(root *cobra.Command, args []string) error {
+	if len(args) > 0 && args[0] == "help" {
+		args = args[1:]
+	}
 	if len(args) == 0 {
 		return nil
 	}

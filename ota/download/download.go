@@ -177,7 +177,7 @@ func (d *Downloader) Get(ctx context.Context, f File, p Progress) (string, error
 	if f.Size <= 0 {
 		return "", fmt.Errorf("%s: a length of %d bytes: expected more than 0", u.Redacted(), f.Size)
 	}
-	if f.For != "" && !validFor.MatchString(f.For) {
+	if f.For != "" && !validFor().MatchString(f.For) {
 		return "", fmt.Errorf("%s: for %.80q: expected the name of an application or firmware", u.Redacted(), f.For)
 	}
 	if p == nil {

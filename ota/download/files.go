@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"tandem/internal/fsys"
 	"tandem/ota/fault"
@@ -55,8 +56,10 @@ func (t *transfer) doubt(have int64) (int64, error) {
 }
 
 var (
-	validFor     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-	downloadName = regexp.MustCompile(`^(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63})\.)?([0-9a-f]{64}|[0-9a-f]{128})\.(part|bundle|boot|boot\.tmp)$`)
+	validFor     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) })
+	downloadName = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63})\.)?([0-9a-f]{64}|[0-9a-f]{128})\.(part|bundle|boot|boot\.tmp)$`)
+	})
 )
 
 // download is a file that a download left.
@@ -76,7 +79,7 @@ func (d *Downloader) downloads() ([]download, error) {
 	}
 	var all []download
 	for _, e := range entries {
-		if m := downloadName.FindStringSubmatch(e.Name); m != nil {
+		if m := downloadName().FindStringSubmatch(e.Name); m != nil {
 			stem := m[2]
 			if m[1] != "" {
 				stem = m[1] + "." + stem

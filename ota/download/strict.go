@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -122,11 +123,13 @@ func (c *strictClient) check(resp *http.Response, from int64, ranged bool) error
 	return nil
 }
 
-var contentRangeForm = regexp.MustCompile(`^bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)$`)
+var contentRangeForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)$`)
+})
 
 // contentRange reads a Content-Range header; total is -1 if it is not told.
 func contentRange(header string) (first, last, total int64, ok bool) {
-	m := contentRangeForm.FindStringSubmatch(header)
+	m := contentRangeForm().FindStringSubmatch(header)
 	if m == nil {
 		return 0, 0, 0, false
 	}

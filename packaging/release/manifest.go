@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"sync"
 	"unicode/utf8"
 
 	"tandem/backup"
@@ -141,14 +142,14 @@ func DecodeManifest(data []byte) (*Manifest, error) {
 }
 
 // appName keeps an app's name usable in file names, URLs and messages.
-var appName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var appName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) })
 
 // CheckFacts is the part of Check that does not concern files.
 func (m *Manifest) CheckFacts() error {
 	switch {
 	case m.Kind != App && m.Kind != Firmware:
 		return fmt.Errorf("unknown kind %.40q: expected %s or %s", m.Kind, App, Firmware)
-	case !appName.MatchString(m.App):
+	case !appName().MatchString(m.App):
 		return fmt.Errorf("app %.80q: expected up to 64 letters, digits, dots, dashes and underscores", m.App)
 	case m.Version.IsZero():
 		return fmt.Errorf("no version")
