@@ -1,9 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -55,6 +58,7 @@ type Agent struct {
 
 	up     bool // the sides were brought in step once
 	mem    memory
+	saved  []byte // of it, as it lies on the disk
 	now    situation
 	config configWatch
 }
@@ -62,6 +66,7 @@ type Agent struct {
 // lane is where one job at a time runs.
 type lane struct {
 	job    string // "" while it is free
+	about  device.Course
 	cancel context.CancelFunc
 }
 
@@ -72,11 +77,7 @@ type situation struct {
 	PollFailures       int    // in a row
 	ClockBehind        bool   // the clock was not set since the power came
 
-	NotYet  time.Time // when the step is tried again
-	Tries   int       // of it that failed
-	Failed  string    // why the last one did
-	Waiting string    // why the step does not go on
-	Barred  string    // why a release that there is was not begun with
+	Waiting map[int]string // why a work does not go on
 
 	Busy time.Time // another tandem is at work: when the sides are tried again
 
@@ -101,7 +102,6 @@ func New(o Options) *Agent {
 	a := &Agent{
 		o: o, cfg: o.Config, log: o.Environment.Log,
 		ended: make(chan func()), asked: make(chan func()),
-		mem: memory{Course: device.Course{Step: device.Idle}},
 	}
 	a.ledger = newLedger(o.Environment.Now)
 	a.config.changed = make(chan struct{}, 1)
@@ -110,7 +110,10 @@ func New(o Options) *Agent {
 }
 
 // busyRetry is how soon the sides are tried again while another tandem is at work.
-const busyRetry = 2 * time.Second
+const (
+	busyRetry  = 2 * time.Second
+	startRetry = 30 * time.Second // where it cannot be opened
+)
 
 // stopTime bounds how long an agent that is told to end waits for its jobs. All
 // they do can be cut off anywhere; waiting is for their clean-up.
@@ -230,6 +233,7 @@ func (a *Agent) schedule(ctx context.Context) time.Time {
 		return a.obey(ctx)
 	}
 	o := a.outlook(now)
+	a.now.Waiting = map[int]string{}
 	until := a.scheduleSides(ctx, o)
 	until = sooner(until, a.scheduleNetwork(ctx, o))
 	if a.scrubbing.job == "" {
@@ -251,9 +255,8 @@ func (a *Agent) schedule(ctx context.Context) time.Time {
 
 // outlook gathers what the plans are made from.
 func (a *Agent) outlook(now time.Time) outlook {
-	c := &a.mem.Course
 	return outlook{
-		Now: now, Step: c.Step, Urgent: c.Urgent && a.cfg.Agent.Urgent, NotYet: a.now.NotYet,
+		Now: now, Works: a.mem.Works, Urgent: a.cfg.Agent.Urgent,
 		Windows: a.cfg.Agent.Window, ClockBehind: a.now.ClockBehind,
 		Metered: a.cfg.Agent.Metered, Source: a.cfg.Source != nil, Poll: a.now.NextPoll,
 		Pending: a.now.Pending != nil, Health: a.now.Health, Scrub: a.now.NextScrub,
@@ -268,15 +271,18 @@ func (a *Agent) scheduleSides(ctx context.Context, o outlook) time.Time {
 		return a.now.Busy
 	}
 	p := planSides(o)
-	a.now.Waiting = a.because(p.Why, o)
+	maps.Copy(a.now.Waiting, p.Why)
 	due := a.config.due(o.Now)
 	switch {
 	case p.Do == doProve:
 		a.start(ctx, &a.sides, "asking for health", a.proveJob)
+	case p.Do == doInstall && a.network.job == "downloading": // of another release: that goes on later
+		a.network.cancel()
 	case p.Do == doInstall && a.network.job == "":
-		a.mem.Course.Step = device.Installing
+		c := a.mem.Works[p.Work].Course
+		a.mem.At(c, device.Installing)
 		a.saveMemory()
-		a.start(ctx, &a.sides, "installing", a.installJob(a.mem.Course))
+		a.start(ctx, &a.sides, "installing", a.installJob(c))
 	case a.now.Repair:
 		a.start(ctx, &a.sides, "repairing", a.repairJob)
 	case !due.IsZero() && !o.Now.Before(due):
@@ -293,26 +299,18 @@ func (a *Agent) scheduleNetwork(ctx context.Context, o outlook) time.Time {
 		return time.Time{}
 	}
 	p := planNetwork(o)
-	if p.Why != "" {
-		a.now.Waiting = a.because(p.Why, o)
-	}
+	maps.Copy(a.now.Waiting, p.Why)
 	switch p.Do {
 	case doPoll:
 		a.start(ctx, &a.network, "polling", a.pollJob)
 	case doDownload:
-		a.start(ctx, &a.network, "downloading", a.downloadJob(a.mem.Course))
+		c := a.mem.Works[p.Work].Course
+		a.start(ctx, &a.network, "downloading", a.downloadJob(c))
+		a.network.about = c
 	default:
 		return p.Until
 	}
 	return time.Time{}
-}
-
-// because adds to why the step waits what went wrong before.
-func (a *Agent) because(why string, o outlook) string {
-	if why != "" && a.now.Failed != "" && o.Now.Before(o.NotYet) {
-		return why + ": " + a.now.Failed
-	}
-	return why
 }
 
 // open opens the device for a job.
@@ -332,7 +330,7 @@ func (a *Agent) onSides(ctx context.Context, busy func(), work func(d *device.De
 			a.now.Busy = a.clock().Add(busyRetry)
 			if !errors.Is(err, lock.ErrBusy) {
 				a.log.WithError(err).Error("the device cannot be opened")
-				a.now.Busy = a.clock().Add(firstRetry)
+				a.now.Busy = a.clock().Add(startRetry)
 			}
 			busy()
 		}
@@ -376,39 +374,31 @@ const (
 	maxHealth   = 10 * time.Minute
 )
 
-// step changes what the agent is busy with, durably.
-func (a *Agent) step(c device.Course) {
-	if c == a.mem.Course {
-		return
-	}
-	a.mem.Course = c
-	a.now.NotYet, a.now.Tries, a.now.Failed = time.Time{}, 0, ""
-	a.saveMemory()
-}
-
-// later tries the step, which failed, again after a while.
-func (a *Agent) later(failed error, wish time.Duration) {
-	a.now.Tries++
-	a.now.Failed = failed.Error()
-	a.now.NotYet = a.clock().Add(nextTry(a.now.Tries, wish, a.o.Random()))
-}
-
 // saveMemory writes down what a power cut must not take. What cannot be written
 // is no reason to stop: the sides remember by themselves what they need.
 func (a *Agent) saveMemory() {
-	d, err := a.open(device.Look)
+	data, err := json.Marshal(&a.mem)
+	if err == nil && bytes.Equal(data, a.saved) {
+		return
+	}
+	var d *device.Device
+	if err == nil {
+		d, err = a.open(device.Look)
+	}
 	if err == nil {
 		defer a.close(d)
-		err = a.mem.saveIn(d)
+		err = saveIn(d, data)
 	}
 	if err != nil {
 		a.log.WithError(err).Warn("the agent's step could not be written down")
+		return
 	}
+	a.saved = data
 }
 
 // summary says in a line what the agent does.
 func (a *Agent) summary() string {
-	c := &a.mem.Course
+	c := a.mem.Underway()
 	switch {
 	case !a.up:
 		return "bringing the sides in step"
@@ -416,12 +406,22 @@ func (a *Agent) summary() string {
 		return fmt.Sprintf("installing %s %s", c.App, c.Version)
 	case a.sides.job != "" && a.sides.job != "capturing":
 		return a.sides.job
-	case c.Step == device.Downloading && a.network.job == "downloading":
-		return fmt.Sprintf("downloading %s %s", c.App, c.Version)
-	case c.Step == device.Downloading || c.Step == device.Ready:
-		return fmt.Sprintf("%s %s waits: %s", c.App, c.Version, a.now.Waiting)
+	case a.network.job == "downloading":
+		return fmt.Sprintf("downloading %s %s", a.network.about.App, a.network.about.Version)
+	case c.Step != device.Idle:
+		return fmt.Sprintf("%s %s waits: %s", c.App, c.Version, a.waiting(c))
 	case a.now.Pending != nil:
 		return fmt.Sprintf("%s is not confirmed yet", a.now.Pending.Version)
 	}
 	return "idle"
+}
+
+// waiting says why a release does not go on; "" if it does.
+func (a *Agent) waiting(c device.Course) string {
+	for i, w := range a.mem.Works {
+		if w.App == c.App && w.Kind == c.Kind {
+			return a.now.Waiting[i]
+		}
+	}
+	return ""
 }

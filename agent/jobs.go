@@ -3,20 +3,15 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
 	"tandem/agent/device"
-	"tandem/agent/firmware"
 	"tandem/backup"
-	"tandem/internal/child"
-	"tandem/internal/digest"
 	"tandem/internal/lock"
 	"tandem/ota"
 	"tandem/packaging/release"
@@ -30,7 +25,7 @@ func nothing() {}
 // agent ended, however that came about.
 func (a *Agent) comeUp(ctx context.Context) func() {
 	return a.onSides(ctx, nothing, func(d *device.Device) func() {
-		mem := memory{Course: device.Course{Step: device.Idle}}
+		mem := memory{}
 		var since time.Time
 		if disk, err := d.State(); err == nil {
 			mem, since = loadMemory(disk, a.log), d.PendingSince()
@@ -41,13 +36,16 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 		if err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) {
 			a.log.WithError(err).Error("the sides are not in step")
 		}
+		under := mem.Underway()
 		if res != nil && ctx.Err() == nil {
-			d.CatchUp(ctx, mem.Course, res.Version)
+			d.CatchUp(ctx, under, res.Version)
 		}
 		started := false
 		switch {
-		case mem.Course.Step == device.Installing:
-			mem.Course, started = a.resume(ctx, d, mem.Course, res)
+		case under.Step == device.Installing:
+			var left device.Course
+			left, started = a.resume(ctx, d, under, res)
+			mem.Put(left)
 		case mem.Ordered && res != nil: // a command was cut off: it may have stopped the application
 			started = d.StartApplication(ctx, versioning.Version{}, res.Version)
 		}
@@ -79,8 +77,9 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 // to do. The application may have been stopped for it: started reports whether it
 // was started again.
 func (a *Agent) resume(ctx context.Context, d *device.Device, c device.Course, res *backup.Result) (left device.Course, started bool) {
+	idle := device.Course{Step: device.Idle, Kind: c.Kind, App: c.App}
 	if c.Kind == release.Firmware { // its own record says how far it has come; the next poll finds it
-		return device.Course{Step: device.Idle}, false
+		return idle, false
 	}
 	log := a.log.WithField("version", c.Version)
 	committed := res != nil && res.Version.String() == c.Version.String()
@@ -91,11 +90,11 @@ func (a *Agent) resume(ctx context.Context, d *device.Device, c device.Course, r
 	started = d.StartApplication(ctx, from, to)
 	if committed {
 		log.Info("the installation was cut off after its commit")
-		return device.Course{Step: device.Idle}, started
+		return idle, started
 	}
 	if revoked, err := d.Revoked(); err == nil && c.Version.In(revoked) {
 		log.Info("the installation was cut off after it was taken back")
-		return device.Course{Step: device.Idle}, started
+		return idle, started
 	}
 	log.Info("the installation was cut off before its commit: it is tried again")
 	c.Step = device.Ready
@@ -114,51 +113,6 @@ func firstScrub(last, now time.Time, every time.Duration, r float64) time.Time {
 
 const scrubSpread = 15 * time.Minute
 
-// noRoom keeps the agent from a release until so many more bytes are free than
-// there were, where the error says that there was no room. An error that does
-// not say where is one of the state directory.
-func (a *Agent) noRoom(c device.Course, err error, free map[string]int64, more int64) Bar {
-	b := Bar{SHA256: c.SHA256, Reason: err.Error(), Path: a.cfg.Agent.State}
-	var full *backup.SpaceError
-	if errors.As(err, &full) {
-		for path := range free {
-			if full.Path == path || strings.HasPrefix(full.Path, path+"/") {
-				b.Path = path
-			}
-		}
-	}
-	b.Free = free[b.Path] + more
-	return b
-}
-
-// candidates returns what could be done about the answers: firmware first, as in
-// an update by hand.
-func candidates(ans *device.Answers) []device.Course {
-	var all []device.Course
-	for _, f := range ans.Firmware {
-		best := f.Decision.Best
-		switch {
-		case best != nil && best.Release.Version.Compare(f.Pending.Version) > 0:
-			all = append(all, device.CourseOf(best, f.Installed))
-		case f.Pending.State != firmware.None && f.Pending.State != firmware.Restart:
-			all = append(all, unpackedFirmware(f))
-		}
-	}
-	if ans.App.Best != nil {
-		all = append(all, device.CourseOf(ans.App.Best, ans.Installed))
-	}
-	return all
-}
-
-// unpackedFirmware is what the agent does about a firmware that waits for its
-// handler. It has no bundle any more; the sum tells it from others.
-func unpackedFirmware(f device.FirmwareAnswer) device.Course {
-	return device.Course{
-		Step: device.Ready, Kind: release.Firmware, App: f.Name, From: f.Installed, Version: f.Pending.Version,
-		SHA256: digest.Of([]byte("unpacked " + f.Name + " " + f.Pending.Version.String())),
-	}
-}
-
 func (a *Agent) pollJob(ctx context.Context) func() {
 	d, err := a.open(device.Look)
 	var ans *device.Answers
@@ -173,13 +127,19 @@ func (a *Agent) pollJob(ctx context.Context) func() {
 	}
 }
 
-// polled takes in what a poll found out.
+// polled takes in what a poll found out. What is known is gone on with, also
+// where something else is not.
 func (a *Agent) polled(ans *device.Answers, err error) {
 	now := a.clock()
+	answered := err == nil
+	if answered {
+		err = ans.Err()
+	}
 	a.ledger.polled(err == nil)
-	if err != nil {
+	switch {
+	case err != nil:
 		a.now.PollFailures++
-		a.now.NextPoll = now.Add(nextTry(a.now.PollFailures, retryAfter(err), a.o.Random()))
+		a.now.NextPoll = now.Add(device.NextTry(a.now.PollFailures, retryAfter(err), a.o.Random()))
 		if errors.Is(err, lock.ErrBusy) {
 			a.now.NextPoll = now.Add(busyRetry)
 		}
@@ -188,47 +148,32 @@ func (a *Agent) polled(ans *device.Answers, err error) {
 			a.now.PollError = text
 			log.Warn(text)
 		}
+	default:
+		if a.now.PollError != "" {
+			a.log.Info("the source answers again")
+		}
+		a.now.LastPoll, a.now.PollError, a.now.PollFailures = now, "", 0
+		a.now.NextPoll = now.Add(NextPoll(a.cfg.Agent.Poll, ans.Wish, a.o.Random()))
+		a.queueReport() // there is a network, and another tandem may have left something
+	}
+	if !answered {
 		return
 	}
-	if a.now.PollError != "" {
-		a.log.Info("the source answers again")
+	a.now.ClockBehind = ans.Behind
+	for _, c := range a.mem.Choose(ans, now) {
+		a.about(c).WithField("bytes", c.Size).Info("a release is available")
 	}
-	a.now.LastPoll, a.now.PollError, a.now.PollFailures = now, "", 0
-	a.now.NextPoll = now.Add(NextPoll(a.cfg.Agent.Poll, ans.Wish, a.o.Random()))
-	a.queueReport() // there is a network, and another tandem may have left something
-	a.choose(ans)
+	for i := range a.mem.Works {
+		if w := &a.mem.Works[i]; w.Barred != "" {
+			a.log.Debug("left alone: " + w.Barred)
+		}
+	}
+	a.saveMemory()
 }
 
-// choose makes of the answers what the agent is busy with.
-func (a *Agent) choose(ans *device.Answers) {
-	a.now.ClockBehind, a.now.Barred = ans.Behind, ""
-	if a.mem.Course.Step == device.Installing {
-		return
-	}
-	for _, next := range candidates(ans) {
-		if b := a.mem.barred(next.SHA256, a.clock(), ans.Free); b != nil {
-			a.log.WithFields(logrus.Fields{"app": next.App, "version": next.Version}).Debug("left alone: " + b.Reason)
-			a.now.Barred = fmt.Sprintf("%s %s: %s", next.App, next.Version, b.Reason)
-			continue
-		}
-		c := &a.mem.Course
-		if c.Step == device.Idle || c.SHA256 != next.SHA256 || c.Version.String() != next.Version.String() {
-			a.log.WithFields(logrus.Fields{"app": next.App, "version": next.Version, "bytes": next.Size}).Info("a release is available")
-			a.step(next)
-		} else if c.Urgent != next.Urgent {
-			c.Urgent = next.Urgent
-			a.saveMemory()
-		}
-		return
-	}
-	a.drop()
-}
-
-// drop ends what the agent is busy with.
-func (a *Agent) drop() {
-	if a.mem.Course.Step != device.Idle {
-		a.step(device.Course{Step: device.Idle})
-	}
+// about returns a log that names a release.
+func (a *Agent) about(c device.Course) *logrus.Entry {
+	return a.log.WithFields(logrus.Fields{"app": c.App, "version": c.Version})
 }
 
 // retryAfter is how long a server asked to be left alone.
@@ -243,10 +188,11 @@ func retryAfter(err error) time.Duration {
 func (a *Agent) downloadJob(c device.Course) func(context.Context) func() {
 	return func(ctx context.Context) func() {
 		d, err := a.open(device.Look)
+		next := c
 		var free map[string]int64
 		if err == nil {
 			free = d.Free()
-			c.File, err = d.Fetch(ctx, c.Offer())
+			next, _, err = d.Advance(ctx, c)
 			if errors.Is(err, backup.ErrNoSpace) || errors.Is(err, ota.ErrNoSpace) {
 				d.Remember(device.Event{Command: "agent", From: c.From, Version: c.Version, Error: err.Error()})
 			}
@@ -254,50 +200,25 @@ func (a *Agent) downloadJob(c device.Course) func(context.Context) func() {
 		}
 		return func() {
 			if ctx.Err() == nil {
-				a.downloaded(c, free, err)
+				a.settle(c, next, free, err)
 			}
 		}
 	}
 }
 
-// downloaded takes in what became of a download.
-func (a *Agent) downloaded(c device.Course, free map[string]int64, err error) {
-	log := a.log.WithFields(logrus.Fields{"app": c.App, "version": c.Version})
-	switch {
-	case err == nil:
-		log.Info("downloaded")
-		c.Step = device.Ready
-		a.step(c)
-	case errors.Is(err, backup.ErrNoSpace), errors.Is(err, ota.ErrNoSpace):
-		log.WithError(err).Error("there is no room for the release: it is not tried again until there is more")
-		a.mem.bar(a.noRoom(c, err, free, moreRoom))
-		a.step(device.Course{Step: device.Idle})
-		a.queueReport()
-	default:
-		if errors.Is(err, ota.ErrRefused) { // it may have been replaced: ask again
-			a.now.NextPoll = a.clock().Add(nextTry(a.now.Tries+1, 0, a.o.Random()))
-		}
-		a.later(err, retryAfter(err))
-		log.WithError(err).WithField("next", a.now.NotYet.Sub(a.clock()).Round(time.Second)).Warn("the download did not come to its end")
-	}
-}
-
-// moreRoom is by how many bytes a disk must have grown to be tried again.
-const moreRoom = 64 << 10
-
 func (a *Agent) installJob(c device.Course) func(context.Context) func() {
 	return func(ctx context.Context) func() {
-		again := func() { c.Step = device.Ready; a.mem.Course = c; a.saveMemory() }
+		again := func() { a.mem.At(c, device.Ready); a.saveMemory() }
 		return a.onSides(ctx, again, func(d *device.Device) func() {
 			free := d.Free()
-			err := d.InstallFetched(ctx, c)
+			next, _, err := d.Advance(ctx, c)
 			res, lookErr := d.Plan(context.WithoutCancel(ctx), backup.Options{})
 			if lookErr != nil {
 				res = nil
 			}
 			return func() {
 				if ctx.Err() == nil { // else the next start finds out
-					a.installed(c, free, err)
+					a.settle(c, next, free, err)
 					a.watchConfig(res)
 				}
 			}
@@ -305,58 +226,44 @@ func (a *Agent) installJob(c device.Course) func(context.Context) func() {
 	}
 }
 
-const (
-	barTime       = 24 * time.Hour   // that a release which was refused is left alone
-	postponeRetry = 10 * time.Minute // until a hook that postponed is asked again
-	maxTries      = 8                // of an installation, until its release is left alone
-)
-
-// installed takes in what became of an installation.
-func (a *Agent) installed(c device.Course, free map[string]int64, err error) {
+// settle takes in what a step of a release led to.
+func (a *Agent) settle(c, next device.Course, free map[string]int64, err error) {
 	now := a.clock()
-	log := a.log.WithFields(logrus.Fields{"app": c.App, "version": c.Version})
-	idle, ready := device.Course{Step: device.Idle}, c
-	ready.Step = device.Ready
-	switch {
-	case err == nil:
+	verdict := a.mem.Settle(c, next, err, device.Circumstances{
+		Now: now, Free: free, State: a.cfg.Agent.State, Wish: retryAfter(err), Random: a.o.Random(),
+	})
+	log := a.about(c)
+	switch verdict {
+	case device.Advanced:
+		if c.Step == device.Downloading {
+			log.Info("downloaded")
+		}
+	case device.Installed:
 		log.Info("installed")
-		a.now.NextPoll = now // there may be more
-		a.step(idle)
-	case errors.Is(err, device.ErrNotStarted):
-		log.WithError(err).Error("installed; the start hook is tried again")
-		a.now.Unstarted = true
-		a.step(idle)
-	case errors.Is(err, device.ErrUnhealthy):
+		if err != nil {
+			log.WithError(err).Error("the start hook is tried again")
+			a.now.Unstarted = true
+		}
+		a.now.NextPoll = now // there may be more, and the source may want to know
+	case device.TakenBack:
 		log.WithError(err).Error("the release was taken back")
-		a.step(idle)
-	case errors.Is(err, backup.ErrNoSpace), errors.Is(err, ota.ErrNoSpace):
-		log.WithError(err).Error("there is no room for the release: it is not tried again until there is more")
-		a.mem.bar(a.noRoom(c, err, free, c.Size+moreRoom))
-		a.step(idle)
-	case errors.Is(err, child.ErrPostponed) && c.Kind == release.Firmware: // the others need not wait for it
-		log.WithError(err).Info("postponed")
-		a.mem.bar(Bar{SHA256: unpackedFirmware(device.FirmwareAnswer{Name: c.App, Pending: firmware.Result{Version: c.Version}}).SHA256,
-			Reason: err.Error(), Until: now.Add(postponeRetry)})
-		a.step(idle)
 		a.now.NextPoll = now
-	case errors.Is(err, child.ErrPostponed):
+	case device.NoRoom:
+		log.WithError(err).Error("there is no room for the release: it is not tried again until there is more")
+		a.queueReport()
+	case device.Postponed:
 		log.WithError(err).Info("postponed")
-		a.step(ready)
-		a.now.NotYet, a.now.Failed = now.Add(postponeRetry), err.Error()
-	case errors.Is(err, device.ErrNoBundle):
-		ready.Step = device.Downloading
-		a.step(ready)
-	case device.Final(err), a.now.Tries >= maxTries:
+	case device.Refused:
 		log.WithError(err).Error("the release was refused")
-		a.mem.bar(Bar{SHA256: c.SHA256, Reason: err.Error(), Until: now.Add(barTime)})
-		a.step(idle)
-	default:
-		tries := a.now.Tries
-		a.step(ready)
-		a.now.Tries = tries
-		a.later(err, 0)
-		log.WithError(err).WithField("next", a.now.NotYet.Sub(now).Round(time.Second)).Warn("the installation failed")
+		a.now.NextPoll = now
+	case device.Failed:
+		w := a.mem.Of(c)
+		if c.Step == device.Downloading && errors.Is(err, ota.ErrRefused) { // it may have been replaced: ask again
+			a.now.NextPoll = sooner(a.now.NextPoll, w.NotYet)
+		}
+		log.WithError(err).WithField("next", w.NotYet.Sub(now).Round(time.Second)).Warn("it did not come to its end: " + string(c.Step))
 	}
+	a.saveMemory()
 }
 
 func (a *Agent) proveJob(ctx context.Context) func() {
@@ -399,7 +306,7 @@ func (a *Agent) captureJob(ctx context.Context) func() {
 			switch {
 			case err != nil:
 				w.failures++
-				w.wait = now.Add(nextTry(w.failures, 0, a.o.Random()))
+				w.wait = now.Add(device.NextTry(w.failures, 0, a.o.Random()))
 				if w.failures == 1 {
 					a.log.WithError(err).Warn("the configuration is not backed up; it is tried again")
 				}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"math"
 	"time"
 
 	"tandem/agent/device"
@@ -11,11 +10,9 @@ import (
 // outlook is all that the next step depends on. Times that lie ahead are zero
 // where nothing is planned.
 type outlook struct {
-	Now  time.Time
-	Step device.Step
-	// Release is what the step is about.
-	Urgent  bool      // and the device allows it
-	NotYet  time.Time // when what failed or was postponed is tried again
+	Now     time.Time
+	Works   []device.Work // in the order in which they are gone on with
+	Urgent  bool          // the device lets a release ask for not waiting
 	Windows []config.Window
 	// ClockBehind says that the clock shows a time that has passed for sure: it
 	// was never set, and the hour of the day is not known.
@@ -44,8 +41,18 @@ const (
 // at the latest; zero: when something happens.
 type plan struct {
 	Do    move
+	Work  int // that is gone on with
 	Until time.Time
-	Why   string // of waiting, for people
+	Why   map[int]string // of works that wait, for people
+}
+
+// wait notes why a work waits, and until when at most.
+func (p *plan) wait(work int, until time.Time, why string) {
+	p.Until = sooner(p.Until, until)
+	if p.Why == nil {
+		p.Why = map[int]string{}
+	}
+	p.Why[work] = why
 }
 
 // clockCheck is how long a wait for a time of day may take before the clock is
@@ -61,16 +68,19 @@ func planNetwork(o outlook) plan {
 		return plan{Do: doPoll}
 	}
 	next := plan{Do: doWait, Until: o.Poll}
-	if o.Step != device.Downloading {
-		return next
-	}
-	switch {
-	case o.Metered:
-		next.Why = "the link is metered: downloads wait"
-	case o.Now.Before(o.NotYet):
-		next.Until, next.Why = sooner(o.Poll, o.NotYet), "the download is tried again later"
-	default:
-		return plan{Do: doDownload}
+	for i := range o.Works {
+		w := &o.Works[i]
+		if w.Step != device.Downloading {
+			continue
+		}
+		switch {
+		case o.Metered:
+			next.wait(i, time.Time{}, "the link is metered: downloads wait")
+		case o.Now.Before(w.NotYet):
+			next.wait(i, w.NotYet, because("the download is tried again later", w))
+		default:
+			return plan{Do: doDownload, Work: i}
+		}
 	}
 	return next
 }
@@ -84,23 +94,36 @@ func planSides(o outlook) plan {
 	if o.Pending {
 		next.Until = o.Health
 	}
-	if o.Step != device.Ready {
-		return next
-	}
-	open, opens := config.Open(o.Windows, o.Now)
-	switch {
-	case o.Now.Before(o.NotYet):
-		next.Until, next.Why = sooner(next.Until, o.NotYet), "the installation is tried again later"
-	case o.Urgent:
-		return plan{Do: doInstall}
-	case len(o.Windows) > 0 && o.ClockBehind:
-		next.Until, next.Why = sooner(next.Until, o.Now.Add(clockCheck)), "the clock is not set: no window can be told"
-	case !open:
-		next.Until, next.Why = sooner(next.Until, sooner(opens, o.Now.Add(clockCheck))), "outside the window"
-	default:
-		return plan{Do: doInstall}
+	for i := range o.Works {
+		w := &o.Works[i]
+		if w.Step != device.Ready {
+			continue
+		}
+		open, opens := config.Open(o.Windows, o.Now)
+		switch {
+		case o.Now.Before(w.NotYet):
+			next.wait(i, w.NotYet, because("the installation is tried again later", w))
+		case w.Hold != "":
+			next.wait(i, time.Time{}, w.Hold)
+		case w.Urgent && o.Urgent:
+			return plan{Do: doInstall, Work: i}
+		case len(o.Windows) > 0 && o.ClockBehind:
+			next.wait(i, o.Now.Add(clockCheck), "the clock is not set: no window can be told")
+		case !open:
+			next.wait(i, sooner(opens, o.Now.Add(clockCheck)), "outside the window")
+		default:
+			return plan{Do: doInstall, Work: i}
+		}
 	}
 	return next
+}
+
+// because adds to why a work waits what went wrong before.
+func because(why string, w *device.Work) string {
+	if w.Failed == "" {
+		return why
+	}
+	return why + ": " + w.Failed
 }
 
 // planScrub decides about the full verification, which reads all there is and
@@ -121,10 +144,8 @@ func sooner(a, b time.Time) time.Time {
 }
 
 const (
-	maxSpread  = time.Hour        // that first polls are spread over
-	firstRetry = 30 * time.Second // after a failure
-	maxRetry   = time.Hour
-	maxWish    = 24 * time.Hour // that a server may put off a poll
+	maxSpread = time.Hour      // that first polls are spread over
+	maxWish   = 24 * time.Hour // that a server may put off a poll
 )
 
 // FirstPoll is how long an agent that starts waits before it polls: devices that
@@ -141,11 +162,4 @@ func spread(every time.Duration, r float64) time.Duration {
 // configuration says, a tenth more or less, but no shorter than the server asks.
 func NextPoll(every, wish time.Duration, r float64) time.Duration {
 	return max(time.Duration((0.9+0.2*r)*float64(every)), min(wish, maxWish))
-}
-
-// nextTry is how long to wait after the given number of failures in a row: the
-// double each time, half of it more or less, but no shorter than the server asks.
-func nextTry(failures int, wish time.Duration, r float64) time.Duration {
-	d := min(float64(maxRetry), float64(firstRetry)*math.Pow(2, float64(max(0, failures-1))))
-	return max(time.Duration((0.5+r)*d), min(wish, maxWish))
 }

@@ -72,7 +72,7 @@ func (a *Agent) reportJob(last string) func(context.Context) func() {
 			case ctx.Err() != nil:
 			case err != nil:
 				a.now.ReportFailures++
-				a.now.NextReport = now.Add(nextTry(a.now.ReportFailures, retryAfter(err), a.o.Random()))
+				a.now.NextReport = now.Add(device.NextTry(a.now.ReportFailures, retryAfter(err), a.o.Random()))
 				if a.now.ReportFailures == 1 {
 					a.log.WithError(err).Warn("the report did not arrive; it is sent again")
 				}

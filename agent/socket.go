@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -206,11 +207,19 @@ func (a *Agent) ask(ctx context.Context, f func()) bool {
 
 // agentStatus is for the owner.
 func (a *Agent) agentStatus() *device.AgentStatus {
-	c := &a.mem.Course
+	c := a.mem.Underway()
 	s := &device.AgentStatus{
-		Doing: a.summary(), Step: c.Step, App: c.App, Version: c.Version.String(), Waiting: a.now.Waiting, Barred: a.now.Barred,
+		Doing: a.summary(), Step: c.Step, App: c.App, Version: c.Version.String(), Waiting: a.waiting(c),
 		LastPoll: a.now.LastPoll, NextPoll: a.now.NextPoll, PollError: a.now.PollError,
 		LastScrub: a.mem.Scrubbed, NextScrub: a.now.NextScrub, ToReport: !a.now.NextReport.IsZero(),
+	}
+	for i, w := range a.mem.Works {
+		if w.Barred != "" {
+			s.Barred = strings.TrimPrefix(s.Barred+"; "+w.Barred, "; ")
+		}
+		if w.Step != device.Idle {
+			s.Releases = append(s.Releases, device.Underway{App: w.App, Version: w.Version.String(), Step: w.Step, Waiting: a.now.Waiting[i]})
+		}
 	}
 	if a.network.job == "downloading" || a.sides.job == "installing" || a.sides.job == "obeying" {
 		at, _ := a.ledger.snapshot()

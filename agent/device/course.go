@@ -1,6 +1,7 @@
 package device
 
 import (
+	"tandem/agent/firmware"
 	"tandem/internal/digest"
 	"tandem/ota"
 	"tandem/packaging/release"
@@ -48,6 +49,8 @@ type Course struct {
 	Size    int64              `json:"size,omitempty"` // bytes
 	SHA256  digest.SHA256      `json:"sha256,omitzero"`
 	File    string             `json:"file,omitempty"` // the path of the verified bundle
+	// Hold says why it is not to be installed yet, though it is here.
+	Hold string `json:"hold,omitempty"`
 	// Unpacked is how much the release takes on a side, in bytes.
 	Unpacked int64 `json:"unpacked,omitempty"`
 }
@@ -70,3 +73,15 @@ func (c *Course) Offer() ota.Offer {
 	o.Release.App, o.Release.Kind, o.Release.Version, o.Release.Unpacked = c.App, c.Kind, c.Version, c.Unpacked
 	return o
 }
+
+// unpackedCourse is what is left to do for a firmware that waits for its handler. It
+// has no bundle any more; the sum tells it from others.
+func unpackedCourse(r firmware.Result) Course {
+	return Course{
+		Step: Ready, Kind: release.Firmware, App: r.Name, From: r.From, Version: r.Version,
+		SHA256: digest.Of([]byte("unpacked " + r.Name + " " + r.Version.String())),
+	}
+}
+
+// unpacked reports whether that is so of c.
+func (c *Course) unpacked() bool { return c.Kind == release.Firmware && c.Name == "" }

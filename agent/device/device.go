@@ -19,7 +19,6 @@ import (
 	"tandem/internal/fsys"
 	"tandem/internal/lock"
 	"tandem/internal/mounts"
-	"tandem/ota"
 )
 
 // ErrNoRoot says that the device has no root of trust.
@@ -53,12 +52,11 @@ type Device struct {
 	reconciler *backup.Reconciler
 	releases   []func() error // of locks
 	open       []io.Closer
-	stateFS    fsys.FS      // nil until it is needed
-	remounted  []string     // mount points to make read-only again
-	online     bool         // it holds the lock of those who talk to the source
-	idle       []func()     // closes connections that are kept open
-	repo       *ota.Repo    // the source, once it is needed
-	listed     *ota.Listing // what it offered, once it was polled
+	stateFS    fsys.FS  // nil until it is needed
+	remounted  []string // mount points to make read-only again
+	online     bool     // it holds the lock of those who talk to the source
+	idle       []func() // closes connections that are kept open
+	feed       Source   // once it is needed
 }
 
 // Access says what a command will do with the device.

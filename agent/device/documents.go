@@ -208,24 +208,24 @@ type AnswerFirmware struct {
 }
 
 func (d *Device) describeAnswers(ans *Answers) (*Answer, error) {
-	doc := &Answer{App: d.cfg.Device.App, Installed: ans.Installed, Passed: passed(ans.App.Passed, "")}
-	if b := ans.App.Best; b != nil {
+	app := ans.app()
+	doc := &Answer{App: d.cfg.Device.App, Installed: app.Installed, Passed: passed(app.Offered.Passed, "")}
+	if b := app.Offered.Best; b != nil {
 		doc.Available, doc.Version, doc.Size = true, b.Release.Version, b.Size
 	}
-	var failed error
-	for _, a := range ans.Firmware {
+	for _, a := range ans.firmwares() {
 		f := AnswerFirmware{
-			Name: a.Name, Installed: a.Installed, State: a.Pending.State, Unpacked: a.Pending.Version,
-			Passed: passed(a.Decision.Passed, a.Name),
+			Name: a.Name, Installed: a.Installed, State: a.Unpacked.State, Unpacked: a.Unpacked.Version,
+			Passed: passed(a.Offered.Passed, a.Name),
 		}
-		if a.Err != nil {
-			f.Error, failed = a.Err.Error(), errors.Join(failed, a.Err)
-		} else if b := a.Decision.Best; b != nil {
+		if a.Offered.Err != nil {
+			f.Error = a.Offered.Err.Error()
+		} else if b := a.Offered.Best; b != nil {
 			f.Available, f.Version, f.Size = true, b.Release.Version, b.Size
 		}
 		doc.Firmware = append(doc.Firmware, f)
 	}
-	return doc, failed
+	return doc, ans.Err()
 }
 
 // passed lists releases that are passed over; of one app, if it is named.
@@ -253,16 +253,13 @@ func (d *Device) RunCheck(ctx context.Context) (*Answer, error) {
 	return doc, err
 }
 
-// RunUpdate updates the firmwares, then the application: UpdateFirmware and
-// Update say what holds afterwards.
+// RunUpdate is Update.
 func (d *Device) RunUpdate(ctx context.Context) (*Updated, error) {
-	firmwares, err := d.UpdateFirmware(ctx)
-	var u *Update
-	var installed versioning.Version
-	if err == nil { // else the application cannot do better
-		u, installed, err = d.Update(ctx)
+	done, err := d.Update(ctx)
+	if done == nil {
+		return nil, err
 	}
-	doc, err := describeUpdate(u, installed, err, firmwares...)
+	doc, err := describeUpdate(done.App, done.Answers.app().Installed, err, done.Firmware...)
 	if doc != nil {
 		doc.Failure = d.explain(err)
 	}

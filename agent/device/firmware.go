@@ -1,14 +1,10 @@
 package device
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"tandem/agent/firmware"
@@ -175,7 +171,7 @@ func (d *Device) firmwareStatus(ctx context.Context) ([]FirmwareStatus, error) {
 			}
 		}
 		switch {
-		case s.Open(), s.State == firmware.Restart:
+		case s.State.Open(), s.State == firmware.Restart:
 			st.Next = s.Version
 		case s.State == firmware.Failed:
 			st.Failed = s.Version
@@ -183,126 +179,4 @@ func (d *Device) firmwareStatus(ctx context.Context) ([]FirmwareStatus, error) {
 		all = append(all, st)
 	}
 	return all, nil
-}
-
-// FirmwareAnswer is what the source has for one firmware.
-type FirmwareAnswer struct {
-	Name      string
-	Installed versioning.Version
-	Decision  ota.Decision
-	Pending   firmware.Result // what was unpacked before and is still to be installed; State is none without
-	Err       error           // the handler does not tell what is installed: nothing was chosen
-}
-
-// CheckFirmware asks the source which release each firmware should have: the
-// same as Check does for the application, one poll for all. It is empty where no
-// firmware is configured.
-func (d *Device) CheckFirmware(ctx context.Context) ([]FirmwareAnswer, error) {
-	if len(d.cfg.Firmware) == 0 {
-		return nil, nil
-	}
-	if _, err := d.source(); err != nil {
-		return nil, err
-	}
-	answers := make([]FirmwareAnswer, len(d.cfg.Firmware))
-	var devices []ota.Device
-	var asked []*FirmwareAnswer
-	for i, c := range d.cfg.Firmware {
-		a := &answers[i]
-		a.Name, a.Pending = c.Name, firmware.Result{Name: c.Name, State: firmware.None}
-		f, err := d.firmware(c)
-		if err == nil {
-			a.Installed, err = f.Installed(ctx)
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if a.Err = err; f == nil {
-			continue
-		}
-		s := f.Load()
-		if s.Open() || s.State == firmware.Restart {
-			a.Pending = firmware.Result{Name: c.Name, From: s.Previous, Version: s.Version, State: s.State}
-		}
-		if err != nil {
-			continue
-		}
-		devices = append(devices, d.about(c.Name, a.Installed, s.Revoked))
-		asked = append(asked, a)
-	}
-	if len(devices) == 0 { // each of them says why
-		return answers, nil
-	}
-	listing, err := d.listing(ctx)
-	if err != nil {
-		return answers, err
-	}
-	var missing error
-	for i, a := range asked {
-		dec, err := listing.ChooseFirmware(devices[i])
-		a.Decision, missing = dec, cmp.Or(missing, err)
-	}
-	return answers, missing
-}
-
-// UpdateFirmware asks the source and brings each firmware to the release that
-// it should have, one after the other. One that was unpacked before is gone on
-// with, without a download, unless the source has a higher one; so it is where
-// the source cannot be reached. It is the first half of an update: Update is the
-// other one, for the application.
-//
-// The results are in the order of the configuration, one for each firmware;
-// there are none where no firmware is configured. A firmware that fails says so
-// in its result and stops neither the others nor the application. The error is
-// that of the source, or of ctx. What holds afterwards is said at firmware.None.
-func (d *Device) UpdateFirmware(ctx context.Context) ([]firmware.Result, error) {
-	answers, sourceErr := d.CheckFirmware(ctx)
-	if answers == nil {
-		return nil, sourceErr
-	}
-	results := make([]firmware.Result, len(answers))
-	for i, a := range answers {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		best, r := a.Decision.Best, &results[i]
-		switch {
-		case best != nil && best.Release.Version.Compare(a.Pending.Version) > 0:
-			*r = d.takeFirmware(ctx, a, *best)
-		case a.Pending.State != firmware.None:
-			*r = d.advance(ctx, d.cfg.Firmware[i], firmware.Later)
-		default:
-			*r = firmware.Result{Name: a.Name, From: a.Installed, Version: a.Installed, State: firmware.None, Err: a.Err}
-			if a.Err != nil {
-				r.Err = firmware.NewError(firmware.None, a.Err)
-			}
-		}
-		if ctx.Err() != nil {
-			return results, ctx.Err()
-		}
-	}
-	return results, sourceErr
-}
-
-// takeFirmware downloads and installs what the source offers for a firmware.
-func (d *Device) takeFirmware(ctx context.Context, a FirmwareAnswer, o ota.Offer) firmware.Result {
-	r := firmware.Result{Name: a.Name, From: a.Installed, Version: o.Release.Version, State: firmware.None}
-	file, err := d.Fetch(ctx, o)
-	if err != nil {
-		r.Err = err
-		return r
-	}
-	u, err := d.install(ctx, "update", func() (io.ReadCloser, error) { return os.Open(file) }, backup.InstallOptions{})
-	if u == nil {
-		r.Err = err
-		return r
-	}
-	if e := os.Remove(file); e != nil { // it is unpacked; the space is scarce
-		d.env.Log.WithError(e).Warnf("%s could not be removed", filepath.Base(file))
-	}
-	if u.Firmware == nil {
-		r.Err = fmt.Errorf("%w: %s: listed as a firmware, but it carries an application", ota.ErrIncompatible, o.Name)
-		return r
-	}
-	return *u.Firmware
 }

@@ -20,19 +20,28 @@ type Status struct {
 
 // AgentStatus is what the agent tells of itself.
 type AgentStatus struct {
-	Doing     string    `json:"doing"` // in a line
-	Step      Step      `json:"step"`
-	App       string    `json:"app,omitempty"` // that the step is about, with its version
-	Version   string    `json:"version,omitempty"`
-	Progress  *Progress `json:"progress,omitempty"`
-	Waiting   string    `json:"waiting,omitempty"` // why the step does not go on
-	Barred    string    `json:"barred,omitempty"`  // why a release that there is was not begun with
-	LastPoll  time.Time `json:"last_poll,omitzero"`
-	NextPoll  time.Time `json:"next_poll,omitzero"`
-	PollError string    `json:"poll_error,omitempty"` // of the last poll
-	LastScrub time.Time `json:"last_scrub,omitzero"`
-	NextScrub time.Time `json:"next_scrub,omitzero"`
-	ToReport  bool      `json:"to_report"` // there may be events that were not reported yet
+	Doing     string     `json:"doing"`         // in a line
+	Step      Step       `json:"step"`          // of the release that has come farthest
+	App       string     `json:"app,omitempty"` // that the step is about, with its version
+	Version   string     `json:"version,omitempty"`
+	Progress  *Progress  `json:"progress,omitempty"`
+	Waiting   string     `json:"waiting,omitempty"`  // why the step does not go on
+	Barred    string     `json:"barred,omitempty"`   // why a release that there is was not begun with
+	Releases  []Underway `json:"releases,omitempty"` // all that are on their way
+	LastPoll  time.Time  `json:"last_poll,omitzero"`
+	NextPoll  time.Time  `json:"next_poll,omitzero"`
+	PollError string     `json:"poll_error,omitempty"` // of the last poll
+	LastScrub time.Time  `json:"last_scrub,omitzero"`
+	NextScrub time.Time  `json:"next_scrub,omitzero"`
+	ToReport  bool       `json:"to_report"` // there may be events that were not reported yet
+}
+
+// Underway is a release on its way onto the device.
+type Underway struct {
+	App     string `json:"app"`
+	Version string `json:"version"`
+	Step    Step   `json:"step"`
+	Waiting string `json:"waiting,omitempty"` // why it does not go on
 }
 
 // Progress is how far something has come.

@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"tandem/agent/firmware"
 	"tandem/backup"
-	"tandem/internal/child"
 	"tandem/internal/config"
 	"tandem/ota"
-	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/versioning"
@@ -20,7 +17,6 @@ import (
 // Update is what an installation did: to system, and to usr_data after it.
 type Update struct {
 	Installed *ota.Installed
-	Offer     *ota.Offer // nil for a bundle installed by hand
 	BackUp    *backup.Result
 	Firmware  *firmware.Result // of a firmware; nil for the application
 }
@@ -128,85 +124,4 @@ func (d *Device) roomFor(o *ota.Offer) error {
 		}
 	}
 	return nil
-}
-
-// Fetch downloads an offer, if there is room for what it carries.
-func (d *Device) Fetch(ctx context.Context, o ota.Offer) (string, error) {
-	if o.Release.Kind != release.Firmware {
-		if err := d.roomFor(&o); err != nil {
-			return "", fmt.Errorf("%s is not downloaded: %w", o.Release.Version, err)
-		}
-	}
-	src, err := d.source()
-	if err != nil {
-		return "", err
-	}
-	return src.Fetch(ctx, o, func(done, total int64) {
-		if d.env.Progress != nil {
-			d.env.Progress("downloading", done, total)
-		}
-	})
-}
-
-// Update asks the source, downloads what it offers, installs it and backs it
-// up, once. A nil Update says that there is nothing newer. What holds after an
-// error is said at Install.
-func (d *Device) Update(ctx context.Context) (*Update, versioning.Version, error) {
-	dec, installed, err := d.Check(ctx)
-	if err != nil || dec.Best == nil {
-		return nil, installed, err
-	}
-	name, err := d.Fetch(ctx, *dec.Best)
-	if err != nil {
-		return nil, installed, err
-	}
-	open := func() (io.ReadCloser, error) { return os.Open(name) }
-	u, err := d.install(ctx, "update", open, backup.InstallOptions{})
-	if u != nil {
-		u.Offer = dec.Best
-		if e := os.Remove(name); e != nil { // it has done its work; the space is scarce
-			d.env.Log.WithError(e).Warn("the installed bundle could not be removed")
-		}
-	}
-	return u, installed, err
-}
-
-// InstallFetched installs a release that was downloaded, or goes on with a firmware that
-// was unpacked.
-func (d *Device) InstallFetched(ctx context.Context, c Course) error {
-	if c.Name == "" {
-		for _, f := range d.cfg.Firmware {
-			if f.Name == c.App {
-				return d.advance(ctx, f, firmware.Later).Err
-			}
-		}
-		return fmt.Errorf("%w: no handler for the firmware %q", ota.ErrIncompatible, c.App)
-	}
-	if _, err := os.Stat(c.File); err != nil {
-		return fmt.Errorf("%w: %w", ErrNoBundle, err)
-	}
-	u, err := d.install(ctx, "update", func() (io.ReadCloser, error) { return os.Open(c.File) }, backup.InstallOptions{})
-	if u != nil || Final(err) {
-		if e := os.Remove(c.File); e != nil { // it has done its work; the space is scarce
-			d.env.Log.WithError(e).Warn("the bundle could not be removed")
-		}
-	}
-	return err
-}
-
-// ErrNoBundle says that what was downloaded is not there any more.
-var ErrNoBundle = errors.New("the bundle is gone")
-
-// Final reports whether an installation that failed will fail again: the release,
-// or a hook, is against it.
-func Final(err error) bool {
-	for _, reason := range []error{
-		trust.ErrUntrusted, bundle.ErrMalformed, ota.ErrIncompatible, backup.ErrDowngrade, backup.ErrRevoked,
-		backup.ErrNoSpace, ota.ErrNoSpace, ErrUnhealthy,
-	} {
-		if errors.Is(err, reason) {
-			return true
-		}
-	}
-	return errors.Is(err, child.ErrRefused) && !errors.Is(err, child.ErrPostponed) && !errors.Is(err, child.ErrNotRun)
 }

@@ -112,7 +112,7 @@ func (f *Firmware) GoOn(ctx context.Context, when Occasion) (Record, error) {
 	switch {
 	case s.State == Restart:
 		return f.afterRestart(ctx, s, when)
-	case !s.Open():
+	case !s.State.Open():
 		return s, nil
 	}
 	if when != AtOnce {

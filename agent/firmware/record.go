@@ -72,8 +72,8 @@ type Record struct {
 }
 
 // Open reports whether there is a payload that the handler has yet to write.
-func (s *Record) Open() bool {
-	switch s.State {
+func (s State) Open() bool {
+	switch s {
 	case Unpacked, Installing, Postponed:
 		return true
 	}
@@ -112,7 +112,7 @@ func (f *Firmware) Load() Record {
 }
 
 func (s *Record) sane() bool {
-	return !s.Open() && s.State != Restart || slices.Contains(payloads[:], s.Payload) && !s.Version.IsZero()
+	return !s.State.Open() && s.State != Restart || slices.Contains(payloads[:], s.Payload) && !s.Version.IsZero()
 }
 
 // save durably replaces the record. After an error or a power cut the old or

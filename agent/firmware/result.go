@@ -64,7 +64,7 @@ func (f *Firmware) Advance(ctx context.Context, when Occasion) (r Result, news b
 	if err = unwritable(err); err != nil {
 		r.Err = &Error{s.State, err}
 	}
-	return r, s.State != before.State || before.Open() && s.State != Postponed
+	return r, s.State != before.State || before.State.Open() && s.State != Postponed
 }
 
 // unwritable tells that the agent's state may not be written.

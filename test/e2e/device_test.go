@@ -295,12 +295,12 @@ func (d *device) until(limit time.Duration, what string, check func(s *dev.Statu
 // step is how far the agent has come, as it is written down.
 func (d *device) step() dev.Step {
 	var m struct {
-		Course dev.Course `json:"course"`
+		Works []dev.Work `json:"works"`
 	}
 	if data, err := os.ReadFile(d.path("state/agent.json")); err != nil || json.Unmarshal(data, &m) != nil {
 		return ""
 	}
-	return m.Course.Step
+	return (&dev.Machine{Works: m.Works}).Underway().Step
 }
 
 // runs says what keeps the device from running a version: installed and

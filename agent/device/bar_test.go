@@ -1,13 +1,11 @@
-package agent
+package device
 
 import (
 	"fmt"
 	"testing"
 	"time"
 
-	"tandem/agent/device"
 	"tandem/backup"
-	"tandem/internal/config"
 	"tandem/internal/digest"
 	"tandem/ota"
 )
@@ -17,9 +15,9 @@ import (
 func TestNoRoom(t *testing.T) {
 	t.Parallel()
 	const system, usrData, state = "/usrapp/apprun", "/usrdata/appbackup", "/usrdata/tandem"
-	a := New(Options{Config: &config.Config{Agent: config.Agent{State: state}}, Environment: device.Environment{Now: time.Now}})
+	var m Machine
 	free := func(s, u, st int64) map[string]int64 { return map[string]int64{system: s, usrData: u, state: st} }
-	c := device.Course{SHA256: digest.Of([]byte("a release"))}
+	c := Course{SHA256: digest.Of([]byte("a release"))}
 	for _, f := range []struct {
 		err  error
 		full string
@@ -29,7 +27,7 @@ func TestNoRoom(t *testing.T) {
 		{&backup.SpaceError{Path: state + "/firmware/modem"}, state},
 		{fmt.Errorf("download: %w", ota.ErrNoSpace), state},
 	} {
-		a.mem.bar(a.noRoom(c, f.err, free(1000, 1000, 1000), 100))
+		m.bar(noRoom(c, f.err, free(1000, 1000, 1000), state, 100))
 		for _, now := range []struct {
 			free  map[string]int64
 			grown []string // by enough
@@ -41,7 +39,7 @@ func TestNoRoom(t *testing.T) {
 			{free(0, 0, 1101), []string{state}},
 		} {
 			want := len(now.grown) == 1 && now.grown[0] == f.full
-			if got := a.mem.barred(c.SHA256, time.Now(), now.free) == nil; got != want {
+			if got := m.barred(c.SHA256, time.Now(), now.free) == nil; got != want {
 				t.Errorf("%v, now free %v: tried again: %t, want %t", f.err, now.free, got, want)
 			}
 		}

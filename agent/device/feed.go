@@ -1,0 +1,257 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"tandem/agent/firmware"
+	"tandem/backup"
+	"tandem/internal/config"
+	"tandem/ota"
+	"tandem/ota/download"
+	"tandem/packaging/release"
+	"tandem/versioning"
+)
+
+// Unit is one thing that the device runs, a firmware or the application, as a
+// source must know it.
+type Unit struct {
+	Kind      release.Kind
+	Name      string
+	Installed versioning.Version   // zero: nothing
+	Pending   versioning.Version   // installed, and waits to be confirmed healthy
+	Begun     versioning.Version   // its handler has begun to write it, or has written it for after a restart
+	Revoked   []versioning.Version // those that failed here, or were gone back from
+	Err       error                // why it is not known what is installed
+}
+
+// Source is where releases come from.
+type Source interface {
+	// Ask tells what the device runs, by which a source that wants to know sees
+	// what became of what it offered before, and returns what it wants.
+	Ask(ctx context.Context, units []Unit) (*Wanted, error)
+	// Fetch returns the path of a local file that holds what o offers, its
+	// length and SHA-256 verified and its data durable.
+	Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (path string, err error)
+}
+
+// Wanted is what a source wants of a device.
+type Wanted struct {
+	Offers []Offered     // one for each unit, in their order
+	Fresh  time.Duration // how soon it wants to be asked again; 0: it did not say
+	Urgent bool          // it is to be installed whatever the hour
+	Hold   string        // why nothing is to be installed yet; "": it may be
+}
+
+// Offered is what a source has for one unit.
+type Offered struct {
+	ota.Decision
+	Err error // why it is not known; what was begun goes on
+}
+
+// source opens the configured source.
+func (d *Device) source() (_ Source, err error) {
+	if d.feed != nil {
+		return d.feed, nil
+	}
+	c, err := d.cfg.NeedSource()
+	if err != nil {
+		return nil, err
+	}
+	if c.Type != config.Repo {
+		return nil, fmt.Errorf("%w: %s: source.type %q is not built in yet: expected %q", config.ErrInvalid, d.cfg.File, c.Type, config.Repo)
+	}
+	store, err := d.store()
+	if err != nil {
+		return nil, err
+	}
+	state, err := d.State()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.goOnline(); err != nil {
+		return nil, err
+	}
+	access, err := c.Access()
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range access.Warnings {
+		d.env.Log.Warn(w)
+	}
+	client := ota.NewClient(ota.ClientOptions{
+		UserAgent: "tandem/" + d.env.Version, Proxy: http.ProxyFromEnvironment, Files: true,
+		Received: d.env.Received, CAs: access.CAs, Origin: c.URL,
+		Credentials: ota.Credentials{Token: string(access.Token), User: access.User, Password: string(access.Password), Certificate: access.Certificate},
+	})
+	d.idle = append(d.idle, client.CloseIdleConnections)
+	names := []string{d.cfg.Device.App}
+	for _, f := range d.cfg.Firmware {
+		names = append(names, f.Name)
+	}
+	repo, err := ota.NewRepo(ota.RepoOptions{
+		URL:       c.URL,
+		Client:    client,
+		Store:     store,
+		Downloads: download.New(download.Options{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names}),
+		Now:       d.env.Now,
+		Built:     d.env.Built,
+		Log:       d.env.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.feed = &repoFeed{repo, ota.Device{ID: d.cfg.Device.ID, Compatible: d.cfg.Device.Compatible, Channel: c.Channel}}
+	return d.feed, nil
+}
+
+// repoFeed is a repository of releases: it lists what there is, and the device
+// chooses.
+type repoFeed struct {
+	repo  *ota.Repo
+	about ota.Device
+}
+
+func (f *repoFeed) Ask(ctx context.Context, units []Unit) (*Wanted, error) {
+	listing, err := f.repo.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w := &Wanted{Offers: make([]Offered, len(units)), Fresh: f.repo.Fresh()}
+	for i := range units {
+		u, o := &units[i], &w.Offers[i]
+		if u.Err != nil {
+			o.Err = u.Err
+			continue
+		}
+		about := f.about
+		about.App, about.Installed, about.Revoked = u.Name, u.Installed, u.Revoked
+		choose := listing.Choose
+		if u.Kind == release.Firmware {
+			choose = listing.ChooseFirmware
+		}
+		o.Decision, o.Err = choose(about)
+	}
+	return w, nil
+}
+
+func (f *repoFeed) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string, error) {
+	return f.repo.Fetch(ctx, o, p)
+}
+
+// UnitAnswer is what a poll found out of one unit.
+type UnitAnswer struct {
+	Unit
+	Offered  Offered
+	Unpacked firmware.Result // of a firmware that is here and has yet to be installed; else its state is none
+}
+
+// Answers is what a poll found out.
+type Answers struct {
+	Units  []UnitAnswer // in the order in which they are updated: the firmwares, then the application
+	Urgent bool
+	Hold   string
+	Free   map[string]int64 // bytes, by where a release needs them
+	Behind bool             // the clock shows a time that has passed for sure
+	Wish   time.Duration    // how soon the server wants to be asked again; 0: it did not say
+}
+
+// app returns the answer for the application.
+func (a *Answers) app() *UnitAnswer { return &a.Units[len(a.Units)-1] }
+
+// firmwares returns the answers for the firmwares.
+func (a *Answers) firmwares() []UnitAnswer { return a.Units[:len(a.Units)-1] }
+
+// Err returns why something could not be found out; nil if all was.
+func (a *Answers) Err() error {
+	var errs []error
+	for i := range a.Units {
+		errs = append(errs, a.Units[i].Offered.Err)
+	}
+	return errors.Join(errs...)
+}
+
+// Ask asks the source for all that the device runs. Where the error is that of the
+// source, what the device knows by itself is there beside it.
+func (d *Device) Ask(ctx context.Context) (*Answers, error) {
+	ans := &Answers{Units: d.units(ctx), Free: d.Free(), Behind: d.ClockBehind()}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	src, err := d.source()
+	if err != nil {
+		return ans, err
+	}
+	units := make([]Unit, len(ans.Units))
+	for i := range units {
+		units[i] = ans.Units[i].Unit
+	}
+	wanted, err := src.Ask(ctx, units)
+	if err != nil {
+		return ans, err
+	}
+	for i := range ans.Units {
+		ans.Units[i].Offered = wanted.Offers[i]
+	}
+	ans.Urgent, ans.Hold, ans.Wish = wanted.Urgent, wanted.Hold, wanted.Fresh
+	ans.Behind = d.ClockBehind() // the source may know the time
+	return ans, nil
+}
+
+// units finds out what the device runs.
+func (d *Device) units(ctx context.Context) []UnitAnswer {
+	var all []UnitAnswer
+	for _, c := range d.cfg.Firmware {
+		u := UnitAnswer{Unit: Unit{Kind: release.Firmware, Name: c.Name}}
+		u.Unpacked = firmware.Result{Name: c.Name, State: firmware.None}
+		f, err := d.firmware(c)
+		if err != nil {
+			u.Err = err
+			all = append(all, u)
+			continue
+		}
+		u.Installed, u.Err = f.Installed(ctx)
+		s := f.Load()
+		u.Revoked = s.Revoked
+		if s.State.Open() || s.State == firmware.Restart {
+			u.Unpacked = firmware.Result{Name: c.Name, From: s.Previous, Version: s.Version, State: s.State}
+		}
+		if s.State == firmware.Installing || s.State == firmware.Restart {
+			u.Begun = s.Version
+		}
+		all = append(all, u)
+	}
+	app := UnitAnswer{Unit: Unit{Kind: release.App, Name: d.cfg.Device.App}, Unpacked: firmware.Result{State: firmware.None}}
+	res, err := d.reconciler.Look(ctx, backup.Options{})
+	if err != nil && !errors.Is(err, backup.ErrNoApplication) && !errors.Is(err, backup.ErrDamage) {
+		app.Err = err
+		return append(all, app)
+	}
+	app.Installed = res.Version
+	app.Revoked, app.Err = d.reconciler.Revoked()
+	if p, err := d.reconciler.Pending(); err == nil && p != nil {
+		app.Pending = p.Version
+	}
+	return append(all, app)
+}
+
+// Fetch downloads an offer, if there is room for what it carries.
+func (d *Device) Fetch(ctx context.Context, o ota.Offer) (string, error) {
+	if o.Release.Kind != release.Firmware {
+		if err := d.roomFor(&o); err != nil {
+			return "", fmt.Errorf("%s is not downloaded: %w", o.Release.Version, err)
+		}
+	}
+	src, err := d.source()
+	if err != nil {
+		return "", err
+	}
+	return src.Fetch(ctx, o, func(done, total int64) {
+		if d.env.Progress != nil {
+			d.env.Progress("downloading", done, total)
+		}
+	})
+}
