@@ -83,7 +83,7 @@ func (w *watch) add(dir string) error {
 
 var errTooMany = errors.New("too many directories to watch")
 
-// skips says whether a change of name is of no interest.
+// skips reports whether a change of name is of no interest.
 func (w *watch) skips(name string) bool {
 	if name == w.dir {
 		return false

@@ -182,7 +182,7 @@ func appendEvent(disk fsys.FS, e *Event, random io.Reader) error {
 	return fsys.WriteFile(disk, segment(0), data, 0o644)
 }
 
-// repeats says whether the same happened as before.
+// repeats reports whether the same happened as before.
 func (e *Event) repeats(before Event) bool {
 	now := *e
 	now.ID, now.Time, before.ID, before.Time = "", time.Time{}, "", time.Time{}

@@ -101,7 +101,7 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 	return u, errors.Join(err, unproven)
 }
 
-// roomFor says whether both sides could hold an offer at all, with its bundle
+// roomFor reports whether both sides could hold an offer at all, with its bundle
 // beside it where that is downloaded to the same file system.
 func (d *Device) roomFor(o *ota.Offer) error {
 	state, err := d.State()

@@ -138,10 +138,10 @@ func (f *Firmware) GoOn(ctx context.Context, when Occasion) (Record, error) {
 		return f.confirm(ctx, s)
 	case errors.Is(err, errRestart):
 		s.State = Restart
-		return f.settle(s, nil)
+		return f.conclude(s, nil)
 	case ctx.Err() != nil, errors.Is(err, child.ErrPostponed), errors.Is(err, child.ErrNotRun):
 		s.State, s.Reason = Postponed, err.Error()
-		return f.settle(s, err)
+		return f.conclude(s, err)
 	}
 	return f.fail(s, err)
 }
@@ -169,7 +169,7 @@ func (f *Firmware) review(ctx context.Context, s Record) (ended bool, next Recor
 	if !whole { // that says nothing against the version
 		s.State, s.Payload, s.Reason = None, "", "its payload was damaged"
 		err := fmt.Errorf("%w: the unpacked payload of %s %s", backup.ErrDamage, f.name, s.Version)
-		next, err = f.settle(s, err)
+		next, err = f.conclude(s, err)
 		return true, next, err
 	}
 	return false, s, nil
@@ -214,19 +214,19 @@ func (f *Firmware) finish(s Record) (Record, error) {
 	if s.Previous.Compare(s.Version) > 0 {
 		s.revoke(s.Previous)
 	}
-	return f.settle(s, nil)
+	return f.conclude(s, nil)
 }
 
 // fail ends a firmware that could not be installed.
 func (f *Firmware) fail(s Record, why error) (Record, error) {
 	s.State, s.Payload, s.Reason = Failed, "", why.Error()
 	s.revoke(s.Version)
-	return f.settle(s, why)
+	return f.conclude(s, why)
 }
 
-// settle saves s and gives it, with the error that led to it. A payload that s no
+// conclude saves s and gives it, with the error that led to it. A payload that s no
 // longer names goes.
-func (f *Firmware) settle(s Record, why error) (Record, error) {
+func (f *Firmware) conclude(s Record, why error) (Record, error) {
 	if err := f.save(s); err != nil {
 		return f.Load(), errors.Join(why, err)
 	}

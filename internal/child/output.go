@@ -60,7 +60,7 @@ func newOutput(line func(string)) (*output, error) {
 		buf := make([]byte, maxLine)
 		for {
 			n, err := o.reader.Read(buf)
-			o.take(buf[:n])
+			o.add(buf[:n])
 			if err != nil {
 				return
 			}
@@ -102,14 +102,14 @@ func (o *output) rest() {
 			if n <= 0 {
 				return
 			}
-			o.take(buf[:n])
+			o.add(buf[:n])
 			left -= n
 		}
 	})
 }
 
-// take cuts what was read into lines.
-func (o *output) take(data []byte) {
+// add cuts what was read into lines.
+func (o *output) add(data []byte) {
 	for _, b := range data {
 		if o.taken++; o.taken > maxOutput {
 			if o.taken == maxOutput+1 {
