@@ -1,8 +1,11 @@
 # GNU make. "make" or "make help" lists the targets.
 
-VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null | sed 's/^v//')
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+# As "git describe" says it; before the first release, what would be its tag.
+VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null | sed 's/^v//' | grep . || { [ -z '$(COMMIT)' ] || echo "0.0.0-$$(git rev-list --count HEAD)-g$(COMMIT)"; })
 BUILT   ?= $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
+# Who answers for the packages; without DEBEMAIL, who made the commit.
+MAINTAINER ?= $(if $(DEBEMAIL),$(or $(DEBFULLNAME),$(DEBEMAIL)) <$(DEBEMAIL)>,$(shell git log -1 --format='%cn <%ce>' 2>/dev/null))
 FLAGS    = -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)'
 
 # What "make dist" builds, and where it puts it.
@@ -45,7 +48,7 @@ $(DIST)/tandem-linux-%: FORCE
 $(DIST)/tandem-release-linux-%: FORCE
 	$(CROSS_$*) go build $(FLAGS) -o $@ ./cmd/tandem-release
 
-PACKAGES = DIST='$(DIST)' VERSION='$(VERSION)' COMMIT='$(COMMIT)' BUILT='$(BUILT)' NFPM='$(abspath $(NFPM))'
+PACKAGES = DIST='$(DIST)' VERSION='$(VERSION)' COMMIT='$(COMMIT)' BUILT='$(BUILT)' MAINTAINER='$(subst ','\'',$(MAINTAINER))' NFPM='$(abspath $(NFPM))'
 
 packages: dist $(NFPM) ## make .deb and .ipk packages of tandem, into dist/
 	@$(PACKAGES) sh packaging/linux/packages.sh

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/syslog"
@@ -38,6 +39,9 @@ are carried out by it, over its socket.`,
 		Args: cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(p.config)
+			if errors.Is(err, config.ErrInvalid) && os.Getenv("NOTIFY_SOCKET") != "" {
+				err = &serviceError{err}
+			}
 			if err != nil {
 				return err
 			}
@@ -69,6 +73,22 @@ are carried out by it, over its socket.`,
 			}).Run(cmd.Context())
 		},
 	}
+}
+
+// exitConfig is what a service manager is told of a wrong configuration: EX_CONFIG
+// of sysexits.h. 2, which a person is told, is also how the runtime ends a program
+// that crashes, and that is to be started again.
+const exitConfig = 78
+
+// serviceError is a mistake in the configuration of a service.
+type serviceError struct{ err error }
+
+func (e *serviceError) Error() string { return e.err.Error() }
+func (e *serviceError) Unwrap() error { return e.err }
+
+func isService(err error) bool {
+	_, ok := errors.AsType[*serviceError](err)
+	return ok
 }
 
 // agentLogger gives the logger of the daemon.

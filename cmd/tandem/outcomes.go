@@ -17,6 +17,7 @@ import (
 func outcomes() cli.Outcomes {
 	return cli.Outcomes{
 		cli.On(0, "done, or nothing to do", nil, ""),
+		cli.On(exitConfig, "wrong configuration, where a service manager asks", isService, "correct the configuration where the message says"),
 		cli.On(2, "wrong usage or configuration", cli.Any(config.ErrInvalid), "correct the configuration where the message says"),
 		cli.On(2, "", cli.IsUsage, ""), // its hint names the command
 		cli.On(2, "", cli.Any(trust.ErrRoot, device.ErrNoRoot), `put the root.json that "tandem-release repo init" named there`),

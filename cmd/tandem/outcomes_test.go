@@ -47,6 +47,7 @@ func TestOutcomes(t *testing.T) {
 		{child.ErrPostponed, 50},
 		{device.ErrUnhealthy, 51},
 		{lock.ErrBusy, 60},
+		{&serviceError{config.ErrInvalid}, 78},
 		// Where two fit, the one that says what to do.
 		{errors.Join(backup.ErrDamage, backup.ErrNoSpace), 40},
 		{fmt.Errorf("%w: %w", ota.ErrRefused, trust.ErrUntrusted), 31},

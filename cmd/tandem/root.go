@@ -163,7 +163,7 @@ Results go to standard output, messages to standard error.
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.Usage(cmd, "%w", err) })
 	f := cmd.PersistentFlags()
-	f.StringVar(&p.config, "config", "/etc/tandem.toml", "configuration `FILE`")
+	f.StringVar(&p.config, "config", config.DefaultFile, "configuration `FILE`")
 	f.BoolVar(&p.asJSON, "json", false, "print one JSON document on standard output")
 	f.BoolVarP(&p.quiet, "quiet", "q", false, "no messages but errors")
 	f.BoolVarP(&p.verbose, "verbose", "v", false, "more messages")

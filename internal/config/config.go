@@ -214,11 +214,15 @@ func (c *Config) NeedSource() (Source, error) {
 	return *c.Source, nil
 }
 
+// DefaultFile is the configuration of a device. It may be missing: then every
+// key has its default.
+const DefaultFile = "/etc/tandem.toml"
+
 // Load reads the configuration file. Of several mistakes it reports the first:
 // unknown keys and values that cannot be, in the order of the file, then what
 // does not fit together.
 func Load(file string) (*Config, error) {
-	return Loader{MachineID: "/etc/machine-id"}.Load(file)
+	return Loader{MachineID: "/etc/machine-id", Optional: DefaultFile}.Load(file)
 }
 
 // Loader loads configurations.
@@ -226,6 +230,8 @@ type Loader struct {
 	// MachineID is the file whose content is the device's name when the
 	// configuration gives none.
 	MachineID string
+	// Optional is the configuration that may be missing; "" for none.
+	Optional string
 }
 
 // Load is the function Load.
@@ -237,7 +243,9 @@ func (l Loader) Load(file string) (*Config, error) {
 	text, err := readFile(file, maxFile)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, &MissingError{file}
+		if file != l.Optional {
+			return nil, &MissingError{file}
+		}
 	case err != nil:
 		return nil, fmt.Errorf("read configuration: %w", err)
 	case len(text) > maxFile:

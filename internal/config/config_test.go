@@ -261,6 +261,27 @@ func TestMissingFile(t *testing.T) {
 	}
 }
 
+// A device that is as the defaults say needs no file.
+func TestOptionalFile(t *testing.T) {
+	l := loader(t, "0123abcd\n")
+	l.Optional = filepath.Join(t.TempDir(), "tandem.toml")
+	got, err := l.Load(l.Optional)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := l.Load(write(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.File = l.Optional
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("without a file (-defaults +got):\n%s", diff)
+	}
+	if _, err := l.Load(l.Optional + ".other"); !errors.Is(err, ErrInvalid) {
+		t.Errorf("another file: error %v, want ErrInvalid", err)
+	}
+}
+
 func TestUnreadableFile(t *testing.T) {
 	if _, err := Load(t.TempDir()); err == nil || errors.Is(err, ErrInvalid) {
 		t.Errorf("a directory: error %v, want that of reading it", err)

@@ -41,11 +41,15 @@ debian-binary"
 	same "configuration files of the $arch ipk" "$(names <"$i/control/conffiles")" \
 		"$(dpkg-deb --ctrl-tarfile "$DIST"/tandem_*_$arch.deb | tar -xO ./conffiles | names)"
 done
-same "configuration files" "$(names <"$scratch/ipk-amd64/control/conffiles" | sed 's|^/||')" "etc/default/tandem
-etc/init.d/tandem-agent
+# None that people edit: dpkg would ask about them at an upgrade, and nobody is there.
+same "configuration files" "$(names <"$scratch/ipk-amd64/control/conffiles" | sed 's|^/||')" "etc/init.d/tandem-agent
 etc/init.d/tandem-boot
-etc/logrotate.d/tandem
-etc/tandem.toml"
+etc/logrotate.d/tandem"
+"$DIST/tandem-linux-amd64" version | grep -qF "tandem ${VERSION:-unreleased} " || fail "the program does not tell its version"
+if command -v lintian >/dev/null; then
+	said=$(lintian --allow-root --tag-display-limit 0 --fail-on error,warning "$DIST"/tandem_*.deb 2>&1) || fail "lintian: $said"
+	same "remarks of lintian" "$said" ""
+fi
 
 # --- Made again, they are the same, byte by byte.
 
@@ -90,6 +94,20 @@ rcS.d/S36tandem-boot"
 same "the step before tandem boot" "$(cd "$root/etc/rcS.d" && echo *)" \
 	"S36find_partitions.sh S36tandem-boot"
 
+mount -t proc proc "$root/proc"
+trap 'umount -l "$root/proc" 2>/dev/null || :; rm -rf --one-file-system "$scratch"' EXIT
+
+# A device that nobody has configured is as the defaults say: what is not mounted
+# is not written. One that has no application either is left alone.
+code=0
+in_device /etc/rcS.d/S36tandem-boot start >"$scratch/said" || code=$?
+same "exit code without a partition" "$code" 12
+grep -q 'nothing is mounted at /usrdata' "$scratch/said" || fail "boot without a partition: $(cat "$scratch/said")"
+mv "$root/usrapp/apprun" "$root/usrapp/elsewhere"
+in_device /etc/rcS.d/S36tandem-boot start >"$scratch/said" || fail "boot without anything: $(cat "$scratch/said")"
+same "what boot says without anything" "$(cat "$scratch/said")" ""
+mv "$root/usrapp/elsewhere" "$root/usrapp/apprun"
+
 # The first start backs up what the factory put there; the second does nothing.
 printf '[usr_data]\nmount = ""\n' >"$root/etc/tandem.toml"
 in_device /etc/rcS.d/S36tandem-boot start >"$scratch/said" || fail "boot: $(cat "$scratch/said")"
@@ -117,8 +135,6 @@ same "start sequence after an upgrade" "$(links)" "$before"
 same "files after an upgrade" "$(sum)" "$mine"
 
 # The agent's script. Each start is waited for, so that each end is an orderly one.
-mount -t proc proc "$root/proc"
-trap 'umount -l "$root/proc" 2>/dev/null || :; rm -rf --one-file-system "$scratch"' EXIT
 logged() { grep -c "$1" "$root/var/log/tandem.log" || :; }
 until_runs() { # TIMES
 	tries=0
@@ -155,6 +171,9 @@ agent 0 stop
 agent 3 status
 agent 0 stop
 agent 2 nonsense
+agent 7 reload
+agent 0 try-restart
+agent 3 status
 same "orderly ends" "$(logged 'the agent ends')" 2
 agent 0 start
 until_runs 4
@@ -201,10 +220,10 @@ cmp "$root/usrapp/apprun/apps/hello" "$scratch/device/usrapp/apprun/apps/hello"
 
 if command -v systemd-analyze >/dev/null; then
 	mkdir "$scratch/units"
-	for u in tandem-boot tandem-agent; do
-		sed "s|/usr/bin/tandem|$root/usr/bin/tandem|" packaging/linux/systemd/$u.service >"$scratch/units/$u.service"
+	for u in packaging/linux/systemd/*; do
+		sed "s|/usr/bin/tandem|$root/usr/bin/tandem|" "$u" >"$scratch/units/$(basename "$u")"
 	done
-	said=$(systemd-analyze verify --man=no "$scratch/units/tandem-boot.service" "$scratch/units/tandem-agent.service" 2>&1) || fail "units: $said"
+	said=$(systemd-analyze verify --man=no "$scratch"/units/* 2>&1) || fail "units: $said"
 	same "remarks on the units" "$said" ""
 fi
 echo "the packages install, start, upgrade and remove as they should"

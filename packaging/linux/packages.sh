@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the packages of tandem out of what "make dist" built. The Makefile gives
-# DIST, VERSION, COMMIT, BUILT and NFPM. The same programs give the same bytes.
+# DIST, VERSION, COMMIT, BUILT, MAINTAINER and NFPM. The same programs give the
+# same bytes.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -8,7 +9,11 @@ cd "$(dirname "$0")/../.."
 # candidate before its release, what follows a release after it.
 PACKAGE_VERSION=$(echo "${VERSION:-0.0.0-$BUILT-g$COMMIT}" |
 	sed 's/-\([0-9]*\)-g\([0-9a-f]*\)$/+\1.g\2/; s/-/~/')
-PACKAGE_MAINTAINER=${PACKAGE_MAINTAINER:-"Tandem <root@localhost>"}
+PACKAGE_MAINTAINER=$MAINTAINER
+[ -n "$PACKAGE_MAINTAINER" ] || {
+	echo "packages: whose are they? make packages MAINTAINER='Ada Example <ada@example.com>'" >&2
+	exit 1
+}
 SOURCE_DATE_EPOCH=$BUILT
 export DIST PACKAGE_VERSION PACKAGE_MAINTAINER SOURCE_DATE_EPOCH
 
@@ -20,7 +25,14 @@ go run -tags manpages -ldflags "$flags" ./cmd/tandem "$share/man"
 gzip -9 -n "$share"/man/*
 go run -ldflags "$flags" ./cmd/tandem completion bash >"$share/tandem.bash"
 gzip -9 -n <"$DIST/licences.txt" >"$share/licences.txt.gz"
-gzip -9 -n <CHANGELOG.md >"$share/changelog.gz"
+gzip -9 -n <CHANGELOG.md >"$share/NEWS.gz"
+gzip -9 -n >"$share/changelog.gz" <<END
+tandem ($PACKAGE_VERSION) unstable; urgency=medium
+
+  * NEWS.gz beside this file tells what is different.
+
+ -- $PACKAGE_MAINTAINER  $(LC_ALL=C date -u -d "@$BUILT" '+%a, %d %b %Y %H:%M:%S +0000')
+END
 
 # package PROGRAM_ARCH PACKAGE_ARCH
 package() {

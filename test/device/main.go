@@ -172,10 +172,6 @@ func (b *builder) module(pkg, url string) {
 	b.run(unpacked, nil, "tar", "-xzf", "control.tar.gz")
 	b.run(unpacked, nil, "tar", "-xzf", "data.tar.gz", "-C", root)
 	b.run("", []string{"IPKG_INSTROOT=" + root}, "sh", filepath.Join(unpacked, "postinst"), "configure")
-	// The package's own sample of the configuration gives way to the module's.
-	if b.err == nil {
-		b.err = os.Remove(filepath.Join(root, "etc/tandem.toml"))
-	}
 	if b.err == nil {
 		b.err = os.CopyFS(root, os.DirFS("test/device/module"))
 	}
