@@ -22,6 +22,7 @@ type Machine struct {
 	Files   string            // a folder whose content is the machine's root; init is its first program
 	Env     map[string]string // the guest's environment
 	Net     bool              // eth0 is there, and 10.0.2.2 is this computer
+	Disks   []string          // raw images of its disks, in their order
 	Timeout time.Duration     // a machine that has not ended by then is lost
 }
 
@@ -36,25 +37,11 @@ func (m Machine) Run(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	image := filepath.Join(dir, "initrd")
-	if err := writeInitrd(image, m); err != nil {
+	cmd, err := m.command(ctx, dir)
+	if err != nil {
 		return err
 	}
-	// What protects a kernel from its users costs an emulated one much time.
-	arch := m.Kernel.Arch
-	line := "console=" + arch.console + " quiet loglevel=1 panic=-1 mitigations=off nokaslr init_on_alloc=0 rcupdate.rcu_expedited=1 rcupdate.rcu_normal_after_boot=0"
-	for k, v := range m.Env {
-		line += fmt.Sprintf(` %s="%s"`, k, v)
-	}
-	args := append(slices.Clone(arch.args), "-accel", "tcg", "-smp", "1", "-nographic", "-no-reboot",
-		"-kernel", m.Kernel.Image, "-initrd", image, "-append", line)
-	if m.Net {
-		args = append(args, "-netdev", "user,id=n0", "-device", "virtio-net-device,netdev=n0")
-	} else {
-		args = append(args, "-nic", "none")
-	}
-	cmd := exec.CommandContext(ctx, arch.qemu, args...)
-	cmd.WaitDelay = 5 * time.Second
+	cmd.Args = append(cmd.Args, "-nographic")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -78,6 +65,33 @@ func (m Machine) Run(ctx context.Context) error {
 		return fmt.Errorf("the machine found: %s", result)
 	}
 	return nil
+}
+
+// command prepares QEMU, with the machine's first file system in dir.
+func (m Machine) command(ctx context.Context, dir string) (*exec.Cmd, error) {
+	image := filepath.Join(dir, "initrd")
+	if err := writeInitrd(image, m); err != nil {
+		return nil, err
+	}
+	// What protects a kernel from its users costs an emulated one much time.
+	arch := m.Kernel.Arch
+	line := "console=" + arch.console + " quiet loglevel=1 panic=-1 mitigations=off nokaslr init_on_alloc=0 rcupdate.rcu_expedited=1 rcupdate.rcu_normal_after_boot=0"
+	for k, v := range m.Env {
+		line += fmt.Sprintf(` %s="%s"`, k, v)
+	}
+	args := append(slices.Clone(arch.args), "-accel", "tcg", "-smp", "1", "-no-reboot",
+		"-kernel", m.Kernel.Image, "-initrd", image, "-append", line)
+	for _, disk := range m.Disks {
+		args = append(args, "-drive", "if=virtio,format=raw,file="+disk)
+	}
+	if m.Net {
+		args = append(args, "-netdev", "user,id=n0", "-device", "virtio-net-device,netdev=n0")
+	} else {
+		args = append(args, "-nic", "none")
+	}
+	cmd := exec.CommandContext(ctx, arch.qemu, args...)
+	cmd.WaitDelay = 5 * time.Second
+	return cmd, nil
 }
 
 // relay passes on the lab's lines, without what firmware and kernel put on the

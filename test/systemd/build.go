@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+
+	"tandem/test/internal/machine"
+)
+
+// releases is how many there are: 1.0.0, 1.1.0 and so on.
+const releases = 12
+
+func version(n int) string { return fmt.Sprintf("1.%d.0", n) }
+
+// builder makes the machine's disks. After an error it does nothing more.
+type builder struct {
+	ctx   context.Context
+	dir   string
+	pkg   string
+	disks map[string]string
+	err   error
+}
+
+func (b *builder) run(dir string, env []string, name string, args ...string) {
+	if b.err == nil {
+		_, b.err = machine.Output(b.ctx, dir, env, name, args...)
+	}
+}
+
+func (b *builder) write(name, data string, mode os.FileMode) {
+	if b.err == nil {
+		b.err = os.MkdirAll(filepath.Dir(name), 0o755)
+	}
+	if b.err == nil {
+		b.err = os.WriteFile(name, []byte(data), mode)
+	}
+}
+
+// program is the application: it runs until it is told to end.
+const program = `#!/bin/sh
+# hello VERSION
+trap 'exit 0' TERM
+while :; do sleep 1 & wait $!; done
+`
+
+// unit is how it is started. It is well once it runs.
+const unit = `[Unit]
+Description=The application
+ConditionPathExists=/usrapp/apprun/apps/bin/hello
+
+[Service]
+ExecStart=/usrapp/apprun/apps/bin/hello
+
+[Install]
+WantedBy=multi-user.target
+`
+
+const fstab = `LABEL=root / ext4 defaults 0 1
+LABEL=usrapp /usrapp ext4 nofail,x-systemd.device-timeout=10s 0 2
+LABEL=usrdata /usrdata ext4 nofail,x-systemd.device-timeout=10s 0 2
+LABEL=lab /lab ext4 ro 0 0
+`
+
+const configuration = `[device]
+compatible = ["qemu"]
+app = "hello"
+
+[system]
+mount = "/usrapp"
+
+[hooks]
+stop = ["systemctl", "stop", "hello"]
+start = ["systemctl", "start", "hello"]
+`
+
+// build makes the disks: Debian's, one with the package, the releases and what
+// configures the device, and the two partitions.
+func (b *builder) build(base string) {
+	for _, name := range []string{"root", "lab", "usrapp", "usrdata"} {
+		b.disks[name] = filepath.Join(b.dir, name+".ext4")
+	}
+	b.run("", nil, "cp", "--sparse=always", base, b.disks["root"])
+	b.run("", []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(b.dir, "initrd/lab-guest"), "./test/systemd/guest")
+	b.write(filepath.Join(b.dir, "initrd/init"), first, 0o755)
+	b.write(filepath.Join(b.dir, "initrd/root/.keep"), "", 0o644)
+	files := filepath.Join(b.dir, "files")
+	b.write(filepath.Join(files, "fstab"), fstab, 0o644)
+	b.write(filepath.Join(files, "tandem.toml"), configuration, 0o644)
+	b.write(filepath.Join(files, "hello.service"), unit, 0o644)
+	b.repack(b.pkg, filepath.Join(files, "tandem.deb"), "true")
+	b.repack(b.pkg, filepath.Join(files, "newer.deb"), newer)
+	b.bundles(files)
+	if b.err == nil {
+		b.err = disk(b.ctx, b.disks["lab"], "lab", "160M", files)
+	}
+	for _, name := range []string{"usrapp", "usrdata"} {
+		if b.err == nil {
+			b.err = disk(b.ctx, b.disks[name], name, "64M", "")
+		}
+	}
+}
+
+// newer makes of the package its next version, whose sample is another one, and
+// whose scripts are, too.
+const newer = `set -e
+sed -i 's/^Version: .*/&+newer/' DEBIAN/control
+for f in usr/share/doc/tandem/examples/tandem.toml etc/init.d/tandem-boot etc/init.d/tandem-agent etc/logrotate.d/tandem; do
+	echo '# of the next version' >>$f
+done`
+
+// repack changes the package with a script, and leaves it uncompressed: that
+// takes an emulated processor long.
+func (b *builder) repack(from, to, script string) {
+	tree := to + ".tree"
+	b.run("", nil, "dpkg-deb", "-R", from, tree)
+	b.run(tree, nil, "sh", "-c", script)
+	b.run("", nil, "dpkg-deb", "--root-owner-group", "-Znone", "-b", tree, to)
+	if b.err == nil {
+		b.err = os.RemoveAll(tree)
+	}
+}
+
+// bundles makes the releases, and the first one as the factory puts it on system.
+func (b *builder) bundles(to string) {
+	release := filepath.Join(b.dir, "tandem-release")
+	b.run("", []string{"CGO_ENABLED=0"}, "go", "build", "-o", release, "./cmd/tandem-release")
+	b.run(b.dir, nil, release, "keygen", "--out", "keys")
+	b.run(b.dir, nil, release, "repo", "init", "repo", "--keys", "keys")
+	b.run(b.dir, nil, "cp", "repo/root.json", filepath.Join(to, "root.json"))
+	for n := range releases {
+		tree := filepath.Join(b.dir, version(n))
+		b.write(filepath.Join(tree, "bin/hello"), program, 0o755)
+		b.write(filepath.Join(tree, "version"), version(n)+"\n", 0o644)
+		b.write(filepath.Join(tree, "etc/hello.conf"), "name=World\n", 0o644)
+		for i := range 20 {
+			b.write(filepath.Join(tree, fmt.Sprintf("lib/%d.so", i)), noise(fmt.Sprint(n, i), 60_000), 0o644)
+		}
+		b.run(b.dir, nil, release, "bundle", "create", version(n), "--app", "hello", "--version", version(n), "--compatible", "qemu",
+			"--config-pattern", "etc/*.conf", "--keys", "keys", "--root", "repo/root.json", "--out", filepath.Join(to, bundle(n)))
+	}
+	b.run(b.dir, nil, "cp", "-a", version(0), filepath.Join(to, "factory"))
+}
+
+func bundle(n int) string { return "hello-" + version(n) + ".tandem" }
+
+// noise is text that does not compress, the same for the same seed.
+func noise(seed string, n int) string {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(b)
+	return string(b)
+}

@@ -1,0 +1,327 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// step is something that happens to a device, and what has to hold then.
+type step struct {
+	name   string
+	do     func(l *lab) error
+	always bool // others stand on it
+	long   bool // it is left out where there is little time
+}
+
+// steps are carried out in their order, on one device.
+var steps = []step{
+	{name: "the package on a machine that nobody configured", do: (*lab).fresh, always: true},
+	{name: "the device is configured", do: (*lab).configured, always: true},
+	{name: "a wrong configuration", do: (*lab).wrongConfiguration},
+	{name: "the daemon is stopped, or crashes, in the midst of an installation", do: (*lab).crashes},
+	{name: "usr_data goes and comes back beside the agent", do: (*lab).comesBack},
+	{name: "the package is upgraded in the midst of an installation", do: (*lab).upgraded},
+	{name: "the package is removed and installed again", do: (*lab).reinstalled},
+	{name: "the power goes in the midst of an installation", do: (*lab).resets},
+	{name: "the disk of usr_data is missing, with nofail", do: (*lab).missing},
+	{name: "the disk of usr_data is missing, without nofail", do: (*lab).emergency, long: true},
+	{name: "the package is purged", do: (*lab).purged},
+}
+
+// all runs scripts that have to succeed, one after the other.
+func (l *lab) all(scripts ...string) error {
+	for _, s := range scripts {
+		if _, err := l.sh(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// says compares what a script says.
+func (l *lab) says(script string, want ...string) error {
+	out, _, err := l.try(script)
+	if text := strings.Join(want, "\n"); err == nil && out != text {
+		err = fmt.Errorf("%s: found %q, expected %q", script, out, text)
+	}
+	return err
+}
+
+// checks are what has to hold, until the first that does not.
+func checks(all ...func() error) error {
+	for _, check := range all {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *lab) holds(scripts ...string) func() error {
+	return func() error { return l.all(scripts...) }
+}
+
+func (l *lab) saying(script string, want ...string) func() error {
+	return func() error { return l.says(script, want...) }
+}
+
+func (l *lab) becomes(what, script string) func() error {
+	return func() error { return l.until(what, script) }
+}
+
+// noneFailed is true where systemd is content.
+const noneFailed = `[ -z "$(systemctl --failed --no-legend)" ]`
+
+// wellScript succeeds where a device is well: the agent and the application run,
+// and both sides hold the same.
+const wellScript = `systemctl is-active -q tandem-agent && systemctl is-active -q hello &&
+cmp /usrapp/apprun/app_ver.txt /usrdata/appbackup/app_ver.txt && cmp /usrapp/apprun/app_ver.txt /usrapp/apprun/apps/version &&
+diff -r /usrapp/apprun/apps /usrdata/appbackup/apps && tandem status --json | grep -q '"in_step": true'`
+
+// well waits for a device to be well, with one of these releases.
+func (l *lab) well(versions ...string) error {
+	if err := l.until("the device is well", wellScript); err != nil {
+		return err
+	}
+	out, err := l.sh("cat /usrapp/apprun/app_ver.txt")
+	if err == nil && !strings.Contains(" "+strings.Join(versions, " ")+" ", " "+out+" ") {
+		err = fmt.Errorf("it has %s, expected %s", out, strings.Join(versions, " or "))
+	}
+	fmt.Printf("   well, at %s\n", out)
+	return err
+}
+
+// installing begins to install the next release, and returns the one that there
+// was and the one that there will be.
+func (l *lab) installing() (before, after string, err error) {
+	before, err = l.sh("cat /usrapp/apprun/app_ver.txt")
+	if err != nil {
+		return "", "", err
+	}
+	for l.next < releases && version(l.next) <= before && len(version(l.next)) <= len(before) {
+		l.next++
+	}
+	if l.next >= releases {
+		return "", "", fmt.Errorf("there is no release after %s", before)
+	}
+	after = version(l.next)
+	_, err = l.sh(fmt.Sprintf("systemd-run --quiet --collect --no-block tandem install /lab/%s", bundle(l.next)))
+	return before, after, err
+}
+
+// fresh: the units are enabled, and nothing fails.
+func (l *lab) fresh() error {
+	if _, err := l.boot(l.ctx, "usrapp", "usrdata"); err != nil {
+		return err
+	}
+	return checks(
+		l.holds("mount -o ro LABEL=lab /lab", "dpkg -i /lab/tandem.deb </dev/null"),
+		l.saying("systemctl is-enabled tandem-boot tandem-agent", "enabled", "enabled"),
+		l.saying("systemd-analyze verify --man=no tandem-boot.service tandem-agent.service"),
+		l.saying("systemd-analyze verify --man=no tandem-agent-retry.timer"),
+		l.holds("systemctl start tandem-boot tandem-agent", noneFailed),
+		l.saying("systemctl is-active tandem-boot tandem-agent", "inactive", "inactive"),
+		l.holds(`[ "$(tandem version | cut -d' ' -f2 | sed 's/-\([0-9]*\)-g/+\1.g/; s/-/~/')" = "$(dpkg-query -W -f '${Version}' tandem)" ]`),
+	)
+}
+
+// configured: the first start backs up what the factory put on system.
+func (l *lab) configured() error {
+	return checks(
+		l.holds("cp /lab/fstab /etc/fstab", "cp /lab/hello.service /etc/systemd/system", "cp /lab/root.json /etc/tandem",
+			"cp /lab/tandem.toml /etc", "systemctl daemon-reload", "mount -a",
+			"mkdir /usrapp/apprun && cp -a /lab/factory /usrapp/apprun/apps && echo 1.0.0 >/usrapp/apprun/app_ver.txt",
+			"systemctl start tandem-boot", "systemctl enable --now hello", "systemctl start tandem-agent", noneFailed),
+		func() error { return l.well("1.0.0") },
+	)
+}
+
+// wrongConfiguration: it is told apart from a crash, tried again after a while, and
+// at once where somebody wants it.
+func (l *lab) wrongConfiguration() error {
+	failed := l.becomes("the agent fails", "systemctl is-failed -q tandem-agent")
+	return checks(
+		l.holds("echo 'nonsense = 1' >>/etc/tandem.toml", "! systemctl restart tandem-agent"),
+		failed,
+		l.saying("systemctl show --value -p ExecMainStatus tandem-agent", "78"),
+		l.holds("systemctl is-active -q tandem-agent-retry.timer"),
+		// Whoever stops it does not want it again.
+		l.holds("systemctl stop tandem-agent", "! systemctl is-active -q tandem-agent-retry.timer"),
+		l.holds("! systemctl start tandem-agent", "systemctl is-active -q tandem-agent-retry.timer"),
+		l.holds("cp /lab/tandem.toml /etc", "systemctl start tandem-agent", "! systemctl is-active -q tandem-agent-retry.timer", noneFailed),
+		// Nobody is there to start it.
+		l.holds("mkdir -p /run/systemd/system/tandem-agent-retry.timer.d",
+			`printf '[Timer]\nOnActiveSec=\nOnActiveSec=8s\n' >/run/systemd/system/tandem-agent-retry.timer.d/soon.conf`,
+			"systemctl daemon-reload", "echo 'nonsense = 1' >>/etc/tandem.toml", "! systemctl restart tandem-agent"),
+		failed,
+		l.holds("cp /lab/tandem.toml /etc"),
+		func() error { return l.well("1.0.0") },
+	)
+}
+
+// pid is the agent's process.
+const pid = "$(systemctl show --value -p MainPID tandem-agent)"
+
+// crashes: whatever ends the agent, it comes back, and so does the application.
+func (l *lab) crashes() error {
+	signals := []string{"ABRT", "QUIT", "KILL", "STOP"}
+	if l.short {
+		signals = []string{"ABRT", "STOP"}
+	}
+	// The watchdog is there, and has little patience.
+	if err := l.all("mkdir -p /run/systemd/system/tandem-agent.service.d",
+		`printf '[Service]\nWatchdogSec=20s\n' >/run/systemd/system/tandem-agent.service.d/watchdog.conf`,
+		"systemctl daemon-reload", "systemctl restart tandem-agent"); err != nil {
+		return err
+	}
+	for _, signal := range signals {
+		before, after, err := l.installing()
+		if err != nil {
+			return err
+		}
+		wait := float64(l.random.IntN(4000)) / 1000
+		fmt.Printf("   %s after %.1f s\n", signal, wait)
+		restarts, err := l.sh("systemctl show --value -p NRestarts tandem-agent")
+		if err != nil {
+			return err
+		}
+		if err := checks(
+			l.holds(fmt.Sprintf("sleep %.1f; kill -%s %s", wait, signal, pid)),
+			l.becomes("the agent is started again", fmt.Sprintf(`[ "$(systemctl show --value -p NRestarts tandem-agent)" -gt %s ]`, restarts)),
+			func() error { return l.well(before, after) },
+		); err != nil {
+			return err
+		}
+	}
+	return l.all(noneFailed, "rm -r /run/systemd/system/tandem-agent.service.d", "systemctl daemon-reload")
+}
+
+// comesBack: what is unmounted is not written below, and what is mounted again is
+// taken up again.
+func (l *lab) comesBack() error {
+	name := func(who string) string { return fmt.Sprintf("echo name=%s >/usrapp/apprun/apps/etc/hello.conf", who) }
+	captured := func(who string) func() error {
+		return l.becomes("the edit is captured", "grep -qx name="+who+" /usrdata/appbackup/apps/etc/hello.conf")
+	}
+	return checks(
+		l.holds(name("Ada")), captured("Ada"),
+		l.holds("rm -rf /usrdata/appbackup", name("Grace")), captured("Grace"),
+		l.holds("umount /usrdata", name("Barbara"), "sleep 8", `[ -z "$(ls /usrdata)" ]`),
+		l.becomes("the agent says that it is gone", "tandem status | grep -q 'nothing is mounted at /usrdata'"),
+		l.holds("mount /usrdata", name("Edsger")), captured("Edsger"),
+	)
+}
+
+// upgraded: dpkg asks nothing, though the sample is another one, the
+// administrator's files stay, and the installation is finished.
+func (l *lab) upgraded() error {
+	before, after, err := l.installing()
+	if err != nil {
+		return err
+	}
+	return checks(
+		l.holds("echo '# mine' >>/etc/tandem.toml", "cp /etc/tandem.toml /run/mine", "dpkg -i /lab/newer.deb </dev/null"),
+		l.saying("dpkg-query -W -f '${Status}' tandem", "install ok installed"),
+		l.holds("dpkg-query -W -f '${Version}' tandem | grep -q newer", "cmp /etc/tandem.toml /run/mine",
+			"grep -q 'of the next version' /etc/init.d/tandem-agent"),
+		l.saying("systemctl is-enabled tandem-boot tandem-agent", "enabled", "enabled"),
+		func() error { return l.well(before, after) },
+	)
+}
+
+// reinstalled: what was enabled is, and what was not is not.
+func (l *lab) reinstalled() error {
+	sums := "cd / && find usrapp/apprun/apps usrdata/appbackup/apps etc/tandem etc/tandem.toml -type f | sort | xargs sha256sum"
+	before, err := l.sh(sums)
+	if err != nil {
+		return err
+	}
+	return checks(
+		l.holds("dpkg -r tandem </dev/null", "! systemctl is-active -q tandem-agent", "systemctl is-active -q hello", noneFailed),
+		l.saying(sums, before),
+		l.holds("dpkg -i /lab/tandem.deb </dev/null"),
+		l.saying("systemctl is-enabled tandem-boot tandem-agent", "enabled", "enabled"),
+		l.becomes("the agent runs", "systemctl is-active -q tandem-agent"),
+		l.holds("systemctl disable --now tandem-agent", "dpkg -r tandem </dev/null", "dpkg -i /lab/tandem.deb </dev/null"),
+		// systemctl ends with 1 where one of several is disabled.
+		l.saying("systemctl is-enabled tandem-boot tandem-agent", "enabled", "disabled"),
+		l.holds("! systemctl is-active -q tandem-agent", "systemctl enable --now tandem-agent", noneFailed),
+		l.saying(sums, before),
+	)
+}
+
+// resets: after the power came back, the device starts with one release or the other.
+func (l *lab) resets() error {
+	times := 3
+	if l.short {
+		times = 1
+	}
+	for range times {
+		before, after, err := l.installing()
+		if err != nil {
+			return err
+		}
+		wait := float64(l.random.IntN(5000)) / 1000
+		fmt.Printf("   after %.1f s\n", wait)
+		if err := checks(
+			l.holds(fmt.Sprintf("sleep %.1f", wait)),
+			l.off,
+			func() error { return l.starts("running", "usrapp", "usrdata") },
+			l.holds("systemctl is-active -q tandem-boot"),
+			func() error { return l.well(before, after) },
+		); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// starts boots into a state of systemd's.
+func (l *lab) starts(want string, partitions ...string) error {
+	state, err := l.boot(l.ctx, partitions...)
+	if err == nil && state != want {
+		err = fmt.Errorf("the machine is %s, expected %s", state, want)
+	}
+	return err
+}
+
+// missing: boot refuses, and the agent writes nothing where the partition belongs.
+func (l *lab) missing() error {
+	return checks(
+		l.shutdown,
+		func() error { return l.starts("degraded", "usrapp") },
+		l.saying("systemctl --failed --no-legend --plain | cut -d' ' -f1", "tandem-boot.service"),
+		l.saying("systemctl show --value -p ExecMainStatus tandem-boot", "12"),
+		l.holds("systemctl is-active -q hello"),
+		l.becomes("the agent runs", "systemctl is-active -q tandem-agent"),
+		l.holds("echo name=Margaret >/usrapp/apprun/apps/etc/hello.conf", "tandem status | grep -q 'nothing is mounted at /usrdata'",
+			"sleep 8", `[ -z "$(ls /usrdata)" ]`),
+		l.shutdown,
+		func() error { return l.starts("running", "usrapp", "usrdata") },
+		l.holds("grep -qx name=Margaret /usrdata/appbackup/apps/etc/hello.conf"),
+	)
+}
+
+// emergency: a partition that must be there and is not ends in emergency mode,
+// after the ten seconds that fstab gives it, and Tandem writes nothing.
+func (l *lab) emergency() error {
+	return checks(
+		l.holds("sed -i '/usrdata/s/nofail,//' /etc/fstab"),
+		l.shutdown,
+		func() error { return l.starts("maintenance", "usrapp") },
+		l.holds("systemctl is-active -q emergency.target", "! systemctl is-active -q tandem-boot", `[ -z "$(ls /usrdata)" ]`),
+		l.holds("mount -o remount,rw /", "cp /lab/fstab /etc/fstab || sed -i '/usrdata/s/ext4 /ext4 nofail,/' /etc/fstab"),
+		l.off,
+		func() error { return l.starts("running", "usrapp", "usrdata") },
+	)
+}
+
+// purged: the configuration goes with the package, the application stays.
+func (l *lab) purged() error {
+	return checks(
+		l.holds("dpkg -P tandem </dev/null", "[ ! -e /etc/tandem.toml ]", "[ -e /etc/tandem/root.json ]",
+			"cmp /usrapp/apprun/app_ver.txt /usrdata/appbackup/app_ver.txt", "systemctl is-active -q hello", noneFailed,
+			"! ls /etc/systemd/system/*.wants/tandem-* /etc/rc?.d/*tandem* /etc/init.d/tandem-* 2>/dev/null"),
+		l.saying("systemctl is-enabled tandem-agent 2>&1 | tail -1", "Failed to get unit file state for tandem-agent.service: No such file or directory"),
+	)
+}
