@@ -26,7 +26,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo bench soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo bench soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -102,6 +102,9 @@ patches-emulated: ## apply and make patches on 32-bit ARM and arm64, under QEMU'
 		CGO_ENABLED=0 GOARCH=$$1 GOARM=7 go test -count=1 -exec $$2 -short ./packaging/delta; \
 		CGO_ENABLED=0 GOARCH=$$1 GOARM=7 go test -count=1 -exec $$2 -short -run 'TestVectors|TestPinned|TestSuffixArray' ./packaging/delta/encode; \
 	done
+
+lab-systemd: packages ## run a whole Debian with systemd, in QEMU with the package; LABFLAGS are its flags
+	go run ./test/systemd -package $(DIST)/tandem_*_amd64.deb $(LABFLAGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	@set -e; for p in $$(go list ./...); do \

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"tandem/agent/device"
 	"tandem/backup"
+	"tandem/internal/handover"
 	"tandem/versioning"
 )
 
@@ -132,13 +134,13 @@ func (a *Agent) serve() (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("agent.socket: %w", err)
 	}
-	s := &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second}
-	go s.Serve(l) // until close; its error says no more than that
+	s := &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: handover.Context}
+	go s.Serve(handover.Listen(l)) // until close; its error says no more than that
 	return &server{s, name}, nil
 }
 
 // listen makes a socket of mode 0600, in place of what an agent before left there.
-func listen(name string) (net.Listener, error) {
+func listen(name string) (*net.UnixListener, error) {
 	dir, err := os.Open(filepath.Dir(name))
 	if err != nil {
 		return nil, err
@@ -152,7 +154,8 @@ func listen(name string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false) // by then the name may be another agent's
+	unix := l.(*net.UnixListener)
+	unix.SetUnlinkOnClose(false) // by then the name may be another agent's
 	err = os.Chmod(tmp, 0o600)
 	if err == nil {
 		err = os.Rename(tmp, short)
@@ -161,7 +164,7 @@ func listen(name string) (net.Listener, error) {
 		l.Close()
 		return nil, err
 	}
-	return l, nil
+	return unix, nil
 }
 
 // shortName names a file in an open directory: a socket's name has no room for
@@ -409,7 +412,8 @@ func (a *Agent) serveRollback(w http.ResponseWriter, r *http.Request) {
 	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunRollback(ctx, to) })
 }
 
-// serveInstall installs a bundle: the file that is named, or what is sent.
+// serveInstall installs a bundle: the file that is handed over, the one that is
+// named, or what is sent.
 func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	o := backup.InstallOptions{AllowDowngrade: q.Get("allow_downgrade") == "true", AllowRevoked: q.Get("allow_revoked") == "true"}
@@ -421,7 +425,31 @@ func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 		}
 		open = func() (io.ReadCloser, error) { return os.Open(file) }
 	}
-	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunInstall(ctx, open, o) })
+	f := handover.File(r.Context())
+	if f != nil {
+		open = handedOver(f)
+	}
+	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) {
+		if f != nil {
+			defer f.Close()
+		}
+		return d.RunInstall(ctx, open, o)
+	})
+}
+
+// handedOver reads a file that somebody else opened: from its beginning each time,
+// unless it is no plain file.
+func handedOver(f *os.File) func() (io.ReadCloser, error) {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return Once(f)
+	}
+	return func() (io.ReadCloser, error) {
+		return struct {
+			*io.SectionReader
+			io.Closer
+		}{io.NewSectionReader(f, 0, math.MaxInt64), io.NopCloser(nil)}, nil
+	}
 }
 
 // Once gives a stream that cannot be read a second time.

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"syscall"
@@ -15,7 +17,12 @@ import (
 // end by itself.
 func (d *unit) startAgent() {
 	d.t.Helper()
-	r := d.start(context.Background(), "agent")
+	d.startAgentAs(d.command(context.Background(), "agent"))
+}
+
+func (d *unit) startAgentAs(cmd *exec.Cmd) {
+	d.t.Helper()
+	r := d.begin(cmd)
 	d.t.Cleanup(func() {
 		if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			d.t.Error(err)
@@ -103,6 +110,33 @@ health = ["/bin/sh", "-c", "echo is it well; exit $(cat health 2>/dev/null || ec
 				}
 			}
 		})
+	}
+}
+
+// What a command can open is installed, also where the agent cannot: in the
+// sandbox of a service /tmp is another one.
+func TestInstallWhatTheAgentCannotSee(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may mount")
+	}
+	d := newDevice(t, "socket = \"socket\"\n")
+	data, err := os.ReadFile(bundleFile("hello-1.0.0.tandem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Mkdir(d.dir+"/hidden", 0o755), os.WriteFile(d.dir+"/hidden/bundle", data, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	inner := d.command(context.Background(), "agent")
+	cmd := exec.Command("unshare", append([]string{"-m", "sh", "-c", `mount -t tmpfs none hidden && exec "$@"`, "agent"}, inner.Args...)...)
+	cmd.Dir = d.dir
+	d.startAgentAs(cmd)
+	if o := d.run("install", "hidden/bundle"); o.exit != 0 || !strings.Contains(o.stdout, "installed hello 1.0.0") {
+		t.Errorf("a file that the agent cannot see: %s", o)
+	}
+	if o := d.run("install", "hidden/missing"); o.exit != 2 || !strings.Contains(o.stderr, "no such file") {
+		t.Errorf("a file that is not there: %s", o)
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -337,20 +336,22 @@ to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
   tandem install --allow-downgrade hello-1.0.0.tandem`,
 		Args: cli.Exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file, err := filepath.Abs(args[0])
-			if err != nil {
-				return err
-			}
-			query := url.Values{"file": {file}, "allow_downgrade": {strconv.FormatBool(o.AllowDowngrade)}, "allow_revoked": {strconv.FormatBool(o.AllowRevoked)}}
+			query := url.Values{"allow_downgrade": {strconv.FormatBool(o.AllowDowngrade)}, "allow_revoked": {strconv.FormatBool(o.AllowRevoked)}}
 			open := func() (io.ReadCloser, error) { return os.Open(args[0]) }
 			var body io.Reader
 			if args[0] == "-" {
 				body, open = p.stdin, agent.Once(p.stdin)
-				query.Del("file")
 			} else if info, err := os.Stat(args[0]); err != nil {
 				return &hintedError{cli.Usage(cmd, "%s: %w", args[0], cause(err)), "see whether the file is there, and the stick that it is on mounted"}
 			} else if info.IsDir() {
 				return cli.Usage(cmd, "%s: a directory, expected a bundle", args[0])
+			} else {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				body = handed{f}
 			}
 			ctx := cmd.Context()
 			doc, err := carryOut(ctx, p, "/v1/install", query, body, func(d *device.Device) (*device.Updated, error) { return d.RunInstall(ctx, open, o) })

@@ -218,7 +218,12 @@ type running struct {
 
 func (d *unit) start(ctx context.Context, args ...string) *running {
 	d.t.Helper()
-	r := &running{cmd: d.command(ctx, args...)}
+	return d.begin(d.command(ctx, args...))
+}
+
+func (d *unit) begin(cmd *exec.Cmd) *running {
+	d.t.Helper()
+	r := &running{cmd: cmd}
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
 	if err := r.cmd.Start(); err != nil {
 		d.t.Fatal(err)

@@ -17,13 +17,20 @@ import (
 	"tandem/agent"
 	"tandem/agent/device"
 	"tandem/internal/config"
+	"tandem/internal/handover"
 )
 
 // remote is the agent that runs here, over its socket.
 type remote struct {
 	p    *program
+	dial func(ctx context.Context) (*net.UnixConn, error)
 	http *http.Client
 }
+
+// handed is a body that is not sent: the agent gets the open file, and reads it
+// itself. What it could open by the name may be another file, or none: a service
+// has a /tmp of its own.
+type handed struct{ *os.File }
 
 // remoteError is what the agent says went wrong.
 type remoteError struct{ device.Failure }
@@ -35,7 +42,7 @@ func (e *remoteError) Outcome() (exit int, hint string) { return e.Exit, e.Hint 
 
 // agentHere finds the agent that works with the same lock; nil if none runs.
 func (p *program) agentHere(cfg *config.Config) *remote {
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context) (*net.UnixConn, error) {
 		dir, err := os.Open(filepath.Dir(cfg.Agent.Socket))
 		if err != nil {
 			return nil, err
@@ -43,14 +50,33 @@ func (p *program) agentHere(cfg *config.Config) *remote {
 		defer dir.Close()
 		// The path may be longer than a socket's name can be.
 		name := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(cfg.Agent.Socket))
-		return (&net.Dialer{}).DialContext(ctx, "unix", name)
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", name)
+		if err != nil {
+			return nil, err
+		}
+		return conn.(*net.UnixConn), nil
 	}
-	conn, err := dial(context.Background(), "", "")
+	conn, err := dial(context.Background())
 	if err != nil {
 		return nil
 	}
 	conn.Close()
-	return &remote{p, &http.Client{Transport: &http.Transport{DialContext: dial}}}
+	return &remote{p, dial, &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+	}}}
+}
+
+// offering is a client that hands f over with its first request.
+func (r *remote) offering(f *os.File) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, err := r.dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return handover.Offer(conn, f), nil
+		},
+	}}
 }
 
 // status asks for the agent's status.
@@ -68,11 +94,15 @@ func (r *remote) status(ctx context.Context) (*device.Status, error) {
 }
 
 func (r *remote) do(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+	client := r.http
+	if h, ok := body.(handed); ok {
+		client, body = r.offering(h.File), nil
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path+"?"+query.Encode(), body)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := r.http.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()

@@ -26,7 +26,6 @@ type options struct {
 	short      bool
 	seed       uint64
 	match      string
-	keep       bool
 }
 
 func main() {
@@ -56,7 +55,6 @@ type lab struct {
 	ctx    context.Context
 	random *rand.Rand
 	short  bool
-	next   int // the release that is installed next
 }
 
 func run(ctx context.Context, o options) (err error) {
@@ -92,7 +90,7 @@ func run(ctx context.Context, o options) (err error) {
 	if b.err != nil {
 		return b.err
 	}
-	l := &lab{ctx: ctx, short: o.short, random: rand.New(rand.NewPCG(o.seed, 0)), next: 1, device: &device{
+	l := &lab{ctx: ctx, short: o.short, random: rand.New(rand.NewPCG(o.seed, 0)), device: &device{
 		disks: b.disks, console: filepath.Join(dir, "console"),
 		machine: machine.Machine{Kernel: kernel, Modules: modules, Files: filepath.Join(dir, "initrd"), Timeout: patience},
 	}}

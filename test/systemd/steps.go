@@ -98,15 +98,13 @@ func (l *lab) installing() (before, after string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	for l.next < releases && version(l.next) <= before && len(version(l.next)) <= len(before) {
-		l.next++
+	for n := range releases - 1 {
+		if version(n) == before {
+			_, err = l.sh("systemd-run --quiet --collect --no-block tandem install /lab/" + bundle(n+1))
+			return before, version(n + 1), err
+		}
 	}
-	if l.next >= releases {
-		return "", "", fmt.Errorf("there is no release after %s", before)
-	}
-	after = version(l.next)
-	_, err = l.sh(fmt.Sprintf("systemd-run --quiet --collect --no-block tandem install /lab/%s", bundle(l.next)))
-	return before, after, err
+	return "", "", fmt.Errorf("there is no release after %s", before)
 }
 
 // fresh: the units are enabled, and nothing fails.
