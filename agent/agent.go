@@ -79,6 +79,8 @@ type situation struct {
 
 	Waiting map[int]string // why a work does not go on
 
+	Obeying string // what the command wants that is carried out
+
 	Busy time.Time // another tandem is at work: when the sides are tried again
 
 	Pending      *backup.Pending
@@ -148,6 +150,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		if a.o.Watchdog > 0 {
 			a.o.Notify("WATCHDOG=1")
+			if !a.up { // there may be much to bring in step
+				a.o.Notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", a.o.Watchdog.Microseconds()))
+			}
 			until = sooner(until, a.clock().Add(a.o.Watchdog/2))
 		}
 		a.await(ctx, until)
@@ -404,6 +409,8 @@ func (a *Agent) summary() string {
 		return "bringing the sides in step"
 	case a.sides.job == "installing" || c.Step == device.Installing:
 		return fmt.Sprintf("installing %s %s", c.App, c.Version)
+	case a.sides.job == "obeying":
+		return a.now.Obeying
 	case a.sides.job != "" && a.sides.job != "capturing":
 		return a.sides.job
 	case a.network.job == "downloading":

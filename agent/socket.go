@@ -27,10 +27,11 @@ import (
 
 // order is a command that somebody gives the agent.
 type order struct {
-	run  func(ctx context.Context, d *device.Device) (doc any, err error)
-	log  logrus.Hook
-	told func(device.Progress)
-	done chan orderResult // with room for one
+	doing string // for people
+	run   func(ctx context.Context, d *device.Device) (doc any, err error)
+	log   logrus.Hook
+	told  func(device.Progress)
+	done  chan orderResult // with room for one
 }
 
 type orderResult struct {
@@ -53,6 +54,7 @@ func (a *Agent) obey(ctx context.Context) time.Time {
 	o := a.orders[0]
 	a.orders = a.orders[1:]
 	a.network.job = "obeying" // it talks to the source, too
+	a.now.Obeying = o.doing
 	a.mem.Ordered = true
 	a.saveMemory()
 	a.start(ctx, &a.sides, "obeying", func(ctx context.Context) func() {
@@ -358,9 +360,9 @@ func (t tell) send(l Line) {
 
 // command runs an order and streams its answer. An order goes on when the one
 // who gave it hangs up.
-func (a *Agent) command(w http.ResponseWriter, r *http.Request, run func(ctx context.Context, d *device.Device) (any, error)) {
+func (a *Agent) command(w http.ResponseWriter, r *http.Request, doing string, run func(ctx context.Context, d *device.Device) (any, error)) {
 	lines := make(chan Line, 256)
-	o := &order{run: run, log: tell(lines), done: make(chan orderResult, 1)}
+	o := &order{doing: doing, run: run, log: tell(lines), done: make(chan orderResult, 1)}
 	o.told = func(p device.Progress) { tell(lines).send(Line{Progress: &p}) }
 	if !a.ask(r.Context(), func() { a.orders = append(a.orders, o) }) {
 		return
@@ -389,15 +391,15 @@ func (a *Agent) command(w http.ResponseWriter, r *http.Request, run func(ctx con
 }
 
 func (a *Agent) serveCheck(w http.ResponseWriter, r *http.Request) {
-	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunCheck(ctx) })
+	a.command(w, r, "asking the source", func(ctx context.Context, d *device.Device) (any, error) { return d.RunCheck(ctx) })
 }
 
 func (a *Agent) serveUpdate(w http.ResponseWriter, r *http.Request) {
-	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunUpdate(ctx) })
+	a.command(w, r, "updating", func(ctx context.Context, d *device.Device) (any, error) { return d.RunUpdate(ctx) })
 }
 
 func (a *Agent) serveConfirm(w http.ResponseWriter, r *http.Request) {
-	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunConfirm(ctx) })
+	a.command(w, r, "confirming", func(ctx context.Context, d *device.Device) (any, error) { return d.RunConfirm(ctx) })
 }
 
 func (a *Agent) serveRollback(w http.ResponseWriter, r *http.Request) {
@@ -409,7 +411,7 @@ func (a *Agent) serveRollback(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) { return d.RunRollback(ctx, to) })
+	a.command(w, r, "rolling back", func(ctx context.Context, d *device.Device) (any, error) { return d.RunRollback(ctx, to) })
 }
 
 // serveInstall installs a bundle: the file that is handed over, the one that is
@@ -429,7 +431,7 @@ func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 	if f != nil {
 		open = handedOver(f)
 	}
-	a.command(w, r, func(ctx context.Context, d *device.Device) (any, error) {
+	a.command(w, r, "installing a bundle", func(ctx context.Context, d *device.Device) (any, error) {
 		if f != nil {
 			defer f.Close()
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"reflect"
 	"syscall"
 	"time"
 
@@ -31,47 +33,107 @@ back those that are not. It backs up configuration within seconds of an edit,
 verifies both sides once a day, and reports to [report] url.
 
 It stays in the foreground and logs to standard error or syslog. SIGHUP makes it
-poll now; SIGTERM ends it within five seconds, and the next start goes on from
+read the configuration again, and poll now; SIGTERM ends it within five seconds, and the next start goes on from
 there. While it runs, status, check, update, install, confirm and rollback
 are carried out by it, over its socket.`,
 		Example: `  tandem agent
   tandem agent --verbose`,
 		Args: cli.Exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := config.Load(p.config)
-			if errors.Is(err, config.ErrInvalid) && os.Getenv("NOTIFY_SOCKET") != "" {
-				err = &serviceError{err}
-			}
-			if err != nil {
-				return err
-			}
-			log := p.agentLogger(cfg.Agent.Log)
-			hup := make(chan os.Signal, 1)
-			signal.Notify(hup, syscall.SIGHUP)
-			defer signal.Stop(hup)
-			watchdog, err := daemon.SdWatchdogEnabled(false)
-			if err != nil {
-				return fmt.Errorf("WATCHDOG_USEC: %w", err)
-			}
-			env := p.environment()
-			env.Log = log
-			return agent.New(agent.Options{
-				Config:      cfg,
-				Environment: env,
-				After: func(d time.Duration) (<-chan time.Time, func()) {
-					t := time.NewTimer(d)
-					return t.C, func() { t.Stop() }
-				},
-				Random:   rand.Float64,
-				Poll:     hup,
-				Watchdog: watchdog,
-				Notify: func(state string) {
-					if _, err := daemon.SdNotify(false, state); err != nil {
-						log.WithError(err).Debug("the service manager was not told")
-					}
-				},
-			}).Run(cmd.Context())
+		RunE: func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context()) },
+	}
+}
+
+// serve runs the daemon until ctx ends, with the configuration as it is at the
+// start and at each SIGHUP.
+func (p *program) serve(ctx context.Context) error {
+	cfg, err := config.Load(p.config)
+	if errors.Is(err, config.ErrInvalid) && os.Getenv("NOTIFY_SOCKET") != "" {
+		err = &serviceError{err}
+	}
+	if err != nil {
+		return err
+	}
+	watchdog, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return fmt.Errorf("WATCHDOG_USEC: %w", err)
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for again := false; cfg != nil && err == nil; again = true {
+		cfg, err = p.serveWith(ctx, cfg, again, watchdog, hup)
+	}
+	return err
+}
+
+// serveWith runs the daemon with one configuration, and has it poll at once where
+// another one went before. It returns the one to go on with where that was changed,
+// and else nil.
+func (p *program) serveWith(ctx context.Context, cfg *config.Config, again bool, watchdog time.Duration, hup <-chan os.Signal) (*config.Config, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	env := p.environment()
+	env.Log = p.agentLogger(cfg.Agent.Log)
+	poll := make(chan os.Signal, 1)
+	next := make(chan *config.Config, 1)
+	go func() {
+		defer cancel()
+		if changed := p.reload(ctx, cfg, env.Log, hup, poll); changed != nil {
+			next <- changed
+		}
+	}()
+	err := agent.New(agent.Options{
+		Config:      cfg,
+		Environment: env,
+		After: func(d time.Duration) (<-chan time.Time, func()) {
+			t := time.NewTimer(d)
+			return t.C, func() { t.Stop() }
 		},
+		Random:   rand.Float64,
+		Poll:     poll,
+		Watchdog: watchdog,
+		Notify: func(state string) {
+			switch {
+			case state == "STOPPING=1" && len(next) > 0:
+				return // it goes on
+			case state == "READY=1" && again:
+				poll <- syscall.SIGHUP
+			}
+			if _, err := daemon.SdNotify(false, state); err != nil {
+				env.Log.WithError(err).Debug("the service manager was not told")
+			}
+		},
+	}).Run(ctx)
+	select {
+	case changed := <-next:
+		return changed, err
+	default:
+		return nil, err
+	}
+}
+
+// reload reads the configuration at each signal, until ctx ends or there is another
+// one, which it returns. A poll comes in any case. A wrong one changes nothing.
+func (p *program) reload(ctx context.Context, cfg *config.Config, log *logrus.Logger, hup <-chan os.Signal, poll chan<- os.Signal) *config.Config {
+	for {
+		var asked os.Signal
+		select {
+		case <-ctx.Done():
+			return nil
+		case asked = <-hup:
+		}
+		changed, err := config.Load(p.config)
+		switch {
+		case err != nil:
+			log.WithError(err).Error("the agent goes on with the configuration that it has")
+		case !reflect.DeepEqual(changed, cfg):
+			log.Info("the configuration was changed")
+			return changed
+		}
+		select {
+		case poll <- asked:
+		default: // one is on its way
+		}
 	}
 }
 

@@ -31,17 +31,9 @@ func (d *unit) startAgentAs(cmd *exec.Cmd) {
 			d.t.Errorf("the agent: %s", o)
 		}
 	})
-	deadline := time.NewTimer(30 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !strings.Contains(d.run("status", "--json").stdout, `"agent"`) {
-		select {
-		case <-deadline.C:
-			d.t.Fatal("the agent does not answer")
-		case <-tick.C:
-		}
-	}
+	eventually(d.t, "the agent answers", func() bool {
+		return strings.Contains(d.run("status", "--json").stdout, `"agent"`)
+	})
 }
 
 // What a command prints, as a document and as text, and what it ends with does
@@ -137,6 +129,59 @@ func TestInstallWhatTheAgentCannotSee(t *testing.T) {
 	}
 	if o := d.run("install", "hidden/missing"); o.exit != 2 || !strings.Contains(o.stderr, "no such file") {
 		t.Errorf("a file that is not there: %s", o)
+	}
+}
+
+// SIGHUP has the agent go on with the configuration as it is now; a wrong one
+// changes nothing.
+func TestConfigurationAgain(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t, "socket = \"socket\"\n")
+	text, err := os.ReadFile(d.dir + "/tandem.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := d.dir + "/agent.toml" // that of the commands stays
+	if err := os.WriteFile(own, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := d.command(context.Background(), "agent", "--config", own)
+	d.startAgentAs(cmd)
+	for _, step := range []struct{ from, to, there, gone string }{
+		{`"socket"`, `"elsewhere"`, "elsewhere", "socket"},
+		{"[agent]", "[nonsense]", "elsewhere", "socket"},
+		{"", "", "socket", "elsewhere"},
+	} {
+		if err := os.WriteFile(own, []byte(strings.Replace(string(text), step.from, step.to, 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the agent answers at "+step.there, func() bool {
+			_, err := os.Lstat(d.dir + "/" + step.there)
+			_, old := os.Lstat(d.dir + "/" + step.gone)
+			return err == nil && old != nil
+		})
+	}
+	if o := d.run("status", "--json"); !strings.Contains(o.stdout, `"agent"`) {
+		t.Errorf("the agent does not answer: %s", o)
+	}
+}
+
+// eventually waits until something holds.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("%s: it does not happen", what)
+		case <-tick.C:
+		}
 	}
 }
 

@@ -45,6 +45,9 @@ func TestServiceManager(t *testing.T) {
 	}
 	d.check(cmd.Process.Signal(syscall.SIGTERM))
 	hear("STOPPING=1")
+	if i, ready := slices.Index(heard, "EXTEND_TIMEOUT_USEC=200000"), slices.Index(heard, "READY=1"); i < 0 || i > ready {
+		t.Errorf("it did not ask for time to come up: %q", heard)
+	}
 	if !slices.ContainsFunc(heard, func(s string) bool { return strings.HasPrefix(s, "STATUS=idle") }) {
 		t.Errorf("the agent never said that it is idle: %q", heard)
 	}
