@@ -15,12 +15,15 @@ import (
 // SetAttr implements FS.
 func (o *OS) SetAttr(name string, a Attr, was Info) error {
 	return o.at("set attributes", name, func(dir *parent, base string) error {
-		if was.Type == TypeSymlink {
-			return o.setLinkAttr(dir, base, name, a, was)
+		switch was.Type {
+		case TypeSymlink:
+			return o.setLinkAttr(dir, base, a, was)
+		case TypeOther:
+			return syscall.EINVAL
 		}
-		fd, err := o.openEntry(dir, base, name)
+		fd, err := o.openEntry(dir, base)
 		if errors.Is(err, syscall.EACCES) {
-			fd, err = o.openClosed(dir, base, name, was)
+			fd, err = o.openClosed(dir, base, was)
 		}
 		if err != nil {
 			return replaced(err)
@@ -36,7 +39,7 @@ func (o *OS) SetAttr(name string, a Attr, was Info) error {
 
 // same describes an open entry, which has to be the one that was looked at.
 func (o *OS) same(fd int, was Info) (Info, error) {
-	now, _, err := o.root.statFD(fd, o.root.statx)
+	now, _, err := o.root.statFD(fd)
 	if err == nil && !was.Same(now) {
 		err = ErrReplaced
 	}
@@ -54,8 +57,8 @@ func replaced(err error) error {
 
 // openClosed opens an entry that may not be read as it is, by letting its owner
 // read it first.
-func (o *OS) openClosed(dir *parent, base, name string, was Info) (int, error) {
-	fd, err := o.root.openIn(dir.fd, base, name, unix.O_PATH)
+func (o *OS) openClosed(dir *parent, base string, was Info) (int, error) {
+	fd, err := o.root.openIn(dir.fd, dir.name, base, unix.O_PATH)
 	if err != nil {
 		return -1, err
 	}
@@ -64,7 +67,7 @@ func (o *OS) openClosed(dir *parent, base, name string, was Info) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	link := "/proc/self/fd/" + itoa(fd)
+	link := "/proc/self/fd/" + strconv.Itoa(fd)
 	if err := unix.Chmod(link, now.Mode|0o400); err != nil {
 		return -1, err
 	}
@@ -72,7 +75,7 @@ func (o *OS) openClosed(dir *parent, base, name string, was Info) (int, error) {
 }
 
 // setLinkAttr gives a symbolic link its owner and time.
-func (o *OS) setLinkAttr(dir *parent, base, name string, a Attr, was Info) error {
+func (o *OS) setLinkAttr(dir *parent, base string, a Attr, was Info) error {
 	var fd int
 	err := retry(func() (err error) {
 		fd, err = unix.Openat(dir.fd, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -152,7 +155,7 @@ func setAttr(fd int, now Info, a Attr) error {
 // Xattrs implements FS.
 func (o *OS) Xattrs(name string) (attrs map[string][]byte, err error) {
 	err = o.at("read attributes", name, func(dir *parent, base string) error {
-		fd, err := o.openEntry(dir, base, name)
+		fd, err := o.openEntry(dir, base)
 		if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENXIO) || errors.Is(err, errNotRegular) {
 			return nil // a symbolic link or a device has none that we could carry
 		}
@@ -238,5 +241,3 @@ func setXattrs(fd int, want map[string][]byte) error {
 	}
 	return nil
 }
-
-func itoa(n int) string { return strconv.Itoa(n) }

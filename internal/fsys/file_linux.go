@@ -95,7 +95,7 @@ func (f *osFile) Write(p []byte) (int, error) {
 
 // Stat implements File.
 func (f *osFile) Stat() (Info, error) {
-	info, _, err := f.of.root.statFD(f.fd, f.of.root.statx)
+	info, _, err := f.of.root.statFD(f.fd)
 	return info, f.wrap("stat", err)
 }
 
@@ -107,7 +107,7 @@ func (f *osFile) Xattrs() (map[string][]byte, error) {
 
 // SetAttr implements File.
 func (f *osFile) SetAttr(a Attr) error {
-	now, _, err := f.of.root.statFD(f.fd, f.of.root.statx)
+	now, _, err := f.of.root.statFD(f.fd)
 	if err == nil {
 		err = setAttr(f.fd, now, a)
 	}

@@ -174,11 +174,11 @@ var errNotRegular = errors.New("not a regular file")
 // openEntry opens a file or a directory for reading, without waiting for a FIFO.
 // Where the process may ask for that, reading does not change the access time,
 // so that looking at a file does not write to flash.
-func (o *OS) openEntry(dir *parent, base, name string) (int, error) {
+func (o *OS) openEntry(dir *parent, base string) (int, error) {
 	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
-	fd, err := o.root.openIn(dir.fd, base, name, flags|unix.O_NOATIME)
+	fd, err := o.root.openIn(dir.fd, dir.name, base, flags|unix.O_NOATIME)
 	if errors.Is(err, syscall.EPERM) {
-		fd, err = o.root.openIn(dir.fd, base, name, flags)
+		fd, err = o.root.openIn(dir.fd, dir.name, base, flags)
 	}
 	return fd, err
 }
@@ -187,11 +187,11 @@ func (o *OS) openEntry(dir *parent, base, name string) (int, error) {
 func (o *OS) Open(name string) (File, error) {
 	f := &osFile{of: o, path: o.Path(name)}
 	err := o.at("open", name, func(dir *parent, base string) (err error) {
-		f.fd, err = o.openEntry(dir, base, name)
+		f.fd, err = o.openEntry(dir, base)
 		if err != nil {
 			return elsewhere(err)
 		}
-		info, _, err := o.root.statFD(f.fd, o.root.statx)
+		info, _, err := o.root.statFD(f.fd)
 		if err == nil && info.Type != TypeFile {
 			err = errNotRegular
 		}
@@ -242,12 +242,12 @@ func (o *OS) Mkdir(name string, mode uint32) error {
 		if mode&(o.umask()|0o6000) == 0 {
 			return nil
 		}
-		fd, err := o.openEntry(dir, base, name)
+		fd, err := o.openEntry(dir, base)
 		if err != nil {
 			return replaced(err)
 		}
 		defer unix.Close(fd)
-		info, _, err := o.root.statFD(fd, o.root.statx)
+		info, _, err := o.root.statFD(fd)
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -24,8 +25,9 @@ type root struct {
 
 	// Where statx does not tell mounts (before 5.8): the list of them, nil if
 	// that cannot be had, and where the root lies in it.
-	table *mounts.Table
-	real  string
+	mountsListed bool
+	table        *mounts.Table
+	real         string
 }
 
 func openRoot(dir string) (*root, error) {
@@ -44,32 +46,40 @@ func openRoot(dir string) (*root, error) {
 // probe finds out what the kernel has. A sandbox may refuse a call with any
 // error, so that each one means that it is not to be had.
 func (r *root) probe() error {
-	info, attributes, err := r.statFD(r.fd(), true)
-	r.statx = err == nil
+	r.statx = true
+	info, known, err := r.statFD(r.fd())
 	if err != nil {
-		info, _, err = r.statFD(r.fd(), false)
+		r.statx = false
+		info, known, err = r.statFD(r.fd())
 	}
 	if err != nil {
 		return &os.PathError{Op: "stat", Path: r.file.Name(), Err: err}
 	}
 	r.dev = info.Dev
+	if known&tellsMounts == 0 {
+		r.listMounts()
+	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(r.fd(), &st); err != nil {
 		return &os.PathError{Op: "statfs", Path: r.file.Name(), Err: err}
 	}
 	r.overlay = int64(st.Type) == unix.OVERLAYFS_SUPER_MAGIC
-	if !attributes.tellMounts {
-		r.real, err = os.Readlink("/proc/self/fd/" + itoa(r.fd()))
-		if err == nil {
-			r.table, _ = mounts.OpenTable() // without it the device of an entry has to tell
-		}
-	}
 	fd, err := unix.Openat2(r.fd(), ".", &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: inside})
 	if err == nil {
 		r.openat2 = true
 		unix.Close(fd)
 	}
 	return nil
+}
+
+// listMounts goes by the list of mounts from now on. Without it the device of an
+// entry alone has to tell.
+func (r *root) listMounts() {
+	r.mountsListed = true
+	var err error
+	if r.real, err = os.Readlink("/proc/self/fd/" + strconv.Itoa(r.fd())); err == nil {
+		r.table, _ = mounts.OpenTable()
+	}
 }
 
 func (r *root) fd() int { return int(r.file.Fd()) }
@@ -86,30 +96,29 @@ const inside = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO
 // open opens the existing entry name. A link gives ELOOP, a mount EXDEV.
 func (r *root) open(name string, flags int) (int, error) {
 	if r.openat2 && len(name) < unix.PathMax {
-		return r.openIn(r.fd(), name, name, flags)
+		return r.openIn(r.fd(), ".", name, flags)
 	}
-	at, sofar := r.fd(), ""
+	at, in := r.fd(), "."
 	for {
 		elem, rest, deeper := strings.Cut(name, "/")
 		f := flags
 		if deeper {
 			f = unix.O_PATH | unix.O_DIRECTORY
 		}
-		sofar = path.Join(sofar, elem)
-		fd, err := r.openIn(at, elem, sofar, f)
+		fd, err := r.openIn(at, in, elem, f)
 		if at != r.fd() {
 			unix.Close(at)
 		}
 		if err != nil || !deeper {
 			return fd, err
 		}
-		at, name = fd, rest
+		at, in, name = fd, path.Join(in, elem), rest
 	}
 }
 
-// openIn opens an entry of the open directory dir, whose name is full. base has
-// more than one element only with openat2.
-func (r *root) openIn(dir int, base, full string, flags int) (fd int, err error) {
+// openIn opens the entry base of the open directory dir, whose own name is in.
+// base has more than one element only with openat2.
+func (r *root) openIn(dir int, in, base string, flags int) (fd int, err error) {
 	flags |= unix.O_CLOEXEC
 	if r.openat2 {
 		how := unix.OpenHow{Flags: uint64(flags), Resolve: inside}
@@ -126,10 +135,10 @@ func (r *root) openIn(dir int, base, full string, flags int) (fd int, err error)
 		}
 		return -1, err
 	}
-	info, attributes, err := r.statFD(fd, r.statx)
+	info, told, err := r.statFD(fd)
 	if err == nil {
 		var mount bool
-		if mount, err = r.isMount(&info, attributes, full); mount {
+		if mount, err = r.isMount(&info, told, in, base); mount {
 			err = syscall.EXDEV
 		}
 	}

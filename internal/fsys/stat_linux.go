@@ -6,69 +6,68 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attributes is what statx alone tells of an entry.
-type attributes struct {
-	tellMounts, mountRoot bool
-}
+// told is what statx alone tells of an entry.
+type told uint8
+
+const (
+	tellsMounts told = 1 << iota // it knows mounts
+	isMountRoot
+)
 
 // lstat describes the entry base of the open directory dir, whose own name is in.
 func (r *root) lstat(dir int, base, in string) (Info, error) {
-	info, attributes, err := r.stat(dir, base, unix.AT_SYMLINK_NOFOLLOW, r.statx)
+	info, told, err := r.stat(dir, base, unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil {
 		return Info{}, err
 	}
 	info.Name = base
-	info.Mount, err = r.isMount(&info, attributes, path.Join(in, base))
+	info.Mount, err = r.isMount(&info, told, in, base)
 	return info, err
 }
 
 // statFD describes an open file or directory, its name left out.
-func (r *root) statFD(fd int, statx bool) (Info, attributes, error) {
-	return r.stat(fd, "", unix.AT_EMPTY_PATH, statx)
-}
+func (r *root) statFD(fd int) (Info, told, error) { return r.stat(fd, "", unix.AT_EMPTY_PATH) }
 
-func (r *root) stat(dir int, base string, flags int, statx bool) (i Info, a attributes, err error) {
-	if statx {
-		var st unix.Statx_t
-		err = retry(func() error {
-			return unix.Statx(dir, base, flags|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS, &st)
+func (r *root) stat(dir int, base string, flags int) (Info, told, error) {
+	if !r.statx {
+		var st unix.Stat_t
+		err := retry(func() error {
+			if base == "" {
+				return unix.Fstat(dir, &st)
+			}
+			return unix.Fstatat(dir, base, &st, flags|unix.AT_NO_AUTOMOUNT)
 		})
-		if err != nil {
-			return i, a, err
-		}
-		known := st.Attributes & st.Attributes_mask
-		a = attributes{
-			tellMounts: st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0,
-			mountRoot:  known&unix.STATX_ATTR_MOUNT_ROOT != 0,
-		}
-		return infoOfStatx(&st), a, nil
+		return infoOf(&st), 0, err
 	}
-	var st unix.Stat_t
-	err = retry(func() error {
-		if base == "" {
-			return unix.Fstat(dir, &st)
-		}
-		return unix.Fstatat(dir, base, &st, flags|unix.AT_NO_AUTOMOUNT)
+	var st unix.Statx_t
+	err := retry(func() error {
+		return unix.Statx(dir, base, flags|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS, &st)
 	})
-	if err != nil {
-		return i, a, err
+	var t told
+	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		t = tellsMounts
+		if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+			t |= isMountRoot
+		}
 	}
-	return infoOf(&st), a, nil
+	return infoOfStatx(&st), t, err
 }
 
-// isMount reports whether the entry name is the root of another mount, or lies
-// on another file system. On overlayfs a file may show the device of the layer
-// that it comes from.
-func (r *root) isMount(i *Info, a attributes, name string) (bool, error) {
+// isMount reports whether the entry base of the directory in is the root of
+// another mount, or lies on another file system. On overlayfs a file may show the
+// device of the layer that it comes from.
+func (r *root) isMount(i *Info, t told, in, base string) (bool, error) {
 	switch {
-	case name == ".":
+	case base == ".":
 		return false, nil
-	case i.Dev != r.dev && (i.Type == TypeDir || !r.overlay), a.mountRoot:
+	case i.Dev != r.dev && (i.Type == TypeDir || !r.overlay):
 		return true, nil
-	case a.tellMounts || r.table == nil:
+	case !r.mountsListed:
+		return t&isMountRoot != 0, nil
+	case r.table == nil:
 		return false, nil
 	}
-	return r.table.Has(path.Join(r.real, name))
+	return r.table.Has(path.Join(r.real, in, base))
 }
 
 func infoOf(st *unix.Stat_t) Info {

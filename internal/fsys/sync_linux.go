@@ -2,6 +2,7 @@ package fsys
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -69,11 +70,21 @@ func (o *OS) Barrier() (Barrier, error) {
 
 // Sync implements Barrier.
 func (b *barrier) Sync() error {
+	if b.fd < 0 {
+		return b.of.wrap("sync", ".", fs.ErrClosed)
+	}
 	return b.of.wrap("sync", ".", retry(func() error { return unix.Syncfs(b.fd) }))
 }
 
 // Close implements Barrier.
-func (b *barrier) Close() error { return b.of.wrap("close", ".", unix.Close(b.fd)) }
+func (b *barrier) Close() error {
+	if b.fd < 0 {
+		return b.of.wrap("close", ".", fs.ErrClosed)
+	}
+	fd := b.fd
+	b.fd = -1
+	return b.of.wrap("close", ".", unix.Close(fd))
+}
 
 // Space implements FS.
 func (o *OS) Space() (Space, error) {

@@ -20,13 +20,14 @@ type Table struct {
 	points map[string]bool // nil until it is read
 }
 
-// OpenTable opens the list. The caller closes it.
+// OpenTable opens the list. The caller closes it. An os.Open would not do: Go
+// asks the kernel for changes of what it opens, which then tells us no more.
 func OpenTable() (*Table, error) {
-	f, err := os.Open(table)
+	fd, err := unix.Open(table, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: table, Err: err}
 	}
-	return &Table{file: f}, nil
+	return &Table{file: os.NewFile(uintptr(fd), table)}, nil
 }
 
 // Close lets go of the list.

@@ -17,12 +17,22 @@ import (
 	"tandem/internal/fsys"
 )
 
+// Tools do to a file system what it cannot do to itself. What needs one that is
+// nil is not tested.
+type Tools struct {
+	// Mount mounts something else at a file, or at a directory with one entry x.
+	Mount func(t *testing.T, f fsys.FS, name string)
+	// Fix makes an entry immutable, or no more.
+	Fix func(t *testing.T, f fsys.FS, name string, fixed bool)
+}
+
 // Run tests the file system that newFS makes: an empty directory, writable.
-func Run(t *testing.T, newFS func(t *testing.T) fsys.FS) {
-	tests := []struct {
+func Run(t *testing.T, newFS func(t *testing.T) fsys.FS, tools Tools) {
+	type test struct {
 		name string
 		run  func(t *testing.T, f fsys.FS)
-	}{
+	}
+	tests := []test{
 		{"files", testFiles},
 		{"directories", testDirectories},
 		{"symbolic links", testSymlinks},
@@ -36,10 +46,24 @@ func Run(t *testing.T, newFS func(t *testing.T) fsys.FS) {
 		{"times", testTimes},
 		{"sync and space", testSync},
 		{"helpers", testHelpers},
+		{"links on the way", testElsewhere},
+		{"swapped for a link", testSwapped},
+		{"another file", testReplaced},
+		{"attributes of an open file", testFileSetAttr},
+		{"change times", testCtime},
+		{"holes", testHoles},
+		{"barrier", testBarrier},
+	}
+	if tools.Mount != nil {
+		tests = append(tests, test{"mounts", func(t *testing.T, f fsys.FS) { testMounts(t, f, tools) }})
+	}
+	if tools.Fix != nil {
+		tests = append(tests, test{"immutable", func(t *testing.T, f fsys.FS) { testFixed(t, f, tools) }})
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { tt.run(t, newFS(t)) })
 	}
+	t.Run("umask", func(t *testing.T) { testUmask(t, newFS) })
 	t.Run("errors", func(t *testing.T) { testErrors(t, newFS) })
 }
 
@@ -503,7 +527,7 @@ func testSync(t *testing.T, f fsys.FS) {
 	ok(t, r.Close())
 	s, err := f.Space()
 	ok(t, err)
-	if s.Free <= 0 || s.BlockSize <= 0 || s.Inodes < -1 {
+	if s.Free <= 0 || s.Total < s.Free || s.BlockSize <= 0 || s.Inodes < -1 {
 		t.Errorf("%+v", s)
 	}
 }

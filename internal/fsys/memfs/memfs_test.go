@@ -30,8 +30,8 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			fsystest.Run(t, func(t *testing.T) fsys.FS {
-				return memfs.NewMachine().NewDisk("system", o).FS()
-			})
+				return on(memfs.NewMachine().NewDisk("system", o), ".")
+			}, tools)
 		})
 	}
 	t.Run("below a directory", func(t *testing.T) {
@@ -40,8 +40,8 @@ func TestConformance(t *testing.T) {
 			if err := d.FS().Mkdir("home", 0o755); err != nil {
 				t.Fatal(err)
 			}
-			return d.Sub("home")
-		})
+			return on(d, "home")
+		}, tools)
 	})
 	t.Run("after restarts", func(t *testing.T) {
 		fsystest.Run(t, func(t *testing.T) fsys.FS {
@@ -49,9 +49,29 @@ func TestConformance(t *testing.T) {
 			m.NewDisk("system", memfs.Options{})
 			m = m.Clone()
 			m.Restart(memfs.Nothing())
-			return m.Clone().Disk("system").FS()
-		})
+			return on(m.Clone().Disk("system"), ".")
+		}, tools)
 	})
+}
+
+// onDisk is a tree of a disk, which can be got at.
+type onDisk struct {
+	fsys.FS
+	disk *memfs.Disk
+	dir  string
+}
+
+func on(d *memfs.Disk, dir string) *onDisk { return &onDisk{d.Sub(dir), d, dir} }
+
+var tools = fsystest.Tools{
+	Mount: func(t *testing.T, f fsys.FS, name string) {
+		o := f.(*onDisk)
+		must(t, o.disk.SetMount(path.Join(o.dir, name), true))
+	},
+	Fix: func(t *testing.T, f fsys.FS, name string, fixed bool) {
+		o := f.(*onDisk)
+		must(t, o.disk.SetFixed(path.Join(o.dir, name), fixed))
+	},
 }
 
 func must(t testing.TB, err error) {

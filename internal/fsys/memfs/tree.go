@@ -486,7 +486,9 @@ func (t *tree) SetAttr(name string, a fsys.Attr, was fsys.Info) error {
 			return err
 		case n.mount && name != ".":
 			return fsys.ErrElsewhere
-		case n.typ == fsys.TypeOther || !was.Same(t.info("", p.ino)):
+		case was.Type == fsys.TypeOther:
+			return syscall.EINVAL
+		case !was.Same(t.info("", p.ino)):
 			return fsys.ErrReplaced
 		}
 		return t.setAttr(name, p.ino, a)
