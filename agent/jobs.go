@@ -375,7 +375,8 @@ func (a *Agent) repairJob(ctx context.Context) func() {
 // configWatch is what the agent does about edits of the configuration.
 type configWatch struct {
 	watch    *watch
-	scan     bool // the kernel cannot tell what changes
+	scan     bool      // the kernel cannot tell what changes
+	retry    time.Time // while it scans: when it is asked again whether it can
 	changed  chan struct{}
 	edits    edits
 	captures *rate.Limiter
@@ -426,6 +427,9 @@ func (a *Agent) watchConfig(res *backup.Result) {
 	if w.watch != nil && len(res.Changed)+len(res.Finished) == 0 && !w.watch.blind.Load() && w.watch.version == res.Version.String() {
 		return
 	}
+	if w.scan && a.clock().Before(w.retry) {
+		return
+	}
 	w.stop()
 	var err error
 	dir := filepath.Join(a.cfg.System.Path, "apps")
@@ -433,10 +437,13 @@ func (a *Agent) watchConfig(res *backup.Result) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // no application yet: its installation comes through here
 		w.scan = false
-	case err != nil && !w.scan:
-		a.log.WithError(err).Warn("the configuration cannot be watched: it is scanned from time to time")
-		w.scan = true
-	case err == nil:
+	case err != nil:
+		if !w.scan {
+			a.log.WithError(err).Warn("the configuration cannot be watched: it is scanned from time to time")
+			w.next = a.clock() // what changed since the look, nobody has told
+		}
+		w.scan, w.retry = true, a.clock().Add(watchRetry)
+	default:
 		w.scan = false
 		w.watch.version = res.Version.String()
 		w.edits.seen(a.clock()) // what changed between the look and the watch, nobody has told

@@ -143,6 +143,7 @@ const (
 	captureBurst = 10               // edits may come faster than that for a while
 	scanShare    = 50               // a scan may take one part in so many of the time
 	scanEvery    = 4 * time.Second  // where the kernel does not tell what changes
+	watchRetry   = 10 * time.Minute // until it is asked again whether it can
 )
 
 // edits is what is known of changes that are not captured yet.

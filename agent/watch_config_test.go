@@ -4,10 +4,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus/hooks/test"
 
 	"tandem/agent/device"
 	"tandem/backup"
@@ -37,6 +39,46 @@ func TestWatchLooksOnceMore(t *testing.T) {
 	a.watchConfig(look)
 	if due := a.config.due(now); !due.IsZero() {
 		t.Errorf("a watch that goes on has it looked again at %s", due)
+	}
+}
+
+// Where the kernel cannot tell what changes, the agent looks by itself, from the
+// start and again and again; it does not ask the kernel each time.
+func TestScanStartsByItself(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for i := range maxWatched + 1 {
+		if err := os.MkdirAll(filepath.Join(dir, "apps", strconv.Itoa(i)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log, hook := test.NewNullLogger()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	cfg := &config.Config{System: config.Side{Path: dir}}
+	a := New(Options{Config: cfg, Environment: device.Environment{Log: log, Now: func() time.Time { return now }}})
+	defer a.config.stop()
+	look := &backup.Result{System: &backup.Snapshot{}}
+	for range 5 {
+		a.watchConfig(look)
+		due := a.config.due(now)
+		if due.IsZero() || due.Sub(now) > promised {
+			t.Fatalf("the next look is at %s", due)
+		}
+		now = due
+		a.config.begin(now)
+	}
+	if n := len(hook.AllEntries()); n != 1 {
+		t.Errorf("it was told %d times", n)
+	}
+	for i := range 3 { // it watches apps, and the directory above, too
+		if err := os.Remove(filepath.Join(dir, "apps", strconv.Itoa(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now = now.Add(watchRetry)
+	a.watchConfig(look)
+	if a.config.scan {
+		t.Error("it scans though the kernel can tell")
 	}
 }
 
