@@ -150,19 +150,32 @@ func (a *Agent) send(ctx context.Context, d *device.Device, events []device.Even
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
 	client := ota.NewClient(ota.ClientOptions{
 		UserAgent: "tandem/" + a.o.Environment.Version, Proxy: http.ProxyFromEnvironment, CAs: access.CAs,
 		Origin: c.URL, Credentials: ota.Credentials{Token: string(access.Token)},
 	})
 	defer client.CloseIdleConnections()
-	resp, err := client.Do(req)
+	return post(ctx, client, c.URL, body)
+}
+
+// post delivers a report. After success a server has accepted it, with its body:
+// a redirection that makes a GET of the POST is none.
+func post(ctx context.Context, client *http.Client, address string, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	keeping := *client
+	keeping.CheckRedirect = func(next *http.Request, via []*http.Request) error {
+		if next.Method != http.MethodPost {
+			return http.ErrUseLastResponse
+		}
+		return client.CheckRedirect(next, via)
+	}
+	resp, err := keeping.Do(req)
 	if err != nil {
 		var u *url.Error // it would name the URL, and a password in it
 		if errors.As(err, &u) {
@@ -177,7 +190,8 @@ func (a *Agent) send(ctx context.Context, d *device.Device, events []device.Even
 		return nil
 	case s == http.StatusBadRequest, s == http.StatusRequestEntityTooLarge, s == http.StatusUnprocessableEntity:
 		return &refusedError{s}
-	default:
-		return fmt.Errorf("report.url: %w", ota.StatusError(req.URL.Redacted(), resp))
+	case s/100 == 3:
+		return fmt.Errorf("report.url: the server answered %d and names another place, %q: expected the report to be taken; name that place", s, resp.Header.Get("Location"))
 	}
+	return fmt.Errorf("report.url: %w", ota.StatusError(req.URL.Redacted(), resp))
 }

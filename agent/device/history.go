@@ -52,8 +52,36 @@ type Event struct {
 	Error    string             `json:"error,omitempty"`
 }
 
-// maxRepaired bounds what one event tells of damage.
-const maxRepaired = 20
+// What one event tells is bounded, so that each can be read back and reported.
+const (
+	maxRepaired = 20      // damaged files
+	maxEvent    = 8 << 10 // bytes, as JSON
+	maxText     = 1 << 10 // bytes of an error or a reason
+)
+
+// cut brings an event to its size: long texts lose their middle, and damaged
+// files that there is no room for are left out.
+func (e *Event) cut() {
+	e.Repaired = e.Repaired[:min(len(e.Repaired), maxRepaired)]
+	e.Error, e.Reason = shorten(e.Error), shorten(e.Reason)
+	for len(e.Repaired) > 0 {
+		data, err := json.Marshal(e)
+		if err != nil || len(data) <= maxEvent {
+			return
+		}
+		e.Repaired = e.Repaired[:len(e.Repaired)-1]
+	}
+}
+
+// shorten cuts the middle out of a text that is too long: an error says at its
+// beginning what was done, and at its end what is wrong.
+func shorten(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	const half = (maxText - len(" … ")) / 2
+	return strings.ToValidUTF8(text[:half], "") + " … " + strings.ToValidUTF8(text[len(text)-half:], "")
+}
 
 // reconciled describes a reconciliation.
 func reconciled(command string, res *backup.Result, err error) Event {
@@ -71,7 +99,6 @@ func reconciled(command string, res *backup.Result, err error) Event {
 			e.Repaired = append(e.Repaired, s.Problems...)
 		}
 	}
-	e.Repaired = e.Repaired[:min(len(e.Repaired), maxRepaired)]
 	return e
 }
 
@@ -104,35 +131,48 @@ func (d *Device) History() ([]Event, error) {
 // readHistory reads all segments. What is missing, damaged or too long costs
 // what it held.
 func readHistory(disk fsys.FS) ([]Event, error) {
-	var events []Event
+	events, _, err := readWhole(disk)
+	return events, err
+}
+
+// readWhole is readHistory, and reports whether the last event that was ever
+// remembered is known: nothing that was added behind it is damaged.
+func readWhole(disk fsys.FS) (events []Event, known bool, err error) {
+	known = true
 	for n := oldSegments; n >= 0; n-- {
-		data, err := readSegment(disk, n)
+		data, whole, err := readSegment(disk, n)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
+		known = known && whole
 		for line := range bytes.Lines(data) {
 			var e Event
-			if json.Unmarshal(line, &e) == nil {
+			if known = json.Unmarshal(line, &e) == nil; known {
 				events = append(events, e)
 			}
 		}
 	}
-	return events, nil
+	return events, known, nil
 }
 
-func readSegment(disk fsys.FS, n int) ([]byte, error) {
-	data, err := fsys.ReadFile(disk, segment(n), maxSegment)
+// readSegment reads a segment, and reports whether it could.
+func readSegment(disk fsys.FS, n int) (data []byte, whole bool, err error) {
+	data, err = fsys.ReadFile(disk, segment(n), maxSegment)
 	var long *fsys.TooLongError
-	if fsys.IsNotExist(err) || errors.As(err, &long) {
-		return nil, nil
+	switch {
+	case fsys.IsNotExist(err):
+		return nil, true, nil
+	case errors.As(err, &long):
+		return nil, false, nil
 	}
-	return data, err
+	return data, true, err
 }
 
 // Remember adds an event. What cannot be remembered is logged, but no reason
 // to fail: losing the state loses no application.
 func (d *Device) Remember(e Event) {
 	e.Time = d.env.Now().UTC().Truncate(time.Second)
+	e.cut()
 	disk, err := d.State()
 	if err == nil {
 		err = appendEvent(disk, &e, d.env.Random)
@@ -150,7 +190,7 @@ func (d *Device) Remember(e Event) {
 // failure that comes again, with nothing in between, is not added: what waits for
 // years must not wear out the flash, nor take the place of what happened before.
 func appendEvent(disk fsys.FS, e *Event, random io.Reader) error {
-	events, err := readHistory(disk)
+	events, known, err := readWhole(disk)
 	if err != nil {
 		return err
 	}
@@ -158,18 +198,18 @@ func appendEvent(disk fsys.FS, e *Event, random io.Reader) error {
 		e.ID, e.Time = events[n-1].ID, events[n-1].Time
 		return nil
 	}
-	if e.ID, err = nextID(events, random); err != nil {
+	if e.ID, err = nextID(events, known, random); err != nil {
 		return err
 	}
 	line, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}
-	data, err := readSegment(disk, 0)
+	data, whole, err := readSegment(disk, 0)
 	if err != nil {
 		return err
 	}
-	if len(data) > 0 && len(data)+len(line) > segmentSize {
+	if !whole || len(data) > 0 && len(data)+len(line) > segmentSize {
 		if err := rotate(disk); err != nil {
 			return err
 		}
@@ -211,9 +251,13 @@ func rotate(disk fsys.FS) error {
 }
 
 // nextID gives the event after the last one its name. Where nothing is left to
-// go on from, the history has a new name, so that no id ever comes again.
-func nextID(events []Event, random io.Reader) (string, error) {
+// go on from, or what came last is not known, the history has a new name, so that no
+// id ever comes again.
+func nextID(events []Event, known bool, random io.Reader) (string, error) {
 	for _, e := range slices.Backward(events) {
+		if !known {
+			break
+		}
 		if name, n, ok := splitID(e.ID); ok {
 			return fmt.Sprintf("%s-%d", name, n+1), nil
 		}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/backup"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 	"tandem/internal/fsys/memfs/search"
@@ -105,5 +106,47 @@ func TestHistoryDamaged(t *testing.T) {
 	}
 	if got, err := numbers(m); err != nil || !slices.Equal(got, []uint64{1, 3}) {
 		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// However much there is to tell of, an event can be read back, and no id comes
+// twice: neither after such an event nor after one that is damaged.
+func TestHistoryLongEvents(t *testing.T) {
+	t.Parallel()
+	m := memfs.NewMachine()
+	disk := m.NewDisk("state", memfs.Options{}).FS()
+	names := byte(0)
+	seen := map[string]bool{}
+	add := func(e Event) {
+		t.Helper()
+		names++
+		e.cut()
+		if err := appendEvent(disk, &e, bytes.NewReader(bytes.Repeat([]byte{names}, 4))); err != nil {
+			t.Fatal(err)
+		}
+		if seen[e.ID] {
+			t.Errorf("the id %s is given twice", e.ID)
+		}
+		seen[e.ID] = true
+		events, err := readHistory(disk)
+		if err != nil || len(events) == 0 || events[len(events)-1].ID != e.ID {
+			t.Errorf("the event cannot be read back: %v", err)
+		}
+	}
+	long := Event{Command: "boot", Error: "boot: " + strings.Repeat("ä", 100_000) + ": no space", Reason: strings.Repeat("\x00", 50_000)}
+	for range 40 {
+		long.Repaired = append(long.Repaired, backup.Problem{Path: backup.Path(strings.Repeat("p", 4000)), Detail: strings.Repeat("<", 2000)})
+	}
+	add(long)
+	add(Event{Command: "backup"})
+	if events, err := readHistory(disk); err != nil || !strings.HasPrefix(events[0].Error, "boot: ") || !strings.HasSuffix(events[0].Error, ": no space") {
+		t.Errorf("what is left of the error: %v", err)
+	}
+	for _, damage := range []string{"garbage\n", strings.Repeat("x", maxSegment+1)} {
+		if err := fsys.WriteFile(disk, segment(0), []byte(damage), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		add(Event{Command: "boot", Reason: damage[:2]})
+		add(Event{Command: "backup"})
 	}
 }

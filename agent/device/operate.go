@@ -170,7 +170,14 @@ func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started
 // that the application may run.
 func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, running bool) (*backup.Result, error) {
 	err := fmt.Errorf("%w: %s", ErrUnhealthy, reason)
-	res, _, now, e := d.rollback(ctx, versioning.Version{}, running)
+	var to versioning.Version
+	if p.Previous.Compare(p.Version) > 0 { // an operator went back from it: it is revoked for that alone
+		to = p.Previous
+	}
+	res, _, now, e := d.rollback(ctx, to, running)
+	if errors.Is(e, backup.ErrNothingToReturnTo) && !to.IsZero() {
+		res, _, now, e = d.rollback(ctx, versioning.Version{}, running)
+	}
 	if errors.Is(e, backup.ErrNothingToReturnTo) {
 		// It is the only one there is: it stays, but is never offered again.
 		e = errors.Join(e, d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())

@@ -38,6 +38,8 @@ func untold(events []Event, runs versioning.Version, pending *backup.Pending, re
 		return &Event{Command: command, Action: "pending", From: pending.Previous, Version: pending.Version}
 	case pending != nil:
 		return nil
+	case same(waiting, runs) && runs.In(revoked): // it did not work, and there was nothing to return to
+		return nil
 	case same(waiting, runs):
 		return &Event{Command: "confirm", Action: "confirmed", Version: runs}
 	case !waiting.IsZero() && waiting.In(revoked):

@@ -44,6 +44,7 @@ func TestUntold(t *testing.T) {
 		{"pending, and backed up at the start", []Event{event("confirmed", "1.0.0"), event("back up", "1.1.0")}, "1.1.0", "1.1.0", "", "pending 1.0.0 1.1.0"},
 		{"confirmed", []Event{event("pending", "1.1.0")}, "1.1.0", "", "", "confirmed  1.1.0"},
 		{"confirmed, and backed up at the start", []Event{event("pending", "1.1.0"), event("back up", "1.1.0")}, "1.1.0", "", "", "confirmed  1.1.0"},
+		{"unhealthy, with nothing to return to", []Event{event("pending", "1.1.0"), {Command: "rollback", From: v("1.1.0"), Error: "nothing to return to"}}, "1.1.0", "", "1.1.0", ""},
 		{"taken back", []Event{event("pending", "1.1.0")}, "1.0.0", "", "1.1.0", "rolled back 1.1.0 1.0.0"},
 		{"taken back, and backed up at the start", []Event{event("pending", "1.1.0"), event("back up", "1.0.0")}, "1.0.0", "", "1.1.0", "rolled back 1.1.0 1.0.0"},
 		{"taken back by hand", []Event{event("confirmed", "1.1.0")}, "1.0.0", "", "1.1.0", "rolled back 1.1.0 1.0.0"},
