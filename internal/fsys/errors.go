@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"syscall"
 )
 
@@ -27,6 +29,25 @@ type TooLongError struct {
 func (e *TooLongError) Error() string {
 	return fmt.Sprintf("%s: longer than the %d bytes it may have", e.Path, e.Limit)
 }
+
+// EntryErrors is what a ReadDir returns beside the list when some entries could
+// not be described: the error of each, by the last element of its name.
+type EntryErrors map[string]error
+
+func (e EntryErrors) Error() string {
+	names := slices.Sorted(maps.Keys(e))
+	if len(names) == 0 {
+		return "no errors"
+	}
+	text := e[names[0]].Error()
+	if more := len(names) - 1; more > 0 {
+		text += fmt.Sprintf(" (and %d more entries)", more)
+	}
+	return text
+}
+
+// Unwrap returns all of them.
+func (e EntryErrors) Unwrap() []error { return slices.Collect(maps.Values(e)) }
 
 // IsNotExist reports whether err means that there is no such entry, be it that
 // the name or that one of the directories above it is missing. A link on the

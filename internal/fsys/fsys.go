@@ -117,7 +117,8 @@ type FS interface {
 
 	Lstat(name string) (Info, error)
 	// ReadDir lists a directory, sorted by name, each entry as Lstat gives it.
-	// An entry that vanishes meanwhile is left out.
+	// An entry that vanishes meanwhile is left out. So is one that cannot be
+	// described: then the list comes with EntryErrors.
 	ReadDir(name string) ([]Info, error)
 	Readlink(name string) (string, error)
 	// Xattrs gives the extended attributes that a copy keeps. A file system

@@ -128,14 +128,20 @@ func (o *OS) ReadDir(name string) ([]Info, error) {
 		return nil, o.wrap("read directory", name, err)
 	}
 	infos := make([]Info, 0, len(names))
+	failed := EntryErrors{}
 	for _, n := range names {
 		switch i, err := o.root.lstat(fd, n, name); {
 		case errors.Is(err, syscall.ENOENT):
-		case err != nil:
+		case IsTransient(err):
 			return nil, o.wrap("stat", path.Join(name, n), err)
+		case err != nil:
+			failed[n] = o.wrap("stat", path.Join(name, n), err)
 		default:
 			infos = append(infos, i)
 		}
+	}
+	if len(failed) > 0 {
+		return infos, failed
 	}
 	return infos, nil
 }

@@ -233,16 +233,17 @@ func (m *Machine) FailWriteAt(n, written int, err error) {
 }
 
 // FailLooks lets the operations that change nothing fail with what f says of
-// them: op is "lstat", "readdir", "readlink", "xattrs", "open", "statfs", and for
-// an open file "read", "stat" and "xattrs"; path is the full one. nil takes it
-// back. It stays in force over Restart.
+// them: op is "lstat", "readdir", "readlink", "xattrs", "open", "statfs", "entry"
+// for each entry that a ReadDir describes, and for an open file "read", "stat"
+// and "xattrs"; path is the full one. nil takes it back. It stays in force over
+// Restart.
 func (m *Machine) FailLooks(f func(op, path string) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.failLooks = f
 }
 
-var looks = []string{"lstat", "readdir", "readlink", "xattrs", "open", "statfs", "read", "stat"}
+var looks = []string{"lstat", "readdir", "readlink", "xattrs", "open", "statfs", "entry", "read", "stat"}
 
 // FailReads is FailLooks for Open, and for Read and ReadAt of a file, alone.
 func (m *Machine) FailReads(f func(path string) error) {

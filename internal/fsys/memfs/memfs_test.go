@@ -826,6 +826,141 @@ func TestInjectedErrors(t *testing.T) {
 	}
 }
 
+// Each look can be made to fail, and nothing else fails by that.
+func TestFailLooks(t *testing.T) {
+	m := device(t, memfs.Options{}, func(f fsys.FS) {
+		must(t, write(f, "a", "a", true))
+		must(t, write(f, "b", "b", true))
+		must(t, f.Symlink("a", "l"))
+	})
+	f := system(m)
+	file, err := f.Open("a")
+	must(t, err)
+	buf := make([]byte, 1)
+	for at, look := range map[string]func() error{
+		"lstat":    func() error { _, err := f.Lstat("a"); return err },
+		"readdir":  func() error { _, err := f.ReadDir("."); return err },
+		"entry":    func() error { _, err := f.ReadDir("."); return err },
+		"readlink": func() error { _, err := f.Readlink("l"); return err },
+		"xattrs":   func() error { _, err := file.Xattrs(); return err },
+		"open":     func() error { _, err := f.Open("a"); return err },
+		"statfs":   func() error { _, err := f.Space(); return err },
+		"read":     func() error { _, err := file.ReadAt(buf, 0); return err },
+		"stat":     func() error { _, err := file.Stat(); return err },
+	} {
+		for _, errno := range []syscall.Errno{syscall.ENOMEM, syscall.EMFILE, syscall.EINTR, syscall.EIO} {
+			m.FailLooks(func(op, _ string) error {
+				if op == at {
+					return errno
+				}
+				return nil
+			})
+			ops := m.Ops()
+			if err := look(); !errors.Is(err, errno) || fsys.IsTransient(err) != (errno != syscall.EIO) || fsys.IsUnreadable(err) == fsys.IsTransient(err) {
+				t.Errorf("%s: %v, want %v", at, err, errno)
+			}
+			if m.Ops() != ops {
+				t.Errorf("%s counts as a change", at)
+			}
+			m.FailLooks(nil)
+			must(t, look())
+		}
+	}
+
+	// What cannot be described keeps the rest from nobody.
+	m.FailLooks(func(op, path string) error {
+		if op == "entry" && path == "/system/a" {
+			return syscall.EUCLEAN
+		}
+		return nil
+	})
+	infos, err := f.ReadDir(".")
+	var failed fsys.EntryErrors
+	if !errors.As(err, &failed) || len(failed) != 1 || !errors.Is(failed["a"], syscall.EUCLEAN) || len(infos) != 2 || infos[0].Name != "b" {
+		t.Errorf("%+v, %v", infos, err)
+	}
+}
+
+// Another program comes between any two operations, but not between its own.
+func TestBefore(t *testing.T) {
+	m := device(t, memfs.Options{}, func(f fsys.FS) {
+		must(t, f.Mkdir("d", 0o755))
+		must(t, write(f, "d/a", "a", true))
+		must(t, write(f, "d/b", "b", true))
+	})
+	f := system(m)
+	var ops []string
+	m.Before(func(op, path string) {
+		ops = append(ops, op+" "+path)
+		if op == "entry" && path == "/system/d/a" {
+			must(t, f.Rename("d/b", "c"))
+		}
+	})
+	infos, err := f.ReadDir("d")
+	must(t, err)
+	if len(infos) != 1 || infos[0].Name != "a" {
+		t.Errorf("%+v", infos)
+	}
+	if got := read(t, f, "c"); got != "b" {
+		t.Errorf("%q", got)
+	}
+	want := "readdir /system/d,entry /system/d/a,entry /system/d/b,open /system/c,read /system/c,read /system/c,close /system/c"
+	if got := strings.Join(ops, ","); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	m.Before(nil)
+	must(t, write(f, "d/c", "c", true))
+	if len(ops) != strings.Count(want, ",")+1 {
+		t.Errorf("%d operations were told", len(ops))
+	}
+}
+
+// A write that the kernel could not carry out is told to who had opened a
+// barrier before, and to nobody who comes later; and it is lost.
+func TestLoseWrites(t *testing.T) {
+	for _, o := range []memfs.Options{{}, {NoSyncReports: true}} {
+		m := device(t, o, nil)
+		f := system(m)
+		before, err := f.Barrier()
+		must(t, err)
+		m.Disk("system").LoseWrites(syscall.EIO) // there was nothing to lose
+		must(t, before.Sync())
+
+		w, err := f.Create("a", 0o644)
+		must(t, err)
+		_, err = io.WriteString(w, "a")
+		must(t, err)
+		m.Disk("system").LoseWrites(syscall.EIO)
+		after, err := f.Barrier()
+		must(t, err)
+		for name, tt := range map[string]struct {
+			sync func() error
+			told bool
+		}{
+			"a barrier opened before": {before.Sync, !o.NoSyncReports},
+			"one opened after":        {after.Sync, false},
+			"Sync":                    {f.Sync, false},
+		} {
+			if err := tt.sync(); errors.Is(err, syscall.EIO) != tt.told {
+				t.Errorf("%s: %v, want it told: %t", name, err, tt.told)
+			}
+		}
+		must(t, before.Sync()) // once
+		if err := w.Sync(); !errors.Is(err, syscall.EIO) {
+			t.Errorf("the file: %v", err)
+		}
+		must(t, w.Sync())
+		must(t, f.SyncDir("."))
+		m.Restart(memfs.Nothing())
+		if got := read(t, f, "a"); got != "" {
+			t.Errorf("%q was not lost", got)
+		}
+		if err := before.Sync(); !errors.Is(err, memfs.ErrPowerCut) {
+			t.Errorf("a barrier of the boot before: %v", err)
+		}
+	}
+}
+
 func TestSpace(t *testing.T) {
 	const block = 4096
 	m := device(t, memfs.Options{Capacity: 5 * block, Inodes: 4}, nil)

@@ -199,18 +199,42 @@ func (t *tree) Lstat(name string) (info fsys.Info, err error) {
 	return info, err
 }
 
-func (t *tree) ReadDir(name string) (infos []fsys.Info, err error) {
-	err = t.do("readdir", name, func() error {
-		_, n, err := t.directory(name)
+// ReadDir describes one entry after the other, as Linux does: others may come
+// between.
+func (t *tree) ReadDir(name string) ([]fsys.Info, error) {
+	var dir uint64
+	var names []string
+	err := t.do("readdir", name, func() error {
+		p, n, err := t.directory(name)
 		if err != nil {
 			return err
 		}
-		for _, e := range slices.Sorted(maps.Keys(n.entries)) {
-			infos = append(infos, t.info(e, n.entries[e]))
-		}
+		dir, names = p.ino, slices.Sorted(maps.Keys(n.entries))
 		return nil
 	})
-	return infos, err
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]fsys.Info, 0, len(names))
+	failed := fsys.EntryErrors{}
+	for _, e := range names {
+		err := t.do("entry", path.Join(name, e), func() error {
+			if n := t.d.inodes[dir]; n != nil && n.entries[e] != 0 {
+				infos = append(infos, t.info(e, n.entries[e]))
+			}
+			return nil
+		})
+		switch {
+		case fsys.IsTransient(err), errors.Is(err, ErrPowerCut):
+			return nil, err
+		case err != nil:
+			failed[e] = err
+		}
+	}
+	if len(failed) > 0 {
+		return infos, failed
+	}
+	return infos, nil
 }
 
 func (t *tree) Readlink(name string) (target string, err error) {

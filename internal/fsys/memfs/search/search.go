@@ -61,6 +61,10 @@ type Options struct {
 	// changing operation, and one for each reading of a file; of all these every
 	// FaultStep-th is tried. 0 tries none.
 	FaultStep int
+	// LookStep lets looks fail, too, as they do when the kernel or the process is
+	// short of something: each operation that changes nothing, with three kinds of
+	// error; of all these every LookStep-th is tried. 0 tries none.
+	LookStep int
 	// Only runs nothing but the state of that name.
 	Only string
 }
@@ -161,8 +165,15 @@ func (s *searcher) run() error {
 		if err := s.faults(ops, &left); err != nil {
 			return err
 		}
-		if err := s.readFaults(&left); err != nil {
+		if err := s.lookFaults(unreadable, s.o.FaultStep, &left); err != nil {
 			return err
+		}
+	}
+	if s.o.LookStep > 0 {
+		for _, fault := range short {
+			if err := s.lookFaults(fault, s.o.LookStep, &left); err != nil {
+				return err
+			}
 		}
 	}
 	s.report.Distinct = len(left)
@@ -328,27 +339,50 @@ func (s *searcher) afterFault(name string, n int, m *memfs.Machine, left *[]stat
 	return nil
 }
 
-// readFaults lets each opening and reading of a file fail once, as flash does
-// whose bits can be read at the next try.
-func (s *searcher) readFaults(left *[]state) error {
-	reads := 0
-	m := s.Start.Clone()
-	m.FailReads(func(string) error { reads++; return nil })
-	_ = s.Work(m)
-	for n := 1; n <= reads; n++ {
-		name := fmt.Sprintf("unreadable %d", n)
-		if s.o.Only != "" && !strings.HasPrefix(s.o.Only, name) || s.o.Only == "" && (n+int(s.o.Seed))%s.o.FaultStep != 0 {
-			continue
-		}
-		m, k := s.Start.Clone(), 0
-		m.FailReads(func(string) error {
-			if k++; k == n {
-				return syscall.EIO
+// lookFault is an error that some of the operations may give that change nothing.
+type lookFault struct {
+	name string
+	err  error
+	ops  []string // as memfs.Machine.FailLooks knows them; nil are all
+}
+
+// unreadable is flash whose bits can be read at the next try.
+var unreadable = lookFault{"unreadable", syscall.EIO, []string{"open", "read"}}
+
+// short is what ends by itself and says nothing about what is on the disk.
+var short = []lookFault{
+	{"no memory", syscall.ENOMEM, nil},
+	{"no descriptors", syscall.EMFILE, []string{"open", "readdir", "xattrs"}},
+	{"interrupted", syscall.EINTR, nil},
+}
+
+// lookFaults lets each of those operations of the work fail once.
+func (s *searcher) lookFaults(fault lookFault, step int, left *[]state) error {
+	// strike lets the at-th fail, none for 0, and counts them.
+	strike := func(m *memfs.Machine, at int, n *int) {
+		m.FailLooks(func(op, _ string) error {
+			if fault.ops != nil && !slices.Contains(fault.ops, op) {
+				return nil
+			}
+			if *n++; *n == at {
+				return fault.err
 			}
 			return nil
 		})
+	}
+	looks := 0
+	m := s.Start.Clone()
+	strike(m, 0, &looks)
+	_ = s.Work(m)
+	for n := 1; n <= looks; n++ {
+		name := fmt.Sprintf("%s %d", fault.name, n)
+		if s.o.Only != "" && !strings.HasPrefix(s.o.Only, name) || s.o.Only == "" && (n+int(s.o.Seed))%step != 0 {
+			continue
+		}
+		m, k := s.Start.Clone(), 0
+		strike(m, n, &k)
 		err := s.Work(m)
-		m.FailReads(nil)
+		m.FailLooks(nil)
 		s.report.Faults++
 		if err == nil { // it had what it needs from elsewhere, or at the next try
 			if err := s.succeeded(name, n, m.Clone(), left); err != nil {

@@ -85,7 +85,7 @@ func write(fs fsys.FS, sync, syncDir, tell bool) error {
 	return err
 }
 
-var thorough = search.Options{Seed: 3, States: 2, Second: 1, Every: 1, FaultStep: 1}
+var thorough = search.Options{Seed: 3, States: 2, Second: 1, Every: 1, FaultStep: 1, LookStep: 1}
 
 func TestNothingToFind(t *testing.T) {
 	c := replacing(func(fs fsys.FS) error { return write(fs, true, true, true) })
@@ -108,6 +108,12 @@ func TestFinds(t *testing.T) {
 		"no fsync":                func(fs fsys.FS) error { return write(fs, false, true, true) },
 		"no fsync of a directory": func(fs fsys.FS) error { return write(fs, true, false, true) },
 		"an error kept quiet":     func(fs fsys.FS) error { return write(fs, true, true, false) },
+		"any error taken for a missing file": func(fs fsys.FS) error {
+			if _, err := fs.Lstat("a"); err != nil {
+				return fsys.WriteFile(fs, "a", []byte("default"), 0o644)
+			}
+			return write(fs, true, true, true)
+		},
 		"an error told as another": func(fs fsys.FS) error {
 			if write(fs, true, true, true) != nil {
 				return syscall.EPERM
