@@ -52,6 +52,7 @@ var (
 	ErrRefused     = fault.ErrRefused
 	ErrNoSpace     = fault.ErrNoSpace
 	ErrNotWritable = fault.ErrNotWritable
+	ErrBudget      = fault.ErrBudget
 )
 
 // Problem is an error with a source.

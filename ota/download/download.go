@@ -23,8 +23,10 @@ import (
 )
 
 // downloadDir holds what is being fetched and what is complete, below the
-// agent's state directory, as FOR.SHA256.part and FOR.SHA256.bundle. Beside a
-// part FOR.SHA256.boot says during which run of the machine it was written.
+// agent's state directory, as FOR.SHA256.part and FOR.SHA256.bundle, or
+// FOR.SHA256.frames for one of which only some ranges are needed. Beside them
+// FOR.SHA256.boot says during which run of the machine they were written, and
+// FOR.RELEASE.spent how many bytes came for a release.
 const downloadDir = "downloads"
 
 // File is something to download: what it is, and where it can be had.
@@ -40,6 +42,10 @@ type File struct {
 	// Room is how many bytes should be free beside the whole file, to make use
 	// of it.
 	Room int64
+	// Most is how many bytes may come for Release, whatever files carry it and
+	// however often it is tried; 0 is as many as it takes.
+	Most    int64
+	Release digest.SHA256
 }
 
 // hash gives what verifies f, and what must come of it.
@@ -170,29 +176,56 @@ func New(o Options) *Downloader {
 // from its last byte, after a power cut from the last place at which it was
 // synced for sure. A name that ends in .bundle is never anything but a verified copy.
 func (d *Downloader) Get(ctx context.Context, f File, p Progress) (string, error) {
-	u, err := url.Parse(f.URL)
+	t, err := d.transfer(f, p)
 	if err != nil {
 		return "", err
 	}
+	defer t.meter.close()
+	err = t.get(ctx)
+	d.hopeless[f.For] = err != nil && !t.later && ctx.Err() == nil
+	if err != nil {
+		return "", err
+	}
+	t.progress(f.Size, f.Size)
+	return d.o.FS.Path(t.bundle), nil
+}
+
+// Left returns how many bytes a Get of f would fetch, as far as can be told
+// without reading what is here.
+func (d *Downloader) Left(f File) (int64, error) {
+	t, err := d.transfer(f, nil)
+	if err != nil {
+		return 0, err
+	}
+	if info, err := d.o.FS.Lstat(t.bundle); err == nil && info.Size == f.Size {
+		return 0, nil
+	}
+	have, err := t.size()
+	if err != nil || have > f.Size {
+		have = 0
+	}
+	return f.Size - have, nil
+}
+
+func (d *Downloader) transfer(f File, p Progress) (*transfer, error) {
+	u, err := url.Parse(f.URL)
+	if err != nil {
+		return nil, err
+	}
 	if f.Size <= 0 {
-		return "", fmt.Errorf("%s: a length of %d bytes: expected more than 0", u.Redacted(), f.Size)
+		return nil, fmt.Errorf("%s: a length of %d bytes: expected more than 0", u.Redacted(), f.Size)
 	}
 	if f.For != "" && !validFor().MatchString(f.For) {
-		return "", fmt.Errorf("%s: for %.80q: expected the name of an application or firmware", u.Redacted(), f.For)
+		return nil, fmt.Errorf("%s: for %.80q: expected the name of an application or firmware", u.Redacted(), f.For)
 	}
 	if p == nil {
 		p = func(int64, int64) {}
 	}
 	stem := f.stem()
 	t := &transfer{
-		Downloader: d, f: f, shown: u.Redacted(), progress: p,
-		part: stem + ".part", bundle: stem + ".bundle", boot: stem + ".boot",
+		Downloader: d, f: f, shown: u.Redacted(), progress: p, meter: d.meter(&f),
+		part: stem + ".part", bundle: stem + ".bundle", boot: stem + ".boot", frames: stem + ".frames",
 	}
-	err = t.get(ctx)
-	d.hopeless[f.For] = err != nil && !t.later && ctx.Err() == nil
-	if err != nil {
-		return "", err
-	}
-	p(f.Size, f.Size)
-	return d.o.FS.Path(t.bundle), nil
+	t.here = t.size
+	return t, nil
 }

@@ -254,7 +254,7 @@ func TestDownloadFromASlowServer(t *testing.T) {
 		}
 		return true
 	}))
-	tr := &transfer{Downloader: New(l.options), f: l.file, part: "downloads/x.part", progress: func(int64, int64) {}}
+	tr := &transfer{Downloader: New(l.options), f: l.file, meter: &meter{}, part: "downloads/x.part", progress: func(int64, int64) {}}
 	tr.o.FS = l.fs
 	if err := l.fs.Mkdir("downloads", 0o755); err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func (t *transfer) doubt(have int64) (int64, error) {
 var (
 	validFor     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) })
 	downloadName = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`^(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63})\.)?([0-9a-f]{64}|[0-9a-f]{128})\.(part|bundle|boot|boot\.tmp)$`)
+		return regexp.MustCompile(`^(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63})\.)?([0-9a-f]{64}|[0-9a-f]{128})\.(part|bundle|frames|boot|boot\.tmp|spent|spent\.tmp)$`)
 	})
 )
 
@@ -68,7 +68,9 @@ type download struct {
 	who  string // whom it is for
 	stem string
 	size int64
-	note bool // of the run of the machine, beside a part
+	note bool // of the run of the machine, or of what was spent
+	// spent says that it is that of what was spent.
+	spent bool
 }
 
 // downloads lists what downloads have left. A file that is not ours is not there.
@@ -86,7 +88,7 @@ func (d *Downloader) downloads() ([]download, error) {
 			}
 			all = append(all, download{
 				name: path.Join(downloadDir, e.Name), who: m[1], stem: path.Join(downloadDir, stem), size: e.Size,
-				note: m[3] != "part" && m[3] != "bundle",
+				note: m[3] != "part" && m[3] != "bundle" && m[3] != "frames", spent: strings.HasPrefix(m[3], "spent"),
 			})
 		}
 	}
@@ -100,7 +102,7 @@ func (t *transfer) tidy() error {
 		return err
 	}
 	for _, e := range all {
-		if e.stem == t.f.stem() || e.who != t.f.For && e.who != "" && (t.o.For == nil || slices.Contains(t.o.For, e.who)) {
+		if e.stem == t.f.stem() || e.spent && e.stem == t.meter.stem || e.who != t.f.For && e.who != "" && (t.o.For == nil || slices.Contains(t.o.For, e.who)) {
 			continue
 		}
 		if err := fsys.RemoveAll(t.o.FS, e.name); err != nil {
@@ -112,8 +114,7 @@ func (t *transfer) tidy() error {
 
 // makeRoom removes files for others where there is no room for all, but none
 // that has come further than this one, unless nothing can come of it.
-func (t *transfer) makeRoom(have int64) error {
-	need := t.f.Size - have
+func (t *transfer) makeRoom(have, need int64) error {
 	all, err := t.downloads()
 	if err != nil {
 		return err

@@ -48,7 +48,9 @@ type strictClient struct {
 	noRanges bool         // ask for the whole file
 	step     int64        // how far the places to sync at are apart; 0 is nowhere
 	sync     func() error // makes durable what was written
+	came     func(n int) error
 	skipped  atomic.Int64 // bytes that came and are here already
+	whole    bool         // the server sent a whole file in place of a part
 }
 
 // Do implements grab.HTTPClient.
@@ -81,10 +83,14 @@ func (c *strictClient) Do(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, err
 	}
+	if c.came != nil {
+		resp.Body = &meteredBody{resp.Body, c.came}
+	}
 	if c.limit != nil {
 		resp.Body = &limitedBody{resp.Body, req.Context(), c.limit}
 	}
 	body := &exactBody{ReadCloser: resp.Body, left: c.size - from, skipped: &c.skipped, at: from, step: c.step, sync: c.sync, unsure: from > 0}
+	c.whole = ranged && resp.StatusCode == http.StatusOK
 	if resp.StatusCode == http.StatusOK && from > 0 {
 		// The whole file: what is here already is passed over. That costs
 		// the same bytes as to start over, and a part that is good stays if
@@ -102,7 +108,13 @@ func (c *strictClient) Do(req *http.Request) (*http.Response, error) {
 func (c *strictClient) check(resp *http.Response, from int64, ranged bool) error {
 	switch {
 	case resp.StatusCode == http.StatusOK:
+		if err := checkEncoding(resp); err != nil {
+			return err
+		}
 		if resp.ContentLength >= 0 && resp.ContentLength != c.size {
+			if ranged { // some send the rest alone and call it the whole
+				return errNoRange
+			}
 			return lengthError(resp.ContentLength)
 		}
 		return nil
@@ -115,12 +127,40 @@ func (c *strictClient) check(resp *http.Response, from int64, ranged bool) error
 	switch {
 	case !ok || first != from:
 		return errNoRange
-	case total >= 0 && total != c.size:
-		return lengthError(total)
+	case checkEncoding(resp) != nil, total >= 0 && total != c.size:
+		return errNoRange // what it says without a range counts
 	case last != c.size-1, resp.ContentLength >= 0 && resp.ContentLength != c.size-from:
 		return errNoRange
 	}
 	return nil
+}
+
+// errEncoded says that a body is not sent as it is.
+var errEncoded = errors.New("the body is encoded")
+
+// checkEncoding returns an error for a body that was compressed on its way:
+// lengths and ranges are those of the file.
+func checkEncoding(resp *http.Response) error {
+	if enc := resp.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return fmt.Errorf("%w: %.40q", errEncoded, enc)
+	}
+	return nil
+}
+
+// meteredBody tells how much of a body came, and ends where no more may.
+type meteredBody struct {
+	io.ReadCloser
+	came func(n int) error
+}
+
+func (b *meteredBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if n > 0 {
+		if e := b.came(n); e != nil {
+			return n, e
+		}
+	}
+	return n, err
 }
 
 var contentRangeForm = sync.OnceValue(func() *regexp.Regexp {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,7 +27,10 @@ type transfer struct {
 	f                  File
 	shown              string // the URL for messages
 	part, bundle, boot string // names below FS
+	frames             string
 	progress           Progress
+	meter              *meter
+	here               func() (int64, error) // how many bytes are here
 
 	most     int64 // the most bytes that were ever here
 	noRanges bool  // the server makes a mess of ranges: it is not asked for one
@@ -52,16 +56,7 @@ func (t *transfer) get(ctx context.Context) error {
 
 // prepare looks at what is here. done says that a verified copy is.
 func (t *transfer) prepare() (done bool, err error) {
-	fs := t.o.FS
-	if err := statedir.MakeDir(fs, t.o.Log, downloadDir, 0o755); err != nil {
-		return false, err
-	}
-	for _, name := range []string{t.part, t.bundle, t.boot, t.boot + ".tmp"} {
-		if err := statedir.Evict(fs, t.o.Log, name, fsys.TypeFile); err != nil {
-			return false, err
-		}
-	}
-	if err := t.tidy(); err != nil {
+	if err := t.clear(); err != nil {
 		return false, err
 	}
 	ok, err := t.verify()
@@ -78,7 +73,7 @@ func (t *transfer) prepare() (done bool, err error) {
 		}
 		have = 0
 	}
-	if err := t.makeRoom(have); err != nil {
+	if err := t.makeRoom(have, t.f.Size-have); err != nil {
 		return false, err
 	}
 	if have, err = t.doubt(have); err != nil {
@@ -86,6 +81,20 @@ func (t *transfer) prepare() (done bool, err error) {
 	}
 	t.most = have
 	return false, nil
+}
+
+// clear makes the directory, and removes what does not belong there.
+func (t *transfer) clear() error {
+	fs := t.o.FS
+	if err := statedir.MakeDir(fs, t.o.Log, downloadDir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{t.part, t.bundle, t.frames, t.boot, t.boot + ".tmp"} {
+		if err := statedir.Evict(fs, t.o.Log, name, fsys.TypeFile); err != nil {
+			return err
+		}
+	}
+	return t.tidy()
 }
 
 // retries counts down the attempts that bring nothing.
@@ -125,14 +134,16 @@ func (t *transfer) run(ctx context.Context) error {
 				return struct{}{}, err
 			}
 		}
-	}, backoff.WithBackOff(t.retries), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, wait time.Duration) {
-		t.o.Log.WithError(err).Infof("download interrupted: trying again in %s", wait.Round(100*time.Millisecond))
-	}))
+	}, backoff.WithBackOff(t.retries), backoff.WithMaxElapsedTime(0), backoff.WithNotify(t.notify))
 	var permanent *backoff.PermanentError
 	if errors.As(err, &permanent) {
 		return permanent.Unwrap()
 	}
 	return err
+}
+
+func (t *transfer) notify(err error, wait time.Duration) {
+	t.o.Log.WithError(err).Infof("download interrupted: trying again in %s", wait.Round(100*time.Millisecond))
 }
 
 // startOver says whether to try again at once, because err speaks of how the
@@ -170,7 +181,7 @@ func (t *transfer) startOver(err error) (again bool, _ error) {
 // judge makes an error of an attempt one for the caller. Those that another
 // attempt would not mend are permanent.
 func (t *transfer) judge(err error) error {
-	have, sizeErr := t.size()
+	have, sizeErr := t.here()
 	if sizeErr != nil {
 		return backoff.Permanent(sizeErr)
 	}
@@ -187,6 +198,7 @@ func (t *transfer) judge(err error) error {
 		})
 	}
 	var (
+		wrong  *wrongError
 		status statusError
 		length lengthError
 		file   *fs.PathError
@@ -197,6 +209,12 @@ func (t *transfer) judge(err error) error {
 		// The part stays even on a full disk: without it there would seem to
 		// be room again, and the same bytes be paid for twice.
 		return backoff.Permanent(fault.Unwritable(err))
+	case errors.Is(err, fault.ErrBudget):
+		return backoff.Permanent(err)
+	case errors.As(err, &wrong):
+		return refused(wrong.Error())
+	case errors.Is(err, errEncoded):
+		return refused("the server sent it in an encoding (" + strings.TrimPrefix(err.Error(), errEncoded.Error()+": ") + ")")
 	case errors.As(err, &length):
 		return refused(fmt.Sprintf("the server has %d bytes of it", int64(length)))
 	case errors.Is(err, errOverlong):
@@ -233,6 +251,9 @@ func (t *transfer) attempt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := t.meter.allows(t.f.Size - have); err != nil {
+		return err
+	}
 	t.resumed = have > 0
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -247,13 +268,19 @@ func (t *transfer) attempt(ctx context.Context) error {
 	req.NoCreateDirectories = true
 	req.IgnoreRemoteTime = true
 	req.BufferSize = maxRead
-	strict := &strictClient{client: t.o.Client, size: t.f.Size, noRanges: t.noRanges, limit: t.limit, step: t.f.step(), sync: t.sync}
+	strict := &strictClient{client: t.o.Client, size: t.f.Size, noRanges: t.noRanges, limit: t.limit, step: t.f.step(), sync: t.sync, came: t.meter.came}
 	resp := (&grab.Client{HTTPClient: strict}).Do(req.WithContext(ctx))
-	t.watch(resp, &strict.skipped, cancel)
+	t.watch(resp.Done, func() int64 {
+		n := resp.BytesComplete()
+		t.progress(min(n, t.f.Size), t.f.Size)
+		return n
+	}, t.f.Size, &strict.skipped, cancel)
 	if err := resp.Err(); err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, fault.ErrStalled) || errors.Is(cause, fault.ErrSlow) {
 			return cause
 		}
+		// Some send the rest alone and call it the whole.
+		t.noRanges = t.noRanges || strict.whole
 		return err
 	}
 	return nil
@@ -276,10 +303,10 @@ func (t *transfer) sync() error {
 	return err
 }
 
-// watch reports progress until the attempt ends, and cancels it when no byte
+// watch waits until the attempt ends, and cancels it when no byte
 // comes for the stall timeout, or too few in twice that. It counts ticks, so
 // that a clock that is set meanwhile does not matter.
-func (t *transfer) watch(resp *grab.Response, skipped *atomic.Int64, cancel context.CancelCauseFunc) {
+func (t *transfer) watch(done <-chan struct{}, complete func() int64, total int64, skipped *atomic.Int64, cancel context.CancelCauseFunc) {
 	interval := min(max(t.o.Stall/8, time.Millisecond), 500*time.Millisecond)
 	patience := int((t.o.Stall + interval - 1) / interval)
 	tick, stop := t.o.Ticker(interval)
@@ -288,14 +315,13 @@ func (t *transfer) watch(resp *grab.Response, skipped *atomic.Int64, cancel cont
 	silent, slow := 0, 0                 // ticks since then
 	for {
 		select {
-		case <-resp.Done:
+		case <-done:
 			return
 		case <-tick:
 		}
-		n := resp.BytesComplete()
-		t.progress(min(n, t.f.Size), t.f.Size)
+		n := complete()
 		came := n + skipped.Load()
-		whole := n >= t.f.Size // it is being hashed
+		whole := n >= total // it is being hashed
 		silent, slow = silent+1, slow+1
 		if came != last || whole {
 			last, silent = came, 0

@@ -28,6 +28,8 @@ var (
 	// ErrNoSpace says that the agent's state directory has not enough room. It
 	// wraps syscall.ENOSPC.
 	ErrNoSpace = fmt.Errorf("not enough space: %w", syscall.ENOSPC)
+	// ErrBudget says that a release would cost more bytes than it may.
+	ErrBudget = errors.New("more bytes than may be downloaded")
 	// ErrNotWritable says that the agent's state directory may not be written.
 	ErrNotWritable = errors.New("not writable")
 )
