@@ -39,6 +39,11 @@ type Installer struct {
 	// is changed then. Both may be nil.
 	PreInstall func(ctx context.Context, from, to versioning.Version) error
 	Stop       func(ctx context.Context, from, to versioning.Version) error
+	// Complete gets, of a bundle that is here in part, those frames that hold the
+	// files which want names. nil: what is not here cannot be had.
+	Complete func(ctx context.Context, want func(backup.Path) bool) error
+	// Release is what the bundle must be; zero: whatever it is.
+	Release digest.SHA256
 	// KeepRoot durably remembers a newer root that a bundle brought along.
 	KeepRoot func(root []byte) error
 }
@@ -69,7 +74,7 @@ type Installed struct {
 // backup.ErrDowngrade, backup.ErrRevoked, backup.ErrNoSpace or
 // backup.ErrUnavailable where that is the reason.
 func (in *Installer) Install(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Installed, error) {
-	done, err := in.once(ctx, open, o)
+	done, err := in.attempt(ctx, open, o)
 	if !errors.Is(err, backup.ErrInPlace) {
 		return done, err
 	}
@@ -78,8 +83,32 @@ func (in *Installer) Install(ctx context.Context, open func() (io.ReadCloser, er
 		return nil, errors.Join(tight, err)
 	}
 	o.InPlace = true
+	return in.attempt(ctx, open, o)
+}
+
+// attempt installs what is here. Where a file is needed that was not thought to
+// be, because it was damaged since, the frame that holds it is fetched, and all
+// is done again.
+func (in *Installer) attempt(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Installed, error) {
+	done, err := in.once(ctx, open, o)
+	var lacking *lackingError
+	if in.Complete == nil || !errors.As(err, &lacking) {
+		return done, err
+	}
+	in.Log.WithError(err).Info("fetching what the bundle lacks")
+	if more := in.Complete(ctx, lacking.want); more != nil {
+		return nil, errors.Join(err, more)
+	}
 	return in.once(ctx, open, o)
 }
+
+// lackingError says that a bundle could not be read for what is wanted of it.
+type lackingError struct {
+	error
+	want func(backup.Path) bool
+}
+
+func (e *lackingError) Unwrap() error { return e.error }
 
 // check reads a whole bundle.
 func (in *Installer) check(ctx context.Context, open func() (io.ReadCloser, error)) error {
@@ -117,6 +146,9 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err := in.suits(m); err != nil {
 		return nil, err
 	}
+	if !in.Release.IsZero() && r.Release() != in.Release {
+		return nil, fmt.Errorf("%w: the bundle carries the release %s: expected %s, which was chosen", bundle.ErrMalformed, r.Release(), in.Release)
+	}
 	if m.Kind == release.Firmware {
 		from, err := in.Firmware[m.App](ctx, r)
 		if err != nil {
@@ -141,6 +173,9 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 		return nil, err
 	}
 	if err := in.unpack(ctx, r, i); err != nil {
+		if errors.Is(err, bundle.ErrMalformed) {
+			err = &lackingError{err, wanted(m, i)}
+		}
 		return nil, errors.Join(err, i.Discard())
 	}
 	in.keepRoots(verifier)
@@ -153,6 +188,17 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 		return nil, err
 	}
 	return &Installed{Kind: m.Kind, App: m.App, From: installed, Version: m.Version, Bytes: i.Bytes(), New: i.New, InPlace: o.InPlace}, nil
+}
+
+// wanted remembers what an installation wants of a release.
+func wanted(m *release.Manifest, i *backup.Install) func(backup.Path) bool {
+	all := map[backup.Path]bool{}
+	for k := range m.Files {
+		if e := &m.Files[k]; e.Type == backup.File && i.Wants(e.Path) {
+			all[e.Path] = true
+		}
+	}
+	return func(p backup.Path) bool { return all[p] }
 }
 
 // keepRoots remembers the newer roots that a bundle brought along.

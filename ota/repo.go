@@ -16,9 +16,11 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
+	"tandem/backup"
 	"tandem/internal/digest"
 	"tandem/ota/download"
 	"tandem/ota/fault"
+	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/packaging/tuf"
@@ -34,6 +36,10 @@ type RepoOptions struct {
 	Built     time.Time     // when this program was built; it cannot be earlier than that
 	Stall     time.Duration // how long a server may be silent in the middle of a document; 0 is 30 seconds
 	Log       *logrus.Logger
+	// Lacks, Most and Told are those of the Fetcher; all may be left out.
+	Lacks Lacks
+	Most  int64
+	Told  bool
 }
 
 // Repo is the Source of a TUF repository.
@@ -147,6 +153,11 @@ func (l *Listing) decide(d Device, best *Offer, passed []Passed) (Decision, erro
 	return Decision{best, passed}, nil
 }
 
+// Cheapest is Repo.Cheapest for what a decision chose.
+func (l *Listing) Cheapest(ctx context.Context, o Offer) (Form, error) {
+	return l.repo.Cheapest(ctx, o)
+}
+
 // Fetch gets what a decision chose. What it changes on the disk is said at
 // download.Downloader.Get.
 func (l *Listing) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
@@ -186,14 +197,50 @@ func (r *Repo) delegationProblem(err error) error {
 // Fetch implements Source. What it changes on the disk is said at
 // download.Downloader.Get.
 func (r *Repo) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
-	file, err := r.o.Downloads.Get(ctx, download.File{
-		URL: r.address("targets", o.SHA256.String()+"."+o.Name), Size: o.Size, SHA256: o.SHA256,
-		For: o.Release.App, Room: o.Release.Unpacked,
-	}, p)
+	file, err := r.fetcher().Fetch(ctx, r.wanted(o), p)
 	if err != nil {
 		return "", fmt.Errorf("fetch %s: %w", o.Name, err)
 	}
 	return file, nil
+}
+
+// Complete gets what a file that Fetch gave lacks of the files that want names.
+func (r *Repo) Complete(ctx context.Context, o Offer, want func(backup.Path) bool) error {
+	if err := r.fetcher().Complete(ctx, r.wanted(o), want); err != nil {
+		return fmt.Errorf("fetch more of %s: %w", o.Name, err)
+	}
+	return nil
+}
+
+// Cheapest returns the form of an offer that costs least, and fetches what it
+// must to know it: the head of the bundle.
+func (r *Repo) Cheapest(ctx context.Context, o Offer) (Form, error) {
+	form, err := r.fetcher().Cheapest(ctx, r.wanted(o))
+	if err != nil {
+		return form, fmt.Errorf("look at %s: %w", o.Name, err)
+	}
+	return form, nil
+}
+
+func (r *Repo) fetcher() *Fetcher {
+	f := &Fetcher{Downloads: r.o.Downloads, Lacks: r.o.Lacks, Most: r.o.Most, Told: r.o.Told, Log: r.o.Log}
+	f.Verifier = func() (bundle.Verifier, error) {
+		return trust.New(trust.Options{Root: r.o.Store.Root(), Time: r.o.Store.RefTime(r.o.Now(), r.o.Built)})
+	}
+	return f
+}
+
+// wanted is the bundle of an offer. A firmware is fetched whole: nothing is
+// known of what is installed.
+func (r *Repo) wanted(o Offer) Wanted {
+	w := Wanted{Head: o.Release.Head, File: download.File{
+		URL: r.address("targets", o.SHA256.String()+"."+o.Name), Size: o.Size, SHA256: o.SHA256,
+		For: o.Release.App, Room: o.Release.Unpacked, Release: o.Release.Release,
+	}}
+	if o.Release.Kind == release.Firmware {
+		w.Head = 0
+	}
+	return w
 }
 
 // address gives the URL of a file of the repository.

@@ -40,6 +40,7 @@ type Offer struct {
 	Name    string // of the file, as the repository lists it
 	Size    int64  // bytes
 	SHA256  digest.SHA256
+	Form    Form // in which it is to be had; zero if that was not asked about
 }
 
 // Progress is told how many bytes of a file are here, out of how many. It may

@@ -46,6 +46,8 @@ type File struct {
 	// however often it is tried; 0 is as many as it takes.
 	Most    int64
 	Release digest.SHA256
+	// Told is how many bytes may come in this one call; 0 is as many as it takes.
+	Told int64
 }
 
 // hash gives what verifies f, and what must come of it.

@@ -19,18 +19,20 @@ const ahead = 256 << 10
 // restarts, where there is a limit to them.
 type meter struct {
 	fs   fsys.FS
-	stem string // "" where there is no limit
+	stem string // "" where there is no limit to what a release may cost
 	most int64
+	told int64 // what may come now; 0 is without limit
 
 	mu     sync.Mutex
 	read   bool // what was spent before is known
 	spent  int64
 	noted  int64 // what is written
+	now    int64 // what came since the meter was made
 	failed error
 }
 
 func (d *Downloader) meter(f *File) *meter {
-	m := &meter{fs: d.o.FS, most: f.Most}
+	m := &meter{fs: d.o.FS, most: f.Most, told: f.Told}
 	if f.Most > 0 && !f.Release.IsZero() {
 		stem := f.Release.String()
 		if f.For != "" {
@@ -60,13 +62,19 @@ func (m *meter) load() {
 
 // left returns how many bytes may still come; below 0 there is no limit.
 func (m *meter) left() int64 {
-	if m.stem == "" {
-		return -1
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.load()
-	return max(m.most-m.spent, 0)
+	left := int64(-1)
+	if m.told > 0 {
+		left = max(m.told-m.now, 0)
+	}
+	if m.stem != "" {
+		m.load()
+		if n := max(m.most-m.spent, 0); left < 0 || n < left {
+			left = n
+		}
+	}
+	return left
 }
 
 // allows returns why n bytes more may not come. The error wraps fault.ErrBudget.
@@ -75,17 +83,21 @@ func (m *meter) allows(n int64) error {
 	if left < 0 || n <= left {
 		return nil
 	}
-	return fmt.Errorf("%w: %d bytes more are needed, %d of the %d that a release may cost are left", fault.ErrBudget, n, left, m.most)
+	return fmt.Errorf("%w: %d bytes more are needed, %d may still come for this release", fault.ErrBudget, n, left)
 }
 
 // came counts n bytes that have come. The error wraps fault.ErrBudget once they
 // are too many, or says that they cannot be remembered.
 func (m *meter) came(n int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now += int64(n)
+	if m.told > 0 && m.now > m.told {
+		return fmt.Errorf("%w: it was to cost %d", fault.ErrBudget, m.told)
+	}
 	if m.stem == "" {
 		return nil
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.load()
 	m.spent += int64(n)
 	if m.spent > m.noted {
