@@ -79,7 +79,7 @@ func (f *Fetcher) cheapest(ctx context.Context, w Wanted) (Form, []download.Span
 		return Form{}, nil, err
 	}
 	whole := Form{WholeBundle, left}
-	if left == 0 || f.Lacks == nil || w.Head <= 0 || w.Head > maxHead || w.Head*2 > w.Size || w.Size < minForFrames {
+	if left == 0 || f.Lacks == nil || w.Head <= 0 || w.Head > maxHead || w.Head*2 > w.Size || w.Size < minForFrames || f.Downloads.Whole(w.File) {
 		return whole, nil, nil
 	}
 	spans, err := f.plan(ctx, w)
@@ -93,6 +93,9 @@ func (f *Fetcher) cheapest(ctx context.Context, w Wanted) (Form, []download.Span
 		return whole, nil, nil
 	case err != nil:
 		return Form{}, nil, err
+	}
+	if f.Downloads.Whole(w.File) {
+		return whole, nil, nil
 	}
 	n, err := f.Downloads.Missing(w.File, spans)
 	if err != nil {
@@ -197,9 +200,6 @@ func (f *Fetcher) Fetch(ctx context.Context, w Wanted, p Progress) (string, erro
 			return file, err
 		}
 		f.Log.WithError(err).Warn("the frames that are needed cannot be had: fetching the whole bundle")
-		if err := f.seed(w, spans); err != nil {
-			return "", err
-		}
 	}
 	return f.Downloads.Get(ctx, w.File, p)
 }

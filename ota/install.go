@@ -42,6 +42,8 @@ type Installer struct {
 	// Complete gets, of a bundle that is here in part, those frames that hold the
 	// files which want names. nil: what is not here cannot be had.
 	Complete func(ctx context.Context, want func(backup.Path) bool) error
+	// Lacks tells what such a bundle has; it goes with Complete.
+	Lacks Lacks
 	// Release is what the bundle must be; zero: whatever it is.
 	Release digest.SHA256
 	// KeepRoot durably remembers a newer root that a bundle brought along.
@@ -97,9 +99,11 @@ func (in *Installer) attempt(ctx context.Context, open func() (io.ReadCloser, er
 	}
 	in.Log.WithError(err).Info("fetching what the bundle lacks")
 	if more := in.Complete(ctx, lacking.want); more != nil {
-		return nil, errors.Join(err, more)
+		return nil, fmt.Errorf("a file that is needed is not in what was fetched: %w", more)
 	}
-	return in.once(ctx, open, o)
+	again := *in
+	again.PreInstall = nil // it has agreed
+	return again.once(ctx, open, o)
 }
 
 // lackingError says that a bundle could not be read for what is wanted of it.
@@ -110,7 +114,7 @@ type lackingError struct {
 
 func (e *lackingError) Unwrap() error { return e.error }
 
-// check reads a whole bundle.
+// check reads a whole bundle, or what is here of one.
 func (in *Installer) check(ctx context.Context, open func() (io.ReadCloser, error)) error {
 	src, err := open()
 	if err != nil {
@@ -124,6 +128,13 @@ func (in *Installer) check(ctx context.Context, open func() (io.ReadCloser, erro
 	r, err := bundle.NewReader(bundle.InContext(ctx, src), verifier)
 	if err != nil {
 		return err
+	}
+	if in.Complete != nil && in.Lacks != nil {
+		want, err := in.Lacks(ctx, r.Manifest())
+		if err != nil {
+			return err
+		}
+		r.Want(want)
 	}
 	return r.Finish()
 }

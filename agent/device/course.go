@@ -53,6 +53,9 @@ type Course struct {
 	Hold string `json:"hold,omitempty"`
 	// Unpacked is how much the release takes on a side, in bytes.
 	Unpacked int64 `json:"unpacked,omitempty"`
+	// Release is which release it is, and Head how long the head of its bundle is.
+	Release digest.SHA256 `json:"release,omitzero"`
+	Head    int64         `json:"head,omitempty"`
 }
 
 // CourseOf is what the agent does about an offer, from the start.
@@ -64,6 +67,7 @@ func CourseOf(o *ota.Offer, from versioning.Version) Course {
 	return Course{
 		Step: Downloading, Kind: kind, App: o.Release.App, From: from, Version: o.Release.Version,
 		Urgent: o.Release.Urgent, Name: o.Name, Size: o.Size, SHA256: o.SHA256, Unpacked: o.Release.Unpacked,
+		Release: o.Release.Release, Head: o.Release.Head,
 	}
 }
 
@@ -71,6 +75,7 @@ func CourseOf(o *ota.Offer, from versioning.Version) Course {
 func (c *Course) Offer() ota.Offer {
 	o := ota.Offer{Name: c.Name, Size: c.Size, SHA256: c.SHA256}
 	o.Release.App, o.Release.Kind, o.Release.Version, o.Release.Unpacked = c.App, c.Kind, c.Version, c.Unpacked
+	o.Release.Release, o.Release.Head = c.Release, c.Head
 	return o
 }
 

@@ -188,8 +188,10 @@ type Answer struct {
 	App       string             `json:"app"`
 	Installed versioning.Version `json:"installed"`
 	Version   versioning.Version `json:"version,omitzero"`
-	Size      int64              `json:"size,omitempty"`
-	Passed    []string           `json:"passed"` // the other releases, with the reason
+	Size      int64              `json:"size,omitempty"`     // of the bundle, bytes
+	Form      ota.FormKind       `json:"form,omitempty"`     // in which it would come
+	Download  int64              `json:"download,omitempty"` // bytes that are still to come, in that form
+	Passed    []string           `json:"passed"`             // the other releases, with the reason
 	Firmware  []AnswerFirmware   `json:"firmware,omitempty"`
 	Failure
 }
@@ -212,6 +214,7 @@ func (d *Device) describeAnswers(ans *Answers) (*Answer, error) {
 	doc := &Answer{App: d.cfg.Device.App, Installed: app.Installed, Passed: passed(app.Offered.Passed, "")}
 	if b := app.Offered.Best; b != nil {
 		doc.Available, doc.Version, doc.Size = true, b.Release.Version, b.Size
+		doc.Form, doc.Download = b.Form.Kind, b.Form.Bytes
 	}
 	for _, a := range ans.firmwares() {
 		f := AnswerFirmware{
@@ -248,6 +251,7 @@ func (d *Device) RunCheck(ctx context.Context) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.cost(ctx, ans.app())
 	doc, err := d.describeAnswers(ans)
 	doc.Failure = d.explain(err)
 	return doc, err

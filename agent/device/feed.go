@@ -100,12 +100,29 @@ func (d *Device) source() (_ Source, err error) {
 		Now:       d.env.Now,
 		Built:     d.env.Built,
 		Log:       d.env.Log,
+		Lacks:     d.lacks,
+		Most:      d.cfg.Agent.MaxDownload,
+		Told:      d.cfg.Agent.Metered,
 	})
 	if err != nil {
 		return nil, err
 	}
 	d.feed = &repoFeed{repo, ota.Device{ID: d.cfg.Device.ID, Compatible: d.cfg.Device.Compatible, Channel: c.Channel}}
 	return d.feed, nil
+}
+
+// lacks tells which files of a release have to come from the source.
+func (d *Device) lacks(ctx context.Context, m *release.Manifest) (func(backup.Path) bool, error) {
+	recorded := m.Backup()
+	return d.reconciler.Lacks(ctx, &recorded)
+}
+
+// partial is a Source that can bring a part of a bundle.
+type partial interface {
+	// Cheapest returns the form of an offer that costs least.
+	Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error)
+	// Complete gets what a file that Fetch gave lacks of the files that want names.
+	Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error
 }
 
 // repoFeed is a repository of releases: it lists what there is, and the device
@@ -140,6 +157,14 @@ func (f *repoFeed) Ask(ctx context.Context, units []Unit) (*Wanted, error) {
 
 func (f *repoFeed) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string, error) {
 	return f.repo.Fetch(ctx, o, p)
+}
+
+func (f *repoFeed) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) {
+	return f.repo.Cheapest(ctx, o)
+}
+
+func (f *repoFeed) Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error {
+	return f.repo.Complete(ctx, o, want)
 }
 
 // UnitAnswer is what a poll found out of one unit.
@@ -254,4 +279,22 @@ func (d *Device) Fetch(ctx context.Context, o ota.Offer) (string, error) {
 			d.env.Progress("downloading", done, total)
 		}
 	})
+}
+
+// cost finds out in which form the offer of a unit would come, and how many
+// bytes that is. It fetches the head of the bundle for that. Where it cannot be
+// known the form is left out, and the log says why.
+func (d *Device) cost(ctx context.Context, a *UnitAnswer) {
+	src, ok := d.feed.(partial)
+	if !ok || a.Offered.Best == nil {
+		return
+	}
+	form, err := src.Cheapest(ctx, *a.Offered.Best)
+	if err != nil {
+		if ctx.Err() == nil {
+			d.env.Log.WithError(err).Warn("it is not known how many bytes the update will cost")
+		}
+		return
+	}
+	a.Offered.Best.Form = form
 }

@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
+
 	"tandem/internal/config"
 	"tandem/internal/fsys"
 	"tandem/internal/mounts"
 	"tandem/ota"
 	"tandem/packaging/trust"
-	"time"
 )
 
 // root gives the newest root that the device trusts; nil if there is none and

@@ -46,7 +46,8 @@ func (d *Device) Advance(ctx context.Context, c Course) (next Course, u *Update,
 		c.Step = Downloading
 		return c, nil, fmt.Errorf("%w: %w", ErrNoBundle, err)
 	}
-	u, err = d.install(ctx, "update", func() (io.ReadCloser, error) { return os.Open(c.File) }, backup.InstallOptions{})
+	offer := c.Offer()
+	u, err = d.install(ctx, "update", func() (io.ReadCloser, error) { return os.Open(c.File) }, &offer, backup.InstallOptions{})
 	if u != nil || Final(err) {
 		if e := os.Remove(c.File); e != nil { // it has done its work; the space is scarce
 			d.env.Log.WithError(e).Warn("the bundle could not be removed")

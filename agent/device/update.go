@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
 	"tandem/agent/firmware"
 	"tandem/backup"
 	"tandem/internal/config"
@@ -28,10 +29,12 @@ type Update struct {
 // each side is the old version or the new one, and the next Boot brings them in
 // step. If the backup alone failed, the result is there beside the error.
 func (d *Device) Install(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Update, error) {
-	return d.install(ctx, "install", open, o)
+	return d.install(ctx, "install", open, nil, o)
 }
 
-func (d *Device) install(ctx context.Context, command string, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Update, error) {
+// install installs the bundle that open gives; it is what was fetched of offer,
+// if that is not nil.
+func (d *Device) install(ctx context.Context, command string, open func() (io.ReadCloser, error), offer *ota.Offer, o backup.InstallOptions) (*Update, error) {
 	root, err := d.root()
 	if err != nil {
 		return nil, err
@@ -53,6 +56,19 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 			}
 			return store.AddRoot(data)
 		},
+	}
+	if offer != nil {
+		in.Release, in.Lacks = offer.Release.Release, d.lacks
+		in.Complete = func(ctx context.Context, want func(backup.Path) bool) error {
+			src, err := d.source()
+			if err != nil {
+				return err
+			}
+			if src, ok := src.(partial); ok {
+				return src.Complete(ctx, *offer, want)
+			}
+			return fmt.Errorf("%w: the source brings bundles whole", ota.ErrRefused)
+		}
 	}
 	var from, to versioning.Version
 	stopped := false

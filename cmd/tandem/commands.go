@@ -20,6 +20,7 @@ import (
 	"tandem/backup"
 	"tandem/internal/cli"
 	"tandem/internal/config"
+	"tandem/ota"
 	"tandem/versioning"
 )
 
@@ -411,6 +412,12 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 	line := fmt.Sprintf("nothing newer than %s", orNone(doc.Installed))
 	if doc.Available {
 		line = fmt.Sprintf("%s %s is available (installed: %s), %s", doc.App, doc.Version, orNone(doc.Installed), cli.Size(doc.Size))
+		switch {
+		case doc.Form == ota.Frames:
+			line += fmt.Sprintf(", of which %s are to be downloaded", cli.Size(doc.Download))
+		case doc.Form != "" && doc.Download == 0:
+			line += ", downloaded already"
+		}
 	}
 	return errors.Join(p.print(doc, append(lines, line)...), err)
 }

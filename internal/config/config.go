@@ -120,10 +120,11 @@ type Agent struct {
 	PID    string    // pid_file: the daemon's process id; beside the lock unless it says otherwise
 	Log    LogTarget // the daemon's
 
-	Poll    time.Duration // between two polls of the source
-	Metered bool          // the link costs: look for releases, download none
-	Window  []Window      // when updates may be installed; none: any time
-	Urgent  bool          // releases that their publisher calls urgent need no window
+	Poll        time.Duration // between two polls of the source
+	MaxDownload int64         // max_download: bytes that may come for one release; 0: as many as it takes
+	Metered     bool          // the link costs: look for releases, download none
+	Window      []Window      // when updates may be installed; none: any time
+	Urgent      bool          // releases that their publisher calls urgent need no window
 
 	Scrub          time.Duration // between two full verifications of both sides
 	ScrubBandwidth int64         // scrub_bandwidth: bytes a second that one may read; 0: all there are

@@ -173,10 +173,11 @@ func (r *reader) sections(source *Source, report *Report) map[string]section {
 			"pid_file": r.path(&c.Agent.PID),
 			"log":      oneOf(&c.Agent.Log, Stderr, Syslog),
 
-			"poll":    duration(&c.Agent.Poll),
-			"metered": boolean(&c.Agent.Metered),
-			"window":  windows(&c.Agent.Window),
-			"urgent":  boolean(&c.Agent.Urgent),
+			"poll":         duration(&c.Agent.Poll),
+			"max_download": amount(&c.Agent.MaxDownload),
+			"metered":      boolean(&c.Agent.Metered),
+			"window":       windows(&c.Agent.Window),
+			"urgent":       boolean(&c.Agent.Urgent),
 
 			"scrub":           duration(&c.Agent.Scrub),
 			"scrub_bandwidth": bandwidth(&c.Agent.ScrubBandwidth),
@@ -506,6 +507,37 @@ func user(dst *string) setter {
 	}
 }
 
+var amountForm = regexp.MustCompile(`^([0-9]{1,12}) ?(B|KiB|MiB|GiB|kB|MB|GB)$`)
+
+// amount reads a number of bytes; "" is none.
+func amount(dst *int64) setter {
+	return func(value any) error {
+		s, ok := value.(string)
+		if !ok {
+			return fmt.Errorf(`found %s: expected an amount such as "20MiB"`, typeName(value))
+		}
+		if s == "" {
+			*dst = 0
+			return nil
+		}
+		m := amountForm.FindStringSubmatch(s)
+		if m == nil {
+			return fmt.Errorf(`%q is no amount: expected one such as "20MiB"`, s)
+		}
+		n, err := strconv.ParseInt(m[1], 10, 64)
+		if unit := units()[m[2]]; err != nil || n > math.MaxInt64/unit || n == 0 {
+			return fmt.Errorf(`%q is out of range: expected an amount such as "20MiB"`, s)
+		}
+		*dst = n * units()[m[2]]
+		return nil
+	}
+}
+
+// units are those of bytes.
+func units() map[string]int64 {
+	return map[string]int64{"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+}
+
 // minBandwidth is as slow as a download may be made: below it a limit cannot
 // be told from a server that has gone to sleep.
 const minBandwidth = 1 << 10
@@ -514,7 +546,7 @@ var bandwidthForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCom
 
 // bandwidth reads a speed, with "" standing for no limit.
 func bandwidth(dst *int64) setter {
-	units := map[string]int64{"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+	units := units()
 	return func(value any) error {
 		s, ok := value.(string)
 		if !ok {

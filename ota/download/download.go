@@ -24,7 +24,8 @@ import (
 
 // downloadDir holds what is being fetched and what is complete, below the
 // agent's state directory, as FOR.SHA256.part and FOR.SHA256.bundle, or
-// FOR.SHA256.frames for one of which only some ranges are needed. Beside them
+// FOR.SHA256.frames for one of which only some ranges are needed, with
+// FOR.SHA256.whole if the server is known to send no ranges of it. Beside them
 // FOR.SHA256.boot says during which run of the machine they were written, and
 // FOR.RELEASE.spent how many bytes came for a release.
 const downloadDir = "downloads"
@@ -226,7 +227,7 @@ func (d *Downloader) transfer(f File, p Progress) (*transfer, error) {
 	stem := f.stem()
 	t := &transfer{
 		Downloader: d, f: f, shown: u.Redacted(), progress: p, meter: d.meter(&f),
-		part: stem + ".part", bundle: stem + ".bundle", boot: stem + ".boot", frames: stem + ".frames",
+		part: stem + ".part", bundle: stem + ".bundle", boot: stem + ".boot", frames: stem + ".frames", whole: stem + ".whole",
 	}
 	t.here = t.size
 	return t, nil

@@ -58,7 +58,7 @@ func (t *transfer) doubt(have int64) (int64, error) {
 var (
 	validFor     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) })
 	downloadName = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`^(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63})\.)?([0-9a-f]{64}|[0-9a-f]{128})\.(part|bundle|frames|boot|boot\.tmp|spent|spent\.tmp)$`)
+		return regexp.MustCompile(`^(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63})\.)?([0-9a-f]{64}|[0-9a-f]{128})\.(part|bundle|frames|whole|boot|boot\.tmp|spent|spent\.tmp)$`)
 	})
 )
 

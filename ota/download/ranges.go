@@ -56,7 +56,8 @@ func (d *Downloader) Missing(f File, spans []Span) (int64, error) {
 // checked.
 //
 // The error wraps ErrNoRanges where the server sends the whole file in place of
-// a part, or anything else than what it was asked for, and ErrRefused where
+// a part, or anything else than what it was asked for; that is remembered, and
+// the beginning of the file, if that was asked for, is taken all the same. It wraps ErrRefused where
 // what it sends for a span is wrong twice. After success the spans are durable.
 // After an error or a power cut what came is there, up to the last place at
 // which it was synced for sure.
@@ -73,6 +74,12 @@ func (d *Downloader) GetSpans(ctx context.Context, f File, spans []Span, p Progr
 		return "", err
 	}
 	return d.o.FS.Path(g.frames), nil
+}
+
+// Whole reports whether the server was found to send f whole only.
+func (d *Downloader) Whole(f File) bool {
+	_, err := d.o.FS.Lstat(f.stem() + ".whole")
+	return err == nil
 }
 
 // ReadSpan returns the bytes of a span that GetSpans has brought.
@@ -362,6 +369,9 @@ func (g *gather) all(ctx context.Context) error {
 		if len(list) == 0 {
 			return nil
 		}
+		if g.Whole(g.f) {
+			return errNoRange
+		}
 		if err := g.request(ctx, list[0]); err != nil {
 			return err
 		}
@@ -403,12 +413,20 @@ func (g *gather) exchange(req *http.Request, w *spanWriter) error {
 	}
 	defer resp.Body.Close()
 	to, err := g.partial(resp, w.from, w.to)
+	if errors.Is(err, errNoRange) {
+		if err := g.remember(); err != nil {
+			return err
+		}
+		if resp.StatusCode == http.StatusOK && w.from == 0 && checkEncoding(resp) == nil && (resp.ContentLength < 0 || resp.ContentLength == g.f.Size) {
+			to, err = w.to, nil // the beginning of the whole is what was asked for
+		}
+	}
 	if err != nil {
 		return err
 	}
 	if to < w.to {
 		if g.short++; g.short > maxShort {
-			return errNoRange
+			return errors.Join(errNoRange, g.remember())
 		}
 	}
 	var body io.ReadCloser = &meteredBody{resp.Body, g.meter.came}
@@ -420,6 +438,11 @@ func (g *gather) exchange(req *http.Request, w *spanWriter) error {
 		err = io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// remember notes that the server sends no parts of the file.
+func (g *gather) remember() error {
+	return fault.Unwritable(fsys.WriteFile(g.o.FS, g.whole, nil, 0o644))
 }
 
 // partial returns up to where resp brings what was asked for.

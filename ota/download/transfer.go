@@ -27,7 +27,7 @@ type transfer struct {
 	f                  File
 	shown              string // the URL for messages
 	part, bundle, boot string // names below FS
-	frames             string
+	frames, whole      string
 	progress           Progress
 	meter              *meter
 	here               func() (int64, error) // how many bytes are here
@@ -89,7 +89,7 @@ func (t *transfer) clear() error {
 	if err := statedir.MakeDir(fs, t.o.Log, downloadDir, 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{t.part, t.bundle, t.frames, t.boot, t.boot + ".tmp"} {
+	for _, name := range []string{t.part, t.bundle, t.frames, t.whole, t.boot, t.boot + ".tmp"} {
 		if err := statedir.Evict(fs, t.o.Log, name, fsys.TypeFile); err != nil {
 			return err
 		}
@@ -346,8 +346,10 @@ func (t *transfer) finish() error {
 	if err := t.o.FS.Rename(t.part, t.bundle); err != nil {
 		return err
 	}
-	if err := t.o.FS.Remove(t.boot); err != nil && !fsys.IsNotExist(err) {
-		return err
+	for _, name := range []string{t.boot, t.frames, t.whole} {
+		if err := t.o.FS.Remove(name); err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
 	}
 	return t.o.FS.SyncDir(downloadDir)
 }
