@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"tandem/backup"
+	"tandem/internal/child"
 	"tandem/internal/config"
 	"tandem/internal/fsys"
 	"tandem/internal/lock"
@@ -39,6 +40,8 @@ type Environment struct {
 	// Output is where the application's output goes that the start hook leaves
 	// running; where it is nil, the hook's goes to the log as that of others does.
 	Output *os.File
+	// Outside runs hooks and handlers; where it is nil, this process does.
+	Outside *child.Outside
 	// Explain says of an error what a command tells about it; it may be nil.
 	Explain func(error) Failure
 	EUID    int

@@ -41,7 +41,7 @@ func (d *Device) firmwareIn(state fsys.FS, c config.Firmware) (*firmware.Firmwar
 }
 
 func (d *Device) handler(c config.Firmware) (*firmware.Command, error) {
-	return firmware.NewCommand(c.Name, c.Handler, nil, d.env.Log)
+	return firmware.NewCommand(c.Name, c.Handler, nil, d.env.Log, d.env.Outside)
 }
 
 // unpackers returns what ota.Installer asks for the firmwares of this device.

@@ -35,7 +35,7 @@ func (d *Device) hook(ctx context.Context, name string, argv []string, timeout t
 		return nil
 	}
 	p := child.Program{
-		Name: name, Argv: argv, Timeout: timeout,
+		Name: name, Argv: argv, Timeout: timeout, Outside: d.env.Outside,
 		Env: []string{
 			"TANDEM_HOOK=" + name,
 			"TANDEM_APP=" + d.cfg.Device.App,

@@ -43,18 +43,20 @@ type Command struct {
 	argv []string
 	env  []string
 	log  logrus.FieldLogger
+
+	outside *child.Outside
 }
 
 // NewCommand makes a Command of an argument list. It finds env in its environment,
-// and TANDEM_FIRMWARE, the name.
-func NewCommand(name string, argv, env []string, log logrus.FieldLogger) (*Command, error) {
+// and TANDEM_FIRMWARE, the name. outside runs it, if it is not nil.
+func NewCommand(name string, argv, env []string, log logrus.FieldLogger, outside *child.Outside) (*Command, error) {
 	switch {
 	case len(argv) == 0:
 		return nil, fmt.Errorf("the firmware %q has no handler", name)
 	case log == nil:
 		return nil, errors.New("firmware.NewCommand: log is missing")
 	}
-	return &Command{name: name, argv: argv, env: append(slices.Clone(env), "TANDEM_FIRMWARE="+name), log: log}, nil
+	return &Command{name: name, argv: argv, env: append(slices.Clone(env), "TANDEM_FIRMWARE="+name), log: log, outside: outside}, nil
 }
 
 // Check looks whether the handler could be run. The error wraps child.ErrNotRun.
@@ -115,7 +117,7 @@ func parseProgress(line string) (int64, bool) {
 func (c *Command) run(ctx context.Context, timeout time.Duration, args, env []string, line func(string)) error {
 	return child.Run(ctx, child.Program{
 		Name: c.name, Verb: args[0], Argv: append(slices.Clone(c.argv), args...), Env: append(slices.Clone(c.env), env...),
-		Timeout: timeout, Bound: true,
+		Timeout: timeout, Bound: true, Outside: c.outside,
 		Out: line, Err: func(l string) { c.log.WithField("firmware", c.name).Info(l) },
 	})
 }

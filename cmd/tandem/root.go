@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tandem/agent/device"
+	"tandem/internal/child"
 	"tandem/internal/cli"
 	"tandem/internal/config"
 	"tandem/internal/text"
@@ -223,7 +224,7 @@ func (p *program) open(access device.Access) (*device.Device, func(), error) {
 func (p *program) environment() device.Environment {
 	return device.Environment{
 		Log: p.logger(), Now: p.now, Built: builtAt(), Version: releaseVersion(), Random: rand.Reader,
-		Output: p.children, Explain: p.failure, EUID: p.euid, EGID: p.egid,
+		Output: p.children, Outside: child.FindOutside(os.Getenv), Explain: p.failure, EUID: p.euid, EGID: p.egid,
 	}
 }
 

@@ -44,6 +44,7 @@ type Program struct {
 	Timeout time.Duration // until it is killed
 	Grace   time.Duration // that it has once the context has ended, also to begin
 	Bound   bool          // it is killed when this process is
+	Outside *Outside      // that runs it, if it is not nil
 
 	// Inherit is where its output goes, as to its own terminal; what it leaves
 	// running keeps that. If it is nil, Out is given each line of its standard
@@ -67,6 +68,11 @@ func Run(ctx context.Context, p Program) error {
 		return ctx.Err()
 	}
 	cmd := exec.Command(p.Argv[0], p.Argv[1:]...)
+	var u *unit
+	if p.Outside != nil {
+		u = p.Outside.unit(&p)
+		cmd = u.command(&p)
+	}
 	cmd.Env = append(os.Environ(), p.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if p.Bound {
@@ -82,10 +88,35 @@ func Run(ctx context.Context, p Program) error {
 		finish()
 		return fmt.Errorf("%w: %s: %w", ErrNotRun, p.Name, cause(p.Argv, err))
 	}
-	late := await(ctx, cmd.Process.Pid, p.Timeout, p.Grace)
+	late := await(ctx, cmd.Process.Pid, p.Timeout, p.Grace, u)
 	err = cmd.Wait() // it has ended
 	finish()
-	return p.outcome(ctx, err, late)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return p.outcome(ctx, err, late, 0)
+	}
+	if u == nil {
+		return p.outcome(ctx, err, late, signalOf(exit))
+	}
+	how := u.failure()
+	switch {
+	case !how.started && ctx.Err() == nil && !late: // systemd did not: it is here or nowhere
+		p.Outside = nil
+		return Run(ctx, p)
+	case how.byItself && how.status >= firstOwnStatus && how.status <= lastOwnStatus:
+		return fmt.Errorf("%w: %s: %s: systemd's exit status %d", ErrNotRun, p.Name, p.Argv[0], how.status)
+	case !how.byItself:
+		return p.outcome(ctx, err, late, syscall.Signal(how.status))
+	}
+	return p.outcome(ctx, err, late, 0)
+}
+
+// signalOf returns the signal that ended a process; 0 if none did.
+func signalOf(exit *exec.ExitError) syscall.Signal {
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return status.Signal()
+	}
+	return 0
 }
 
 // connect gives cmd its output. finish takes what is left of it and lets go.
@@ -114,8 +145,8 @@ func (p *Program) connect(cmd *exec.Cmd) (finish func(), err error) {
 // await waits until the process pid, a child of this one that leads a process
 // group, has ended, and reports whether it was killed at the timeout. The group is
 // killed only while the process is there: afterwards what is left of it is
-// nobody's business.
-func await(ctx context.Context, pid int, timeout, grace time.Duration) (late bool) {
+// nobody's business. Where the process waits for a unit, that is killed.
+func await(ctx context.Context, pid int, timeout, grace time.Duration, u *unit) (late bool) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -144,14 +175,24 @@ func await(ctx context.Context, pid int, timeout, grace time.Duration) (late boo
 	case <-ended:
 		return false
 	default:
-		_ = unix.Kill(-pid, unix.SIGKILL) // it can only fail to be there
-		<-ended
 	}
+	if u != nil {
+		u.kill()
+		told := time.NewTimer(patience)
+		defer told.Stop()
+		select {
+		case <-ended: // it was told that the unit has
+			return late
+		case <-told.C:
+		}
+	}
+	_ = unix.Kill(-pid, unix.SIGKILL) // it can only fail to be there
+	<-ended
 	return late
 }
 
 // outcome reads what a program ended with.
-func (p *Program) outcome(ctx context.Context, err error, late bool) error {
+func (p *Program) outcome(ctx context.Context, err error, late bool, signal syscall.Signal) error {
 	if err == nil {
 		return nil
 	}
@@ -166,8 +207,8 @@ func (p *Program) outcome(ctx context.Context, err error, late bool) error {
 		return fmt.Errorf("%w: %s: %w", ErrNotRun, what, err)
 	case exit.ExitCode() == ExitPostpone:
 		return fmt.Errorf("%w: %s: exit %d", ErrPostponed, what, ExitPostpone)
-	case endedByOthers(exit):
-		return fmt.Errorf("%w to its end: %s: %w", ErrNotRun, what, err)
+	case endedByOthers(signal):
+		return fmt.Errorf("%w to its end: %s: %s: %w", ErrNotRun, what, signal, err)
 	}
 	if found := check(p.Argv); found != nil { // env, or a shell, said no in its place
 		return fmt.Errorf("%w: %s: %w: %w", ErrNotRun, p.Name, found, err)
@@ -177,12 +218,8 @@ func (p *Program) outcome(ctx context.Context, err error, late bool) error {
 
 // endedByOthers reports whether a signal ended a program that no fault of its own
 // raises: the machine goes down, or has no memory left.
-func endedByOthers(exit *exec.ExitError) bool {
-	status, ok := exit.Sys().(syscall.WaitStatus)
-	if !ok || !status.Signaled() {
-		return false
-	}
-	switch status.Signal() {
+func endedByOthers(signal syscall.Signal) bool {
+	switch signal {
 	case syscall.SIGKILL, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT:
 		return true
 	}

@@ -197,10 +197,11 @@ func fxattrs(fd int) (map[string][]byte, error) {
 	return attrs, nil
 }
 
-// keepXattr leaves out what the kernel makes for one inode and what a
-// security policy gives a new file by itself.
+// keepXattr leaves out what the kernel makes for one inode, what a security
+// policy gives a new file by itself, and what only the system's own tools see
+// (CAP_SYS_ADMIN): a service without that must find the same as tandem boot.
 func keepXattr(name string) bool {
-	return name != "security.selinux" && name != "security.evm" && name != "security.ima"
+	return !strings.HasPrefix(name, "trusted.") && name != "security.selinux" && name != "security.evm" && name != "security.ima"
 }
 
 // xattrValue asks for the size first: most files have none and cost one call.
