@@ -12,7 +12,7 @@ import (
 )
 
 // releases is how many there are: 1.0.0, 1.1.0 and so on.
-const releases = 12
+const releases = 24
 
 func version(n int) string { return fmt.Sprintf("1.%d.0", n) }
 
@@ -143,6 +143,10 @@ func (b *builder) bundles(to string) {
 			"--config-pattern", "etc/*.conf", "--keys", "keys", "--root", "repo/root.json", "--out", filepath.Join(to, bundle(n)))
 	}
 	b.run(b.dir, nil, "cp", "-a", version(0), filepath.Join(to, "factory"))
+	b.run(b.dir, nil, "cp", "-a", "repo", filepath.Join(to, "repo"))
+	b.write(filepath.Join(b.dir, "modem/version"), "2.0.0\n", 0o644)
+	b.run(b.dir, nil, release, "bundle", "create", "modem", "--kind", "firmware", "--app", "modem", "--version", "2.0.0", "--compatible", "qemu",
+		"--keys", "keys", "--root", "repo/root.json", "--out", filepath.Join(to, "modem.tandem"))
 }
 
 func bundle(n int) string { return "hello-" + version(n) + ".tandem" }

@@ -19,6 +19,8 @@ var steps = []step{
 	{name: "the device is configured", do: (*lab).configured, always: true},
 	{name: "a wrong configuration", do: (*lab).wrongConfiguration},
 	{name: "the daemon is stopped, or crashes, in the midst of an installation", do: (*lab).crashes},
+	{name: "a bundle in /tmp, /root, /home", do: (*lab).places},
+	{name: "hooks, a handler and a source that the sandbox would forbid", do: (*lab).hooks},
 	{name: "usr_data goes and comes back beside the agent", do: (*lab).comesBack},
 	{name: "the package is upgraded in the midst of an installation", do: (*lab).upgraded},
 	{name: "the package is removed and installed again", do: (*lab).reinstalled},
@@ -91,20 +93,29 @@ func (l *lab) well(versions ...string) error {
 	return err
 }
 
+// installed is the number of the release that the device has.
+func (l *lab) installed() (int, error) {
+	out, err := l.sh("cat /usrapp/apprun/app_ver.txt")
+	if err != nil {
+		return 0, err
+	}
+	for n := range releases - 2 {
+		if version(n) == out {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("there are not enough releases after %s", out)
+}
+
 // installing begins to install the next release, and returns the one that there
 // was and the one that there will be.
 func (l *lab) installing() (before, after string, err error) {
-	before, err = l.sh("cat /usrapp/apprun/app_ver.txt")
+	n, err := l.installed()
 	if err != nil {
 		return "", "", err
 	}
-	for n := range releases - 1 {
-		if version(n) == before {
-			_, err = l.sh("systemd-run --quiet --collect --no-block tandem install /lab/" + bundle(n+1))
-			return before, version(n + 1), err
-		}
-	}
-	return "", "", fmt.Errorf("there is no release after %s", before)
+	_, err = l.sh("systemd-run --quiet --collect --no-block tandem install /lab/" + bundle(n+1))
+	return version(n), version(n + 1), err
 }
 
 // fresh: the units are enabled, and nothing fails.
@@ -321,68 +332,5 @@ func (l *lab) purged() error {
 			"cmp /usrapp/apprun/app_ver.txt /usrdata/appbackup/app_ver.txt", "systemctl is-active -q hello", noneFailed,
 			"! ls /etc/systemd/system/*.wants/tandem-* /etc/rc?.d/*tandem* /etc/init.d/tandem-* 2>/dev/null"),
 		l.saying("systemctl is-enabled tandem-agent 2>&1 | tail -1", "Failed to get unit file state for tandem-agent.service: No such file or directory"),
-	)
-}
-
-// places: a bundle is installed from wherever the one who installs can read it.
-func (l *lab) places() error {
-	for _, dir := range []string{"/tmp", "/root", "/home", "/var/tmp"} {
-		before, err := l.sh("cat /usrapp/apprun/app_ver.txt")
-		if err != nil {
-			return err
-		}
-		n := 0
-		for n < releases-1 && version(n) != before {
-			n++
-		}
-		file := dir + "/" + bundle(n+1)
-		if err := checks(
-			l.holds("cp /lab/"+bundle(n+1)+" "+file, "tandem install "+file, "rm "+file),
-			func() error { return l.well(version(n + 1)) },
-		); err != nil {
-			return err
-		}
-	}
-	return l.says("tandem install /tmp/missing 2>&1 | head -1", "tandem: /tmp/missing: no such file or directory")
-}
-
-// hooks run outside of the sandbox, and what they leave running outlives the agent.
-func (l *lab) hooks() error {
-	const hook = `#!/bin/sh
-# Each of these is forbidden to the agent itself.
-set -e
-echo "$TANDEM_HOOK $TANDEM_VERSION" >>/root/hooks
-touch /home/hook /opt/hook
-runuser -u nobody -- true
-case $TANDEM_HOOK in
-start) setsid /usrapp/apprun/apps/bin/hello >/dev/null 2>&1 & ;;
-stop) pkill -f /usrapp/apprun/apps/bin/hello || : ;;
-health) [ -z "$(cat /run/health 2>/dev/null)" ] || exit "$(cat /run/health)" ;;
-esac
-`
-	running := `pgrep -f /usrapp/apprun/apps/bin/hello`
-	before, after, err := l.pair()
-	if err != nil {
-		return err
-	}
-	return checks(
-		l.holds("systemctl disable --now hello", "cat >/usr/local/sbin/hook <<'END'\n"+hook+"END", "chmod +x /usr/local/sbin/hook", "rm -f /root/hooks",
-			`sed -i '/^\[hooks\]/,$d' /etc/tandem.toml`,
-			`printf '[hooks]\npre_install = ["hook"]\nstop = ["hook"]\nstart = ["hook"]\nhealth = ["hook"]\n' >>/etc/tandem.toml`,
-			"systemctl reload tandem-agent"),
-		l.becomes("the configuration is read again", "journalctl -u tandem-agent -b | grep -q 'the configuration was changed' && tandem status | grep -q '^agent: idle'"),
-		l.holds("tandem install /lab/"+after.bundle),
-		l.saying("cat /root/hooks", "pre_install "+after.version, "stop "+after.version, "start "+after.version, "health "+after.version),
-		l.holds(running, noneFailed),
-		// It goes on while the agent is started anew, and when it is killed.
-		l.holds("p=$("+running+"); systemctl restart tandem-agent; [ \"$p\" = \"$("+running+")\" ]"),
-		l.holds("p=$("+running+"); systemctl kill -s KILL tandem-agent; sleep 1; [ \"$p\" = \"$("+running+")\" ]"),
-		l.becomes("the agent is there again", "systemctl is-active -q tandem-agent && tandem status | grep -q '^agent: idle'"),
-		// A version that is not well is taken back; a hook that is killed says nothing.
-		l.holds("echo 1 >/run/health"),
-		l.saying("tandem install /lab/"+after.next().bundle+" >/dev/null 2>&1; echo $?", "51"),
-		l.saying("cat /usrapp/apprun/app_ver.txt", after.version),
-		l.holds("rm /run/health", running),
-		func() error { _ = before; return nil },
 	)
 }
