@@ -93,6 +93,7 @@ func (b *builder) build(base string) {
 	b.write(filepath.Join(files, "hello.service"), unit, 0o644)
 	b.repack(b.pkg, filepath.Join(files, "tandem.deb"), "true")
 	b.repack(b.pkg, filepath.Join(files, "newer.deb"), newer)
+	b.units(filepath.Join(files, "units"))
 	b.bundles(files)
 	if b.err == nil {
 		b.err = disk(b.ctx, b.disks["lab"], "lab", "160M", files)

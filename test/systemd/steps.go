@@ -17,6 +17,7 @@ type step struct {
 var steps = []step{
 	{name: "the package on a machine that nobody configured", do: (*lab).fresh, always: true},
 	{name: "the device is configured", do: (*lab).configured, always: true},
+	{name: "the units and drop-ins of the book", do: (*lab).book},
 	{name: "a wrong configuration", do: (*lab).wrongConfiguration},
 	{name: "the daemon is stopped, or crashes, in the midst of an installation", do: (*lab).crashes},
 	{name: "a bundle in /tmp, /root, /home", do: (*lab).places},
