@@ -24,6 +24,7 @@ func (o *OS) SetAttr(name string, a Attr, was Info) error {
 		fd, err := o.openEntry(dir, base)
 		if errors.Is(err, syscall.EACCES) {
 			fd, err = o.openClosed(dir, base, was)
+			was.Ctime = 0 // it was the same, and that has changed it
 		}
 		if err != nil {
 			return replaced(err)

@@ -297,6 +297,99 @@ func TestOSMovedAway(t *testing.T) {
 	})
 }
 
+// What holds on the file system of the tests holds on others.
+func TestOSFileSystems(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root mounts")
+	}
+	for _, name := range []string{"tmpfs", "overlay"} {
+		t.Run(name, func(t *testing.T) {
+			dir := mountNew(t, name)
+			fsystest.Run(t, func(t *testing.T) fsys.FS {
+				sub, err := os.MkdirTemp(dir, "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return open(t, sub, kernels["this one"])
+			}, fsystest.Tools{Mount: mount})
+		})
+	}
+}
+
+// mountNew mounts a new file system of a kind; the overlay has a layer below
+// with the directory low and a file in it.
+func mountNew(t *testing.T, kind string) string {
+	t.Helper()
+	tmp := func() string {
+		dir := t.TempDir()
+		if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+		return dir
+	}
+	if kind == "tmpfs" {
+		return tmp()
+	}
+	lower, upper, dir := tmp(), tmp(), t.TempDir()
+	for _, d := range []string{lower + "/low", upper + "/upper", upper + "/work"} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, lower+"/low/file", "low")
+	if err := unix.Mount("none", dir, "overlay", 0, "lowerdir="+lower+",upperdir="+upper+"/upper,workdir="+upper+"/work"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// A file of a lower layer shows another device, and is no mount for that. What
+// syncfs reports there is not to be relied on.
+func TestOSOverlay(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root mounts")
+	}
+	dir := mountNew(t, "overlay")
+	for name, grow := range kernels {
+		f := open(t, dir, grow)
+		if f.SyncReports() {
+			t.Errorf("%s: SyncReports", name)
+		}
+		for _, n := range []string{".", "low", "low/file"} {
+			if i, err := f.Lstat(n); err != nil || i.Mount {
+				t.Errorf("%s: %+v, %v", name, i, err)
+			}
+		}
+		if data, err := fsys.ReadFile(f, "low/file", 10); err != nil || string(data) != "low" {
+			t.Errorf("%s: %q, %v", name, data, err)
+		}
+	}
+	f := open(t, dir, kernels["this one"])
+	i, err := f.Lstat("low/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.SetAttr("low/file", fsys.Attr{Mode: 0o4711, UID: 5, GID: 6, Mtime: 7}, i); err != nil {
+		t.Fatal(err)
+	}
+	if i, err = f.Lstat("low/file"); err != nil || i.Mode != 0o4711 || i.UID != 5 || i.Mtime != 7 {
+		t.Errorf("%+v, %v", i, err)
+	}
+	if err := f.Rename("low", "new"); !errors.Is(err, syscall.EXDEV) || errors.Is(err, fsys.ErrElsewhere) {
+		t.Errorf("a directory of a lower layer: %v, want %v", err, syscall.EXDEV)
+	}
+}
+
 // All of this holds on a kernel as old as that of small devices: this test runs
 // the others as if on one.
 func TestOldKernel(t *testing.T) {
@@ -310,7 +403,7 @@ func TestOldKernel(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", helper, "tandem/test/oldkernel").CombinedOutput(); err != nil {
 		t.Fatalf("build oldkernel: %v\n%s", err, out)
 	}
-	cmd := exec.Command(helper, os.Args[0], "-test.run", "^TestOS/^this_one$")
+	cmd := exec.Command(helper, os.Args[0], "-test.run", "^TestOS/^this_one$|^TestOSOther$|^TestOSDeep$|^TestOSAttacked$/^this_one$")
 	cmd.Env = append(os.Environ(), "TANDEM_OLD_KERNEL=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

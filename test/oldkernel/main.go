@@ -125,6 +125,9 @@ func check() error {
 	if err := unix.Statx(unix.AT_FDCWD, "/", 0, 0, &st); !errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("statx: %v: want %v", err, unix.ENOSYS)
 	}
+	if _, err := unix.Openat2(unix.AT_FDCWD, "/", &unix.OpenHow{Flags: unix.O_PATH}); !errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("openat2: %v: want %v", err, unix.ENOSYS)
+	}
 	if err := unix.Renameat2(unix.AT_FDCWD, "/", unix.AT_FDCWD, "/", unix.RENAME_EXCHANGE); !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("renameat2 with a flag: %v: want %v", err, unix.EINVAL)
 	}
