@@ -19,6 +19,7 @@ import (
 	"tandem/backup"
 	"tandem/internal/config"
 	"tandem/internal/lock"
+	"tandem/ota/hawkbit"
 )
 
 // Options is what an Agent works with. Notify may be nil.
@@ -104,6 +105,9 @@ func New(o Options) *Agent {
 	a := &Agent{
 		o: o, cfg: o.Config, log: o.Environment.Log,
 		ended: make(chan func()), asked: make(chan func()),
+	}
+	if a.o.Environment.Polled == nil {
+		a.o.Environment.Polled = &hawkbit.Cache{}
 	}
 	a.ledger = newLedger(o.Environment.Now)
 	a.config.changed = make(chan struct{}, 1)

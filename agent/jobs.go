@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -12,8 +13,10 @@ import (
 
 	"tandem/agent/device"
 	"tandem/backup"
+	"tandem/internal/config"
 	"tandem/internal/lock"
 	"tandem/ota"
+	"tandem/ota/hawkbit"
 	"tandem/packaging/release"
 	"tandem/versioning"
 )
@@ -59,6 +62,10 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 			a.up, a.mem = true, mem
 			a.saveMemory()
 			a.now.NextPoll = now.Add(FirstPoll(a.cfg.Agent.Poll, a.o.Random()))
+			if a.fromHawkBit() {
+				a.mem.Hold(askedFirst)
+				a.now.NextPoll = now.Add(FirstPoll(min(a.cfg.Agent.Poll, maxFirstAsk), a.o.Random()))
+			}
 			a.now.NextScrub = firstScrub(mem.Scrubbed, now, a.cfg.Agent.Scrub, a.o.Random())
 			if a.now.Pending != nil {
 				a.now.Health, a.now.Unstarted = now, !started
@@ -153,7 +160,7 @@ func (a *Agent) polled(ans *device.Answers, err error) {
 			a.log.Info("the source answers again")
 		}
 		a.now.LastPoll, a.now.PollError, a.now.PollFailures = now, "", 0
-		a.now.NextPoll = now.Add(NextPoll(a.cfg.Agent.Poll, ans.Wish, a.o.Random()))
+		a.now.NextPoll = now.Add(NextPoll(cmp.Or(ans.Every, a.cfg.Agent.Poll), ans.Wish, a.o.Random()))
 		a.queueReport() // there is a network, and another tandem may have left something
 	}
 	if !answered {
@@ -250,21 +257,63 @@ func (a *Agent) settle(c, next device.Course, free map[string]int64, err error) 
 		a.now.NextPoll = now
 	case device.NoRoom:
 		log.WithError(err).Error("there is no room for the release: it is not tried again until there is more")
+		a.refused(c, err)
 		a.queueReport()
 	case device.Postponed:
 		log.WithError(err).Info("postponed")
 	case device.Refused:
 		log.WithError(err).Error("the release was refused")
+		a.refused(c, err)
 		a.now.NextPoll = now
 	case device.Failed:
 		w := a.mem.Of(c)
-		if c.Step == device.Downloading && errors.Is(err, ota.ErrRefused) { // it may have been replaced: ask again
+		switch {
+		case errors.Is(err, hawkbit.ErrWithdrawn):
+			a.now.NextPoll = now // which tells what is wanted now
+		case c.Step == device.Downloading && errors.Is(err, ota.ErrRefused) && w.Tries > maxRefusals && a.refused(c, err):
+			a.mem.Put(device.Course{Step: device.Idle, Kind: c.Kind, App: c.App})
+		case c.Step == device.Downloading && errors.Is(err, ota.ErrRefused): // it may have been replaced: ask again
 			a.now.NextPoll = sooner(a.now.NextPoll, w.NotYet)
 		}
 		log.WithError(err).WithField("next", w.NotYet.Sub(now).Round(time.Second)).Warn("it did not come to its end: " + string(c.Step))
 	}
 	a.saveMemory()
 }
+
+// fromHawkBit reports whether the source is a hawkBit server.
+func (a *Agent) fromHawkBit() bool {
+	return a.cfg.Source != nil && a.cfg.Source.Type == config.HawkBit
+}
+
+// refused has a hawkBit server told that a release cannot be taken: its action is
+// over then, and the same release may come with another one, so that nothing bars
+// it here. It reports whether that is so; of another source nobody is told.
+func (a *Agent) refused(c device.Course, why error) bool {
+	if !a.fromHawkBit() {
+		return false
+	}
+	d, err := a.open(device.Look)
+	if err == nil {
+		err = d.Refused(c.SHA256, why)
+		a.close(d)
+	}
+	if err != nil {
+		a.log.WithError(err).Warn("it could not be written down that the release was refused")
+		return false
+	}
+	a.mem.Forgive(c.SHA256)
+	a.now.NextPoll = a.clock()
+	return true
+}
+
+const (
+	// maxRefusals is how often what a hawkBit server sends may be refused until
+	// its release is.
+	maxRefusals = 2
+	// askedFirst holds back what an action of a hawkBit server brings until the
+	// server was asked: it may have called the action off meanwhile.
+	askedFirst = "the server is asked first whether it still wants it"
+)
 
 func (a *Agent) proveJob(ctx context.Context) func() {
 	unstarted := a.now.Unstarted

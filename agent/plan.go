@@ -144,8 +144,9 @@ func sooner(a, b time.Time) time.Time {
 }
 
 const (
-	maxSpread = time.Hour      // that first polls are spread over
-	maxWish   = 24 * time.Hour // that a server may put off a poll
+	maxSpread   = time.Hour      // that first polls are spread over
+	maxFirstAsk = time.Minute    // of a hawkBit server, whose action may be under way
+	maxWish     = 24 * time.Hour // that a server may put off a poll
 )
 
 // FirstPoll is how long an agent that starts waits before it polls: devices that

@@ -187,14 +187,15 @@ func (a *Agent) handler() http.Handler {
 // routes are the operations of docs/openapi.json.
 func (a *Agent) routes() map[string]http.HandlerFunc {
 	return map[string]http.HandlerFunc{
-		"GET /v1/status":    a.serveStatus,
-		"GET /v1/events":    a.serveEvents,
-		"GET /metrics":      a.serveMetrics,
-		"POST /v1/check":    a.serveCheck,
-		"POST /v1/update":   a.serveUpdate,
-		"POST /v1/install":  a.serveInstall,
-		"POST /v1/confirm":  a.serveConfirm,
-		"POST /v1/rollback": a.serveRollback,
+		"GET /v1/status":          a.serveStatus,
+		"GET /v1/events":          a.serveEvents,
+		"GET /metrics":            a.serveMetrics,
+		"POST /v1/check":          a.serveCheck,
+		"POST /v1/update":         a.serveUpdate,
+		"POST /v1/install":        a.serveInstall,
+		"POST /v1/confirm":        a.serveConfirm,
+		"POST /v1/rollback":       a.serveRollback,
+		"POST /v1/confirm-update": a.serveConfirmUpdate,
 	}
 }
 
@@ -400,6 +401,13 @@ func (a *Agent) serveUpdate(w http.ResponseWriter, r *http.Request) {
 
 func (a *Agent) serveConfirm(w http.ResponseWriter, r *http.Request) {
 	a.command(w, r, "confirming", func(ctx context.Context, d *device.Device) (any, error) { return d.RunConfirm(ctx) })
+}
+
+// serveConfirmUpdate says yes or no to what the server wants a person to confirm.
+func (a *Agent) serveConfirmUpdate(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	yes, reason := q.Get("deny") != "true", q.Get("reason")
+	a.command(w, r, "telling the server", func(ctx context.Context, d *device.Device) (any, error) { return d.ConfirmUpdate(ctx, yes, reason) })
 }
 
 func (a *Agent) serveRollback(w http.ResponseWriter, r *http.Request) {

@@ -20,6 +20,7 @@ import (
 	"tandem/internal/fsys"
 	"tandem/internal/lock"
 	"tandem/internal/mounts"
+	"tandem/ota/hawkbit"
 )
 
 // ErrNoRoot says that the device has no root of trust.
@@ -42,6 +43,8 @@ type Environment struct {
 	Output *os.File
 	// Outside runs hooks and handlers; where it is nil, this process does.
 	Outside *child.Outside
+	// Polled is what was polled last of a hawkBit server; it may be nil.
+	Polled *hawkbit.Cache
 	// Explain says of an error what a command tells about it; it may be nil.
 	Explain func(error) Failure
 	EUID    int

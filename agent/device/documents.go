@@ -107,6 +107,7 @@ type Updated struct {
 	InPlace  bool               `json:"in_place,omitempty"`
 	Firmware []UpdatedFirmware  `json:"firmware,omitempty"` // those that something came of
 	Remarks  []string           `json:"remarks,omitempty"`
+	Source   *SourceStatus      `json:"source,omitempty"` // of a hawkBit server: what it wants
 	Failure
 }
 
@@ -193,6 +194,7 @@ type Answer struct {
 	Download  int64              `json:"download,omitempty"` // bytes that are still to come, in that form
 	Passed    []string           `json:"passed"`             // the other releases, with the reason
 	Firmware  []AnswerFirmware   `json:"firmware,omitempty"`
+	Source    *SourceStatus      `json:"source,omitempty"` // of a hawkBit server: what it wants
 	Failure
 }
 
@@ -253,6 +255,9 @@ func (d *Device) RunCheck(ctx context.Context) (*Answer, error) {
 	}
 	d.cost(ctx, ans.app())
 	doc, err := d.describeAnswers(ans)
+	if d.fromHawkBit() {
+		doc.Source = d.sourceStatus()
+	}
 	doc.Failure = d.explain(err)
 	return doc, err
 }
@@ -263,8 +268,12 @@ func (d *Device) RunUpdate(ctx context.Context) (*Updated, error) {
 	if done == nil {
 		return nil, err
 	}
+	d.tell(ctx)
 	doc, err := describeUpdate(done.App, done.Answers.app().Installed, err, done.Firmware...)
 	if doc != nil {
+		if d.fromHawkBit() {
+			doc.Source = d.sourceStatus()
+		}
 		doc.Failure = d.explain(err)
 	}
 	return doc, err

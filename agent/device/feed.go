@@ -23,7 +23,7 @@ type Unit struct {
 	Name      string
 	Installed versioning.Version   // zero: nothing
 	Pending   versioning.Version   // installed, and waits to be confirmed healthy
-	Begun     versioning.Version   // its handler has begun to write it, or has written it for after a restart
+	Begun     versioning.Version   // unpacked for its handler, or written by it for after a restart
 	Revoked   []versioning.Version // those that failed here, or were gone back from
 	Err       error                // why it is not known what is installed
 }
@@ -41,7 +41,8 @@ type Source interface {
 // Wanted is what a source wants of a device.
 type Wanted struct {
 	Offers []Offered     // one for each unit, in their order
-	Fresh  time.Duration // how soon it wants to be asked again; 0: it did not say
+	Fresh  time.Duration // how soon it wants to be asked again at the earliest; 0: it did not say
+	Every  time.Duration // how often it wants to be asked; 0: as the configuration says
 	Urgent bool          // it is to be installed whatever the hour
 	Hold   string        // why nothing is to be installed yet; "": it may be
 }
@@ -61,8 +62,13 @@ func (d *Device) source() (_ Source, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.Type != config.Repo {
-		return nil, fmt.Errorf("%w: %s: source.type %q is not built in yet: expected %q", config.ErrInvalid, d.cfg.File, c.Type, config.Repo)
+	if c.Type == config.HawkBit {
+		feed, err := d.openHawkBit(c)
+		if err != nil {
+			return nil, err
+		}
+		d.feed = feed
+		return feed, nil
 	}
 	store, err := d.store()
 	if err != nil {
@@ -181,7 +187,8 @@ type Answers struct {
 	Hold   string
 	Free   map[string]int64 // bytes, by where a release needs them
 	Behind bool             // the clock shows a time that has passed for sure
-	Wish   time.Duration    // how soon the server wants to be asked again; 0: it did not say
+	Wish   time.Duration    // how soon the server wants to be asked again at the earliest; 0: it did not say
+	Every  time.Duration    // how often it wants to be asked; 0: as the configuration says
 }
 
 // app returns the answer for the application.
@@ -222,6 +229,7 @@ func (d *Device) Ask(ctx context.Context) (*Answers, error) {
 		ans.Units[i].Offered = wanted.Offers[i]
 	}
 	ans.Urgent, ans.Hold, ans.Wish = wanted.Urgent, wanted.Hold, wanted.Fresh
+	ans.Every = wanted.Every
 	ans.Behind = d.ClockBehind() // the source may know the time
 	return ans, nil
 }
@@ -243,8 +251,6 @@ func (d *Device) units(ctx context.Context) []UnitAnswer {
 		u.Revoked = s.Revoked
 		if s.State.Open() || s.State == firmware.Restart {
 			u.Unpacked = firmware.Result{Name: c.Name, From: s.Previous, Version: s.Version, State: s.State}
-		}
-		if s.State == firmware.Installing || s.State == firmware.Restart {
 			u.Begun = s.Version
 		}
 		all = append(all, u)

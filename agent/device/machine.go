@@ -241,6 +241,20 @@ func (m *Machine) barred(sum digest.SHA256, now time.Time, free map[string]int64
 	return nil
 }
 
+// Forgive takes away what keeps the device from a release.
+func (m *Machine) Forgive(sum digest.SHA256) {
+	m.Bars = slices.DeleteFunc(m.Bars, func(b Bar) bool { return b.SHA256 == sum })
+}
+
+// Hold keeps each release from being installed until a poll says otherwise.
+func (m *Machine) Hold(why string) {
+	for i := range m.Works {
+		if w := &m.Works[i]; w.Step == Downloading || w.Step == Ready {
+			w.Course.Hold = why
+		}
+	}
+}
+
 // Sane reports whether what was read from a disk can be gone on with.
 func (m *Machine) Sane() bool {
 	for i := range m.Works {

@@ -15,6 +15,7 @@ type Status struct {
 	Revoked    []versioning.Version           `json:"revoked"`
 	LastUpdate *Event                         `json:"last_update"`
 	Firmware   []FirmwareStatus               `json:"firmware,omitempty"` // in the order of the configuration
+	Source     *SourceStatus                  `json:"source,omitempty"`   // where releases come from
 	Agent      *AgentStatus                   `json:"agent,omitempty"`    // where one runs and was asked
 }
 
@@ -98,6 +99,7 @@ func (d *Device) Status(ctx context.Context) (*Status, error) {
 	if s.Firmware, err = d.firmwareStatus(ctx); err != nil {
 		return nil, err
 	}
+	s.Source = d.sourceStatus()
 	return s, nil
 }
 

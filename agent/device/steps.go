@@ -139,7 +139,15 @@ func (d *Device) Update(ctx context.Context) (*Updating, error) {
 // finish takes a release through all of its steps.
 func (d *Device) finish(ctx context.Context, c Course) (u *Update, err error) {
 	for c.Step != Idle && err == nil {
+		if c.Step == Ready && c.Hold != "" {
+			d.env.Log.WithField("version", c.Version).Warn("downloaded, not installed: " + c.Hold)
+			return u, nil
+		}
+		sum := c.SHA256
 		c, u, err = d.Advance(ctx, c)
+		if Final(err) && !errors.Is(err, ErrUnhealthy) { // which is read off the device
+			err = errors.Join(err, d.Refused(sum, err))
+		}
 	}
 	return u, err
 }

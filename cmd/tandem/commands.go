@@ -192,6 +192,7 @@ func newStatusCommand(p *program) *cobra.Command {
 			if e := s.LastUpdate; e != nil {
 				lines = append(lines, "last update: "+eventLine(e))
 			}
+			lines = append(lines, sourceLines(s.Source)...)
 			if a := s.Agent; a != nil {
 				lines = append(lines, agentLine(a))
 				if a.PollError != "" {
@@ -318,7 +319,7 @@ func (p *program) showUpdate(doc *device.Updated, err error) error {
 	case ofApp && doc.Updated && doc.Error == "":
 		lines = append(lines, installedLine(doc, "backed up once it is confirmed"))
 	}
-	return errors.Join(p.report(doc, lines...), err)
+	return errors.Join(p.report(doc, append(lines, sourceLines(doc.Source)...)...), err)
 }
 
 func installedLine(doc *device.Updated, end string) string {
@@ -419,7 +420,8 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 			line += ", downloaded already"
 		}
 	}
-	return errors.Join(p.print(doc, append(lines, line)...), err)
+	lines = append(append(lines, line), sourceLines(doc.Source)...)
+	return errors.Join(p.print(doc, lines...), err)
 }
 
 func newCheckCommand(p *program) *cobra.Command {

@@ -171,7 +171,7 @@ Results go to standard output, messages to standard error.
 	cmd.AddCommand(
 		newBootCommand(p), newBackupCommand(p), newStatusCommand(p), newVerifyCommand(p),
 		newInstallCommand(p), newCheckCommand(p), newUpdateCommand(p), newBumpCommand(p),
-		newRollbackCommand(p), newConfirmCommand(p), newRevokeCommand(p), newUnrevokeCommand(p),
+		newRollbackCommand(p), newConfirmCommand(p), newConfirmUpdateCommand(p), newRevokeCommand(p), newUnrevokeCommand(p),
 		newHistoryCommand(p), newAgentCommand(p), newVersionCommand(p),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean, and what to do", Long: outcomes().Help()},
 	)

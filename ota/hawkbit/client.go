@@ -22,11 +22,13 @@ const maxAnswer = 4 << 20
 const answerTime = 2 * time.Minute
 
 // Cache is what a poll found last, so that an idle one costs one small
-// conditional request. It is lost with the process. A Cache is for one Source at
-// a time.
+// conditional request. It is lost with the process; then the server is told all of
+// the device once more, as an answer may have been cut off with it. A Cache is for
+// one Source at a time.
 type Cache struct {
 	tag  string
 	base base
+	told bool // the server has heard from this process what the device is
 }
 
 // client speaks DDI.
@@ -152,7 +154,7 @@ func (c *client) poll(ctx context.Context) (*base, error) {
 	if err := c.read(r, "poll", &b); err != nil {
 		return nil, err
 	}
-	*c.cache = Cache{r.tag, b}
+	c.cache.tag, c.cache.base = r.tag, b
 	return &b, nil
 }
 
@@ -211,15 +213,16 @@ func (c *client) send(ctx context.Context, method, address, what string, body an
 }
 
 // final sends a report that must arrive: what the server refuses is sent again
-// with nothing but the outcome. One that the server wants no more is delivered.
-func (c *client) final(ctx context.Context, rel string, number int64, s status) error {
-	err := c.report(ctx, rel, number, s)
+// with nothing but the outcome. taken is false if the server wants no more reports
+// of the action: it has heard one, or has dropped the action.
+func (c *client) final(ctx context.Context, rel string, number int64, s status) (taken bool, err error) {
+	err = c.report(ctx, rel, number, s)
 	if errors.Is(err, errTooMuch) {
 		s.Details, s.Code = nil, nil
 		err = c.report(ctx, rel, number, s)
 	}
 	if errors.Is(err, errVanished) {
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }

@@ -135,9 +135,11 @@ func judge(a *Action, f *Facts) judgement {
 	return j
 }
 
-// hold says why nothing of an action is to be installed yet; "" if it may.
-func (a *Action) hold() string {
+// Hold says why nothing of an action is to be installed yet; "" if it may.
+func (a *Action) Hold() string {
 	switch {
+	case a.Step != Open:
+		return ""
 	case a.Window == "unavailable":
 		return "the server's maintenance window is not open"
 	case a.Update == Skip:

@@ -78,8 +78,8 @@ func New(o Options) (*Source, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	if o.Cache == nil {
-		o.Cache = &Cache{}
+	if o.Cache == nil { // one command: what the agent told may be relied on
+		o.Cache = &Cache{told: true}
 	}
 	return &Source{o, client{o.Client, newAddress(o.Origin, o.Tenant, o.Controller), o.Cache}}, nil
 }
@@ -140,13 +140,8 @@ func (s *Source) Sync(ctx context.Context, f Facts) (*View, error) {
 			break
 		}
 	}
-	if err := s.tellAttributes(ctx, st, &f, b.Links["configData"].Href != ""); err != nil {
-		s.o.Log.WithError(err).Warn("the server was not told of the device's attributes; it is tried again")
-	}
-	if w == (wanted{}) {
-		if err := s.tellInstalled(ctx, st, &f); err != nil {
-			s.o.Log.WithError(err).Warn("the server was not told what is installed; it is tried again")
-		}
+	if err := s.tell(ctx, st, &f, b.Links["configData"].Href != "", w == wanted{}); err != nil {
+		return nil, err
 	}
 	return s.view(st, b.sleep(), &f), nil
 }
@@ -196,7 +191,8 @@ func (s *Source) end(ctx context.Context, st *State) error {
 		r.Result.Finished = failure
 		r.Code = &a.Outcome.Code
 	}
-	if err := s.c.final(ctx, "deploymentBase", a.Number, r); err != nil {
+	taken, err := s.c.final(ctx, "deploymentBase", a.Number, r)
+	if err != nil {
 		return err
 	}
 	log := s.o.Log.WithFields(logrus.Fields{"action": a.Number, "success": a.Outcome.Success})
@@ -205,7 +201,9 @@ func (s *Source) end(ctx context.Context, st *State) error {
 	for i := range a.Parts {
 		if p := &a.Parts[i]; a.Outcome.Success && p.Kind == release.App {
 			st.brought(p.Version, a.Set)
-			st.Told = p.Version
+			if taken { // else the server may have dropped the action before
+				st.Told = p.Version
+			}
 		}
 	}
 	return s.save(st)
@@ -249,7 +247,7 @@ func (s *Source) answerCancel(ctx context.Context, st *State, m move) error {
 		}
 		return err
 	}
-	if err := s.c.final(ctx, "cancelAction", m.Cancel, status{Execution: closed, Result: result{success}}); err != nil {
+	if _, err := s.c.final(ctx, "cancelAction", m.Cancel, status{Execution: closed, Result: result{success}}); err != nil {
 		return err
 	}
 	s.o.Log.WithField("action", m.Cancel).Info("the server has called the action off")
@@ -453,18 +451,9 @@ func (s *Source) view(st *State, sleep time.Duration, f *Facts) *View {
 	if a == nil || a.Step != Open {
 		return v
 	}
-	v.Action, v.Urgent, v.Hold = a.Number, a.Update == Forced, a.hold()
-	var here []ota.Offer
+	v.Action, v.Urgent, v.Hold = a.Number, a.Update == Forced, a.Hold()
 	for _, i := range judge(a, f).todo {
-		p := &a.Parts[i]
-		if p.Fetched && v.Hold != "" { // what is here already waits for the others
-			here = append(here, p.offer(v.Urgent))
-			continue
-		}
-		v.Offers = append(v.Offers, p.offer(v.Urgent))
-	}
-	if len(v.Offers) == 0 {
-		v.Offers = here
+		v.Offers = append(v.Offers, a.Parts[i].offer(v.Urgent))
 	}
 	return v
 }
@@ -477,6 +466,29 @@ func (p *Part) offer(urgent bool) ota.Offer {
 			Release: p.Release, Head: p.Head, Rollout: 100, Unpacked: p.Unpacked, Urgent: urgent,
 		},
 	}
+}
+
+// tell sends what has changed of the device. What could not be told is no error:
+// whether the server has it is not known then, and it is told the next time.
+func (s *Source) tell(ctx context.Context, st *State, f *Facts, asked, idle bool) error {
+	all := asked || !s.c.cache.told
+	unsure := false
+	if err := s.tellAttributes(ctx, st, f, all); err != nil {
+		s.o.Log.WithError(err).Warn("the server was not told of the device's attributes; it is tried again")
+		unsure, st.Attributes = st.Attributes != nil, nil
+	}
+	if idle {
+		if err := s.tellInstalled(ctx, st, f, !s.c.cache.told); err != nil {
+			s.o.Log.WithError(err).Warn("the server was not told what is installed; it is tried again")
+			unsure, st.Told = unsure || !st.Told.IsZero(), versioning.Version{}
+		} else {
+			s.c.cache.told = s.c.cache.told || st.Attributes != nil
+		}
+	}
+	if !unsure {
+		return nil
+	}
+	return s.save(st)
 }
 
 // tellAttributes sends what has changed of the attributes, or all if asked.
@@ -523,9 +535,9 @@ func (s *Source) sendAttributes(ctx context.Context, known, want map[string]stri
 // tellInstalled tells the server what is installed, where that is another version
 // than it takes for installed: after a rollback, an installation by hand, or a
 // partition that was restored.
-func (s *Source) tellInstalled(ctx context.Context, st *State, f *Facts) error {
+func (s *Source) tellInstalled(ctx context.Context, st *State, f *Facts, again bool) error {
 	app := f.app()
-	if app == nil || app.Installed.IsZero() || !app.Pending.IsZero() || st.Told.String() == app.Installed.String() {
+	if app == nil || app.Installed.IsZero() || !app.Pending.IsZero() || !again && st.Told.String() == app.Installed.String() {
 		return nil
 	}
 	set := st.setOf(app.Installed, s.o.SetName)
@@ -540,6 +552,9 @@ func (s *Source) tellInstalled(ctx context.Context, st *State, f *Facts) error {
 		return err
 	default:
 		s.o.Log.Infof("the server knows that %s:%s is installed", set.Name, set.Version)
+	}
+	if st.Told.String() == app.Installed.String() {
+		return nil
 	}
 	st.Told = app.Installed
 	return s.save(st)

@@ -31,6 +31,7 @@ type device struct {
 type options struct {
 	source  string // URL; "": none
 	slow    string // [source] bandwidth
+	more    string // lines of [source]
 	report  string // URL; "": none
 	agent   string // more lines of [agent]
 	hooks   bool   // start, stop and health
@@ -103,7 +104,7 @@ lock = "tandem.lock"
 socket = "socket"
 `, filepath.Join(o.usrData, "usr_data"), filepath.Join(o.usrData, "state")) + o.agent + "\n"
 	if o.source != "" {
-		text += fmt.Sprintf("[source]\nurl = %q\nbandwidth = %q\n", o.source, o.slow)
+		text += fmt.Sprintf("[source]\nurl = %q\nbandwidth = %q\n", o.source, o.slow) + o.more
 	}
 	if o.report != "" {
 		text += fmt.Sprintf("[report]\nurl = %q\n", o.report)

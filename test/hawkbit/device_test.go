@@ -33,11 +33,12 @@ import (
 // bench is a stand-in server, its operator, and one device that installs by
 // noting a version.
 type bench struct {
-	t      *testing.T
-	ctx    context.Context
-	op     *hawkbit.Operator
-	server *httptest.Server
-	origin string // that the device is told
+	t       *testing.T
+	ctx     context.Context
+	op      *hawkbit.Operator
+	standIn *hawkbit.Server
+	server  *httptest.Server
+	origin  string // that the device is told
 
 	mu     sync.Mutex
 	now    time.Time
@@ -61,7 +62,7 @@ func newBench(t *testing.T) *bench {
 		t: t, ctx: t.Context(), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC),
 		installed: map[string]string{"hello": "1.0.0", "modem": "1.0.0"}, failed: map[string]string{},
 	}
-	standIn := hawkbit.New(hawkbit.Options{Now: b.clock, Random: func() float64 { return 0.5 }, MinSleep: time.Second})
+	b.standIn = hawkbit.New(hawkbit.Options{Now: b.clock, Random: func() float64 { return 0.5 }, MinSleep: time.Second})
 	b.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(r.URL.Path, "/rest/") {
 			b.mu.Lock()
@@ -72,7 +73,7 @@ func newBench(t *testing.T) *bench {
 				return
 			}
 		}
-		standIn.ServeHTTP(w, r)
+		b.standIn.ServeHTTP(w, r)
 	}))
 	t.Cleanup(b.server.Close)
 	b.op = &hawkbit.Operator{URL: b.server.URL, Client: b.server.Client()}
@@ -578,6 +579,19 @@ func TestForceQuit(t *testing.T) {
 	b.expectInstalls()
 }
 
+// The device was faster than the force quit: the server learns of it otherwise.
+func TestForceQuitTooLate(t *testing.T) {
+	b := newBench(t)
+	b.o.SetName = "hello"
+	n := b.assign(hawkbit.Assignment{Set: b.release("2.0.0"), Type: "forced"})
+	b.round()
+	b.check(b.op.Cancel(b.ctx, device, n, false))
+	b.check(b.op.Cancel(b.ctx, device, n, true))
+	b.sync()
+	b.sees(n, "canceled", false)
+	b.installedIs("hello:2.0.0")
+}
+
 func TestSeveralModules(t *testing.T) {
 	b := newBench(t)
 	app, err := b.op.AddModule(b.ctx, hawkbit.Module{Name: "hello", Version: "2.0.0", Type: "application", Files: map[string][]byte{
@@ -735,6 +749,34 @@ func TestInstalledByHand(t *testing.T) {
 	if got := b.asked[asked:]; len(got) != 1 {
 		t.Errorf("with nothing new the device asked %q", got)
 	}
+}
+
+// An answer to what the device told of itself is lost, and the device goes back to
+// what it was: the server does not keep what it heard in between.
+func TestAttributesAreLost(t *testing.T) {
+	b := newBench(t)
+	b.o.SetName, b.o.Cache = "hello", &source.Cache{}
+	b.release("1.0.0")
+	b.release("2.0.0")
+	b.sync()
+	b.installed["hello"] = "2.0.0"
+	b.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPut {
+			return false
+		}
+		b.standIn.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	})
+	b.sync()
+	b.intercept(nil)
+	b.installed["hello"] = "1.0.0"
+	b.sync()
+	a, err := b.op.Attributes(b.ctx, device)
+	b.check(err)
+	if a["version.system"] != "1.0.0" {
+		t.Errorf("the server has %v", a)
+	}
+	b.installedIs("hello:1.0.0")
 }
 
 // An idle poll is one small conditional request, and the disk is left alone.

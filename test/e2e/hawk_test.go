@@ -1,0 +1,178 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"tandem/test/hawkbit"
+)
+
+const (
+	controller  = "test"
+	deviceToken = "s3cret"
+)
+
+// hawk is a hawkBit server, its operator, and a bad network between it and the
+// device.
+type hawk struct {
+	t       testing.TB
+	op      *hawkbit.Operator // on a network of its own, which is well
+	address string            // that the device is told
+
+	mu      sync.Mutex
+	standIn *hawkbit.Server
+	random  *rand.Rand // nil: the network is well
+	faults  int
+	http    *http.Server // nil while it is down
+}
+
+func newHawk(t testing.TB, random, ports *rand.Rand) *hawk {
+	t.Helper()
+	h := &hawk{t: t, random: random, address: freeAddress(t, ports), standIn: hawkbit.New(hawkbit.Options{
+		Now: time.Now, Random: func() float64 { return 0.5 }, MinSleep: time.Second,
+	})}
+	own := httptest.NewServer(h.standIn)
+	t.Cleanup(own.Close)
+	h.op = &hawkbit.Operator{URL: own.URL, Client: own.Client()}
+	t.Cleanup(h.down)
+	h.up()
+	h.check(h.op.Configure(t.Context(), map[string]any{"pollingTime": "00:00:01", "user.confirmation.flow.enabled": true}))
+	h.check(h.op.AddTarget(t.Context(), controller, deviceToken))
+	return h
+}
+
+func (h *hawk) check(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// up starts the server where it was.
+func (h *hawk) up() {
+	h.t.Helper()
+	var l net.Listener
+	eventually(h.t, soon, "the server's address is free", func() (err error) {
+		l, err = net.Listen("tcp", h.address)
+		return err
+	})
+	s := &http.Server{Handler: h}
+	h.mu.Lock()
+	h.http = s
+	h.mu.Unlock()
+	go func() { _ = s.Serve(l) }() // until it is closed; its error says no more
+}
+
+// down ends it in the middle of whatever it does.
+func (h *hawk) down() {
+	h.mu.Lock()
+	s := h.http
+	h.http = nil
+	h.mu.Unlock()
+	if s != nil {
+		_ = s.Close() // its error is one of connections that are cut
+	}
+}
+
+// well ends the faults of the network.
+func (h *hawk) well() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.random = nil
+}
+
+// ServeHTTP lets a request through, or does what bad networks do: they lose the
+// request, or the answer, or half of it, or something on the way answers.
+func (h *hawk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	const well = 99
+	fault := well
+	h.mu.Lock()
+	if h.random != nil {
+		if fault = h.random.IntN(25); fault < 4 {
+			h.faults++
+		}
+	}
+	h.mu.Unlock()
+	switch fault {
+	case 0:
+		panic(http.ErrAbortHandler)
+	case 1:
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	case 2, 3:
+		rec := httptest.NewRecorder()
+		h.standIn.ServeHTTP(rec, r)
+		if fault == 3 {
+			maps.Copy(w.Header(), rec.Header())
+			w.Header().Set("Content-Length", fmt.Sprint(rec.Body.Len()))
+			w.WriteHeader(rec.Code)
+			_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+		}
+		panic(http.ErrAbortHandler)
+	}
+	h.standIn.ServeHTTP(w, r)
+}
+
+// set makes a distribution set of hello that brings files, and returns its number.
+func (h *hawk) set(version string, files map[string][]byte) int64 {
+	h.t.Helper()
+	m, err := h.op.AddModule(h.t.Context(), hawkbit.Module{Name: "hello", Version: version, Type: "application", Files: files})
+	h.check(err)
+	ds, err := h.op.AddSet(h.t.Context(), "hello", version, "app", m)
+	h.check(err)
+	return ds
+}
+
+// assign gives the device a set. Nobody is asked for a confirmation unless a says so.
+func (h *hawk) assign(a hawkbit.Assignment) int64 {
+	h.t.Helper()
+	if a.Confirm == nil {
+		a.Confirm = new(bool)
+	}
+	n, err := h.op.Assign(h.t.Context(), controller, a)
+	h.check(err)
+	if n == 0 {
+		h.t.Fatalf("the server takes the set %d for assigned already", a.Set)
+	}
+	return n
+}
+
+// over waits until the server has done with an action, and returns how it ended.
+// meanwhile runs in between.
+func (h *hawk) over(action int64, meanwhile func()) string {
+	h.t.Helper()
+	var state hawkbit.ActionState
+	eventually(h.t, atLast, fmt.Sprintf("action %d is over", action), func() (err error) {
+		meanwhile()
+		if state, err = h.op.Action(h.t.Context(), controller, action); err == nil && state.Active {
+			err = fmt.Errorf("it is %s", state.Status)
+		}
+		return err
+	})
+	return state.Status
+}
+
+// told is what the server noted of an action.
+func (h *hawk) told(action int64) string {
+	h.t.Helper()
+	entries, err := h.op.History(h.t.Context(), controller, action)
+	h.check(err)
+	s := ""
+	for _, e := range entries {
+		s += e.Type + ":"
+		for _, m := range e.Messages {
+			if m != nil {
+				s += " " + *m + ";"
+			}
+		}
+		s += "\n"
+	}
+	return s
+}
