@@ -426,7 +426,7 @@ func (a *Agent) serveRollback(w http.ResponseWriter, r *http.Request) {
 // named, or what is sent.
 func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	o := backup.InstallOptions{AllowDowngrade: q.Get("allow_downgrade") == "true", AllowRevoked: q.Get("allow_revoked") == "true"}
+	o := backup.InstallOptions{AllowDowngrade: q.Get("allow_downgrade") == "true", AllowRevoked: q.Get("allow_revoked") == "true", Reinstall: q.Get("reinstall") == "true"}
 	open := Once(r.Body)
 	if file := q.Get("file"); file != "" {
 		if !filepath.IsAbs(file) {

@@ -18,12 +18,15 @@ import (
 var (
 	ErrDowngrade = errors.New("not newer than what is installed")
 	ErrRevoked   = errors.New("revoked")
+	// ErrInstalled says that the version is installed already.
+	ErrInstalled = errors.New("installed already")
 )
 
 // InstallOptions says what an operator at the device asked for by name.
 type InstallOptions struct {
 	AllowDowngrade bool
 	AllowRevoked   bool
+	Reinstall      bool      // the installed version again
 	Now            time.Time // modification time of files whose manifest has none
 	// Pending lets the version wait to be confirmed.
 	Pending bool
@@ -54,7 +57,7 @@ type Install struct {
 // or will be written in place, it reconciles first, so that the release meets
 // the device's configuration and none of that is on system alone.
 //
-// The error wraps ErrDowngrade or ErrRevoked for a release that may not.
+// The error wraps ErrDowngrade, ErrInstalled or ErrRevoked for a release that may not.
 func (r *Reconciler) Admit(ctx context.Context, m *Manifest, o InstallOptions) (versioning.Version, error) {
 	res, err := r.Look(ctx, Options{})
 	var installed versioning.Version
@@ -88,10 +91,10 @@ func (r *Reconciler) permits(m *Manifest, installed versioning.Version, o Instal
 		return fmt.Errorf("%w: %s failed here or was taken back", ErrRevoked, m.Version)
 	}
 	switch c := m.Version.Compare(installed); {
-	case installed.IsZero(), c > 0, o.AllowDowngrade, c == 0 && installed.In(bad):
+	case installed.IsZero(), c > 0, o.AllowDowngrade, c == 0 && (installed.In(bad) || o.Reinstall):
 		return nil
 	case c == 0:
-		return fmt.Errorf("%w: %s is installed already", ErrDowngrade, m.Version)
+		return fmt.Errorf("%w: %s is %w", ErrDowngrade, m.Version, ErrInstalled)
 	}
 	return fmt.Errorf("%w: the bundle has %s, the device %s", ErrDowngrade, m.Version, installed)
 }

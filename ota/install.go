@@ -74,7 +74,8 @@ type Installed struct {
 // place, an unfinished copy, which the reconciler replaces from usr_data. Errors
 // wrap trust.ErrUntrusted, bundle.ErrMalformed, ErrIncompatible,
 // backup.ErrDowngrade, backup.ErrRevoked, backup.ErrNoSpace or
-// backup.ErrUnavailable where that is the reason.
+// backup.ErrUnavailable where that is the reason; with one that wraps
+// backup.ErrInstalled it says what is installed already.
 func (in *Installer) Install(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Installed, error) {
 	done, err := in.attempt(ctx, open, o)
 	if !errors.Is(err, backup.ErrInPlace) {
@@ -162,6 +163,9 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	}
 	if m.Kind == release.Firmware {
 		from, err := in.Firmware[m.App](ctx, r)
+		if errors.Is(err, backup.ErrInstalled) {
+			return &Installed{Kind: m.Kind, App: m.App, From: m.Version, Version: m.Version}, err
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -170,6 +174,9 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	}
 	recorded := m.Backup()
 	installed, err := in.Reconciler.Admit(ctx, &recorded, o)
+	if errors.Is(err, backup.ErrInstalled) {
+		return &Installed{Kind: m.Kind, App: m.App, From: installed, Version: m.Version}, err
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -137,6 +137,8 @@ func describeUpdate(u *Update, installed versioning.Version, err error, firmware
 	switch {
 	case u == nil:
 		doc = &Updated{From: installed, Version: installed, BackedUp: err == nil}
+	case u.Already:
+		doc = &Updated{App: u.Installed.App, From: u.Installed.From, Version: u.Installed.Version, BackedUp: err == nil && (u.BackUp == nil || !u.BackUp.Held)}
 	case u.Firmware != nil:
 		doc = &Updated{Updated: u.Firmware.State == firmware.Done, App: u.Firmware.Name, From: u.Firmware.From, Version: u.Firmware.Version}
 	default:

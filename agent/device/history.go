@@ -117,6 +117,9 @@ func rolledBack(from, now versioning.Version, reason string, err error) Event {
 // History gives what is remembered, oldest first. Lines that cannot be read
 // are left out.
 func (d *Device) History() ([]Event, error) {
+	if err := d.stateMounted(); err != nil {
+		return nil, err
+	}
 	disk, err := fsys.OpenOS(d.cfg.Agent.State)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"tandem/backup"
 	"tandem/internal/config"
 	"tandem/internal/fsys"
 	"tandem/internal/mounts"
@@ -50,13 +51,8 @@ func (d *Device) State() (fsys.FS, error) {
 	if d.stateFS != nil {
 		return d.stateFS, nil
 	}
-	for _, side := range []config.Side{d.cfg.System, d.cfg.UsrData} {
-		if side.Mount == "" || !mounts.Below(side.Mount, d.cfg.Agent.State) {
-			continue
-		}
-		if ok, err := mounts.Mounted(side.Mount); err != nil || !ok {
-			return nil, errors.Join(fmt.Errorf("%s: nothing is mounted at %s", d.cfg.Agent.State, side.Mount), err)
-		}
+	if err := d.stateMounted(); err != nil {
+		return nil, err
 	}
 	if err := makeDir(d.cfg.Agent.State); err != nil {
 		return nil, err
@@ -68,6 +64,20 @@ func (d *Device) State() (fsys.FS, error) {
 	d.open = append(d.open, disk)
 	d.stateFS = disk
 	return disk, nil
+}
+
+// stateMounted says that the partition that the state directory belongs on is
+// not mounted, if so. The error wraps backup.ErrUnavailable.
+func (d *Device) stateMounted() error {
+	for _, side := range []config.Side{d.cfg.System, d.cfg.UsrData} {
+		if side.Mount == "" || !mounts.Below(side.Mount, d.cfg.Agent.State) {
+			continue
+		}
+		if ok, err := mounts.Mounted(side.Mount); err != nil || !ok {
+			return errors.Join(fmt.Errorf("%w: agent.state: %s: nothing is mounted at %s", backup.ErrUnavailable, d.cfg.Agent.State, side.Mount), err)
+		}
+	}
+	return nil
 }
 
 func (d *Device) store() (*ota.Store, error) {

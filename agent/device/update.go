@@ -20,6 +20,7 @@ type Update struct {
 	Installed *ota.Installed
 	BackUp    *backup.Result
 	Firmware  *firmware.Result // of a firmware; nil for the application
+	Already   bool             // it was installed before
 }
 
 // Install installs the bundle that open gives and backs it up at once. What
@@ -85,6 +86,9 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 	}
 	o.Pending = len(d.cfg.Hooks.Health) > 0
 	done, err := in.Install(ctx, open, o)
+	if errors.Is(err, backup.ErrInstalled) {
+		return d.installedAlready(ctx, command, done)
+	}
 	if err != nil {
 		if stopped { // what was stopped for the commit goes on as it was
 			err = errors.Join(err, d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, to, from))
@@ -115,6 +119,16 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		u.BackUp = res
 	}
 	return u, errors.Join(err, unproven)
+}
+
+// installedAlready brings the sides in step, as an installation would, where the
+// version is there already.
+func (d *Device) installedAlready(ctx context.Context, command string, there *ota.Installed) (u *Update, err error) {
+	u = &Update{Installed: there, Already: true}
+	if there.Kind != release.Firmware {
+		u.BackUp, err = d.Boot(ctx, command, backup.Options{Running: true})
+	}
+	return u, err
 }
 
 // roomFor reports whether both sides could hold an offer at all, with its bundle

@@ -82,10 +82,10 @@ func (f *Firmware) admit(ctx context.Context, s *Record, v versioning.Version, o
 		return installed, err
 	}
 	switch c := v.Compare(installed); {
-	case installed.IsZero(), c > 0, o.AllowDowngrade:
+	case installed.IsZero(), c > 0, o.AllowDowngrade, c == 0 && o.Reinstall:
 		return installed, nil
 	case c == 0:
-		return installed, fmt.Errorf("%w: %s %s is installed already", backup.ErrDowngrade, f.name, installed)
+		return installed, fmt.Errorf("%w: %s %s is %w", backup.ErrDowngrade, f.name, installed, backup.ErrInstalled)
 	}
 	return installed, fmt.Errorf("%w: the bundle has %s %s, the device %s", backup.ErrDowngrade, f.name, v, installed)
 }

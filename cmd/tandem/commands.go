@@ -314,6 +314,8 @@ func (p *program) showUpdate(doc *device.Updated, err error) error {
 	switch {
 	case ofApp && !doc.Updated && doc.App == "" && doc.BackedUp:
 		lines = append(lines, fmt.Sprintf("nothing newer than %s", orNone(doc.Version)))
+	case ofApp && !doc.Updated && doc.App != "" && doc.Error == "":
+		lines = append(lines, fmt.Sprintf("%s %s is installed already; --reinstall installs it again", doc.App, doc.Version))
 	case ofApp && doc.Updated && doc.BackedUp:
 		lines = append(lines, installedLine(doc, "backed up to usr_data"))
 	case ofApp && doc.Updated && doc.Error == "":
@@ -333,12 +335,14 @@ func newInstallCommand(p *program) *cobra.Command {
 		Short: "Install a bundle from a file and back it up",
 		Long: `install checks the bundle's signature, hardware, application and version,
 installs it on system, and backs it up to usr_data at once. A firmware is given
-to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
+to the handler that [[firmware]] names. The version that is installed is not
+installed again: the sides are brought in step. A FILE of "-" is standard input.`,
 		Example: `  tandem install /mnt/usb/hello-1.1.0.tandem
   tandem install --allow-downgrade hello-1.0.0.tandem`,
 		Args: cli.Exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			query := url.Values{"allow_downgrade": {strconv.FormatBool(o.AllowDowngrade)}, "allow_revoked": {strconv.FormatBool(o.AllowRevoked)}}
+			query := url.Values{"allow_downgrade": {strconv.FormatBool(o.AllowDowngrade)}, "allow_revoked": {strconv.FormatBool(o.AllowRevoked)},
+				"reinstall": {strconv.FormatBool(o.Reinstall)}}
 			open := func() (io.ReadCloser, error) { return os.Open(args[0]) }
 			var body io.Reader
 			if args[0] == "-" {
@@ -363,7 +367,8 @@ to the handler that [[firmware]] names. A FILE of "-" is standard input.`,
 			return p.showUpdate(doc, err)
 		},
 	}
-	cmd.Flags().BoolVar(&o.AllowDowngrade, "allow-downgrade", false, "install a version that is not newer; those above it are revoked")
+	cmd.Flags().BoolVar(&o.Reinstall, "reinstall", false, "install the version that is installed again")
+	cmd.Flags().BoolVar(&o.AllowDowngrade, "allow-downgrade", false, "install an older version; those above it are revoked")
 	cmd.Flags().BoolVar(&o.AllowRevoked, "allow-revoked", false, "install a version that failed here or was taken back")
 	return cmd
 }

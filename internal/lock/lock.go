@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -18,15 +19,21 @@ var ErrBusy = errors.New("another tandem is at work")
 
 // Acquire takes the lock file name without waiting, and returns what lets go
 // of it. The kernel lets go of it when the process ends, however that comes about;
-// the file itself stays.
+// the file itself stays, and nothing is written to it. A directory for it that is
+// missing is made.
+//
+// The error wraps ErrBusy where another one holds it, and names that one.
 func Acquire(name string) (release func() error, err error) {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
 	l := flock.New(name)
 	ok, err := l.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
 	if !ok {
-		return nil, fmt.Errorf("%w: it holds %s", ErrBusy, name)
+		return nil, fmt.Errorf("%w: %s holds %s", ErrBusy, holder(name), name)
 	}
 	return l.Unlock, nil
 }
@@ -50,7 +57,7 @@ func Directory(name string) (release func() error, err error) {
 	}
 	switch {
 	case errors.Is(err, syscall.EWOULDBLOCK):
-		err = fmt.Errorf("%w: it holds the directory %s", ErrBusy, name)
+		err = fmt.Errorf("%w: %s holds the directory %s", ErrBusy, holder(name), name)
 	case unknown(err):
 		return f.Close, nil
 	case err != nil:

@@ -2,6 +2,7 @@ package lock
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +20,7 @@ func TestDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Directory(side); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), side) {
+	if _, err := Directory(side); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), fmt.Sprintf("(process %d) holds the directory %s", os.Getpid(), side)) {
 		t.Errorf("a second one: %v", err)
 	}
 	if other, err := Directory(dir); err != nil {
@@ -45,12 +46,12 @@ func TestDirectory(t *testing.T) {
 // A lock file that is removed while it is held lets a second one in: that is why
 // the directories are locked, too.
 func TestAcquire(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "tandem.lock")
+	name := filepath.Join(t.TempDir(), "run/tandem.lock") // in a directory that is missing
 	release, err := Acquire(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Acquire(name); !errors.Is(err, ErrBusy) {
+	if _, err := Acquire(name); !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), fmt.Sprintf("(process %d) holds %s", os.Getpid(), name)) {
 		t.Errorf("a second one: %v", err)
 	}
 	if err := os.Remove(name); err != nil {
@@ -64,5 +65,21 @@ func TestAcquire(t *testing.T) {
 		if err := r(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestHolding(t *testing.T) {
+	const table = `1: POSIX  ADVISORY  WRITE 700 08:02:4242 0 EOF
+2: FLOCK  ADVISORY  WRITE 812 08:02:4242 0 EOF
+2: -> FLOCK  ADVISORY  WRITE 900 08:02:4242 0 EOF
+3: FLOCK  ADVISORY  WRITE 813 00:1a:42 0 EOF
+`
+	for inode, want := range map[uint64]int{4242: 812, 42: 813, 242: 0} {
+		if got := holding([]byte(table), inode); got != want {
+			t.Errorf("%d: process %d, want %d", inode, got, want)
+		}
+	}
+	if got := called([]byte("/usr/bin/tandem\x00--config\x00a b\x00update\x00")); got != "tandem --config a b update" {
+		t.Errorf("%q", got)
 	}
 }
