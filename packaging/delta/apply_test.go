@@ -242,11 +242,11 @@ func TestOtherErrors(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := writerFunc(func(p []byte) (int, error) { cancel(); return len(p), nil })
 	old := sample.Pairs(1, 500)[9]
-	patch, err := encode.Patch(context.Background(), old.Old, old.New, encode.Options{})
+	patch, err := encode.Make(context.Background(), old.Old, old.New, encode.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = delta.Apply(ctx, w, bytes.NewReader(patch), bytes.NewReader(old.Old), delta.Lengths{Old: int64(len(old.Old)), New: int64(len(old.New))})
+	err = delta.Apply(ctx, w, bytes.NewReader(patch.Bytes), bytes.NewReader(old.Old), delta.Lengths{Old: int64(len(old.Old)), New: int64(len(old.New))})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled at the first write: %v, want Canceled", err)
 	}
@@ -265,13 +265,13 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 func TestMemoryIsBounded(t *testing.T) {
 	for _, functions := range []int{100, 1200} {
 		p := sample.Pairs(1, functions)[9]
-		patch, err := encode.Patch(context.Background(), p.Old, p.New, encode.Options{})
+		patch, err := encode.Make(context.Background(), p.Old, p.New, encode.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		err = delta.Apply(context.Background(), io.Discard, bytes.NewReader(patch), bytes.NewReader(p.Old), delta.Lengths{Old: int64(len(p.Old)), New: int64(len(p.New))})
+		err = delta.Apply(context.Background(), io.Discard, bytes.NewReader(patch.Bytes), bytes.NewReader(p.Old), delta.Lengths{Old: int64(len(p.Old)), New: int64(len(p.New))})
 		runtime.ReadMemStats(&after)
 		if err != nil {
 			t.Fatal(err)
@@ -303,7 +303,7 @@ func FuzzApply(f *testing.F) {
 // BenchmarkApply tells what a megabyte of the new file costs.
 func BenchmarkApply(b *testing.B) {
 	for _, p := range sample.Pairs(1, 5000)[6:] {
-		patch, err := encode.Patch(context.Background(), p.Old, p.New, encode.Options{Workers: 2})
+		patch, err := encode.Make(context.Background(), p.Old, p.New, encode.Options{Workers: 2})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -311,13 +311,14 @@ func BenchmarkApply(b *testing.B) {
 			b.SetBytes(int64(len(p.New)))
 			before := cpu(b)
 			for b.Loop() {
-				err := delta.Apply(context.Background(), io.Discard, bytes.NewReader(patch), bytes.NewReader(p.Old), delta.Lengths{Old: int64(len(p.Old)), New: int64(len(p.New))})
+				err := delta.Apply(context.Background(), io.Discard, bytes.NewReader(patch.Bytes), bytes.NewReader(p.Old), delta.Lengths{Old: int64(len(p.Old)), New: int64(len(p.New))})
 				if err != nil {
 					b.Fatal(err)
 				}
 			}
 			b.ReportMetric((cpu(b)-before).Seconds()/float64(b.N)/float64(len(p.New))*1e6, "cpu-s/MB")
-			b.ReportMetric(float64(len(patch)), "patch-bytes")
+			b.ReportMetric(float64(len(patch.Bytes)), "patch-bytes")
+			b.ReportMetric(float64(patch.Work)*float64(b.N)/(cpu(b)-before).Seconds()/1e6, "Mctx/cpu-s")
 		})
 	}
 }
@@ -332,11 +333,11 @@ func cpu(b *testing.B) time.Duration {
 
 func Example() {
 	old, new := []byte("the door is open, the fan is on\n"), []byte("the door is closed, the fan is on\n")
-	patch, err := encode.Patch(context.Background(), old, new, encode.Options{})
+	patch, err := encode.Make(context.Background(), old, new, encode.Options{})
 	if err != nil {
 		fmt.Println(err)
 	}
-	err = delta.Apply(context.Background(), os.Stdout, bytes.NewReader(patch), bytes.NewReader(old), delta.Lengths{Old: int64(len(old)), New: int64(len(new))})
+	err = delta.Apply(context.Background(), os.Stdout, bytes.NewReader(patch.Bytes), bytes.NewReader(old), delta.Lengths{Old: int64(len(old)), New: int64(len(new))})
 	if err != nil {
 		fmt.Println(err)
 	}

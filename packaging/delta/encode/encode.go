@@ -35,9 +35,17 @@ func Memory(oldLen, newLen int64, workers int) int64 {
 	return 24*oldLen + 4*newLen + int64(max(workers, 1))*(16<<20)
 }
 
-// Patch returns a patch that makes new of old. The same files give the same bytes on every
+// A Patch is a patch, and what it takes to apply.
+type Patch struct {
+	Bytes []byte
+	// Work is how many contexts a decoder asks, which is what takes it time: tens
+	// of millions a second on a computer, some millions on the core of a small device.
+	Work int64
+}
+
+// Make returns a patch that makes new of old. The same files give the same patch on every
 // machine. It was decoded and compared. Errors are ErrTooLarge, ErrMemory and the context's.
-func Patch(ctx context.Context, old, new []byte, o Options) ([]byte, error) {
+func Make(ctx context.Context, old, new []byte, o Options) (*Patch, error) {
 	if max(len(old), len(new)) > delta.MaxFile {
 		return nil, ErrTooLarge
 	}
@@ -52,11 +60,11 @@ func Patch(ctx context.Context, old, new []byte, o Options) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	patch := append(header(len(old), len(new)), coded...)
+	patch := append(header(len(old), len(new)), coded.Bytes...)
 	if err := verify(ctx, patch, old, new); err != nil {
 		return nil, err
 	}
-	return patch, nil
+	return &Patch{patch, coded.Work}, nil
 }
 
 // header returns what comes before the coded part of a patch.
@@ -92,7 +100,7 @@ func newJob(old, new []byte) *job {
 }
 
 // smallest returns the coded part of the smallest patch.
-func (j *job) smallest(ctx context.Context, workers int) ([]byte, error) {
+func (j *job) smallest(ctx context.Context, workers int) (*codec.Coded, error) {
 	best, err := j.try(ctx, j.old, j.new, workers)
 	if err != nil || j.oldProg.File == nil {
 		return best, err
@@ -108,10 +116,10 @@ func (j *job) smallest(ctx context.Context, workers int) ([]byte, error) {
 
 // try matches two forms of the files in each way, and returns the smallest
 // coded part. Nothing in it depends on which is ready first.
-func (j *job) try(ctx context.Context, old, new []byte, workers int) ([]byte, error) {
+func (j *job) try(ctx context.Context, old, new []byte, workers int) (*codec.Coded, error) {
 	m := newMatcher(old)
 	var (
-		parts [len(slacks)][]byte
+		parts [len(slacks)]*codec.Coded
 		errs  [len(slacks)]error
 		busy  = make(chan struct{}, workers)
 		all   sync.WaitGroup
@@ -124,7 +132,7 @@ func (j *job) try(ctx context.Context, old, new []byte, workers int) ([]byte, er
 		})
 	}
 	all.Wait()
-	var best []byte
+	var best *codec.Coded
 	for _, p := range parts {
 		best = shorter(best, p)
 	}
@@ -132,7 +140,7 @@ func (j *job) try(ctx context.Context, old, new []byte, workers int) ([]byte, er
 }
 
 // match finds the operations in one way, and codes them in up to three.
-func (j *job) match(ctx context.Context, m *matcher, new []byte, slack int) ([]byte, error) {
+func (j *job) match(ctx context.Context, m *matcher, new []byte, slack int) (*codec.Coded, error) {
 	ops, err := m.operations(ctx, new, slack)
 	for ; err == nil && len(ops) > codec.MaxOperations; slack *= 2 {
 		ops, err = m.operations(ctx, new, 2*slack)
@@ -144,7 +152,7 @@ func (j *job) match(ctx context.Context, m *matcher, new []byte, slack int) ([]b
 		return j.encode(ctx, j.layout, ops)
 	}
 	best, err := j.encode(ctx, j.layout, j.pair(ops, true))
-	if err != nil || len(header(len(j.old), len(j.new)))+len(best) >= small {
+	if err != nil || len(header(len(j.old), len(j.new)))+len(best.Bytes) >= small {
 		return best, err
 	}
 	for _, way := range []struct {
@@ -169,13 +177,13 @@ func (j *job) pair(ops []codec.Op, functions bool) []codec.Op {
 	return ops
 }
 
-func (j *job) encode(ctx context.Context, l codec.Layout, ops []codec.Op) ([]byte, error) {
+func (j *job) encode(ctx context.Context, l codec.Layout, ops []codec.Op) (*codec.Coded, error) {
 	return codec.Encode(ctx, j.new, j.old, l, ops, choose)
 }
 
 // shorter returns the shorter of two, a if they are as long or there is no b.
-func shorter(a, b []byte) []byte {
-	if a == nil || b != nil && len(b) < len(a) {
+func shorter(a, b *codec.Coded) *codec.Coded {
+	if a == nil || b != nil && len(b.Bytes) < len(a.Bytes) {
 		return b
 	}
 	return a

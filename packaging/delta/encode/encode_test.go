@@ -30,11 +30,11 @@ func TestVectors(t *testing.T) {
 	for _, p := range sample.Pairs(1, 100) {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
-			patch, err := Patch(t.Context(), p.Old, p.New, Options{})
+			patch, err := Make(t.Context(), p.Old, p.New, Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			for ext, content := range map[string][]byte{"old": p.Old, "new": p.New, "patch": patch} {
+			for ext, content := range map[string][]byte{"old": p.Old, "new": p.New, "patch": patch.Bytes} {
 				name := filepath.Join(vectors, p.Name+"."+ext)
 				if *write {
 					if err := os.WriteFile(name, content, 0o644); err != nil {
@@ -66,12 +66,12 @@ func TestPinned(t *testing.T) {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
 			for _, workers := range []int{1, 3} {
-				patch, err := Patch(t.Context(), p.Old, p.New, Options{Workers: workers})
+				patch, err := Make(t.Context(), p.Old, p.New, Options{Workers: workers})
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := fmt.Sprintf("%x", sha256.Sum256(patch))[:16]; got != want[p.Name] {
-					t.Errorf("%d workers: %d bytes, SHA-256 begins with %s, want %s", workers, len(patch), got, want[p.Name])
+				if got := fmt.Sprintf("%x", sha256.Sum256(patch.Bytes))[:16]; got != want[p.Name] {
+					t.Errorf("%d workers: %d bytes, SHA-256 begins with %s, want %s", workers, len(patch.Bytes), got, want[p.Name])
 				}
 			}
 		})
@@ -175,16 +175,16 @@ func TestReplace(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	old, new := make([]byte, 1<<20), []byte("x")
-	_, err := Patch(t.Context(), old, new, Options{Memory: 1 << 20})
+	_, err := Make(t.Context(), old, new, Options{Memory: 1 << 20})
 	if !errors.Is(err, ErrMemory) || !strings.Contains(err.Error(), "1048576 may be used") {
 		t.Errorf("error %v, want ErrMemory", err)
 	}
-	if _, err := Patch(t.Context(), make([]byte, delta.MaxFile+1), new, Options{}); !errors.Is(err, ErrTooLarge) {
+	if _, err := Make(t.Context(), make([]byte, delta.MaxFile+1), new, Options{}); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("error %v, want ErrTooLarge", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Patch(ctx, old, new, Options{}); !errors.Is(err, context.Canceled) {
+	if _, err := Make(ctx, old, new, Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want Canceled", err)
 	}
 }
@@ -210,13 +210,13 @@ func TestManyOperations(t *testing.T) {
 	if err != nil || len(ops) <= codec.MaxOperations {
 		t.Fatalf("%d operations, %v: expected more than %d", len(ops), err, codec.MaxOperations)
 	}
-	if _, err := Patch(t.Context(), old[:chunk*1000], new[:chunk*1000], Options{}); err != nil {
+	if _, err := Make(t.Context(), old[:chunk*1000], new[:chunk*1000], Options{}); err != nil {
 		t.Error(err)
 	}
 	j := newJob(old, new)
 	part, err := j.match(t.Context(), m, new, slacks[0])
-	if err != nil || len(part) == 0 {
-		t.Errorf("%d bytes, %v", len(part), err)
+	if err != nil || len(part.Bytes) == 0 {
+		t.Errorf("%v, %v", part, err)
 	}
 }
 
@@ -240,7 +240,7 @@ func TestBrokenPrograms(t *testing.T) {
 		if r.IntN(4) == 0 {
 			old = old[:r.IntN(len(old))]
 		}
-		if _, err := Patch(t.Context(), old, new, Options{}); err != nil {
+		if _, err := Make(t.Context(), old, new, Options{}); err != nil {
 			t.Errorf("round %d, %s: %v", round, p.Name, err)
 		}
 	}
@@ -252,7 +252,7 @@ func TestMemory(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	if _, err := Patch(t.Context(), p.Old, p.New, Options{}); err != nil {
+	if _, err := Make(t.Context(), p.Old, p.New, Options{}); err != nil {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)
@@ -261,23 +261,23 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-func FuzzPatch(f *testing.F) {
+func FuzzMake(f *testing.F) {
 	for _, p := range sample.Pairs(4, 12) {
 		f.Add(p.Old, p.New)
 	}
 	f.Fuzz(func(t *testing.T, old, new []byte) {
-		if _, err := Patch(t.Context(), old, new, Options{}); err != nil { // it decodes and compares
+		if _, err := Make(t.Context(), old, new, Options{}); err != nil { // it decodes and compares
 			t.Error(err)
 		}
 	})
 }
 
-func BenchmarkPatch(b *testing.B) {
+func BenchmarkMake(b *testing.B) {
 	for _, p := range sample.Pairs(1, 3000)[9:] {
 		b.Run(p.Name, func(b *testing.B) {
 			b.SetBytes(int64(len(p.New)))
 			for b.Loop() {
-				if _, err := Patch(b.Context(), p.Old, p.New, Options{}); err != nil {
+				if _, err := Make(b.Context(), p.Old, p.New, Options{}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -62,17 +62,26 @@ func Decode(ctx context.Context, w io.Writer, in io.ByteReader, old io.ReaderAt,
 // another.
 type Chooser func(t *Trial, present Mode) Mode
 
+// Coded is the coded part of a patch.
+type Coded struct {
+	Bytes []byte
+	// Work is how many contexts are asked on the way, which is what takes time.
+	Work int64
+}
+
 // Encode returns what Decode takes to make src of old by the operations, which
 // have to cover it. An error is the context's, or says that the layout or the
 // operations are not what the format allows.
-func Encode(ctx context.Context, src, old []byte, l Layout, ops []Op, choose Chooser) ([]byte, error) {
+func Encode(ctx context.Context, src, old []byte, l Layout, ops []Op, choose Chooser) (*Coded, error) {
 	l.Old, l.New, l.Bases = slices.Clone(l.Old), slices.Clone(l.New), slices.Clone(l.Bases)
 	c := &codec{
 		coder: newEncoder(), old: sliceReader(old), oldLen: len(old), layout: &l, ops: slices.Clone(ops),
 		src: src, choose: choose, emit: func([]byte) error { return nil },
 	}
-	err := c.run(ctx, len(src))
-	return c.out, err
+	if err := c.run(ctx, len(src)); err != nil {
+		return nil, err
+	}
+	return &Coded{c.out, c.work}, nil
 }
 
 // sliceReader reads what is in memory.

@@ -17,6 +17,7 @@ type coder struct {
 	tables    *tables
 	low, high uint32
 	err       error
+	work      int64 // contexts that were asked
 
 	in    io.ByteReader // nil when it encodes
 	value uint32

@@ -38,6 +38,7 @@ func newMixer(t *tables, inputs, bits, sets int, rate int32, limit uint32) *mixe
 // byte before it, below a 1.
 func (m *mixer) bit(c *coder, c0 uint32, set int, bit int) int {
 	w := m.weights[set*m.inputs : (set+1)*m.inputs]
+	c.work += int64(len(w))
 	var sum int64
 	for i := range w {
 		h := (m.ctx[i] + c0*0x9E3779B1) * 0x85EBCA6B
