@@ -272,7 +272,7 @@ func (s strict) VerifyBundle(_ [][]byte, targets []byte) (Signed, error) {
 	if err != nil {
 		return signed, err
 	}
-	want := newTargets(signed.Release, signed.Parts, m.Signed.Expires)
+	want := newTargets(signed, m.Signed.Expires)
 	want.Signed = m.Signed
 	testkeys.Sign(s.t, want, "targets")
 	if len(m.Signatures) != 1 || !bytes.Equal(m.Signatures[0].Signature, want.Signatures[0].Signature) || m.Signatures[0].KeyID != want.Signatures[0].KeyID {
@@ -616,7 +616,7 @@ func craft(t testing.TB, manifest []byte, frames ...framed) []byte {
 func craftParts(t testing.TB, packed, parts []byte, frames ...framed) []byte {
 	t.Helper()
 	s := signedBy(t, "targets")
-	targets, err := s.targets(describe(packed), describe(parts), nil)
+	targets, err := s.targets(Signed{Release: describe(packed), Parts: describe(parts)}, nil)
 	must(t, err)
 	var payload bytes.Buffer
 	for _, f := range frames {
@@ -876,15 +876,15 @@ func TestBadMembers(t *testing.T) {
 	parts, err := (&Parts{Release: Whole{int64(len(manifest)), digest.Of(manifest)}, Frames: []Frame{{int64(len(whole.data)), int64(whole.size)}}}).Encode()
 	must(t, err)
 	s := signedBy(t, "targets")
-	targets, err := s.targets(describe(packed), describe(parts), nil)
+	targets, err := s.targets(Signed{Release: describe(packed), Parts: describe(parts)}, nil)
 	must(t, err)
-	swapped, err := s.targets(describe(parts), describe(packed), nil)
+	swapped, err := s.targets(Signed{Release: describe(parts), Parts: describe(packed)}, nil)
 	must(t, err)
-	extra := newTargets(describe(packed), describe(parts), Never())
+	extra := newTargets(Signed{Release: describe(packed), Parts: describe(parts)}, Never())
 	extra.Signed.Targets["hello.tandem"] = extra.Signed.Targets[releaseName]
-	less := newTargets(describe(packed), describe(parts), Never())
+	less := newTargets(Signed{Release: describe(packed), Parts: describe(parts)}, Never())
 	delete(less.Signed.Targets, partsName)
-	null := newTargets(describe(packed), describe(parts), Never())
+	null := newTargets(Signed{Release: describe(packed), Parts: describe(parts)}, Never())
 	null.Signed.Targets[partsName] = nil
 	encode := func(m *Targets) []byte {
 		testkeys.Sign(t, m, "targets")
@@ -957,7 +957,7 @@ func flipped(data []byte) []byte {
 func TestClaimsCostNothing(t *testing.T) {
 	packed, parts := make([]byte, 15<<20), []byte("x")
 	s := Signing{}
-	targets, err := s.targets(describe(packed), describe(parts), nil)
+	targets, err := s.targets(Signed{Release: describe(packed), Parts: describe(parts)}, nil)
 	must(t, err)
 	var b bytes.Buffer
 	must(t, member(&b, formatName, 2, 0, strings.NewReader(formatVersion)))

@@ -85,7 +85,7 @@ func Create(ctx context.Context, app fsys.FS, out fsys.FS, name string, o Option
 			err = e
 		}
 	}()
-	frames, err := writePayload(ctx, app, out, payload, newLayout(m), cut, enc)
+	frames, err := writePayload(ctx, treeOpener{app}, out, payload, newLayout(m), cut, enc)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func Create(ctx context.Context, app fsys.FS, out fsys.FS, name string, o Option
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", app.Path("."), err)
 	}
-	if b.targets, err = o.targets(describe(b.release), describe(b.parts), nil); err != nil {
+	if b.targets, err = o.targets(*b.signed(), nil); err != nil {
 		return nil, err
 	}
 	f, err := out.Open(payload)

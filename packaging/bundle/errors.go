@@ -12,6 +12,8 @@ var (
 	// ErrCodec says that a bundle needs a codec that this program does not
 	// know. It wraps ErrMalformed.
 	ErrCodec = fmt.Errorf("%w: unknown codec", ErrMalformed)
+	// ErrBase says that a delta bundle builds on what is not here.
+	ErrBase = errors.New("builds on another release")
 	// ErrOptions says that no bundle can be what was asked for.
 	ErrOptions = errors.New("impossible bundle")
 	// ErrTree says that a tree holds what no bundle can carry.

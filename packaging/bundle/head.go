@@ -1,6 +1,8 @@
 package bundle
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +10,7 @@ import (
 	"strings"
 
 	"tandem/internal/digest"
+	"tandem/packaging/delta"
 	"tandem/packaging/release"
 )
 
@@ -43,7 +46,8 @@ func (h *Head) Manifest() *release.Manifest { return h.manifest }
 // Release returns which release it is: the SHA-256 of release.json.
 func (h *Head) Release() digest.SHA256 { return h.parts.Release.SHA256 }
 
-// Packed returns the content of release.json.zst, which is a zstd frame.
+// Packed returns the content of release.json.zst, which is a zstd frame; in a
+// delta bundle it may be that of release.json.patch.
 func (h *Head) Packed() []byte { return h.packed }
 
 // Parts returns how the bundle carries the release.
@@ -69,7 +73,10 @@ func (h *Head) TargetsMetadata() []byte { return h.targets }
 
 // readHead reads a bundle up to its payload. What it gives was accepted by v,
 // has the signed SHA-256 and obeys its rules.
-func readHead(in *outer, v Verifier, dec *decoder) (*Head, error) {
+//
+// Of a delta bundle whose base is not here, and if that may be, it gives what
+// can be told: no manifest, and no place of any file.
+func readHead(in *outer, v Verifier, dec *decoder, base Base, look bool) (*Head, error) {
 	h := &Head{}
 	if err := readFormat(in); err != nil {
 		return nil, err
@@ -81,7 +88,7 @@ func readHead(in *outer, v Verifier, dec *decoder) (*Head, error) {
 	if h.signed, err = v.VerifyBundle(h.roots, h.targets); err != nil {
 		return nil, err
 	}
-	if h.packed, err = readSigned(in, releaseName, h.signed.Release, maxPacked); err != nil {
+	if h.packed, err = readSigned(in, h.signed.releaseName(), h.signed.Release, maxPacked); err != nil {
 		return nil, err
 	}
 	if h.rawParts, err = readSigned(in, partsName, h.signed.Parts, maxParts); err != nil {
@@ -90,10 +97,14 @@ func readHead(in *outer, v Verifier, dec *decoder) (*Head, error) {
 	if h.parts, err = decodeParts(h.rawParts); err != nil {
 		return nil, err
 	}
-	if err := h.readManifest(dec); err != nil {
+	if h.parts.Delta == nil && h.signed.Patch {
+		return nil, malformed(patchName, "only a delta bundle has it")
+	}
+	if err := h.readRelease(dec, base); look && errors.Is(err, ErrBase) {
+		return h, h.openPayload(in)
+	} else if err != nil {
 		return nil, err
 	}
-	h.layout = newLayout(h.manifest)
 	if h.places, err = h.layout.place(h.parts); err != nil {
 		return nil, malformed(partsName, "%w", err)
 	}
@@ -188,19 +199,62 @@ func readSigned(in *outer, want string, signed SignedFile, limit int64) ([]byte,
 	return raw, nil
 }
 
-func (h *Head) readManifest(dec *decoder) error {
-	want := h.parts.Release
-	raw, err := dec.decode(h.packed, want.Length, nil)
+// readRelease decodes release.json, and finds out what the payload holds.
+func (h *Head) readRelease(dec *decoder, base Base) error {
+	d := h.parts.Delta
+	if d == nil {
+		raw, err := dec.decode(h.packed, h.parts.Release.Length, nil)
+		if err != nil {
+			return malformed(releaseName, "%w", err)
+		}
+		if h.manifest, err = h.decodeManifest(raw); err != nil {
+			return err
+		}
+		h.layout = newLayout(h.manifest)
+		return nil
+	}
+	old, from, err := d.baseManifest(base)
 	if err != nil {
-		return malformed(releaseName, "%w", err)
+		return err
 	}
-	if sum := digest.Of(raw); sum != want.SHA256 {
-		return malformed(releaseName, "the SHA-256 of what it holds is %s: expected %s as %s says", sum, want.SHA256, partsName)
+	raw, err := h.unpack(dec, old)
+	if err != nil {
+		return malformed(h.signed.releaseName(), "%w", err)
 	}
-	if h.manifest, err = release.DecodeManifest(raw); err != nil {
-		return malformed(releaseName, "%w", err)
+	if h.manifest, err = h.decodeManifest(raw); err != nil {
+		return err
+	}
+	if h.layout, err = deltaLayout(h.manifest, from, d.Patches); err != nil {
+		return malformed(partsName, "%w", err)
 	}
 	return nil
+}
+
+// unpack decodes release.json of a delta bundle; old is that of the base.
+func (h *Head) unpack(dec *decoder, old []byte) ([]byte, error) {
+	want := h.parts.Release.Length
+	if !h.signed.Patch {
+		return dec.decode(h.packed, want, nil)
+	}
+	var w bytes.Buffer
+	w.Grow(int(want))
+	err := delta.Apply(context.Background(), &w, bytes.NewReader(h.packed), bytes.NewReader(old), delta.Lengths{Old: int64(len(old)), New: want})
+	return w.Bytes(), err
+}
+
+func (h *Head) decodeManifest(raw []byte) (*release.Manifest, error) {
+	name := h.signed.releaseName()
+	if sum := digest.Of(raw); sum != h.parts.Release.SHA256 {
+		return nil, malformed(name, "the SHA-256 of what it holds is %s: expected %s as %s says", sum, h.parts.Release.SHA256, partsName)
+	}
+	m, err := release.DecodeManifest(raw)
+	if err != nil {
+		return nil, malformed(name, "%w", err)
+	}
+	if d := h.parts.Delta; d != nil && (m.App != d.App || m.Version.String() != d.Version.String()) {
+		return nil, malformed(partsName, "the bundle is of %s %s: expected %s %s as %s says", m.App, m.Version, d.App, d.Version, name)
+	}
+	return m, nil
 }
 
 func (h *Head) openPayload(in *outer) error {
@@ -220,7 +274,18 @@ func (h *Head) openPayload(in *outer) error {
 
 // ReadHead reads a bundle's head alone; src may end after it. What NewReader
 // says of the head holds here, too.
-func ReadHead(src io.Reader, v Verifier) (*Head, error) {
+func ReadHead(src io.Reader, v Verifier) (*Head, error) { return headOf(src, v, noBase{}, false) }
+
+// Look is ReadHead for looking at a bundle: of a delta bundle whose base is
+// not in base, which may be nil, it gives a head without a manifest.
+func Look(src io.Reader, v Verifier, base Base) (*Head, error) {
+	if base == nil {
+		base = noBase{}
+	}
+	return headOf(src, v, base, true)
+}
+
+func headOf(src io.Reader, v Verifier, base Base, look bool) (*Head, error) {
 	if v == nil {
 		return nil, errors.New("bundle: no verifier")
 	}
@@ -229,5 +294,5 @@ func ReadHead(src io.Reader, v Verifier) (*Head, error) {
 		return nil, err
 	}
 	defer dec.close()
-	return readHead(&outer{src: src}, v, dec)
+	return readHead(&outer{src: src}, v, dec, base, look)
 }

@@ -14,6 +14,9 @@ import (
 type layout struct {
 	files []*backup.Entry
 	mtime int64
+	// patches are those of files that come as patches: size and hash in files
+	// are then the patch's.
+	patches map[backup.Path]*patched
 }
 
 func newLayout(m *release.Manifest) *layout {

@@ -19,6 +19,7 @@ const (
 	formatName  = "tandem-bundle"
 	targetsName = "metadata/targets.json"
 	releaseName = "release.json.zst"
+	patchName   = "release.json.patch" // in its place, in a delta bundle
 	partsName   = "parts.json"
 	payloadName = "payload.tar.zst"
 

@@ -38,9 +38,23 @@ func newCuts(frame int64) (cuts, error) {
 	return cuts{group: frame, alone: frame / 4, piece: 4 * frame}, nil
 }
 
+// An opener opens the content that a payload has of an entry, and names it for
+// messages.
+type opener interface {
+	open(e *backup.Entry) (io.ReadCloser, error)
+	name(e *backup.Entry) string
+}
+
+// treeOpener opens files of a tree.
+type treeOpener struct{ fsys.FS }
+
+func (t treeOpener) open(e *backup.Entry) (io.ReadCloser, error) { return t.FS.Open(string(e.Path)) }
+
+func (t treeOpener) name(e *backup.Entry) string { return t.FS.Path(string(e.Path)) }
+
 // writePayload writes the files of l to name, in frames, and completes their
 // entries with their hashes.
-func writePayload(ctx context.Context, app, out fsys.FS, name string, l *layout, c cuts, enc *encoder) ([]Frame, error) {
+func writePayload(ctx context.Context, app opener, out fsys.FS, name string, l *layout, c cuts, enc *encoder) ([]Frame, error) {
 	if err := out.Remove(name); err != nil && !fsys.IsNotExist(err) {
 		return nil, err
 	}
@@ -60,7 +74,7 @@ func writePayload(ctx context.Context, app, out fsys.FS, name string, l *layout,
 // written in their order.
 type packer struct {
 	ctx     context.Context
-	app     fsys.FS
+	app     opener
 	l       *layout
 	cuts    cuts
 	enc     *encoder
@@ -178,7 +192,7 @@ func (p *packer) file(i int, limit int64) error {
 }
 
 func (p *packer) content(e *backup.Entry, limit int64) error {
-	f, err := p.app.Open(string(e.Path))
+	f, err := p.app.open(e)
 	if err != nil {
 		return err
 	}
@@ -193,7 +207,7 @@ func (p *packer) content(e *backup.Entry, limit int64) error {
 		return err
 	}
 	if more, _ := f.Read(make([]byte, 1)); n != e.Size || more > 0 {
-		return fmt.Errorf("%s: changed while it was read", p.app.Path(string(e.Path)))
+		return fmt.Errorf("%s: changed while it was read", p.app.name(e))
 	}
 	sum := digest.Sum(w.hash)
 	e.SHA256 = &sum

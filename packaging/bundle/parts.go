@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"tandem/internal/digest"
+	"tandem/packaging/delta"
 	"tandem/packaging/release"
 )
 
@@ -22,9 +24,11 @@ const (
 // Parts is parts.json: how a bundle carries its release.
 type Parts struct {
 	Release Whole `json:"release"`
-	// Needs names what a reader must know beyond this format. Whoever does not
-	// know one of them refuses the bundle.
+	// Needs names what a reader must know beyond whole files in frames. Whoever
+	// does not know one of them refuses the bundle.
 	Needs []string `json:"needs,omitempty"`
+	// Delta is what a delta bundle builds on; nil for one that is whole.
+	Delta *Delta `json:"delta,omitempty"`
 	// Frames are those of the payload, in their order.
 	Frames []Frame `json:"frames"`
 }
@@ -74,10 +78,21 @@ func decodeParts(data []byte) (*Parts, error) {
 		return nil, malformed(partsName, "needs %d things, at most %d are allowed", len(p.Needs), maxNeeds)
 	}
 	for _, n := range p.Needs {
+		if n == delta.Magic {
+			continue
+		}
 		return nil, fmt.Errorf("%w: %s: needs %.40q; a newer tandem may know it", ErrCodec, partsName, n)
 	}
 	if p.Release.Length <= 0 || p.Release.Length > release.MaxManifest {
 		return nil, malformed(partsName, "%s has %d bytes unpacked: expected 1 to %d", releaseName, p.Release.Length, release.MaxManifest)
+	}
+	if (p.Delta != nil) != slices.Contains(p.Needs, delta.Magic) {
+		return nil, malformed(partsName, "a delta bundle needs %s, and no other", delta.Magic)
+	}
+	if p.Delta != nil {
+		if err := p.Delta.check(); err != nil {
+			return nil, malformed(partsName, "%w", err)
+		}
 	}
 	for i, f := range p.Frames {
 		if f.Size <= 0 || f.Size > MaxFrame {

@@ -15,6 +15,7 @@ import (
 // Once a method returned an error other than io.EOF, all return it.
 type Reader struct {
 	*Head
+	base Base
 	in   *outer
 	dec  *decoder
 	want func(backup.Path) bool
@@ -25,6 +26,7 @@ type Reader struct {
 	pos     int    // in plain, where the file begins that is next
 	next    int    // the file that is next, by its number in layout
 	current *fileReader
+	patch   *patchReader // the file that is made of a patch, if that is the current one
 	err     error
 	done    bool
 }
@@ -33,8 +35,12 @@ type Reader struct {
 // the bundle's metadata, and the rest of the head has the signed SHA-256 and
 // obeys its rules. Files are verified as they are read. Errors wrap
 // ErrMalformed, or are those of v or src. If src can seek, what nobody wants is
-// passed over.
-func NewReader(src io.Reader, v Verifier) (*Reader, error) {
+// passed over. A delta bundle is refused: its error wraps ErrBase.
+func NewReader(src io.Reader, v Verifier) (*Reader, error) { return NewReaderOn(src, v, noBase{}) }
+
+// NewReaderOn is NewReader for delta bundles, too: base is what is here. The
+// error wraps ErrBase if that is not what the bundle builds on.
+func NewReaderOn(src io.Reader, v Verifier, base Base) (*Reader, error) {
 	if v == nil {
 		return nil, errors.New("bundle: no verifier")
 	}
@@ -44,12 +50,12 @@ func NewReader(src io.Reader, v Verifier) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := readHead(in, v, dec)
+	h, err := readHead(in, v, dec, base, false)
 	if err != nil {
 		dec.close()
 		return nil, err
 	}
-	return &Reader{Head: h, in: in, dec: dec}, nil
+	return &Reader{Head: h, base: base, in: in, dec: dec}, nil
 }
 
 // Want says which files Next gives; without it that is all. Frames that hold
@@ -112,6 +118,10 @@ func (r *Reader) load() error {
 // release: bytes read before are not to be relied on. What the caller leaves
 // unread is read and verified by the next call. After the last file Next
 // returns io.EOF; the bundle is accepted once Finish returned nil.
+//
+// A delta bundle gives the files that its base lacks. Where one cannot be made
+// of its patch, Next or the reader of its content returns a *PatchError, and the next
+// call of Next goes on after it.
 func (r *Reader) Next() (*backup.Entry, io.Reader, error) {
 	if r.err != nil {
 		return nil, nil, r.err
@@ -122,11 +132,35 @@ func (r *Reader) Next() (*backup.Entry, io.Reader, error) {
 	for ; r.next < len(r.layout.files); r.next++ {
 		e := r.layout.files[r.next]
 		if r.want == nil || r.want(e.Path) {
-			return r.open(e)
+			return r.give(e)
 		}
 		r.pos += int(min(r.layout.size(r.next), int64(len(r.plain)-r.pos)))
 	}
 	return nil, nil, io.EOF
+}
+
+// give opens file next, which is e or comes as a patch in its place.
+func (r *Reader) give(e *backup.Entry) (*backup.Entry, io.Reader, error) {
+	e, content, err := r.open(e)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := r.layout.patches[e.Path]
+	if p == nil {
+		return e, content, nil
+	}
+	raw := make([]byte, p.Length) // the reader ends it only if it has its hash
+	if _, err := io.ReadFull(content, raw); err != nil {
+		return nil, nil, err
+	}
+	if err := r.drain(); err != nil {
+		return nil, nil, err
+	}
+	r.patch, err = applyPatch(r.base, p, raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	return p.file, r.patch, nil
 }
 
 // open comes to file next, which is e, and checks its header.
@@ -169,6 +203,14 @@ func (r *Reader) holds(i int) bool {
 
 // drain reads the rest of the current file.
 func (r *Reader) drain() error {
+	if p := r.patch; p != nil {
+		r.patch = nil
+		_, err := io.Copy(io.Discard, p)
+		p.close()
+		if err != nil && !p.told {
+			return err
+		}
+	}
 	if r.current == nil {
 		return nil
 	}

@@ -26,11 +26,21 @@ type SignedFile struct {
 
 // Signed is what a bundle's targets metadata says: about exactly these two.
 type Signed struct {
-	Release SignedFile // release.json.zst
+	Release SignedFile // release.json.zst, or release.json.patch
 	Parts   SignedFile // parts.json
+	// Patch says that it is release.json.patch.
+	Patch bool
 	// Unsigned says that nothing vouches for the two: the verifier was told to
 	// do without a signature.
 	Unsigned bool
+}
+
+// releaseName is the member that says what the release is.
+func (s *Signed) releaseName() string {
+	if s.Patch {
+		return patchName
+	}
+	return releaseName
 }
 
 // Verifier decides whether a bundle is trusted.
@@ -61,10 +71,10 @@ const specVersion = "1.0.31"
 func Never() time.Time { return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }
 
 // newTargets gives targets metadata without a signature.
-func newTargets(release, parts SignedFile, expires time.Time) *Targets {
+func newTargets(s Signed, expires time.Time) *Targets {
 	t := metadata.Targets(expires)
 	t.Signed.SpecVersion = specVersion
-	for name, f := range map[string]SignedFile{releaseName: release, partsName: parts} {
+	for name, f := range map[string]SignedFile{s.releaseName(): s.Release, partsName: s.Parts} {
 		t.Signed.Targets[name] = &metadata.TargetFiles{
 			Length: f.Length,
 			Hashes: metadata.Hashes{"sha256": metadata.HexBytes(f.SHA256[:])},
@@ -74,7 +84,7 @@ func newTargets(release, parts SignedFile, expires time.Time) *Targets {
 }
 
 // ParseTargets reads a bundle's targets metadata: well formed, in its one
-// valid form, about exactly release.json.zst and parts.json. It verifies no
+// valid form, about exactly release.json.zst, or release.json.patch, and parts.json. It verifies no
 // signature. The error wraps ErrMalformed.
 func ParseTargets(data []byte) (*Targets, Signed, error) {
 	t, s, err := parseTargets(data)
@@ -99,7 +109,8 @@ func parseTargets(data []byte) (*Targets, Signed, error) {
 	if t.Signed.Delegations != nil {
 		return nil, s, fmt.Errorf("delegates to other roles: expected none in a bundle")
 	}
-	for name, dst := range map[string]*SignedFile{releaseName: &s.Release, partsName: &s.Parts} {
+	_, s.Patch = t.Signed.Targets[patchName]
+	for name, dst := range map[string]*SignedFile{s.releaseName(): &s.Release, partsName: &s.Parts} {
 		f := t.Signed.Targets[name]
 		if f == nil {
 			return nil, s, fmt.Errorf("does not sign %s", name)
@@ -111,7 +122,7 @@ func parseTargets(data []byte) (*Targets, Signed, error) {
 		copy(dst.SHA256[:], f.Hashes["sha256"])
 	}
 	if n := len(t.Signed.Targets); n != 2 {
-		return nil, s, fmt.Errorf("signs %d files: expected exactly %s and %s", n, releaseName, partsName)
+		return nil, s, fmt.Errorf("signs %d files: expected exactly %s and %s", n, s.releaseName(), partsName)
 	}
 	// A signature covers what the JSON means; this covers how it is written.
 	if want, err := t.ToBytes(false); err != nil {
@@ -122,7 +133,7 @@ func parseTargets(data []byte) (*Targets, Signed, error) {
 	if len(t.Signatures) == 0 {
 		// Nothing else vouches for these bytes, so they have one value only.
 		s.Unsigned = true
-		want, err := newTargets(s.Release, s.Parts, Never()).ToBytes(false)
+		want, err := newTargets(s, Never()).ToBytes(false)
 		if err != nil {
 			return nil, s, err
 		}

@@ -33,15 +33,15 @@ func describe(data []byte) SignedFile {
 
 // targets gives signed targets metadata. old, if not nil, holds signatures of
 // others that stay, as long as what they sign stays.
-func (s *Signing) targets(release, parts SignedFile, old *Targets) ([]byte, error) {
+func (s *Signing) targets(signed Signed, old *Targets) ([]byte, error) {
 	if s.Sign == nil {
-		return newTargets(release, parts, Never()).ToBytes(false)
+		return newTargets(signed, Never()).ToBytes(false)
 	}
 	expires := s.Expires
 	if expires.IsZero() {
 		expires = Never()
 	}
-	t := newTargets(release, parts, expires.UTC().Truncate(time.Second))
+	t := newTargets(signed, expires.UTC().Truncate(time.Second))
 	if old != nil && old.Signed.Expires.Equal(t.Signed.Expires) && old.Signed.Version == t.Signed.Version {
 		t.Signatures = old.Signatures
 	}
@@ -62,11 +62,17 @@ func (s *Signing) targets(release, parts SignedFile, old *Targets) ([]byte, erro
 // content is what a bundle is written from.
 type content struct {
 	targets []byte
-	release []byte // release.json.zst
+	release []byte // release.json.zst, or release.json.patch
+	patch   bool   // it is the latter
 	parts   []byte // parts.json
 	payload io.Reader
 	length  int64 // of the payload, bytes
 	mtime   int64 // of all members
+}
+
+// signed is what targets metadata says of the two.
+func (c *content) signed() *Signed {
+	return &Signed{Release: describe(c.release), Parts: describe(c.parts), Patch: c.patch}
 }
 
 // write writes a bundle durably.
@@ -115,7 +121,7 @@ func writeTo(w io.Writer, s *Signing, c *content) error {
 	if err := small(targetsName, c.targets); err != nil {
 		return err
 	}
-	if err := small(releaseName, c.release); err != nil {
+	if err := small(c.signed().releaseName(), c.release); err != nil {
 		return err
 	}
 	if err := small(partsName, c.parts); err != nil {
@@ -154,7 +160,7 @@ func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
 	if err != nil {
 		return err
 	}
-	t, err := s.targets(signed.Release, signed.Parts, old)
+	t, err := s.targets(signed, old)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"regexp"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"tandem/backup"
@@ -105,6 +106,28 @@ func (m *Manifest) Backup() backup.Manifest {
 		b.Files[i] = &m.Files[i]
 	}
 	return b
+}
+
+// IsConfig reports whether the file at p may change on the device.
+func (m *Manifest) IsConfig(p backup.Path) bool { return backup.MatchAny(m.Config, p) }
+
+// Rebuild returns release.json of a release that tandem-release made at that time
+// out of what a side records of it. A side keeps neither the owner nor the times
+// that the release has of its files, and these are the same for all. Whether it
+// is right its hash says.
+func Rebuild(recorded *backup.Manifest, at int64) ([]byte, error) {
+	m := &Manifest{
+		Kind: App, App: recorded.App, Version: recorded.Version, Compatible: recorded.Compatible, Time: at,
+		Config: recorded.Config, Ignore: recorded.Ignore, Replace: recorded.Replace, Remove: recorded.Remove,
+		Files: make(Files, len(recorded.Files)),
+	}
+	for i, e := range recorded.Files {
+		m.Files[i] = *e
+		if e.Type != backup.Hardlink {
+			m.Files[i].UID, m.Files[i].GID, m.Files[i].Mtime = 0, 0, at*int64(time.Second)
+		}
+	}
+	return m.Encode()
 }
 
 // Content returns how many files the release has, and how many bytes they have
