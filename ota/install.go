@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -74,7 +75,8 @@ type Installed struct {
 // place, an unfinished copy, which the reconciler replaces from usr_data. Errors
 // wrap trust.ErrUntrusted, bundle.ErrMalformed, ErrIncompatible,
 // backup.ErrDowngrade, backup.ErrRevoked, backup.ErrNoSpace or
-// backup.ErrUnavailable where that is the reason; with one that wraps
+// backup.ErrUnavailable where that is the reason, and bundle.ErrBase where a
+// delta bundle builds on what is not here; with one that wraps
 // backup.ErrInstalled it says what is installed already.
 func (in *Installer) Install(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Installed, error) {
 	done, err := in.attempt(ctx, open, o)
@@ -126,7 +128,7 @@ func (in *Installer) check(ctx context.Context, open func() (io.ReadCloser, erro
 	if err != nil {
 		return err
 	}
-	r, err := bundle.NewReader(bundle.InContext(ctx, src), verifier)
+	r, err := bundle.NewReaderOn(bundle.InContext(ctx, src), verifier, in.base(ctx))
 	if err != nil {
 		return err
 	}
@@ -150,7 +152,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err != nil {
 		return nil, err
 	}
-	r, err := bundle.NewReader(bundle.InContext(ctx, src), verifier)
+	r, err := bundle.NewReaderOn(bundle.InContext(ctx, src), verifier, in.base(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +193,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 		return nil, err
 	}
 	if err := in.unpack(ctx, r, i); err != nil {
-		if errors.Is(err, bundle.ErrMalformed) {
+		if errors.Is(err, bundle.ErrMalformed) && r.Parts().Delta == nil {
 			err = &lackingError{err, wanted(m, i)}
 		}
 		return nil, errors.Join(err, i.Discard())
@@ -217,6 +219,11 @@ func wanted(m *release.Manifest, i *backup.Install) func(backup.Path) bool {
 		}
 	}
 	return func(p backup.Path) bool { return all[p] }
+}
+
+// base is what lies here that a delta bundle may build on.
+func (in *Installer) base(ctx context.Context) bundle.Base {
+	return &onDevice{ctx, sync.OnceValue(in.Reconciler.Bases)}
 }
 
 // keepRoots remembers the newer roots that a bundle brought along.
@@ -246,12 +253,13 @@ func (in *Installer) suits(m *release.Manifest) error {
 // unpack stages what is new. The bundle is accepted once it was read to its end.
 func (in *Installer) unpack(ctx context.Context, r *bundle.Reader, i *backup.Install) error {
 	total := i.Bytes()
+	lacks := in.lacks(r, i)
 	r.Want(i.Wants)
 	var done int64
 	for {
 		f, content, err := r.Next()
 		if err == io.EOF {
-			return r.Finish()
+			break
 		}
 		if err != nil {
 			return err
@@ -265,7 +273,30 @@ func (in *Installer) unpack(ctx context.Context, r *bundle.Reader, i *backup.Ins
 		if err := i.Put(ctx, f.Path, counted); err != nil {
 			return err
 		}
+		delete(lacks, f.Path)
 	}
+	if err := r.Finish(); err != nil {
+		return err
+	}
+	if len(lacks) > 0 {
+		return fmt.Errorf("%w: %s is needed, is not on this device as version %s has it, and the bundle does not carry it",
+			bundle.ErrBase, slices.Min(slices.Collect(maps.Keys(lacks))), r.Parts().Delta.Base.Version)
+	}
+	return nil
+}
+
+// lacks lists what a delta bundle may be needed for, and may not carry.
+func (in *Installer) lacks(r *bundle.Reader, i *backup.Install) map[backup.Path]bool {
+	if r.Parts().Delta == nil {
+		return nil
+	}
+	lacks := map[backup.Path]bool{}
+	for _, e := range r.Manifest().Files {
+		if e.Type == backup.File && i.Wants(e.Path) {
+			lacks[e.Path] = true
+		}
+	}
+	return lacks
 }
 
 // counter counts what is read of a bundle's file, which the bundle's reader

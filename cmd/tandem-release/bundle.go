@@ -36,6 +36,7 @@ signed metadata, the list of files, and their compressed contents.`,
 	group(cmd)
 	cmd.AddCommand(
 		newBundleCreateCommand(p),
+		newBundleDeltaCommand(p),
 		newBundleInfoCommand(p),
 		newBundleVerifyCommand(p),
 		newBundleSignCommand(p),
@@ -238,18 +239,33 @@ type facts struct {
 	Signed       bool          `json:"signed"` // carries a signature, of whomever
 	Keys         []string      `json:"keys"`   // that it claims to be signed by
 	Expires      *time.Time    `json:"expires,omitempty"`
+	// Delta is what a delta bundle builds on. Without its base here the rest of
+	// what the release is cannot be told.
+	Delta *deltaFacts `json:"delta,omitempty"`
 	// Trusted says that the root given with --root vouches for the bundle.
 	Trusted bool `json:"trusted"`
 	// Verified says that every byte was read and found right.
 	Verified bool `json:"verified"`
 }
 
-func gather(name string, r *bundle.Reader) (*facts, error) {
+// deltaFacts is what info says about a delta bundle.
+type deltaFacts struct {
+	BaseVersion string         `json:"base_version"`
+	BaseRelease digest.SHA256  `json:"base_release"`
+	Patches     []bundle.Patch `json:"patches"`
+	PatchSize   int64          `json:"patch_size"` // of all, bytes
+}
+
+func gather(name string, r *bundle.Head) (*facts, error) {
 	t, _, err := bundle.ParseTargets(r.TargetsMetadata())
 	if err != nil {
 		return nil, err
 	}
 	m := r.Manifest()
+	d := r.Parts().Delta
+	if m == nil { // its base is not here
+		m = &release.Manifest{Kind: release.App, App: d.App, Version: d.Version}
+	}
 	f := &facts{
 		File:        name,
 		Kind:        string(m.Kind),
@@ -269,6 +285,13 @@ func gather(name string, r *bundle.Reader) (*facts, error) {
 		Keys:        []string{},
 	}
 	f.PayloadFiles, f.Size = m.Content()
+	if d != nil {
+		f.PayloadFiles = r.Carries()
+		f.Delta = &deltaFacts{BaseVersion: d.Base.Version.String(), BaseRelease: d.Base.Release, Patches: d.Patches}
+		for _, p := range d.Patches {
+			f.Delta.PatchSize += p.Length
+		}
+	}
 	if m.Time > 0 {
 		at := time.Unix(m.Time, 0).UTC()
 		f.Time = &at
@@ -304,9 +327,19 @@ func (f *facts) print(w io.Writer) error {
 	row("ignore", strings.Join(f.Ignore, ", "))
 	row("replace", strings.Join(f.Replace, ", "))
 	row("remove", strings.Join(f.Remove, ", "))
-	row("entries", fmt.Sprintf("%d, %s", f.Entries, cli.Size(f.Size)))
+	files := fmt.Sprintf("%d files, ", f.PayloadFiles)
+	if d := f.Delta; d != nil {
+		row("builds on", d.BaseVersion+", release "+d.BaseRelease.String())
+		row("patches", fmt.Sprintf("%d, %s", len(d.Patches), cli.Size(d.PatchSize)))
+	}
+	if f.Entries > 0 {
+		row("entries", fmt.Sprintf("%d, %s", f.Entries, cli.Size(f.Size)))
+	} else {
+		row("entries", "told with --base OLD.tandem alone")
+		files = ""
+	}
 	row("head", cli.Size(f.HeadSize))
-	row("payload", fmt.Sprintf("%d files, %s compressed, in %d frames", f.PayloadFiles, cli.Size(f.PayloadSize), f.Frames))
+	row("payload", fmt.Sprintf("%s%s compressed, in %d frames", files, cli.Size(f.PayloadSize), f.Frames))
 	if f.Signed {
 		row("signed by", strings.Join(f.Keys, ", "))
 	} else {
@@ -333,10 +366,11 @@ func contents(m *release.Manifest) string {
 
 func newBundleInfoCommand(p *program) *cobra.Command {
 	return newLookCommand(p, false, &cobra.Command{
-		Use:   "info FILE [--root ROOT.json]",
+		Use:   "info FILE [--root ROOT.json] [--base OLD.tandem]",
 		Short: "Show what a bundle is",
 		Long: `Show what a bundle is: application, version, hardware, patterns, sizes, and by
-which keys it claims to be signed. Its contents are not read.
+which keys it claims to be signed. Its contents are not read. Of a delta bundle it
+shows what that builds on and the patches, and with --base the rest.
 
 With --root it fails with exit code 20 unless that root vouches for the bundle.`,
 		Example: `  tandem-release bundle info hello-1.1.0.tandem
@@ -346,11 +380,12 @@ With --root it fails with exit code 20 unless that root vouches for the bundle.`
 
 func newBundleVerifyCommand(p *program) *cobra.Command {
 	return newLookCommand(p, true, &cobra.Command{
-		Use:   "verify FILE [--root ROOT.json]",
+		Use:   "verify FILE [--root ROOT.json] [--base OLD.tandem]",
 		Short: "Check a bundle as a device does",
 		Long: `Read a whole bundle and check it as a device does: its form, the hash of every
 file, and with --root whether that root vouches for it. Without --root damage is
-found, but not who made the bundle.
+found, but not who made the bundle. A delta bundle is checked with --base: each
+patch is applied.
 
 Exit code 20 means not signed by the root, 24 malformed or damaged.`,
 		Example: `  tandem-release bundle verify hello-1.1.0.tandem --root repo/root.json`,
@@ -360,64 +395,105 @@ Exit code 20 means not signed by the root, 24 malformed or damaged.`,
 // newLookCommand is info, and verify where whole is true.
 func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 	var (
-		root   string
-		asJSON bool
+		root, base string
+		asJSON     bool
 	)
 	cmd.Args = cli.Exactly("FILE")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		f, r, err := p.openBundle(cmd.Context(), args[0], root)
+		old, done, err := openBase(cmd.Context(), base)
 		if err != nil {
 			return err
 		}
-		defer f.Close()
-		found, err := gather(args[0], r)
+		defer done()
+		b, err := p.openBundle(args[0], root, old)
 		if err != nil {
 			return err
 		}
-		found.Trusted = root != ""
-		if whole {
-			if err := r.Finish(); err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
-			}
-			found.Verified = true
+		defer b.Close()
+		h, err := b.look(cmd.Context(), whole)
+		if err != nil {
+			return err
 		}
+		found, err := gather(args[0], h)
+		if err != nil {
+			return err
+		}
+		found.Trusted, found.Verified = root != "", whole
 		if asJSON {
 			return p.document(found)
 		}
 		return found.print(p.stdout)
 	}
 	cmd.Flags().StringVar(&root, "root", "", "root.json that must vouch for the bundle")
+	baseFlag(cmd, &base)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
 	return cmd
 }
 
-// openBundle opens a bundle and reads it up to its payload. Without rootFile
-// nobody needs to have signed it.
-func (p *program) openBundle(ctx context.Context, name, rootFile string) (*os.File, *bundle.Reader, error) {
+func baseFlag(cmd *cobra.Command, base *string) {
+	cmd.Flags().StringVar(base, "base", "", "bundle of the release that a delta bundle builds on")
+}
+
+// opened is a bundle that is being looked at.
+type opened struct {
+	*os.File
+	verifier bundle.Verifier
+	base     bundle.Base // may be nil
+}
+
+// openBundle opens a bundle. Without rootFile nobody needs to have signed it.
+func (p *program) openBundle(name, rootFile string, base bundle.Base) (*opened, error) {
 	var v bundle.Verifier = bundle.Inspect{}
 	if rootFile != "" {
 		root, err := loadRoot(rootFile)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if v, err = trust.New(trust.Options{Root: root, Time: p.now()}); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if info, err := f.Stat(); err == nil && info.IsDir() {
 		f.Close()
-		return nil, nil, fmt.Errorf("%s is a directory: expected a bundle", name)
+		return nil, fmt.Errorf("%s is a directory: expected a bundle", name)
 	}
-	r, err := bundle.NewReader(bundle.InContext(ctx, f), v)
+	return &opened{f, v, base}, nil
+}
+
+// read reads the bundle up to its payload.
+func (o *opened) read(ctx context.Context) (*bundle.Reader, error) {
+	src := bundle.InContext(ctx, o.File)
+	if o.base == nil {
+		r, err := bundle.NewReader(src, o.verifier)
+		return r, o.named(err)
+	}
+	r, err := bundle.NewReaderOn(src, o.verifier, o.base)
+	return r, o.named(err)
+}
+
+// look returns the head of the bundle; of one that is read whole, if all of it
+// is right.
+func (o *opened) look(ctx context.Context, whole bool) (*bundle.Head, error) {
+	if !whole {
+		h, err := bundle.Look(bundle.InContext(ctx, o.File), o.verifier, o.base)
+		return h, o.named(err)
+	}
+	r, err := o.read(ctx)
 	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
-	return f, r, nil
+	return r.Head, o.named(r.Finish())
+}
+
+func (o *opened) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", o.Name(), err)
 }
 
 func newBundleSignCommand(p *program) *cobra.Command {
@@ -460,21 +536,31 @@ other keys stay.`,
 }
 
 func newBundleExtractCommand(p *program) *cobra.Command {
-	var root string
+	var root, base string
 	cmd := &cobra.Command{
-		Use:   "extract FILE DIR [--root ROOT.json]",
+		Use:   "extract FILE DIR [--root ROOT.json] [--base OLD.tandem]",
 		Short: "Unpack a bundle into a directory",
 		Long: `Unpack a bundle into the directory DIR, which must be empty or missing, and verify
 it on the way. Modes are set, owners and extended attributes are not. If the
-bundle turns out to be bad, what was unpacked is removed again.`,
+bundle turns out to be bad, what was unpacked is removed again. What a delta bundle
+does not carry comes from OLD.tandem.`,
 		Example: `  tandem-release bundle extract hello-1.1.0.tandem hello/ --root repo/root.json`,
 		Args:    cli.Exactly("FILE", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, r, err := p.openBundle(cmd.Context(), args[0], root)
+			old, done, err := openBase(cmd.Context(), base)
 			if err != nil {
 				return err
 			}
-			defer f.Close()
+			defer done()
+			b, err := p.openBundle(args[0], root, old)
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			r, err := b.read(cmd.Context())
+			if err != nil {
+				return err
+			}
 			if err := extract(args[1], r); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
@@ -483,6 +569,7 @@ bundle turns out to be bad, what was unpacked is removed again.`,
 		},
 	}
 	cmd.Flags().StringVar(&root, "root", "", "root.json that must vouch for the bundle")
+	baseFlag(cmd, &base)
 	return cmd
 }
 

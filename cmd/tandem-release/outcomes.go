@@ -31,6 +31,7 @@ func outcomes() cli.Outcomes {
 		cli.On(1, "", cli.Any(repository.ErrNone), "make one with: tandem-release repo init REPO --keys KEYS"),
 		cli.On(1, "any other failure", cli.Any(repository.ErrDamaged), "restore the repository's metadata/ from a copy"),
 		cli.On(20, "not signed by the root of trust", cli.Any(trust.ErrUntrusted), "sign it with: tandem-release bundle sign FILE --keys KEYS --root ROOT.json"),
+		cli.On(21, "a delta bundle without the release that it builds on", cli.Any(bundle.ErrBase), "name the bundle of that release with --base"),
 		cli.On(24, "", cli.Any(bundle.ErrCodec), "a newer version of tandem-release may read it"),
 		cli.On(24, "malformed bundle", cli.Any(bundle.ErrMalformed), "fetch or make the bundle again"),
 	}

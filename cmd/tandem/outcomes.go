@@ -35,6 +35,7 @@ func outcomes() cli.Outcomes {
 		cli.On(20, "refused: not signed by this device's root", cli.Any(trust.ErrUntrusted), "use a bundle that was signed with the keys of this device's root.json"),
 		cli.On(13, "made by a newer Tandem", cli.Any(bundle.ErrCodec), "update Tandem on this device first"),
 		cli.On(24, "malformed bundle", cli.Any(bundle.ErrMalformed), "fetch or copy the bundle again"),
+		cli.On(21, "", cli.Any(bundle.ErrBase), "get the whole bundle, or one that builds on a version that is here"),
 		cli.On(21, "refused: for other hardware or application", cli.Any(ota.ErrIncompatible), "get the bundle that was made for this device"),
 		cli.On(22, "refused: older than what is installed", cli.Any(backup.ErrDowngrade), "--allow-downgrade installs it all the same"),
 		cli.On(23, "refused: revoked", cli.Any(backup.ErrRevoked), "--allow-revoked installs it all the same"),

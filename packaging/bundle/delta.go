@@ -80,12 +80,22 @@ type BaseFile interface {
 	io.Closer
 }
 
+// NotHere is the error of a Base that lacks something: what is here instead, for
+// people. It wraps ErrBase.
+func NotHere(format string, args ...any) error { return &notHere{fmt.Sprintf(format, args...)} }
+
+type notHere struct{ text string }
+
+func (e *notHere) Error() string { return e.text }
+
+func (e *notHere) Unwrap() error { return ErrBase }
+
 // noBase is where nothing is here.
 type noBase struct{}
 
-func (noBase) Release(BaseRelease) ([]byte, error) { return nil, ErrBase }
+func (noBase) Release(BaseRelease) ([]byte, error) { return nil, NotHere("that is not here") }
 
-func (noBase) Open(digest.SHA256, int64) (BaseFile, error) { return nil, ErrBase }
+func (noBase) Open(digest.SHA256, int64) (BaseFile, error) { return nil, NotHere("nothing is here") }
 
 // A PatchError says that a file cannot be made of its patch. The files after it
 // can be read all the same.

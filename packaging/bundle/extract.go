@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"tandem/backup"
+	"tandem/internal/digest"
 	"tandem/packaging/release"
 )
 
@@ -43,7 +44,46 @@ func Extract(r *Reader, root *os.Root) error {
 	if err := r.Finish(); err != nil {
 		return err
 	}
+	if err := extractBase(r, root, m); err != nil {
+		return err
+	}
 	return extractRest(root, m)
+}
+
+// extractBase takes the files that a delta bundle does not carry from its base.
+func extractBase(r *Reader, root *os.Root, m *release.Manifest) error {
+	if r.parts.Delta == nil {
+		return nil
+	}
+	for i := range m.Files {
+		e := &m.Files[i]
+		if e.Type != backup.File {
+			continue
+		}
+		if _, err := root.Lstat(string(e.Path)); err == nil {
+			continue // the bundle carried it
+		}
+		if err := extractFrom(r.base, root, e); err != nil {
+			return fmt.Errorf("%s: %w", e.Path, err)
+		}
+	}
+	return nil
+}
+
+func extractFrom(base Base, root *os.Root, e *backup.Entry) error {
+	f, err := base.Open(*e.SHA256, e.Size)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := digest.New()
+	if err := extractFile(root, e, io.TeeReader(io.NewSectionReader(f, 0, e.Size), h)); err != nil {
+		return err
+	}
+	if digest.Sum(h) != *e.SHA256 {
+		return fmt.Errorf("%w: what is there has another SHA-256 than %s", ErrBase, e.SHA256)
+	}
+	return nil
 }
 
 func checkEmpty(root *os.Root) error {

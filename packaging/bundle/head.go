@@ -53,6 +53,15 @@ func (h *Head) Packed() []byte { return h.packed }
 // Parts returns how the bundle carries the release.
 func (h *Head) Parts() *Parts { return h.parts }
 
+// Carries returns how many files the payload has, patches included; 0 where
+// that cannot be told.
+func (h *Head) Carries() int {
+	if h.layout == nil {
+		return 0
+	}
+	return len(h.layout.files)
+}
+
 // Length is how many bytes come before the payload's first frame.
 func (h *Head) Length() int64 { return h.length }
 

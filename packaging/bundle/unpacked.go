@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"tandem/internal/digest"
@@ -64,7 +63,7 @@ func Unpack(ctx context.Context, src io.Reader, v Verifier, dir fsys.FS) (*Unpac
 func (u *Unpacked) Release(b BaseRelease) ([]byte, error) {
 	if b.Release != u.Head.Release() {
 		m := u.Manifest()
-		return nil, fmt.Errorf("%w: here is %s %s, release %s", ErrBase, m.App, m.Version, u.Head.Release())
+		return nil, NotHere("here is %s %s, release %s", m.App, m.Version, u.Head.Release())
 	}
 	return u.raw, nil
 }
@@ -73,7 +72,7 @@ func (u *Unpacked) Release(b BaseRelease) ([]byte, error) {
 func (u *Unpacked) Open(sum digest.SHA256, size int64) (BaseFile, error) {
 	f, err := u.files.Open(sum.String())
 	if fsys.IsNotExist(err) {
-		err = fmt.Errorf("%w: no file with the SHA-256 %s is in %s %s", ErrBase, sum, u.Manifest().App, u.Manifest().Version)
+		err = NotHere("no file with the SHA-256 %s is in %s %s", sum, u.Manifest().App, u.Manifest().Version)
 	}
 	return f, err
 }

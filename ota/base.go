@@ -1,0 +1,63 @@
+package ota
+
+import (
+	"context"
+	"strings"
+
+	"tandem/backup"
+	"tandem/internal/digest"
+	"tandem/packaging/bundle"
+	"tandem/packaging/release"
+)
+
+// onDevice is what lies on a device that a delta bundle may build on: either
+// side's version, and those before that they keep.
+type onDevice struct {
+	ctx   context.Context
+	bases func() *backup.Bases // looked for when they are first needed
+}
+
+// Release implements bundle.Base. A side does not keep release.json: it is made
+// again from what is recorded of the release.
+func (d *onDevice) Release(b bundle.BaseRelease) ([]byte, error) {
+	var here []string
+	for _, m := range d.bases().Manifests() {
+		if m.Version.String() == b.Version.String() {
+			raw, err := release.Rebuild(m, b.Time)
+			if err != nil {
+				return nil, err
+			}
+			if digest.Of(raw) == b.Release {
+				return raw, nil
+			}
+			here = append(here, m.Version.String()+", which is another release")
+			continue
+		}
+		here = append(here, m.Version.String())
+	}
+	if len(here) == 0 {
+		return nil, bundle.NotHere("no version is here")
+	}
+	return nil, bundle.NotHere("here is %s", strings.Join(unique(here), "; "))
+}
+
+// unique drops what a list has already.
+func unique(list []string) (kept []string) {
+	seen := map[string]bool{}
+	for _, s := range list {
+		if !seen[s] {
+			kept = append(kept, s)
+		}
+		seen[s] = true
+	}
+	return kept
+}
+
+// Open implements bundle.Base.
+func (d *onDevice) Open(sum digest.SHA256, size int64) (bundle.BaseFile, error) {
+	f, err := d.bases().Open(d.ctx, sum, size)
+	if err != nil && d.ctx.Err() == nil {
+		return nil, bundle.NotHere("%v", err)
+	}
+	return f, err
+}
