@@ -85,7 +85,9 @@ func (o *OS) openDir(op, name string) (int, error) {
 	if !ValidName(name) {
 		return -1, o.wrap(op, name, syscall.EINVAL)
 	}
-	fd, err := o.root.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := quiet(func(noatime int) (int, error) {
+		return o.root.open(name, unix.O_RDONLY|unix.O_DIRECTORY|noatime)
+	})
 	return fd, o.wrap(op, name, elsewhere(err))
 }
 
@@ -178,13 +180,18 @@ func (o *OS) Readlink(name string) (target string, err error) {
 var errNotRegular = errors.New("not a regular file")
 
 // openEntry opens a file or a directory for reading, without waiting for a FIFO.
-// Where the process may ask for that, reading does not change the access time,
-// so that looking at a file does not write to flash.
 func (o *OS) openEntry(dir *parent, base string) (int, error) {
-	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
-	fd, err := o.root.openIn(dir.fd, dir.name, base, flags|unix.O_NOATIME)
+	return quiet(func(noatime int) (int, error) {
+		return o.root.openIn(dir.fd, dir.name, base, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|noatime)
+	})
+}
+
+// quiet opens something in such a way that reading does not change the access
+// time, where the process may ask for that: looking does not write to flash.
+func quiet(open func(noatime int) (int, error)) (int, error) {
+	fd, err := open(unix.O_NOATIME)
 	if errors.Is(err, syscall.EPERM) {
-		fd, err = o.root.openIn(dir.fd, dir.name, base, flags)
+		fd, err = open(0)
 	}
 	return fd, err
 }

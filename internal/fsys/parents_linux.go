@@ -19,7 +19,7 @@ type parents struct {
 }
 
 // parentAge is for how long a directory counts that somebody else may have moved.
-const parentAge = 50 * time.Millisecond
+const parentAge = 20 * time.Millisecond
 
 // parent is an open directory. It is closed when nobody uses it any more.
 type parent struct {

@@ -23,7 +23,7 @@ func OnReadOnly(fs FS, writable func() error) *Remounting {
 	return &Remounting{FS: fs, writable: writable}
 }
 
-// Remounted says whether the file system was made writable.
+// Remounted reports whether the file system was made writable.
 func (r *Remounting) Remounted() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -101,7 +101,7 @@ func (d *Disk) relink(dir uint64, name string, ino uint64) {
 	}
 }
 
-// within says whether dir is top or lies below it.
+// within reports whether dir is top or lies below it.
 func (d *Disk) within(dir, top uint64) bool {
 	// A loop of directories, which a replay can make for a moment, is longer
 	// than there are inodes.

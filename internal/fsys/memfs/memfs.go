@@ -85,12 +85,6 @@ type Machine struct {
 	epoch     int       // inodes of an earlier epoch are shared with a clone
 }
 
-// failure is what an operation meets: nothing, if err is nil.
-type failure struct {
-	err     error
-	written int // bytes that a Write takes before it fails
-}
-
 type event struct {
 	disk, what string
 	names      [2]string
@@ -195,103 +189,6 @@ func (m *Machine) LastOp() (disk, what string) {
 	return "", ""
 }
 
-// CutAt cuts the power at the n-th changing operation from now: 1 is the next.
-// It does not happen, and it and all that follows, reads included, fail with
-// ErrPowerCut until Restart. n below 1 takes the order back.
-func (m *Machine) CutAt(n int) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.cutAt = 0
-	if n > 0 {
-		m.cutAt = m.ops + n
-	}
-}
-
-// FailAt lets the n-th changing operation from now fail with err, EIO if that is
-// nil, without having happened. Later ones work. A failed Sync leaves the
-// data in doubt; on a disk with NoSyncReports a failed FS.Sync returns nil, and
-// the next Sync of each file that lost data gives the error.
-func (m *Machine) FailAt(n int, err error) {
-	m.FailWriteAt(n, 0, err)
-}
-
-// FailWriteAt is FailAt, but if the operation is a File.Write, it takes the
-// first written bytes before it fails.
-func (m *Machine) FailWriteAt(n, written int, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if n < 1 {
-		return
-	}
-	if err == nil {
-		err = syscall.EIO
-	}
-	if m.failures == nil {
-		m.failures = make(map[int]failure)
-	}
-	m.failures[m.ops+n] = failure{err, max(written, 0)}
-}
-
-// FailLooks lets the operations that change nothing fail with what f says of
-// them: op is "lstat", "readdir", "readlink", "xattrs", "open", "statfs", "entry"
-// for each entry that a ReadDir describes, and for an open file "read", "stat"
-// and "xattrs"; path is the full one. nil takes it back. It stays in force over
-// Restart.
-func (m *Machine) FailLooks(f func(op, path string) error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.failLooks = f
-}
-
-var looks = []string{"lstat", "readdir", "readlink", "xattrs", "open", "statfs", "entry", "read", "stat"}
-
-// FailReads is FailLooks for Open, and for Read and ReadAt of a file, alone.
-func (m *Machine) FailReads(f func(path string) error) {
-	if f == nil {
-		m.FailLooks(nil)
-		return
-	}
-	m.FailLooks(func(op, path string) error {
-		if op == "open" || op == "read" {
-			return f(path)
-		}
-		return nil
-	})
-}
-
-// Before lets f come before each operation on a file system and on a file, as
-// another program does that works beside this one; op and path tell which. f may
-// use the machine: it does not come before its own operations. nil takes it back. It stays in force over
-// Restart, and stays with m when m is cloned.
-func (m *Machine) Before(f func(op, path string)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.before = f
-}
-
-// ask lets what Before and FailLooks ordered have its way, unlocked.
-func (m *Machine) ask(op, path string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.off {
-		return nil
-	}
-	if f := m.before; f != nil && !m.busy {
-		m.busy = true
-		m.mu.Unlock()
-		f(op, path)
-		m.mu.Lock()
-		m.busy = false
-	}
-	f := m.failLooks
-	if f == nil || m.off || !slices.Contains(looks, op) {
-		return nil
-	}
-	m.mu.Unlock()
-	defer m.mu.Lock()
-	return f(op, path)
-}
-
 // Now is the time on the machine's clock. It moves by a millisecond with each
 // counted operation.
 func (m *Machine) Now() time.Time {
@@ -357,7 +254,7 @@ func (m *Machine) Cuts(work func(*Machine)) iter.Seq2[int, *Machine] {
 	}
 }
 
-// Off says whether the power is cut.
+// Off reports whether the power is cut.
 func (m *Machine) Off() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -449,32 +346,6 @@ func (d *Disk) mark(op, name string, how func(*inode)) error {
 		}
 		return err
 	})
-}
-
-// LoseWrites lets the kernel write out by itself and fail with err: what was not
-// synced is in doubt, and another program's sync has been told. A Barrier that
-// is open tells it once more, and File.Sync for each file that lost data; but
-// not FS.Sync. It is not a counted operation.
-func (d *Disk) LoseWrites(err error) {
-	d.m.mu.Lock()
-	defer d.m.mu.Unlock()
-	d.lose(err)
-}
-
-func (d *Disk) lose(err error) {
-	lost := false
-	for ino, n := range d.inodes {
-		if n.clean < len(n.data) {
-			n = d.mut(ino)
-			n.lose()
-			n.wbErr = err
-			lost = true
-		}
-	}
-	if lost {
-		d.lost++
-		d.lostErr = err
-	}
 }
 
 // Mkfifo makes an entry of type Other. It counts as a Create.
@@ -579,26 +450,6 @@ func (d *Disk) time(ns int64) int64 {
 	return ns
 }
 
-// step counts one changing operation and says whether it is to fail. If it is
-// not, the caller must carry it out.
-func (d *Disk) step(what string, names ...string) failure {
-	m := d.m
-	m.ops++
-	m.now += tick
-	var f failure
-	if m.ops == m.cutAt {
-		m.off = true
-		f.err = ErrPowerCut
-	} else {
-		f = m.failures[m.ops]
-		delete(m.failures, m.ops)
-	}
-	e := event{disk: d.name, what: what, err: f.err}
-	copy(e.names[:], names)
-	m.trace = append(m.trace, e)
-	return f
-}
-
 // release gives back the space of an inode without a name once no file is open on it.
 func (d *Disk) release(ino uint64) {
 	n := d.inodes[ino]
@@ -639,7 +490,7 @@ func (d *Disk) room() int64 {
 	return max(d.opts.Capacity/blockSize-d.blocks, 0)
 }
 
-// writable says whether the disk takes a change that needs so many inodes and blocks.
+// writable reports whether the disk takes a change that needs so many inodes and blocks.
 func (d *Disk) writable(inodes, blocks int64) error {
 	if d.opts.ReadOnly {
 		return syscall.EROFS

@@ -212,7 +212,7 @@ func (s *searcher) random(cut, n int) [][]memfs.Choice {
 	return all
 }
 
-// wanted says whether a state is to be looked at when only one of that name
+// wanted reports whether a state is to be looked at when only one of that name
 // is, or what comes of it.
 func (s *searcher) wanted(name string) bool {
 	return s.o.Only == "" || s.o.Only == name || strings.HasPrefix(s.o.Only, name+", ")
