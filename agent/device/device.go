@@ -143,6 +143,10 @@ func (d *Device) side(name backup.SideName, c config.Side, access Access) (*back
 		}
 	}
 	if access == Change {
+		if err := sandboxed(name, c); err != nil {
+			d.env.Log.Warn(err)
+			return unusable(err), nil
+		}
 		err := makeDir(c.Path)
 		if c.Remount && errors.Is(err, syscall.EROFS) {
 			if err = d.remount(c.Path); err == nil {

@@ -37,7 +37,7 @@ import (
 //	craft HOW FILE               make a signed bundle that only a path is wrong with
 //	hold FILE                    hold a lock, as another tandem would
 //	tmpfs DIR [OPTIONS]          mount a small file system there
-//	bind DIR                     mount a directory over itself
+//	bind DIR [ro]                mount a directory over itself
 //	remount DIR OPTIONS
 //	fill DIR                     leave no room on a file system
 //	cut FILE N OUT               copy the first N bytes, or all but the last -N
@@ -366,9 +366,12 @@ func cmdTmpfs(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdBind(ts *testscript.TestScript, neg bool, args []string) {
-	need(ts, neg, len(args) == 1, "bind DIR")
+	need(ts, neg, len(args) == 1 || len(args) == 2 && args[1] == "ro", "bind DIR [ro]")
 	dir := ts.MkAbs(args[0])
 	ts.Check(unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+	if len(args) == 2 {
+		ts.Check(unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	}
 	ts.Defer(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
