@@ -68,7 +68,7 @@ type Agent struct {
 type lane struct {
 	job    string // "" while it is free
 	about  device.Course
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 }
 
 // situation is what the agent has found out and need not remember for ever.
@@ -216,14 +216,14 @@ func (a *Agent) stop() {
 
 // start runs a job in a lane that is free.
 func (a *Agent) start(ctx context.Context, l *lane, name string, job func(ctx context.Context) func()) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	l.job, l.cancel = name, cancel
 	a.jobs.Go(func() {
 		after := job(ctx)
 		a.ended <- func() {
 			*l = lane{}
 			after() // it may ask whether the job was cut off
-			cancel()
+			cancel(nil)
 			debug.FreeOSMemory() // the next job may be hours away
 		}
 	})
@@ -286,12 +286,13 @@ func (a *Agent) scheduleSides(ctx context.Context, o outlook) time.Time {
 	case p.Do == doProve:
 		a.start(ctx, &a.sides, "asking for health", a.proveJob)
 	case p.Do == doInstall && a.network.job == "downloading": // of another release: that goes on later
-		a.network.cancel()
+		a.network.cancel(nil)
 	case p.Do == doInstall && a.network.job == "":
 		c := a.mem.Works[p.Work].Course
 		a.mem.At(c, device.Installing)
 		a.saveMemory()
 		a.start(ctx, &a.sides, "installing", a.installJob(c))
+		a.sides.about = c
 	case a.now.Repair:
 		a.start(ctx, &a.sides, "repairing", a.repairJob)
 	case !due.IsZero() && !o.Now.Before(due):
@@ -323,8 +324,12 @@ func (a *Agent) scheduleNetwork(ctx context.Context, o outlook) time.Time {
 }
 
 // open opens the device for a job.
-func (a *Agent) open(access device.Access) (*device.Device, error) {
+func (a *Agent) open(access device.Access) (*device.Device, error) { return a.openIn(access, "") }
+
+// openIn is open, for somebody in a hook.
+func (a *Agent) openIn(access device.Access, hook string) (*device.Device, error) {
 	env := a.o.Environment
+	env.Hook = hook
 	env.Progress, env.Happened, env.Received = a.ledger.progress, a.ledger.happened, a.ledger.received
 	return device.Open(a.cfg, env, access)
 }

@@ -18,7 +18,6 @@ import (
 	"tandem/ota"
 	"tandem/ota/hawkbit"
 	"tandem/packaging/release"
-	"tandem/versioning"
 )
 
 // nothing is what a job ends with that leaves nothing for the owner to do.
@@ -44,15 +43,11 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 			d.CatchUp(ctx, under, res.Version)
 		}
 		started := false
-		switch {
-		case under.Step == device.Installing:
+		if under.Step == device.Installing {
 			var left device.Course
 			left, started = a.resume(ctx, d, under, res)
 			mem.Put(left)
-		case mem.Ordered && res != nil: // a command was cut off: it may have stopped the application
-			started = d.StartApplication(ctx, versioning.Version{}, res.Version)
 		}
-		mem.Ordered = false
 		behind := d.ClockBehind()
 		return func() {
 			if ctx.Err() != nil {
@@ -206,7 +201,7 @@ func (a *Agent) downloadJob(c device.Course) func(context.Context) func() {
 			a.close(d)
 		}
 		return func() {
-			if ctx.Err() == nil {
+			if err, ended := outcome(ctx, err); ended {
 				a.settle(c, next, free, err)
 			}
 		}
@@ -224,13 +219,22 @@ func (a *Agent) installJob(c device.Course) func(context.Context) func() {
 				res = nil
 			}
 			return func() {
-				if ctx.Err() == nil { // else the next start finds out
+				if err, ended := outcome(ctx, err); ended { // else the next start finds out
 					a.settle(c, next, free, err)
 					a.watchConfig(res)
 				}
 			}
 		})
 	}
+}
+
+// outcome returns what became of a job, and reports whether it came to an end: one
+// that gave way, or that the end of the agent cut off, goes on later.
+func outcome(ctx context.Context, err error) (result error, ended bool) {
+	if errors.Is(context.Cause(ctx), device.ErrCancelled) && err != nil {
+		return device.ErrCancelled, true
+	}
+	return err, ctx.Err() == nil
 }
 
 // settle takes in what a step of a release led to.
@@ -261,6 +265,8 @@ func (a *Agent) settle(c, next device.Course, free map[string]int64, err error) 
 		a.queueReport()
 	case device.Postponed:
 		log.WithError(err).Info("postponed")
+	case device.Cancelled:
+		log.Warn("cancelled: it is left alone for an hour")
 	case device.Refused:
 		log.WithError(err).Error("the release was refused")
 		a.refused(c, err)

@@ -14,9 +14,6 @@ import (
 // cannot see by looking.
 type memory struct {
 	device.Machine
-	// Ordered says that somebody's command is carried out, which may stop the
-	// application for a while.
-	Ordered  bool      `json:"ordered,omitempty"`
 	Scrubbed time.Time `json:"scrubbed,omitzero"`  // when the last full verification ended
 	Reported string    `json:"reported,omitempty"` // the last event that was reported
 }

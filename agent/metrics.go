@@ -42,7 +42,7 @@ func truth(b bool) float64 {
 
 // serveMetrics gives the metrics. Counters begin with the agent.
 func (a *Agent) serveMetrics(w http.ResponseWriter, r *http.Request) {
-	s, err := a.status(r.Context())
+	s, err := a.status(r.Context(), r.Header.Get(HookHeader))
 	if err != nil {
 		a.refuse(w, http.StatusInternalServerError, err)
 		return

@@ -47,7 +47,7 @@ func TestOpenAPI(t *testing.T) {
 	types := map[string]any{
 		"Failure": device.Failure{}, "Problem": backup.Problem{}, "Finished": backup.Finished{}, "Event": device.Event{},
 		"Side": device.SideStatus{}, "Pending": backup.Pending{}, "FirmwareStatus": device.FirmwareStatus{}, "Progress": device.Progress{},
-		"AgentStatus": device.AgentStatus{}, "Underway": device.Underway{}, "Status": device.Status{}, "Message": Message{}, "AnswerFirmware": device.AnswerFirmware{},
+		"AgentStatus": device.AgentStatus{}, "Underway": device.Underway{}, "Cancelled": Cancelled{}, "Status": device.Status{}, "Message": Message{}, "AnswerFirmware": device.AnswerFirmware{},
 		"Answer": device.Answer{}, "UpdatedFirmware": device.UpdatedFirmware{}, "Updated": device.Updated{}, "Reconciliation": device.Reconciliation{},
 		"SourceStatus": device.SourceStatus{}, "ActionStatus": device.ActionStatus{}, "Waiting": hawkbit.Waiting{}, "ConfirmedUpdate": device.ConfirmedUpdate{},
 	}

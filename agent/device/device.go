@@ -45,6 +45,8 @@ type Environment struct {
 	Outside *child.Outside
 	// Polled is what was polled last of a hawkBit server; it may be nil.
 	Polled *hawkbit.Cache
+	// Hook is the hook that the one who asks runs in, as HookVariable has it; "" for none.
+	Hook string
 	// Explain says of an error what a command tells about it; it may be nil.
 	Explain func(error) Failure
 	EUID    int
@@ -60,6 +62,7 @@ type Device struct {
 	open       []io.Closer
 	stateFS    fsys.FS  // nil until it is needed
 	remounted  []string // mount points to make read-only again
+	stopped    bool     // a stop hook had run before this, and no start hook since
 	online     bool     // it holds the lock of those who talk to the source
 	idle       []func() // closes connections that are kept open
 	feed       Source   // once it is needed
@@ -90,8 +93,15 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 	}()
 	if access == Change {
 		if err := d.keepLock(lock.Acquire(cfg.Agent.Lock)); err != nil {
+			if r := HookRunning(cfg); r != nil && r.Hook == env.Hook {
+				err = r.Busy()
+			}
 			return d, err
 		}
+	}
+	if access == Change {
+		_, err := os.Stat(d.note(stoppedNote))
+		d.stopped = err == nil
 	}
 	d.reconciler = &backup.Reconciler{Log: env.Log, Progress: env.Progress, Now: env.Now}
 	if d.reconciler.System, err = d.side(backup.System, cfg.System, access); err != nil {

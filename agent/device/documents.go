@@ -32,6 +32,7 @@ type Reconciliation struct {
 	Revision  int                `json:"revision"`
 	Held      bool               `json:"held,omitempty"`     // the backup waits for a confirm
 	Returned  bool               `json:"returned,omitempty"` // Version is the one before, which came back
+	Said      bool               `json:"said,omitempty"`     // confirmed in a hook, whose caller goes by it
 	Changed   []backup.SideName  `json:"changed"`
 	InPlace   []backup.SideName  `json:"in_place,omitempty"`
 	Files     int                `json:"files"`
@@ -42,6 +43,13 @@ type Reconciliation struct {
 	Lost      []backup.Path      `json:"lost,omitempty"`
 	Remarks   []string           `json:"remarks,omitempty"` // what a person should know
 	Failure
+}
+
+// Said is the document of a confirm that was said while a hook of the version ran.
+func Said(v versioning.Version) *Reconciliation {
+	doc := Describe(nil)
+	doc.Said, doc.Version = true, v
+	return doc
 }
 
 // LeftAlone is said of sockets, FIFOs and device nodes.

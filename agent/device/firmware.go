@@ -41,7 +41,7 @@ func (d *Device) firmwareIn(state fsys.FS, c config.Firmware) (*firmware.Firmwar
 }
 
 func (d *Device) handler(c config.Firmware) (*firmware.Command, error) {
-	return firmware.NewCommand(c.Name, c.Handler, nil, d.env.Log, d.env.Outside)
+	return firmware.NewCommand(c.Name, c.Handler, []string{HookVariable + "=firmware"}, d.env.Log, d.env.Outside)
 }
 
 // unpackers returns what ota.Installer asks for the firmwares of this device.
@@ -73,7 +73,9 @@ func (d *Device) advance(ctx context.Context, c config.Firmware, when firmware.O
 	if err != nil {
 		return firmware.Result{Name: c.Name, State: firmware.None, Err: err}
 	}
+	end := d.announce("firmware", "")
 	r, news := f.Advance(ctx, when)
+	end()
 	if news {
 		d.Remember(firmwareEvent(r))
 	}
@@ -162,7 +164,7 @@ func (d *Device) firmwareStatus(ctx context.Context) ([]FirmwareStatus, error) {
 			s = f.Load()
 		}
 		st := FirmwareStatus{Name: c.Name, State: s.State, Version: s.Previous, Detail: s.Reason}
-		if s.State != firmware.Installing {
+		if s.State != firmware.Installing && d.env.Hook != "firmware" { // else it is the handler who asks
 			if st.Version, err = h.Version(ctx); err != nil {
 				if ctx.Err() != nil {
 					return nil, ctx.Err()

@@ -31,13 +31,23 @@ const hookTimeout = 5 * time.Minute
 // that of the start hook goes where this program's own goes, so that the
 // application that it leaves running keeps it. child.Run says what the error wraps.
 func (d *Device) hook(ctx context.Context, name string, argv []string, timeout time.Duration, from, to versioning.Version) error {
+	_, err := d.listenToHook(ctx, name, argv, timeout, from, to)
+	return err
+}
+
+// listenToHook is hook, and reports whether the version to was confirmed while
+// the hook ran, with "tandem confirm".
+func (d *Device) listenToHook(ctx context.Context, name string, argv []string, timeout time.Duration, from, to versioning.Version) (said bool, err error) {
 	if len(argv) == 0 {
-		return nil
+		if name == "start" {
+			d.removeNote(stoppedNote)
+		}
+		return false, nil
 	}
 	p := child.Program{
 		Name: name, Argv: argv, Timeout: timeout, Outside: d.env.Outside,
 		Env: []string{
-			"TANDEM_HOOK=" + name,
+			HookVariable + "=" + name,
 			"TANDEM_APP=" + d.cfg.Device.App,
 			"TANDEM_VERSION=" + to.String(),
 			"TANDEM_PREVIOUS=" + from.String(),
@@ -52,8 +62,15 @@ func (d *Device) hook(ctx context.Context, name string, argv []string, timeout t
 		p.Grace, p.Inherit = hookGrace, d.env.Output
 	case "stop":
 		p.Grace = hookGrace
+		d.writeNote(stoppedNote, to.String())
 	}
-	return child.Run(ctx, p)
+	end := d.announce(name, to.String())
+	err = child.Run(ctx, p)
+	said = end()
+	if name == "start" && err == nil {
+		d.removeNote(stoppedNote)
+	}
+	return said, err
 }
 
 // StartApplication runs the start hook of the version to, which took the place of

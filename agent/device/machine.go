@@ -44,6 +44,7 @@ type Bar struct {
 
 const (
 	barTime       = 24 * time.Hour   // that a release which was refused is left alone
+	cancelTime    = time.Hour        // that one which a person cancelled is
 	postponeRetry = 10 * time.Minute // until a hook that postponed is asked again
 	maxTries      = 8                // of an installation, until its release is left alone
 	maxBars       = 20
@@ -125,6 +126,9 @@ func (w *Work) about(c Course) bool {
 	return w.SHA256 == c.SHA256 && w.Version.String() == c.Version.String()
 }
 
+// ErrCancelled says that a person ended what was under way.
+var ErrCancelled = errors.New("cancelled: what was not in place yet was not installed")
+
 // Verdict is what a step led to.
 type Verdict string
 
@@ -136,6 +140,7 @@ const (
 	NoRoom    Verdict = "no room"    // it is left alone until there is more
 	Postponed Verdict = "postponed"  // a hook wants to be asked again
 	Refused   Verdict = "refused"    // it is left alone for a day, or until there is another one
+	Cancelled Verdict = "cancelled"  // a person ended it; it is left alone for an hour
 	Failed    Verdict = "failed"     // it is tried again
 )
 
@@ -170,6 +175,13 @@ func (m *Machine) Settle(c, next Course, err error, at Circumstances) Verdict {
 	case err == nil:
 		w.begin(next)
 		return Advanced
+	case errors.Is(err, ErrCancelled) && next.Step == Idle: // it is in place
+		w.begin(idle)
+		return Installed
+	case errors.Is(err, ErrCancelled):
+		later(next, cancelTime)
+		w.Tries = 0
+		return Cancelled
 	case errors.Is(err, ErrUnhealthy):
 		w.begin(idle)
 		return TakenBack

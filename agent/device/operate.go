@@ -25,11 +25,26 @@ func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*b
 	if res != nil && len(res.Changed) > 0 {
 		d.warnOfOneDisk()
 	}
+	d.startAgain(ctx, command, res)
 	changed := res != nil && len(res.Changed)+len(res.Finished) > 0
 	if changed || err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) {
 		d.Remember(reconciled(command, res, err))
 	}
 	return res, err
+}
+
+// startAgain starts what a tandem that was killed had stopped. At boot that is
+// the init script's business.
+func (d *Device) startAgain(ctx context.Context, command string, res *backup.Result) {
+	switch {
+	case !d.stopped:
+	case command == "boot":
+		d.removeNote(stoppedNote)
+	case res != nil && ctx.Err() == nil:
+		d.stopped = false
+		d.env.Log.Info("starting the application, which was stopped when tandem was killed")
+		d.StartApplication(ctx, versioning.Version{}, res.Version)
+	}
 }
 
 // hold gives the version whose backup waits until it is confirmed; zero if
@@ -137,21 +152,27 @@ func (d *Device) SlowDown(ctx context.Context, bandwidth int64) {
 
 // Prove asks whether a version that was just installed is healthy: if so it is
 // confirmed, if not it is revoked and the one before comes back. The error wraps
-// ErrUnhealthy then. A health check that postpones or cannot run leaves it waiting.
+// ErrUnhealthy then. What "tandem confirm" said in one of its hooks is the verdict. A health check that postpones or cannot run leaves it waiting.
 // started says that the application was started with it already; where it could
 // not be, the error wraps ErrNotStarted, and the version waits.
 func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started bool) (*backup.Result, error) {
 	var err error
+	said := false
 	if !started {
-		err = d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
+		said, err = d.listenToHook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
 		if errors.Is(err, child.ErrNotRun) && ctx.Err() == nil {
 			return nil, fmt.Errorf("%s %w: %w", to, ErrNotStarted, err)
 		}
 	}
-	if err == nil {
-		err = d.hook(ctx, "health", d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, from, to)
+	if err == nil && !said {
+		said, err = d.listenToHook(ctx, "health", d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, from, to)
+		if said { // that is the verdict, whatever the hook ends with
+			err = nil
+		}
 	}
 	switch {
+	case err == nil && (said || len(d.cfg.Hooks.Health) > 0):
+		return d.Confirm(ctx)
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, child.ErrPostponed), errors.Is(err, child.ErrNotRun):
@@ -159,10 +180,8 @@ func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started
 		return nil, nil
 	case err != nil:
 		return d.giveUp(ctx, backup.Pending{Version: to, Previous: from}, err.Error(), true)
-	case len(d.cfg.Hooks.Health) == 0:
-		return nil, nil
 	}
-	return d.Confirm(ctx)
+	return nil, nil
 }
 
 // giveUp revokes a version that failed and returns to the one before. The

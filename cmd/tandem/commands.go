@@ -39,6 +39,8 @@ func (p *program) showReconciliation(doc *device.Reconciliation, err error) erro
 	var lines []string
 	switch {
 	case err != nil:
+	case doc.Said:
+		lines = []string{fmt.Sprintf("%s is confirmed: whoever runs its hook goes by that", doc.Version)}
 	case doc.Held:
 		lines = []string{fmt.Sprintf("%s is not confirmed yet: it is backed up once it is", doc.Version)}
 	case doc.Returned:
@@ -544,10 +546,18 @@ func newConfirmCommand(p *program) *cobra.Command {
 		Use:   "confirm",
 		Short: "Take the installed version for healthy",
 		Long: `confirm ends the time in which an installed version is rolled back when it is not
-confirmed. With backup = "confirmed" it is backed up now.`,
+confirmed. With backup = "confirmed" it is backed up now. Said in the start or the
+health hook of a version, it is the verdict on that version, and answered at once.`,
 		Example: "  tandem confirm",
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(p.config)
+			if err != nil {
+				return err
+			}
+			if v, said, err := device.Say(cfg); said || err != nil {
+				return p.showReconciliation(device.Said(v), err)
+			}
 			ctx := cmd.Context()
 			return p.showReconciliation(carryOut(ctx, p, "/v1/confirm", nil, nil, func(d *device.Device) (*device.Reconciliation, error) { return d.RunConfirm(ctx) }))
 		},

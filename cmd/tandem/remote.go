@@ -102,6 +102,9 @@ func (r *remote) do(ctx context.Context, method, path string, query url.Values, 
 	if err != nil {
 		return nil, err
 	}
+	if hook := os.Getenv(device.HookVariable); hook != "" {
+		req.Header.Set(agent.HookHeader, hook)
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -135,7 +138,7 @@ func (r *remote) command(ctx context.Context, path string, query url.Values, bod
 		var l agent.Line
 		if err := lines.Decode(&l); err != nil {
 			if ctx.Err() != nil {
-				return false, ctx.Err()
+				return false, errGoesOn
 			}
 			return false, fmt.Errorf("the agent ended before the command did: %w", err)
 		}
@@ -163,6 +166,10 @@ func (r *remote) command(ctx context.Context, path string, query url.Values, bod
 		}
 	}
 }
+
+// errGoesOn says what is true when somebody interrupts a command that the agent
+// carries out.
+var errGoesOn = &hintedError{errors.New("interrupted; the agent goes on with it"), `"tandem cancel" ends it`}
 
 // carryOut carries a command out: by the agent, if one runs here, else by itself.
 func carryOut[T any](ctx context.Context, p *program, path string, query url.Values, body io.Reader, local func(*device.Device) (*T, error)) (*T, error) {

@@ -172,7 +172,7 @@ Results go to standard output, messages to standard error.
 		newBootCommand(p), newBackupCommand(p), newStatusCommand(p), newVerifyCommand(p),
 		newInstallCommand(p), newCheckCommand(p), newUpdateCommand(p), newBumpCommand(p),
 		newRollbackCommand(p), newConfirmCommand(p), newConfirmUpdateCommand(p), newRevokeCommand(p), newUnrevokeCommand(p),
-		newHistoryCommand(p), newAgentCommand(p), newVersionCommand(p),
+		newHistoryCommand(p), newAgentCommand(p), newCancelCommand(p), newVersionCommand(p),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean, and what to do", Long: outcomes().Help()},
 	)
 	addCompletion(cmd)
@@ -224,7 +224,8 @@ func (p *program) open(access device.Access) (*device.Device, func(), error) {
 func (p *program) environment() device.Environment {
 	return device.Environment{
 		Log: p.logger(), Now: p.now, Built: builtAt(), Version: releaseVersion(), Random: rand.Reader,
-		Output: p.children, Outside: child.FindOutside(os.Getenv), Explain: p.failure, EUID: p.euid, EGID: p.egid,
+		Output: p.children, Outside: child.FindOutside(os.Getenv), Hook: os.Getenv(device.HookVariable),
+		Explain: p.failure, EUID: p.euid, EGID: p.egid,
 	}
 }
 
