@@ -254,6 +254,9 @@ func (d *Device) Confirm(ctx context.Context) (*backup.Result, error) {
 	}
 	if p != nil {
 		d.Remember(Event{Command: "confirm", Action: "confirmed", Version: p.Version})
+		d.env.Log.Infof("%s is confirmed", p.Version)
+	} else {
+		d.env.Log.Info("no version waits to be confirmed")
 	}
 	return d.Boot(ctx, "confirm", backup.Options{Running: true})
 }
@@ -271,10 +274,19 @@ func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Resu
 			d.env.Log.WithError(err).Warn("revoking all the same")
 		}
 	}
+	before, err := d.reconciler.Revoked()
+	if err != nil {
+		return nil, err
+	}
 	if err := d.reconciler.Revoke(v); err != nil {
 		return nil, err
 	}
-	d.Remember(Event{Command: "revoke", Action: "revoked", Version: v})
+	if v.In(before) {
+		d.env.Log.Infof("%s was revoked already", v)
+	} else {
+		d.Remember(Event{Command: "revoke", Action: "revoked", Version: v})
+		d.env.Log.Infof("%s is revoked", v)
+	}
 	res, err := d.Boot(ctx, "revoke", backup.Options{Running: true})
 	if runs && res != nil {
 		d.StartApplication(ctx, v, res.Version)
@@ -284,9 +296,18 @@ func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Resu
 
 // Unrevoke takes that mark away.
 func (d *Device) Unrevoke(v versioning.Version) error {
+	before, err := d.reconciler.Revoked()
+	if err != nil {
+		return err
+	}
+	if !v.In(before) {
+		d.env.Log.Infof("%s was not revoked", v)
+	}
 	if err := d.reconciler.Unrevoke(v); err != nil {
 		return err
 	}
-	d.Remember(Event{Command: "unrevoke", Action: "unrevoked", Version: v})
+	if v.In(before) {
+		d.Remember(Event{Command: "unrevoke", Action: "unrevoked", Version: v})
+	}
 	return nil
 }

@@ -173,11 +173,7 @@ func newStatusCommand(p *program) *cobra.Command {
 			if w := s.Pending; w != nil {
 				lines = append(lines, fmt.Sprintf("%s is not confirmed yet (%s)", w.Version, count(w.Starts, "start")))
 			}
-			if s.InStep {
-				lines = append(lines, "the sides are in step")
-			} else {
-				lines = append(lines, "the sides are not in step: \"tandem boot --dry-run\" tells what would be done")
-			}
+			lines = append(lines, inStepLine(s))
 			for _, v := range s.Revoked {
 				lines = append(lines, "revoked: "+v.String())
 			}
@@ -201,9 +197,29 @@ func newStatusCommand(p *program) *cobra.Command {
 					lines = append(lines, "last poll failed: "+a.PollError)
 				}
 			}
-			return p.print(s, lines...)
+			return p.print(statusDocument{s, device.Failure{}}, lines...)
 		},
 	}
+}
+
+// inStepLine says how the sides stand to each other.
+func inStepLine(s *device.Status) string {
+	states := []backup.State{s.Sides[backup.System].State, s.Sides[backup.UsrData].State}
+	switch {
+	case s.InStep:
+		return "the sides are in step"
+	case slices.Contains(states, backup.Unavailable):
+		return "whether the sides are in step cannot be told: one of them cannot be used"
+	case states[0] == backup.Absent && states[1] == backup.Absent:
+		return "there is no application yet: install a bundle with: tandem install FILE"
+	}
+	return "the sides are not in step: \"tandem boot --dry-run\" tells what would be done"
+}
+
+// statusDocument is the JSON document of status.
+type statusDocument struct {
+	*device.Status
+	device.Failure
 }
 
 // status asks the agent, if one runs here, or looks by itself.
@@ -602,17 +618,20 @@ func newUnrevokeCommand(p *program) *cobra.Command {
 			if err := d.Unrevoke(v); err != nil {
 				return err
 			}
-			return p.report(map[string]any{"unrevoked": v}, v.String()+" may be chosen again")
+			doc := struct {
+				Unrevoked versioning.Version `json:"unrevoked"`
+				device.Failure
+			}{v, device.Failure{}}
+			return p.report(doc, v.String()+" may be chosen again")
 		},
 	}
 }
 
 func newHistoryCommand(p *program) *cobra.Command {
 	return &cobra.Command{
-		Use:   "history",
-		Short: "Show what happened and when",
-		Long: `history lists what boots, backups, installations and repairs did, oldest first.
-With --json each event is a document of its own, in a line of its own.`,
+		Use:     "history",
+		Short:   "Show what happened and when",
+		Long:    `history lists what boots, backups, installations and repairs did, oldest first.`,
 		Example: "  tandem history\n  tandem history --json",
 		Args:    cli.Exactly(),
 		RunE: func(*cobra.Command, []string) error {
@@ -625,17 +644,15 @@ With --json each event is a document of its own, in a line of its own.`,
 			if err != nil {
 				return err
 			}
+			doc := struct {
+				Events []device.Event `json:"events"`
+				device.Failure
+			}{append([]device.Event{}, events...), device.Failure{}}
+			var lines []string
 			for i := range events {
-				if p.asJSON {
-					err = p.jsonLine(&events[i])
-				} else {
-					err = p.print(nil, eventLine(&events[i]))
-				}
-				if err != nil {
-					return err
-				}
+				lines = append(lines, eventLine(&events[i]))
 			}
-			return nil
+			return p.print(doc, lines...)
 		},
 	}
 }

@@ -94,16 +94,7 @@ func (p *program) failure(err error) device.Failure {
 
 // document prints the one JSON document of a command.
 func (p *program) document(v any) error {
-	return p.write(v, "  ")
-}
-
-// jsonLine prints one document of several, in a line.
-func (p *program) jsonLine(v any) error {
-	return p.write(v, "")
-}
-
-func (p *program) write(v any, indent string) error {
-	doc, err := cli.Document(v, indent)
+	doc, err := cli.Document(v, "  ")
 	if err == nil {
 		p.printed = true
 		_, err = p.stdout.Write(doc)
@@ -291,10 +282,11 @@ type programVersion struct {
 	Built   *time.Time `json:"built,omitempty"`
 	Go      string     `json:"go"`
 	System  string     `json:"system"`
+	Exit    int        `json:"exit"`
 }
 
 func (p *program) printVersion() error {
-	doc := programVersion{releaseVersion(), commit, nil, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	doc := programVersion{releaseVersion(), commit, nil, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, 0}
 	if b := builtAt(); !b.IsZero() {
 		doc.Built = &b
 	}

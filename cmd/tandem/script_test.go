@@ -16,6 +16,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"tandem/internal/jsonschema"
 )
 
 // Each script has a device of its own in $WORK: tandem.toml, root.json, and
@@ -130,6 +132,7 @@ func runProgram(ts *testscript.TestScript, neg bool, name string, args []string)
 		args = withConfig(args)
 	}
 	err := ts.Exec(name, args...)
+	checkDocument(ts, name, args, exitCode(err))
 	var exit *exec.ExitError
 	switch {
 	case err == nil && neg:
@@ -137,6 +140,46 @@ func runProgram(ts *testscript.TestScript, neg bool, name string, args []string)
 	case errors.As(err, &exit) && neg:
 	default:
 		ts.Check(err)
+	}
+}
+
+// exitCode returns the exit code of a program that ran; -1 if it did not.
+func exitCode(err error) int {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		return -1
+	}
+	return 0
+}
+
+// checkDocument holds what tandem printed with --json against
+// docs/output.schema.json: that is done for each command of each script.
+func checkDocument(ts *testscript.TestScript, program string, args []string, exit int) {
+	if program != "tandem" || !slices.Contains(args, "--json") {
+		return
+	}
+	text := []byte(ts.ReadFile("stdout"))
+	var doc struct{ Exit *int }
+	ts.Check(json.Unmarshal(text, &doc))
+	if doc.Exit == nil || *doc.Exit != exit {
+		ts.Fatalf("exit code %d, but the document says otherwise:\n%s", exit, text)
+	}
+	schema, err := jsonschema.Load("../../docs/output.schema.json")
+	ts.Check(err)
+	if schema.Valid("#/$defs/failure", text) == nil {
+		return
+	}
+	command := args[slices.IndexFunc(args, func(a string) bool { return a == "--config" })+2]
+	if command == "--json" || command == "--quiet" || command == "--verbose" {
+		command = args[3]
+	}
+	if command == "verify" && slices.Contains(args, "--repair") {
+		command = "boot"
+	}
+	if err := schema.Valid("#/$defs/"+command, text); err != nil {
+		ts.Fatalf("%s: %v\n%s", command, err, text)
 	}
 }
 
@@ -155,13 +198,11 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 		rest = withConfig(rest)
 	}
 	err = ts.Exec(args[1], rest...)
-	got := 0
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		got = exit.ExitCode()
-	} else {
+	got := exitCode(err)
+	if got < 0 {
 		ts.Check(err)
 	}
+	checkDocument(ts, args[1], rest, got)
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"tandem/agent"
 	dev "tandem/agent/device"
+	"tandem/internal/jsonschema"
 )
 
 // collector is the server that a device reports to. It holds each report
@@ -23,7 +24,7 @@ import (
 // does not take, and some it takes without the device learning of it.
 type collector struct {
 	url    string
-	schema schema
+	schema *jsonschema.Schema
 
 	mu     sync.Mutex
 	random *rand.Rand // nil: it is well
@@ -38,7 +39,11 @@ type collector struct {
 
 func newCollector(t testing.TB, random *rand.Rand) *collector {
 	t.Helper()
-	c := &collector{schema: loadSchema(t), random: random, events: map[string]dev.Event{}}
+	schema, err := jsonschema.Load("../../docs/report.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &collector{schema: schema, random: random, events: map[string]dev.Event{}}
 	s := httptest.NewServer(http.HandlerFunc(c.serve))
 	t.Cleanup(func() {
 		s.CloseClientConnections()
@@ -68,7 +73,7 @@ func (c *collector) serve(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != "application/json" {
 		c.wrong = append(c.wrong, r.Method+" "+r.Header.Get("Content-Type"))
 	}
-	if err := c.schema.valid(body); err != nil {
+	if err := c.schema.Valid("#", body); err != nil {
 		c.wrong = append(c.wrong, err.Error())
 	}
 	c.take(body)

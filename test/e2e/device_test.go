@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -346,13 +345,9 @@ func (d *device) polled() {
 // history gives the events that the device remembers.
 func (d *device) history() []dev.Event {
 	d.t.Helper()
-	var events []dev.Event
-	for line := range bytes.Lines([]byte(d.must("history", "--json").stdout)) {
-		var e dev.Event
-		d.check(json.Unmarshal(line, &e))
-		events = append(events, e)
-	}
-	return events
+	var doc struct{ Events []dev.Event }
+	d.check(json.Unmarshal([]byte(d.must("history", "--json").stdout), &doc))
+	return doc.Events
 }
 
 // actions gives what happened to versions: the action and the version of each
