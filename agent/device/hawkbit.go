@@ -101,18 +101,36 @@ func (d *Device) openHawkBit(c config.Source) (*hawkFeed, error) {
 	downloads := func(by *http.Client) *download.Downloader {
 		return download.New(download.Options{FS: state, Client: by, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names})
 	}
+	verifier := func() (bundle.Verifier, error) {
+		return trust.New(trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned})
+	}
+	fetcher := func(by *http.Client) *ota.Fetcher {
+		return &ota.Fetcher{
+			Downloads: downloads(by), Verifier: verifier, Lacks: d.lacks, Most: d.cfg.Agent.MaxDownload, Told: d.cfg.Agent.Metered, Log: d.env.Log,
+		}
+	}
 	var vouch func(context.Context, *hawkbit.Head) error
 	if c.DDI.Metadata != "" {
 		vouch = d.voucher(c.DDI.Metadata, downloads)
 	}
 	server, err := hawkbit.New(hawkbit.Options{
 		Origin: c.URL, Tenant: c.DDI.Tenant, Controller: name, Client: client, FS: state, Log: d.env.Log,
-		Downloads: downloads, Inspect: d.inspect(root), Vouch: vouch,
+		Fetcher: fetcher, Inspect: inspect(verifier), Vouch: vouch,
 		Code:       func(err error) int { return cmp.Or(d.explain(err).Exit, 1) },
 		After:      after,
 		Compatible: d.cfg.Device.Compatible, AutoConfirm: c.DDI.AutoConfirm, Attributes: c.DDI.Attributes, SetName: c.DDI.Set, Cache: d.env.Polled,
 	})
 	return &hawkFeed{d, server, downloads(client)}, err
+}
+
+// Cheapest implements partial.
+func (f *hawkFeed) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) {
+	return f.server.Cheapest(ctx, o)
+}
+
+// Complete implements partial.
+func (f *hawkFeed) Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error {
+	return f.server.Complete(ctx, o, want)
 }
 
 // hawkBit returns the configured hawkBit server.
@@ -134,9 +152,9 @@ func after(wait time.Duration) (<-chan time.Time, func()) {
 }
 
 // inspect returns what reads and verifies the head of a bundle.
-func (d *Device) inspect(root *trust.Root) func(io.Reader) (*hawkbit.Head, error) {
+func inspect(verifier func() (bundle.Verifier, error)) func(io.Reader) (*hawkbit.Head, error) {
 	return func(r io.Reader) (*hawkbit.Head, error) {
-		v, err := trust.New(trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned})
+		v, err := verifier()
 		if err != nil {
 			return nil, err
 		}

@@ -85,12 +85,12 @@ func (c *client) ask(ctx context.Context, method, address string, body any, tag 
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, unreachable(ctx, req.URL, err)
+		return nil, unreachable(ctx, req.URL.Redacted(), err)
 	}
 	defer resp.Body.Close()
 	r := &reply{status: resp.StatusCode, tag: resp.Header.Get("ETag")}
 	if r.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1)); err != nil {
-		return nil, unreachable(ctx, req.URL, err)
+		return nil, unreachable(ctx, req.URL.Redacted(), err)
 	}
 	if len(r.body) > maxAnswer {
 		return nil, fmt.Errorf("%w: %s: an answer of more than %d bytes", ota.ErrRefused, req.URL.Redacted(), maxAnswer)
@@ -106,7 +106,7 @@ func (c *client) ask(ctx context.Context, method, address string, body any, tag 
 
 // unreachable says that a request failed. When it was the caller who ended it,
 // the error is the caller's.
-func unreachable(ctx context.Context, u *url.URL, err error) error {
+func unreachable(ctx context.Context, shown string, err error) error {
 	if cause := context.Cause(ctx); cause != nil && errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -114,7 +114,7 @@ func unreachable(ctx context.Context, u *url.URL, err error) error {
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	return fmt.Errorf("%w: %s: no answer: %w", ota.ErrUnreachable, u.Redacted(), err)
+	return fmt.Errorf("%w: %s: no answer: %w", ota.ErrUnreachable, shown, err)
 }
 
 // isQuota tells a quota that is used up, which no repetition helps, from a rate

@@ -1,6 +1,7 @@
 package hawkbit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,9 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tandem/backup"
 	"tandem/internal/digest"
 	"tandem/ota"
 	"tandem/ota/download"
+	"tandem/packaging/release"
 )
 
 // errMissing says that the server has no such file, or not for this device now.
@@ -82,53 +85,104 @@ type badHead struct{ error }
 // headTime bounds how long the head of a bundle may take to come.
 const headTime = 10 * time.Minute
 
-// inspect reads the head of the bundle at an address. A range is asked for, which
-// the server does not count as a download.
+// inspect reads the head of the bundle at an address, and little more.
 func (s *Source) inspect(ctx context.Context, address string) (*Head, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, headTime, errors.New("the head of the bundle took too long"))
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Range", "bytes=0-")
-	resp, err := s.o.Client.Do(req)
-	if err != nil {
-		return nil, unreachable(ctx, req.URL, err)
-	}
-	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusOK, http.StatusPartialContent:
-	case http.StatusNotFound, http.StatusGone:
-		return nil, fmt.Errorf("%s: %w", req.URL.Redacted(), errMissing)
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return nil, errDenied{ota.StatusError(req.URL.Redacted(), resp)}
-	default:
-		return nil, ota.StatusError(req.URL.Redacted(), resp)
-	}
-	body := &noting{r: resp.Body}
-	h, err := s.o.Inspect(body)
+	r := &pieces{ctx: ctx, client: s.o.Client, address: address, size: firstPiece}
+	defer r.close()
+	h, err := s.o.Inspect(r)
 	switch {
-	case body.err != nil: // whatever was made of it: the link failed
-		return nil, unreachable(ctx, req.URL, body.err)
+	case r.err != nil: // whatever was made of it: the server or the link failed
+		return nil, r.err
 	case err != nil:
 		return nil, &badHead{err}
 	}
 	return h, nil
 }
 
-// noting remembers an error of reading.
-type noting struct {
-	r   io.Reader
-	err error
+// The first piece holds the whole head of most bundles.
+const (
+	firstPiece = 16 << 10
+	maxPiece   = 1 << 20
+)
+
+// pieces reads a file range by range, as far as it is read: what is on its way when
+// the reader has enough is not much. The server does not count ranges as downloads.
+type pieces struct {
+	ctx     context.Context
+	client  *http.Client
+	address string
+	at      int64 // where the next piece begins
+	size    int64 // of the next piece
+	left    int64 // of the present one
+	body    io.ReadCloser
+	whole   bool // the server sends no ranges: the present piece is all the rest
+	err     error
 }
 
-func (n *noting) Read(p []byte) (int, error) {
-	k, err := n.r.Read(p)
-	if err != nil && err != io.EOF {
-		n.err = err
+func (p *pieces) close() {
+	if p.body != nil {
+		p.body.Close()
+		p.body = nil
 	}
-	return k, err
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if p.err != nil {
+		return 0, p.err
+	}
+	if p.body == nil {
+		if more, err := p.open(); err != nil || !more {
+			p.err = err
+			return 0, cmp.Or(err, io.EOF)
+		}
+	}
+	n, err := p.body.Read(b)
+	p.at += int64(n)
+	p.left -= int64(n)
+	switch {
+	case err == io.EOF && !p.whole && p.left <= 0:
+		p.close()
+		return n, nil
+	case err != nil && err != io.EOF:
+		p.err = unreachable(p.ctx, p.address, err)
+		return n, p.err
+	}
+	return n, err
+}
+
+// open asks for the next piece. more is false at the end of the file.
+func (p *pieces) open() (more bool, err error) {
+	req, err := http.NewRequestWithContext(p.ctx, http.MethodGet, p.address, nil)
+	if err != nil {
+		return false, err
+	}
+	shown := req.URL.Redacted()
+	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", p.at, p.at+p.size-1))
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return false, unreachable(p.ctx, shown, err)
+	}
+	p.body, p.left = resp.Body, p.size
+	p.size = min(2*p.size, maxPiece)
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+		return true, nil
+	case http.StatusOK:
+		p.whole = true
+		if _, err := io.CopyN(io.Discard, p.body, p.at); err != nil {
+			return false, unreachable(p.ctx, shown, err)
+		}
+		return true, nil
+	case http.StatusRequestedRangeNotSatisfiable:
+		return false, nil
+	case http.StatusNotFound, http.StatusGone:
+		return false, fmt.Errorf("%s: %w", shown, errMissing)
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return false, errDenied{ota.StatusError(shown, resp)}
+	}
+	return false, ota.StatusError(shown, resp)
 }
 
 // Fetch downloads an offer of the last View. Meanwhile the server is polled and
@@ -144,14 +198,11 @@ func (s *Source) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := &watcher{s: s, number: st.Action.Number, query: st.Action.Query, cancel: cancel, tenths: make(chan int64, 1)}
-	downloads := s.o.Downloads(&http.Client{
-		Transport:     &ranged{next: s.o.Client.Transport, missing: func() { cancel(errMissing) }},
-		CheckRedirect: s.o.Client.CheckRedirect,
-	})
+	fetcher := s.fetcher(func() { cancel(errMissing) })
 	var watching sync.WaitGroup
 	stop, over := context.WithCancel(ctx)
 	watching.Go(func() { w.watch(stop) })
-	file, err := downloads.Get(ctx, download.File{URL: part.URL, Size: part.Size, SHA256: part.SHA256, For: part.App, Room: part.Unpacked}, func(done, total int64) {
+	file, err := fetcher.Fetch(ctx, part.wanted(), func(done, total int64) {
 		w.at(done, total)
 		if p != nil {
 			p(done, total)
@@ -169,6 +220,47 @@ func (s *Source) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string
 		return "", fmt.Errorf("fetch %s: %w", o.Name, err)
 	}
 	return file, s.fetched(ctx, o.SHA256)
+}
+
+// fetcher makes what fetches bundles. missing is told of one that is not there.
+func (s *Source) fetcher(missing func()) *ota.Fetcher {
+	return s.o.Fetcher(&http.Client{
+		Transport: &ranged{next: s.o.Client.Transport, missing: missing}, CheckRedirect: s.o.Client.CheckRedirect,
+	})
+}
+
+// wanted is the bundle of a part, as its signed head says. A firmware is fetched
+// whole: nothing is known of what is installed.
+func (p *Part) wanted() ota.Wanted {
+	w := ota.Wanted{Head: p.Head, File: download.File{
+		URL: p.URL, Size: p.Size, SHA256: p.SHA256, For: p.App, Room: p.Unpacked, Release: p.Release,
+	}}
+	if p.Kind == release.Firmware {
+		w.Head = 0
+	}
+	return w
+}
+
+// Cheapest returns the form of an offer that costs least, and fetches what it takes
+// to know it.
+func (s *Source) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) {
+	p := Load(s.o.FS, s.o.Log).part(o.SHA256)
+	if p == nil {
+		return ota.Form{}, fmt.Errorf("%s: %w", o.Name, ErrWithdrawn)
+	}
+	return s.fetcher(func() {}).Cheapest(ctx, p.wanted())
+}
+
+// Complete gets what a file that Fetch gave lacks of the files that want names.
+func (s *Source) Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error {
+	p := Load(s.o.FS, s.o.Log).part(o.SHA256)
+	if p == nil {
+		return fmt.Errorf("complete %s: %w", o.Name, ErrWithdrawn)
+	}
+	if err := s.fetcher(func() {}).Complete(ctx, p.wanted(), want); err != nil {
+		return fmt.Errorf("complete %s: %w", o.Name, err)
+	}
+	return nil
 }
 
 // part finds a part of the open action by its file.

@@ -15,7 +15,6 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/ota"
-	"tandem/ota/download"
 	"tandem/packaging/release"
 	"tandem/versioning"
 )
@@ -31,8 +30,8 @@ type Options struct {
 	// FS is the agent's state directory.
 	FS  fsys.FS
 	Log logrus.FieldLogger
-	// Downloads makes what downloads with a client.
-	Downloads func(*http.Client) *download.Downloader
+	// Fetcher makes what fetches bundles with a client.
+	Fetcher func(*http.Client) *ota.Fetcher
 	// Inspect reads and verifies the head of a bundle, and no more than that. An
 	// error that is not one of reading r says why the device must not take it.
 	Inspect func(r io.Reader) (*Head, error)
@@ -55,7 +54,7 @@ func (o *Options) validate() error {
 	missing := ""
 	for name, is := range map[string]bool{
 		"Origin": o.Origin != "", "Tenant": o.Tenant != "", "Controller": o.Controller != "", "Client": o.Client != nil, "FS": o.FS != nil,
-		"Log": o.Log != nil, "Downloads": o.Downloads != nil, "Inspect": o.Inspect != nil, "Code": o.Code != nil, "After": o.After != nil,
+		"Log": o.Log != nil, "Fetcher": o.Fetcher != nil, "Inspect": o.Inspect != nil, "Code": o.Code != nil, "After": o.After != nil,
 	} {
 		if !is && (missing == "" || name < missing) {
 			missing = name

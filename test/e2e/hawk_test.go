@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +32,7 @@ type hawk struct {
 	standIn *hawkbit.Server
 	random  *rand.Rand // nil: the network is well
 	faults  int
+	sent    atomic.Int64 // bytes of artifacts
 	http    *http.Server // nil while it is down
 }
 
@@ -117,7 +120,22 @@ func (h *hawk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		panic(http.ErrAbortHandler)
 	}
+	if strings.Contains(r.URL.Path, "/artifacts/") {
+		w = &counting{w, &h.sent}
+	}
 	h.standIn.ServeHTTP(w, r)
+}
+
+// counting counts what goes over the network.
+type counting struct {
+	http.ResponseWriter
+	sent *atomic.Int64
+}
+
+func (c *counting) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.sent.Add(int64(n))
+	return n, err
 }
 
 // set makes a distribution set of hello that brings files, and returns its number.

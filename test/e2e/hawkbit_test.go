@@ -33,6 +33,41 @@ func TestLongHawkBitActions(t *testing.T) {
 	runActions(t, max(40, 3*len(kinds)))
 }
 
+// Of a release only those parts are fetched that hold what the device lacks, and
+// the server counts none of it as a download.
+func TestHawkBitFrames(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(seed(t), 0))
+	h := newHawk(t, nil, random)
+	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
+	d.write("token", deviceToken+"\n")
+	content, err := os.ReadFile(bundle("1.1.0"))
+	h.check(err)
+	n := h.assign(hawkbit.Assignment{Set: h.set("1.1.0", map[string][]byte{"hello 1.1.0.tandem": content}), Type: "forced"})
+	check := d.must("check").stdout
+	for _, part := range []string{"hello 1.1.0 is available", "source: hawkBit http://" + h.address + ", as test", fmt.Sprintf("action %d is open: forced", n)} {
+		if !strings.Contains(check, part) {
+			t.Errorf("check does not tell %q:\n%s", part, check)
+		}
+	}
+	update := d.must("update").stdout
+	if !strings.Contains(update, fmt.Sprintf("action %d succeeded: hello 1.1.0: installed", n)) {
+		t.Errorf("update tells:\n%s", update)
+	}
+	if got := h.over(n, func() {}); got != "finished" {
+		t.Errorf("the action is %s:\n%s", got, h.told(n))
+	}
+	if sent := h.sent.Load(); sent < freshSize || sent > int64(len(content))-sameSize/2 {
+		t.Errorf("%d bytes were sent of a bundle of %d", sent, len(content))
+	}
+	if told := h.told(n); strings.Contains(told, "Target downloads") {
+		t.Errorf("the server counts a download:\n%s", told)
+	}
+	if status := d.must("status").stdout; !strings.Contains(status, fmt.Sprintf("action %d succeeded", n)) {
+		t.Errorf("status tells:\n%s", status)
+	}
+}
+
 // fleet is one device of a hawkBit server, and what it should have become.
 type fleet struct {
 	*hawk
@@ -102,9 +137,16 @@ func (f *fleet) release(healthy, hardware string) (version string, content []byt
 	f.made++
 	version = fmt.Sprintf("2.0.%d", f.made)
 	app := filepath.Join(f.dir, version)
+	noise := func(r *rand.Rand, n int) string {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		return string(b)
+	}
 	for name, text := range map[string]string{
 		"bin/hello": "#!/bin/sh\necho hello " + version + "\n", "healthy": healthy + "\n", "etc/hello.conf": "greeting = hello\n",
-		"share/data": strings.Repeat(version+" is what this is\n", 5000) + fmt.Sprint(f.random.Uint64()),
+		"share/same": noise(rand.New(rand.NewPCG(1, 1)), 100<<10), "share/fresh": noise(f.random, 50<<10),
 	} {
 		f.check(os.MkdirAll(filepath.Dir(filepath.Join(app, name)), 0o755))
 		f.check(os.WriteFile(filepath.Join(app, name), []byte(text), 0o755))

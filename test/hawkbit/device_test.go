@@ -87,8 +87,8 @@ func newBench(t *testing.T) *bench {
 	b.o = source.Options{
 		Origin: b.server.URL, Tenant: "DEFAULT", Controller: device, FS: disk, Log: log, Compatible: []string{"board"},
 		Client: ota.NewClient(ota.ClientOptions{Origin: b.server.URL, Credentials: ota.Credentials{Token: token, Scheme: "TargetToken"}}),
-		Downloads: func(c *http.Client) *download.Downloader {
-			return download.New(download.Options{FS: disk, Client: c, Log: log, Attempts: 1, Backoff: func() backoff.BackOff { return &backoff.ZeroBackOff{} }})
+		Fetcher: func(c *http.Client) *ota.Fetcher {
+			return &ota.Fetcher{Log: log, Downloads: download.New(download.Options{FS: disk, Client: c, Log: log, Attempts: 1, Backoff: func() backoff.BackOff { return &backoff.ZeroBackOff{} }})}
 		},
 		Inspect: inspect,
 		Code:    func(error) int { return 24 },
