@@ -337,6 +337,7 @@ type ActionStatus struct {
 	Update  hawkbit.Mode `json:"update,omitempty"` // how much the server wants it
 	Hold    string       `json:"hold,omitempty"`   // why it is not to be installed yet
 	Success *bool        `json:"success,omitempty"`
+	Fetched bool         `json:"downloaded,omitempty"` // the server knows that it is here
 	Details []string     `json:"details,omitempty"` // of the outcome, as the server has them
 }
 
@@ -360,7 +361,7 @@ func (d *Device) sourceStatus() *SourceStatus {
 	st := hawkbit.Load(disk, d.env.Log)
 	s.Waiting = st.Waiting
 	if a := st.Action; a != nil {
-		s.Action = &ActionStatus{Number: a.Number, Step: a.Step, Update: a.Update, Hold: a.Hold()}
+		s.Action = &ActionStatus{Number: a.Number, Step: a.Step, Update: a.Update, Hold: a.Hold(), Fetched: a.Told}
 		if o := a.Outcome; o != nil {
 			s.Action.Success, s.Action.Details = &o.Success, o.Details
 		}

@@ -40,6 +40,8 @@ func actionLine(a *device.ActionStatus) string {
 		line = fmt.Sprintf("action %d succeeded", a.Number)
 	case a.Success != nil:
 		line = fmt.Sprintf("action %d failed", a.Number)
+	case a.Step == hawkbit.Ended && a.Fetched:
+		return fmt.Sprintf("action %d: downloaded, not to be installed", a.Number)
 	case a.Step == hawkbit.Ended:
 		return fmt.Sprintf("action %d was called off", a.Number)
 	default:

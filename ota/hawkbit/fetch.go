@@ -293,29 +293,36 @@ func (s *Source) lost(sum digest.SHA256) error {
 	return errMissing
 }
 
-// fetched notes that a file is here, and tells the server once all are that it
-// wants here and not installed yet.
+// fetched durably notes that a file is here, and tells the server.
 func (s *Source) fetched(ctx context.Context, sum digest.SHA256) error {
 	st := Load(s.o.FS, s.o.Log)
 	p := st.part(sum)
-	if p == nil || p.Fetched {
+	if p == nil {
 		return nil
 	}
-	a := st.Action
-	p.Fetched, a.Misses = true, 0
-	if err := s.save(st); err != nil {
-		return err
+	if !p.Fetched {
+		p.Fetched, st.Action.Misses = true, 0
+		if err := s.save(st); err != nil {
+			return err
+		}
 	}
-	for _, other := range a.Parts {
-		if !other.Fetched && !other.Had {
+	return s.tellFetched(ctx, st)
+}
+
+// tellFetched tells the server that all is here that it wants here and not
+// installed yet, once. What does not reach it is told by the next Sync.
+func (s *Source) tellFetched(ctx context.Context, st *State) error {
+	a := st.Action
+	if a == nil || a.Step != Open || a.Update != Skip || a.Told || !a.Looked {
+		return nil
+	}
+	for _, p := range a.Parts {
+		if !p.Fetched && !p.Had {
 			return nil
 		}
 	}
-	if a.Update != Skip || a.Told {
-		return nil
-	}
 	if err := s.progress(ctx, a.Number, status{Execution: downloaded}); err != nil {
-		s.o.Log.WithError(err).Warn("the server was not told that the download is complete")
+		s.o.Log.WithError(err).Warn("the server was not told that the download is complete; it is tried again")
 		return nil
 	}
 	a.Told = true

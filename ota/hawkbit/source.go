@@ -139,6 +139,9 @@ func (s *Source) Sync(ctx context.Context, f Facts) (*View, error) {
 			break
 		}
 	}
+	if err := s.tellFetched(ctx, st); err != nil {
+		return nil, err
+	}
 	if err := s.tell(ctx, st, &f, b.Links["configData"].Href != "", w == wanted{}); err != nil {
 		return nil, err
 	}
@@ -211,7 +214,11 @@ func (s *Source) end(ctx context.Context, st *State) error {
 // carryOut does what was decided. again says that the server is to be asked anew.
 func (s *Source) carryOut(ctx context.Context, st *State, m move, f *Facts) (again bool, err error) {
 	if m.Gone {
-		s.o.Log.WithField("action", st.Action.Number).Warn("the server has dropped the action")
+		if log := s.o.Log.WithField("action", st.Action.Number); st.Action.Told {
+			log.Info("the server has what it wanted: the download")
+		} else {
+			log.Warn("the server has dropped the action")
+		}
 		st.Action = &Action{Number: st.Action.Number, Step: Ended, Told: st.Action.Told}
 		if err := s.save(st); err != nil {
 			return false, err

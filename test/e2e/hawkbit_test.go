@@ -172,7 +172,7 @@ func (f *fleet) give(a hawkbit.Assignment) int64 {
 
 // poke has an agent that met a server that was down ask again at once.
 func (f *fleet) poke() {
-	if s, err := f.d.status(); err == nil && (s.Agent.PollError != "" || s.Agent.Waiting != "" && !strings.Contains(s.Agent.Waiting, "window")) {
+	if s, err := f.d.status(); err == nil && (s.Agent.PollError != "" || strings.Contains(s.Agent.Waiting, "again later")) {
 		f.d.signal(syscall.SIGHUP)
 	}
 }

@@ -425,6 +425,27 @@ func TestDownloadOnly(t *testing.T) {
 	b.expectInstalls()
 }
 
+// The report of a download is lost: it is told again.
+func TestDownloadedIsLost(t *testing.T) {
+	b := newBench(t)
+	n := b.assign(hawkbit.Assignment{Set: b.release("2.0.0"), Type: "downloadonly"})
+	v := b.sync()
+	b.intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/feedback") {
+			return false
+		}
+		w.WriteHeader(http.StatusBadGateway)
+		return true
+	})
+	if _, err := b.source().Fetch(b.ctx, v.Offers[0], nil); err != nil {
+		t.Fatal(err)
+	}
+	b.intercept(nil)
+	b.round()
+	b.sees(n, "downloaded", false)
+	b.expectInstalls()
+}
+
 func TestServersWindow(t *testing.T) {
 	b := newBench(t)
 	as := hawkbit.Window(b.clock().Add(time.Hour), 10*time.Minute)
