@@ -338,7 +338,7 @@ type ActionStatus struct {
 	Hold    string       `json:"hold,omitempty"`   // why it is not to be installed yet
 	Success *bool        `json:"success,omitempty"`
 	Fetched bool         `json:"downloaded,omitempty"` // the server knows that it is here
-	Details []string     `json:"details,omitempty"` // of the outcome, as the server has them
+	Details []string     `json:"details,omitempty"`    // of the outcome, as the server has them
 }
 
 // sourceStatus tells of the configured source what is known here; nil if there is

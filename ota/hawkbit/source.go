@@ -553,7 +553,7 @@ func (s *Source) tellInstalled(ctx context.Context, st *State, f *Facts, again b
 	err := s.c.send(ctx, http.MethodPut, s.c.at.installedBase(), "installed", set)
 	switch {
 	case errors.Is(err, errVanished), errors.Is(err, errTooMuch):
-		s.o.Log.WithError(err).Warnf("the server has no distribution set %s:%s: it is not told that this is installed", set.Name, set.Version)
+		s.o.Log.Warnf("the server has no distribution set %s:%s: it is not told that this is installed", set.Name, set.Version)
 	case err != nil:
 		return err
 	default:

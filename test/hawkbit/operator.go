@@ -106,6 +106,12 @@ func (o *Operator) AddTarget(ctx context.Context, id, token string) error {
 	return err
 }
 
+// DeleteTarget makes a device unknown again.
+func (o *Operator) DeleteTarget(ctx context.Context, id string) error {
+	_, err := o.do(ctx, http.MethodDelete, "/targets/"+url.PathEscape(id), nil, nil)
+	return err
+}
+
 // ChangeTarget changes what is known of a device.
 func (o *Operator) ChangeTarget(ctx context.Context, id string, values map[string]any) error {
 	_, err := o.do(ctx, http.MethodPut, "/targets/"+url.PathEscape(id), values, nil)
