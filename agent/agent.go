@@ -19,15 +19,16 @@ import (
 	"tandem/backup"
 	"tandem/internal/config"
 	"tandem/internal/lock"
-	"tandem/ota/hawkbit"
 )
 
-// Options is what an Agent works with. Notify may be nil.
+// Options is what an Agent works with. Poll and Notify may be nil.
 type Options struct {
 	Config      *config.Config
 	Environment device.Environment // its Progress and Happened are the agent's own business
 	// After gives a channel that receives once d has passed, and what stops it.
 	After func(d time.Duration) (c <-chan time.Time, stop func())
+	// Zone is where the windows' hours of the day are told.
+	Zone *time.Location
 	// Random gives numbers from 0 up to 1, which spread the polls of a fleet.
 	Random func() float64
 	// Poll receives when somebody wants a poll now.
@@ -97,8 +98,31 @@ type situation struct {
 	ReportFailures int
 }
 
+// validate says what is missing.
+func (o *Options) validate() error {
+	missing := ""
+	switch {
+	case o.Config == nil:
+		missing = "Config"
+	case o.After == nil:
+		missing = "After"
+	case o.Zone == nil:
+		missing = "Zone"
+	case o.Random == nil:
+		missing = "Random"
+	case o.Watchdog < 0:
+		return errors.New("agent.Options: Watchdog is negative")
+	default:
+		return o.Environment.Validate()
+	}
+	return fmt.Errorf("agent.Options: %s is missing", missing)
+}
+
 // New makes an Agent.
-func New(o Options) *Agent {
+func New(o Options) (*Agent, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
 	if o.Notify == nil {
 		o.Notify = func(string) {}
 	}
@@ -106,13 +130,10 @@ func New(o Options) *Agent {
 		o: o, cfg: o.Config, log: o.Environment.Log,
 		ended: make(chan func()), asked: make(chan func()),
 	}
-	if a.o.Environment.Polled == nil {
-		a.o.Environment.Polled = &hawkbit.Cache{}
-	}
 	a.ledger = newLedger(o.Environment.Now)
 	a.config.changed = make(chan struct{}, 1)
 	a.config.captures = rate.NewLimiter(rate.Every(captureEvery), captureBurst)
-	return a
+	return a, nil
 }
 
 // busyRetry is how soon the sides are tried again while another tandem is at work.
@@ -265,7 +286,7 @@ func (a *Agent) schedule(ctx context.Context) time.Time {
 // outlook gathers what the plans are made from.
 func (a *Agent) outlook(now time.Time) outlook {
 	return outlook{
-		Now: now, Works: a.mem.Works, Urgent: a.cfg.Agent.Urgent,
+		Now: now.In(a.o.Zone), Works: a.mem.Works, Urgent: a.cfg.Agent.Urgent,
 		Windows: a.cfg.Agent.Window, ClockBehind: a.now.ClockBehind,
 		Metered: a.cfg.Agent.Metered, Source: a.cfg.Source != nil, Poll: a.now.NextPoll,
 		Pending: a.now.Pending != nil, Health: a.now.Health, Scrub: a.now.NextScrub,

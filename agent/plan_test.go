@@ -6,6 +6,8 @@ import (
 
 	"tandem/agent/device"
 	"tandem/internal/config"
+
+	"github.com/sirupsen/logrus"
 )
 
 func TestPlan(t *testing.T) {
@@ -141,5 +143,20 @@ func TestWaits(t *testing.T) {
 		if got := tt.got.Truncate(s); got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.what, tt.got, tt.want)
 		}
+	}
+}
+
+// Windows are told in the device's zone, whatever the clock's own one is.
+func TestOutlookZone(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 20, 30, 0, 0, time.UTC)
+	a := testAgent(t, &config.Config{}, logrus.New(), func() time.Time { return now })
+	a.o.Zone = time.FixedZone("CST", 8*3600)
+	w, err := config.ParseWindow("04:00-05:00")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if open, _ := config.Open([]config.Window{w}, a.outlook(a.clock()).Now); !open {
+		t.Error("at 04:30 there, the window from 04:00 to 05:00 is not open")
 	}
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/rand"
 	"io"
 	"os"
 	"path/filepath"
@@ -28,7 +29,7 @@ func TestWatchLooksOnceMore(t *testing.T) {
 	log.SetOutput(io.Discard)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	cfg := &config.Config{System: config.Side{Path: dir}}
-	a := New(Options{Config: cfg, Environment: device.Environment{Log: log, Now: func() time.Time { return now }}})
+	a := testAgent(t, cfg, log, func() time.Time { return now })
 	defer a.config.stop()
 	look := &backup.Result{System: &backup.Snapshot{}}
 	a.watchConfig(look)
@@ -55,7 +56,7 @@ func TestScanStartsByItself(t *testing.T) {
 	log, hook := test.NewNullLogger()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	cfg := &config.Config{System: config.Side{Path: dir}}
-	a := New(Options{Config: cfg, Environment: device.Environment{Log: log, Now: func() time.Time { return now }}})
+	a := testAgent(t, cfg, log, func() time.Time { return now })
 	defer a.config.stop()
 	look := &backup.Result{System: &backup.Snapshot{}}
 	for range 5 {
@@ -80,6 +81,20 @@ func TestScanStartsByItself(t *testing.T) {
 	if a.config.scan {
 		t.Error("it scans though the kernel can tell")
 	}
+}
+
+// testAgent is an agent that does not run.
+func testAgent(t *testing.T, cfg *config.Config, log *logrus.Logger, now func() time.Time) *Agent {
+	t.Helper()
+	a, err := New(Options{
+		Config: cfg, Environment: device.Environment{Log: log, Now: now, Random: rand.Reader}, Zone: time.UTC,
+		After:  func(time.Duration) (<-chan time.Time, func()) { return nil, func() {} },
+		Random: func() float64 { return 0.5 },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }
 
 // promised is within which an edit is backed up.

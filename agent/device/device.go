@@ -53,6 +53,22 @@ type Environment struct {
 	EGID    int
 }
 
+// Validate says what is missing that nothing goes without.
+func (e *Environment) Validate() error {
+	missing := ""
+	switch {
+	case e.Log == nil:
+		missing = "Log"
+	case e.Now == nil:
+		missing = "Now"
+	case e.Random == nil:
+		missing = "Random"
+	default:
+		return nil
+	}
+	return fmt.Errorf("device.Environment: %s is missing", missing)
+}
+
 // Device is the device that this process runs on.
 type Device struct {
 	cfg        *config.Config
@@ -84,6 +100,9 @@ const (
 // who is at work, and may be removed by hand. The error wraps lock.ErrBusy or
 // backup.ErrUnavailable where that is the reason.
 func Open(cfg *config.Config, env Environment, access Access) (d *Device, err error) {
+	if err := env.Validate(); err != nil {
+		return nil, err
+	}
 	d = &Device{cfg: cfg, env: env}
 	defer func() {
 		if err != nil {

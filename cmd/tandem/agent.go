@@ -21,6 +21,7 @@ import (
 	"tandem/agent"
 	"tandem/internal/cli"
 	"tandem/internal/config"
+	"tandem/internal/posixtz"
 )
 
 func newAgentCommand(p *program) *cobra.Command {
@@ -82,9 +83,14 @@ func (p *program) serveWith(ctx context.Context, cfg *config.Config, again bool,
 			next <- changed
 		}
 	}()
-	err := agent.New(agent.Options{
+	zone, err := posixtz.Device{LookupEnv: os.LookupEnv, ReadFile: os.ReadFile, Load: time.LoadLocation}.Zone()
+	if err != nil {
+		env.Log.WithError(err).Warn("the time zone cannot be used: [agent] window is taken for hours of UTC")
+	}
+	a, err := agent.New(agent.Options{
 		Config:      cfg,
 		Environment: env,
+		Zone:        zone,
 		After: func(d time.Duration) (<-chan time.Time, func()) {
 			t := time.NewTimer(d)
 			return t.C, func() { t.Stop() }
@@ -103,7 +109,11 @@ func (p *program) serveWith(ctx context.Context, cfg *config.Config, again bool,
 				env.Log.WithError(err).Debug("the service manager was not told")
 			}
 		},
-	}).Run(ctx)
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = a.Run(ctx)
 	select {
 	case changed := <-next:
 		return changed, err

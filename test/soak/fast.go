@@ -44,8 +44,8 @@ func fast(ctx context.Context, p *published, cycles int, seed uint64) (string, e
 	random := rand.New(rand.NewPCG(seed, 2)) // the agent's owner asks, one at a time
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a := agent.New(agent.Options{
-		Config: cfg,
+	a, err := agent.New(agent.Options{
+		Config: cfg, Zone: time.UTC,
 		Environment: device.Environment{
 			Log: log, Version: "0", Random: crand.Reader, EUID: os.Geteuid(), EGID: os.Getegid(),
 			Now: func() time.Time { return began.Add(time.Since(began) * faster) },
@@ -56,6 +56,9 @@ func fast(ctx context.Context, p *published, cycles int, seed uint64) (string, e
 		},
 		Random: random.Float64,
 	})
+	if err != nil {
+		return "", err
+	}
 	over := make(chan error, 1)
 	go func() { over <- a.Run(ctx) }()
 	first, last, edits, err := watch(ctx, p, n, cycles, filepath.Dir(file), seed)
