@@ -485,3 +485,23 @@ func (f *fleet) systemIsLost() {
 	f.badLuck()
 	f.succeeds(n, v)
 }
+
+// What the server wants must also be in the repository that source.metadata names.
+func TestHawkBitMetadata(t *testing.T) {
+	t.Parallel()
+	h := newHawk(t, nil, rand.New(rand.NewPCG(seed(t), 0)))
+	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: fmt.Sprintf("type = \"hawkbit\"\ntarget_token_file = \"token\"\nmetadata = %q\n", "file://"+shared())})
+	d.write("token", deviceToken+"\n")
+	for _, c := range []struct{ version, status string }{{"1.2.0", "error"}, {"1.1.0", "finished"}} {
+		content, err := os.ReadFile(bundle(c.version))
+		h.check(err)
+		n := h.assign(hawkbit.Assignment{Set: h.set(c.version, map[string][]byte{"hello.tandem": content}), Type: "forced"})
+		d.run("update")
+		if got := h.over(n, func() {}); got != c.status {
+			t.Errorf("%s is %s: expected %s\n%s", c.version, got, c.status, h.told(n))
+		}
+		if told := h.told(n); c.status == "error" && !strings.Contains(told, "is not in the repository") {
+			t.Errorf("the server is told:\n%s", told)
+		}
+	}
+}

@@ -52,11 +52,22 @@ type bench struct {
 	failed    map[string]string
 	installs  []string // what was installed, in order
 	busy      string
+	hold      bool // nothing is installed
 }
 
 const device, token = "dev-1", "s3cret"
 
 func newBench(t *testing.T) *bench {
+	t.Helper()
+	disk, err := fsys.OpenOS(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { disk.Close() })
+	return newBenchOn(t, disk)
+}
+
+func newBenchOn(t *testing.T, disk fsys.FS) *bench {
 	t.Helper()
 	b := &bench{
 		t: t, ctx: t.Context(), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC),
@@ -78,9 +89,6 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(b.server.Close)
 	b.op = &hawkbit.Operator{URL: b.server.URL, Client: b.server.Client()}
 	b.check(b.op.AddTarget(b.ctx, device, token))
-	disk, err := fsys.OpenOS(t.TempDir())
-	b.check(err)
-	t.Cleanup(func() { disk.Close() })
 	b.disk = disk
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -243,6 +251,13 @@ func (b *bench) release(version string) int64 {
 	var major int
 	fmt.Sscanf(version, "%d.", &major)
 	return b.set(version, map[string][]byte{"hello.tandem": pack("hello", version, "", 1000*major)})
+}
+
+// sumOf is the hash of a release's file.
+func (b *bench) sumOf(version string) digest.SHA256 {
+	var major int
+	fmt.Sscanf(version, "%d.", &major)
+	return digest.Of(pack("hello", version, "", 1000*major))
 }
 
 func (b *bench) assign(a hawkbit.Assignment) int64 {
