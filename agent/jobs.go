@@ -138,6 +138,9 @@ func (a *Agent) polled(ans *device.Answers, err error) {
 		err = ans.Err()
 	}
 	a.ledger.polled(err == nil)
+	if answered && ans.Unfit() != nil {
+		a.log.WithError(ans.Unfit()).Warn("no release will ever come")
+	}
 	switch {
 	case err != nil:
 		a.now.PollFailures++

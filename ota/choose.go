@@ -65,7 +65,7 @@ func against(o *Offer, d Device) string {
 	switch {
 	case r.App != d.App:
 		return fmt.Sprintf("for the application %s, this device runs %s", r.App, d.App)
-	case !slices.ContainsFunc(r.Compatible, func(hw string) bool { return slices.Contains(d.Compatible, hw) }):
+	case !suits(r, d):
 		return fmt.Sprintf("for the hardware %s, this device is %s", list(r.Compatible), list(d.Compatible))
 	case r.Channel != d.Channel:
 		return fmt.Sprintf("in the channel %s, this device follows %s", r.Channel, d.Channel)
@@ -85,10 +85,70 @@ func against(o *Offer, d Device) string {
 	return ""
 }
 
+// suits reports whether a release is for the hardware of d.
+func suits(r *release.Target, d Device) bool {
+	return slices.ContainsFunc(r.Compatible, func(hw string) bool { return slices.Contains(d.Compatible, hw) })
+}
+
 // prefer is negative if a is to be taken before b. Names decide last, so that
 // the order in which a repository lists its releases never matters.
 func prefer(a, b *Offer) int {
 	return cmp.Or(-a.Release.Version.Compare(b.Release.Version), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Name, b.Name))
+}
+
+// unfit returns why none of the releases that a repository lists is meant for a
+// device, whatever their versions are; nil if one is, or nothing is listed.
+func unfit(offers []Offer, d Device, kind release.Kind) error {
+	left := slices.DeleteFunc(slices.Clone(offers), func(o Offer) bool { return cmp.Or(o.Release.Kind, release.App) != kind })
+	for _, c := range []struct {
+		fits func(*release.Target) bool
+		of   func(*release.Target) []string
+		what string
+		here string
+	}{
+		{
+			func(r *release.Target) bool { return r.App == d.App },
+			func(r *release.Target) []string { return []string{r.App} },
+			"releases of %s, and this device runs %s", d.App,
+		},
+		{
+			func(r *release.Target) bool { return suits(r, d) },
+			func(r *release.Target) []string { return r.Compatible },
+			"releases of " + d.App + " for the hardware %s, and this device is %s", list(d.Compatible),
+		},
+		{
+			func(r *release.Target) bool { return r.Channel == d.Channel },
+			func(r *release.Target) []string { return []string{r.Channel} },
+			"releases of " + d.App + " for it in the channel %s, and this device follows %s", d.Channel,
+		},
+	} {
+		if len(left) == 0 {
+			return nil
+		}
+		var names []string
+		for i := range left {
+			names = append(names, c.of(&left[i].Release)...)
+		}
+		slices.Sort(names)
+		left = slices.DeleteFunc(left, func(o Offer) bool { return !c.fits(&o.Release) })
+		if len(left) == 0 {
+			return unfitError(fmt.Sprintf("nothing in the repository is meant for this device: it has "+c.what, list(slices.Compact(names)), c.here))
+		}
+	}
+	return nil
+}
+
+// unfitError is an ErrIncompatible that says what does not fit.
+type unfitError string
+
+func (e unfitError) Error() string { return string(e) }
+
+// Unwrap implements the interface of errors.Is.
+func (unfitError) Unwrap() error { return ErrIncompatible }
+
+// Hint says what can be done.
+func (unfitError) Hint() string {
+	return "see whether device.app, device.compatible and source.channel are spelt as the publisher spells them (tandem-release repo list)"
 }
 
 func outdone(o, by *Offer) string {

@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -194,6 +195,30 @@ func TestRolloutPlace(t *testing.T) {
 	for place, n := range places {
 		if n < 50 || n > 150 {
 			t.Errorf("%d of 10,000 devices at place %d", n, place)
+		}
+	}
+}
+
+// A device that nothing is meant for is told what does not fit.
+func TestUnfit(t *testing.T) {
+	offer := func(app, hardware, channel string) Offer {
+		return Offer{Release: release.Target{App: app, Version: version(t, "1.0.0"), Compatible: []string{hardware}, Channel: channel, Rollout: 100}}
+	}
+	here := Device{App: "hello", Compatible: []string{"demo"}, Channel: "stable", Installed: version(t, "2.0.0")}
+	for _, tt := range []struct {
+		offers []Offer
+		want   string
+	}{
+		{nil, ""},
+		{[]Offer{offer("hello", "demo", "stable")}, ""},
+		{[]Offer{offer("hello", "demo", "stable"), offer("x", "y", "z")}, ""},
+		{[]Offer{offer("x", "demo", "stable"), offer("a", "demo", "stable")}, "it has releases of a, x, and this device runs hello"},
+		{[]Offer{offer("hello", "b", "stable"), offer("hello", "b", "beta"), offer("x", "demo", "stable")}, "it has releases of hello for the hardware b, and this device is demo"},
+		{[]Offer{offer("hello", "demo", "beta"), offer("hello", "b", "stable")}, "it has releases of hello for it in the channel beta, and this device follows stable"},
+	} {
+		err := unfit(tt.offers, here, release.App)
+		if tt.want == "" && err != nil || tt.want != "" && (!errors.Is(err, ErrIncompatible) || !strings.HasSuffix(err.Error(), tt.want)) {
+			t.Errorf("%+v: %v, want %q", tt.offers, err, tt.want)
 		}
 	}
 }

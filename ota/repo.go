@@ -67,6 +67,9 @@ func NewRepo(o RepoOptions) (*Repo, error) {
 type Decision struct {
 	Best   *Offer // nil: nothing newer
 	Passed []Passed
+	// Unfit says why nothing that the source has is meant for the device; nil if
+	// something is. It wraps ErrIncompatible.
+	Unfit error
 }
 
 // Check implements Source. What it changes on the disk is said at List.
@@ -134,23 +137,27 @@ func (r *Repo) list(ctx context.Context) (*Listing, error) {
 // it is removed; or, if releases may be missing from the listing, the error says why.
 func (l *Listing) Choose(d Device) (Decision, error) {
 	best, passed := Choose(l.offers, d)
-	return l.decide(d, best, passed)
+	return l.decide(d, release.App, best, passed)
 }
 
 // ChooseFirmware is Choose for one firmware of a device: d.App is its name.
 func (l *Listing) ChooseFirmware(d Device) (Decision, error) {
 	best, passed := ChooseFirmware(l.offers, d)
-	return l.decide(d, best, passed)
+	return l.decide(d, release.Firmware, best, passed)
 }
 
-func (l *Listing) decide(d Device, best *Offer, passed []Passed) (Decision, error) {
+func (l *Listing) decide(d Device, kind release.Kind, best *Offer, passed []Passed) (Decision, error) {
 	if best == nil && l.failed != nil {
 		return Decision{Passed: passed}, fmt.Errorf("check for a release: %w", l.failed)
 	}
 	if best == nil {
 		l.repo.o.Downloads.Drop(d.App)
 	}
-	return Decision{best, passed}, nil
+	dec := Decision{Best: best, Passed: passed}
+	if best == nil {
+		dec.Unfit = unfit(l.offers, d, kind)
+	}
+	return dec, nil
 }
 
 // Cheapest is Repo.Cheapest for what a decision chose.

@@ -240,7 +240,7 @@ func (d *Device) describeAnswers(ans *Answers) (*Answer, error) {
 		}
 		doc.Firmware = append(doc.Firmware, f)
 	}
-	return doc, ans.Err()
+	return doc, errors.Join(ans.Err(), ans.Unfit())
 }
 
 // passed lists releases that are passed over; of one app, if it is named.

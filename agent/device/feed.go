@@ -206,6 +206,10 @@ func (a *Answers) Err() error {
 	return errors.Join(errs...)
 }
 
+// Unfit returns why nothing that the source has is meant for the device; nil if
+// something is.
+func (a *Answers) Unfit() error { return a.app().Offered.Unfit }
+
 // Ask asks the source for all that the device runs. Where the error is that of the
 // source, what the device knows by itself is there beside it.
 func (d *Device) Ask(ctx context.Context) (*Answers, error) {

@@ -127,7 +127,7 @@ func (d *Device) Update(ctx context.Context) (*Updating, error) {
 		if a.Kind == release.App {
 			done.App, done.Offer = u, a.Offered.Best
 			if err == nil && unasked == nil && c.Step == Idle {
-				err = a.Offered.Err
+				err = errors.Join(a.Offered.Err, a.Offered.Unfit)
 			}
 			return done, errors.Join(unasked, err)
 		}
