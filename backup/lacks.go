@@ -27,3 +27,6 @@ func (r *Reconciler) Lacks(ctx context.Context, m *Manifest) (func(Path) bool, e
 	}
 	return func(p Path) bool { return lacking[p] }, nil
 }
+
+// Matches reports whether one of patterns names p or a directory above it.
+func Matches(patterns []string, p Path) bool { return matchAny(patterns, p) }

@@ -3,14 +3,17 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"tandem/internal/cli"
 	"tandem/internal/digest"
@@ -38,6 +41,7 @@ signed metadata, the list of files, and their compressed contents.`,
 		newBundleCreateCommand(p),
 		newBundleDeltaCommand(p),
 		newBundleInfoCommand(p),
+		newBundleDiffCommand(p),
 		newBundleVerifyCommand(p),
 		newBundleSignCommand(p),
 		newBundleExtractCommand(p),
@@ -57,8 +61,10 @@ func newBundleCreateCommand(p *program) *cobra.Command {
 		Short: "Make a bundle out of a directory",
 		Long: `Make a bundle out of the directory APPDIR. Files, directories, symbolic links and
 hard links among them are kept, with modes and extended attributes (user.* and
-security.capability); on the device they belong to root. A socket, FIFO or device
-node is an error.
+security.capability); on the device they belong to root. What is left out is told, and
+so are files that look like configuration and are under no pattern. What a device
+could not keep is an error: a socket, FIFO or device node, a file that is configuration
+under one name and not under another, security.ima.
 
 The same directory and flags give the same bytes, on any machine and at any time.
 SOURCE_DATE_EPOCH, if set, becomes the time of the release and of its files.
@@ -115,6 +121,9 @@ that are neither backed up nor restored.`,
 				return err
 			}
 			defer dir.Close()
+			o.Builder = os.Geteuid()
+			o.Attributes = func(name string) ([]string, error) { return attributes(filepath.Join(args[0], name)) }
+			o.Tell = func(what string) { p.say("%s", what) }
 			m, err := bundle.Create(cmd.Context(), app, dir, name, o)
 			if err != nil {
 				return err
@@ -141,6 +150,19 @@ that are neither backed up nor restored.`,
 	f.StringVar(&root, "root", "", "root.json that names the key")
 	f.StringVar(&out, "out", "", "file to write")
 	return cmd
+}
+
+// attributes gives the names of all extended attributes of a file.
+func attributes(file string) ([]string, error) {
+	buf := make([]byte, 64<<10) // the most that Linux gives
+	n, err := unix.Llistxattr(file, buf)
+	if errors.Is(err, unix.ENOTSUP) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("attributes of %s: %w", file, err)
+	}
+	return strings.FieldsFunc(string(buf[:n]), func(r rune) bool { return r == 0 }), nil
 }
 
 // outside refuses to write a bundle into the tree that it is made of: the next
@@ -246,6 +268,8 @@ type facts struct {
 	Trusted bool `json:"trusted"`
 	// Verified says that every byte was read and found right.
 	Verified bool `json:"verified"`
+	// FrameList is there with --frames.
+	FrameList []bundle.FrameInfo `json:"frame_list,omitempty"`
 }
 
 // deltaFacts is what info says about a delta bundle.
@@ -356,6 +380,16 @@ func (f *facts) print(w io.Writer) error {
 	if f.Verified {
 		row("verified", "yes, every byte")
 	}
+	if len(f.FrameList) > 0 {
+		fmt.Fprintf(b, "\n%12s %10s %10s %6s  %s\n", "AT", "LENGTH", "DECODED", "FILES", "FIRST FILE")
+	}
+	for _, frame := range f.FrameList {
+		files := strconv.Itoa(frame.Files)
+		if frame.Piece {
+			files = "piece"
+		}
+		fmt.Fprintf(b, "%12d %10d %10d %6s  %s\n", frame.At, frame.Length, frame.Size, files, text.Line(frame.First))
+	}
 	return b.Flush()
 }
 
@@ -366,7 +400,7 @@ func contents(m *release.Manifest) string {
 
 func newBundleInfoCommand(p *program) *cobra.Command {
 	return newLookCommand(p, false, &cobra.Command{
-		Use:   "info FILE [--root ROOT.json] [--base OLD.tandem]",
+		Use:   "info FILE [--root ROOT.json] [--base OLD.tandem] [--frames]",
 		Short: "Show what a bundle is",
 		Long: `Show what a bundle is: application, version, hardware, patterns, sizes, and by
 which keys it claims to be signed. Its contents are not read. Of a delta bundle it
@@ -374,6 +408,7 @@ shows what that builds on and the patches, and with --base the rest.
 
 With --root it fails with exit code 20 unless that root vouches for the bundle.`,
 		Example: `  tandem-release bundle info hello-1.1.0.tandem
+  tandem-release bundle info hello-1.1.0.tandem --frames
   tandem-release bundle info hello-1.1.0.tandem --json`,
 	})
 }
@@ -395,8 +430,8 @@ Exit code 20 means not signed by the root, 24 malformed or damaged.`,
 // newLookCommand is info, and verify where whole is true.
 func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 	var (
-		root, base string
-		asJSON     bool
+		root, base     string
+		asJSON, frames bool
 	)
 	cmd.Args = cli.Exactly("FILE")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -419,6 +454,9 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 			return err
 		}
 		found.Trusted, found.Verified = root != "", whole
+		if frames {
+			found.FrameList = h.List()
+		}
 		if asJSON {
 			return p.document(found)
 		}
@@ -427,6 +465,9 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().StringVar(&root, "root", "", "root.json that must vouch for the bundle")
 	baseFlag(cmd, &base)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
+	if !whole {
+		cmd.Flags().BoolVar(&frames, "frames", false, "list the frames of the payload and what they hold")
+	}
 	return cmd
 }
 

@@ -14,18 +14,15 @@ import (
 
 	"tandem/internal/fsys"
 	"tandem/ota/fault"
+	"tandem/packaging/bundle"
 )
 
 // ErrNoRanges says that a server does not send parts of a file, or makes a mess
 // of it: only the whole file can be had from there.
 var ErrNoRanges = errors.New("the server sends no parts of files")
 
-const (
-	// joinGap is how much is fetched that nobody needs, to spare a request.
-	joinGap = 4 << 10
-	// maxShort is how often a server may send less than it was asked for.
-	maxShort = 8
-)
+// maxShort is how often a server may send less than it was asked for.
+const maxShort = 8
 
 // Span is a part of a file.
 type Span struct {
@@ -277,7 +274,7 @@ func (g *gather) segments() (list []segment) {
 			continue
 		}
 		s := segment{p.At + p.have, p.end(), i, i}
-		if n := len(list) - 1; n >= 0 && s.from-list[n].to <= joinGap {
+		if n := len(list) - 1; n >= 0 && s.from-list[n].to <= bundle.JoinGap {
 			list[n].to, list[n].last = s.to, i
 			continue
 		}

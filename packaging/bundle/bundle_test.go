@@ -1297,3 +1297,89 @@ func FuzzFrame(f *testing.F) {
 		}
 	})
 }
+
+// What is left out or forgotten is told, and what a device could not keep is
+// refused.
+func TestCreateTells(t *testing.T) {
+	tell := func(t *testing.T, dir string, o Options) (told []string, err error) {
+		t.Helper()
+		o.Tell = func(s string) { told = append(told, s) }
+		_, err = Create(context.Background(), openOS(t, dir), openOS(t, t.TempDir()), "x", o)
+		return told, err
+	}
+	dir := t.TempDir()
+	smallTree(t, dir)
+	o := options()
+	o.Builder = os.Geteuid()
+	told, err := tell(t, dir, o)
+	must(t, err)
+	if len(told) > 0 {
+		t.Errorf("nothing is wrong, and this is told: %q", told)
+	}
+	write1(t, dir, "share/settings.ini", "x", 0o644)
+	write1(t, dir, "conf/a", "x", 0o644)
+	write1(t, dir, "log/kept.conf", "x", 0o644)
+	o.Config = []string{"etc/*.conf", "var/**"}
+	o.Builder++
+	if told, err = tell(t, dir, o); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		`note: --config-pattern "var/**" names nothing that is shipped`,
+		`warning: no --config-pattern names 2 entries, such as "conf/a", which looks like configuration: an edit on a device is taken back`,
+	}
+	if os.Geteuid() != 0 {
+		want = append(want, `left out: the owner of 12 entries, such as "bin": on devices all belongs to root`)
+	}
+	slices.Sort(told)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, told); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+
+	must(t, os.Link(filepath.Join(dir, "bin/hello"), filepath.Join(dir, "etc/linked.conf")))
+	if _, err := tell(t, dir, o); !errors.Is(err, ErrTree) || !strings.Contains(err.Error(), `"bin/hallo", which is not configuration, and "etc/linked.conf", which is, are one file`) {
+		t.Errorf("a hard link into configuration: error %v", err)
+	}
+	must(t, os.Remove(filepath.Join(dir, "etc/linked.conf")))
+	long := strings.Repeat("n", 242) + ".conf"
+	write1(t, dir, "share/"+long, "x", 0o644)
+	if _, err := tell(t, dir, o); err != nil {
+		t.Errorf("a long name that is not configuration: %v", err)
+	}
+	write1(t, dir, "etc/"+long, "x", 0o644)
+	if _, err := tell(t, dir, o); !errors.Is(err, ErrTree) || !strings.Contains(err.Error(), "may have 246 bytes") {
+		t.Errorf("a long name of configuration: error %v", err)
+	}
+	must(t, os.Remove(filepath.Join(dir, "etc", long)))
+	for attribute, want := range map[string]string{
+		"security.ima":     "bin/hello has the attribute security.ima",
+		"security.selinux": "",
+		"trusted.note":     "",
+	} {
+		o.Attributes = func(name string) ([]string, error) {
+			if name == "bin/hello" {
+				return []string{attribute}, nil
+			}
+			return nil, nil
+		}
+		told, err = tell(t, dir, o)
+		if want == "" && err != nil || want != "" && (!errors.Is(err, ErrTree) || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: error %v", attribute, err)
+		}
+		if slices.Contains(told, `left out: the attribute trusted.note of 1 entry, "bin/hello"`) != (attribute == "trusted.note") {
+			t.Errorf("%s: told %q", attribute, told)
+		}
+	}
+	o.Attributes = nil
+	for name, size := range map[string]int{"user.large": 3995} {
+		if syscall.Setxattr(filepath.Join(dir, "bin/hello"), name, make([]byte, size), 0) != nil {
+			t.Logf("%s cannot be set here", name)
+			continue
+		}
+		if _, err := tell(t, dir, o); !errors.Is(err, ErrTree) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		must(t, syscall.Removexattr(filepath.Join(dir, "bin/hello"), name))
+	}
+}

@@ -3,6 +3,7 @@ package bundle
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -29,6 +30,15 @@ type Options struct {
 	// Time is SOURCE_DATE_EPOCH: the time of the release and of all its files.
 	// 0 leaves both unsaid.
 	Time int64
+	// Tell is told what was left out of the bundle, and what may have been
+	// forgotten, for people; nil is nobody.
+	Tell func(string)
+	// Builder is who makes the bundle: files that belong to somebody else, who is
+	// not root, are told of.
+	Builder int
+	// Attributes gives the names of all attributes of an entry, also of those that
+	// fsys.FS keeps to itself, such as security.ima. nil: there are no others.
+	Attributes func(name string) ([]string, error)
 	// Frame is how many bytes small files that share a frame of the payload have
 	// together at most; 0 is DefaultFrame.
 	Frame int64
@@ -68,9 +78,15 @@ func Create(ctx context.Context, app fsys.FS, out fsys.FS, name string, o Option
 	if err := m.CheckFacts(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
 	}
-	if err := scan(ctx, app, m); err != nil {
+	tell := &tellers{tell: o.Tell}
+	if err := scan(ctx, app, m, &o, tell); err != nil {
 		return nil, err
 	}
+	if err := keepable(m); err != nil {
+		return nil, fmt.Errorf("%s: %w", app.Path("."), err)
+	}
+	advise(m, tell)
+	tell.say()
 	cut, err := newCuts(o.Frame)
 	if err != nil {
 		return nil, err
@@ -129,8 +145,9 @@ func carry(m *release.Manifest, frames []Frame, enc *encoder) (*content, error) 
 }
 
 // scan lists the tree, without hashes, sorted by path.
-func scan(ctx context.Context, app fsys.FS, m *release.Manifest) error {
-	if err := scanDir(ctx, app, ".", m); err != nil {
+func scan(ctx context.Context, app fsys.FS, m *release.Manifest, o *Options, tell *tellers) error {
+	s := &scanner{app: app, m: m, o: o, tell: tell}
+	if err := s.dir(ctx, "."); err != nil {
 		return err
 	}
 	if len(m.Files) == 0 {
@@ -140,17 +157,25 @@ func scan(ctx context.Context, app fsys.FS, m *release.Manifest) error {
 	return findLinks(app, m)
 }
 
-func scanDir(ctx context.Context, app fsys.FS, dir string, m *release.Manifest) error {
+// scanner lists a tree into m.
+type scanner struct {
+	app  fsys.FS
+	m    *release.Manifest
+	o    *Options
+	tell *tellers
+}
+
+func (s *scanner) dir(ctx context.Context, dir string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	infos, err := app.ReadDir(dir)
+	infos, err := s.app.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, info := range infos {
 		name := path.Join(dir, info.Name)
-		e := backup.Entry{Path: backup.Path(name), Mode: backup.Mode(info.Mode), Mtime: m.Time * int64(time.Second)}
+		e := backup.Entry{Path: backup.Path(name), Mode: backup.Mode(info.Mode), Mtime: s.m.Time * int64(time.Second)}
 		switch info.Type {
 		case fsys.TypeFile:
 			e.Type, e.Size = backup.File, info.Size
@@ -158,25 +183,28 @@ func scanDir(ctx context.Context, app fsys.FS, dir string, m *release.Manifest) 
 			e.Type = backup.Dir
 		case fsys.TypeSymlink:
 			e.Type, e.Mode = backup.Symlink, 0
-			target, err := app.Readlink(name)
+			target, err := s.app.Readlink(name)
 			if err != nil {
 				return err
 			}
 			e.Target = backup.Path(target)
 		default:
-			return fmt.Errorf("%w: %s is a socket, a FIFO or a device: expected files, directories and links", ErrTree, app.Path(name))
+			return fmt.Errorf("%w: %s is a socket, a FIFO or a device: expected files, directories and links", ErrTree, s.app.Path(name))
 		}
 		if info.Type != fsys.TypeSymlink {
-			if e.Xattrs, err = xattrs(app, name); err != nil {
+			if e.Xattrs, err = s.xattrs(name); err != nil {
 				return err
 			}
 		}
-		if len(m.Files) == release.MaxFiles {
-			return fmt.Errorf("%w: %s has more than %d entries", ErrTree, app.Path("."), release.MaxFiles)
+		if info.UID != 0 && info.UID != s.o.Builder {
+			s.tell.add("left out: the owner of %s: on devices all belongs to root", e.Path)
 		}
-		m.Files = append(m.Files, e)
+		if len(s.m.Files) == release.MaxFiles {
+			return fmt.Errorf("%w: %s has more than %d entries", ErrTree, s.app.Path("."), release.MaxFiles)
+		}
+		s.m.Files = append(s.m.Files, e)
 		if info.Type == fsys.TypeDir {
-			if err := scanDir(ctx, app, name, m); err != nil {
+			if err := s.dir(ctx, name); err != nil {
 				return err
 			}
 		}
@@ -184,24 +212,42 @@ func scanDir(ctx context.Context, app fsys.FS, dir string, m *release.Manifest) 
 	return nil
 }
 
-// xattrs gives the extended attributes that mean the same on every machine.
-func xattrs(app fsys.FS, name string) (map[string][]byte, error) {
-	all, err := app.Xattrs(name)
+// xattrs gives the extended attributes that mean the same on every machine. What
+// only the machine that a file lies on can make is refused: without it a device
+// that asks for it would not run the file.
+func (s *scanner) xattrs(name string) (map[string][]byte, error) {
+	all, err := s.app.Xattrs(name)
 	if err != nil {
 		return nil, err
 	}
+	names := slices.Sorted(maps.Keys(all))
+	if s.o.Attributes != nil {
+		more, err := s.o.Attributes(name)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, more...)
+		slices.Sort(names)
+		names = slices.Compact(names)
+	}
 	var kept map[string][]byte
-	for n, v := range all {
-		if n != "security.capability" && !strings.HasPrefix(n, "user.") {
+	for _, n := range names {
+		switch {
+		case n == "security.ima" || n == "security.evm":
+			return nil, fmt.Errorf("%w: %s has the attribute %s, which no bundle can carry: remove it, or sign the file on the device", ErrTree, s.app.Path(name), n)
+		case n == "security.selinux": // each machine labels files by its own rules
+			continue
+		case n != "security.capability" && !strings.HasPrefix(n, "user."):
+			s.tell.add("left out: the attribute "+strings.ReplaceAll(n, "%", "%%")+" of %s", backup.Path(name))
 			continue
 		}
 		if !utf8.ValidString(n) {
-			return nil, fmt.Errorf("%w: %s: extended attribute %q is not UTF-8", ErrTree, app.Path(name), n)
+			return nil, fmt.Errorf("%w: %s: extended attribute %q is not UTF-8", ErrTree, s.app.Path(name), n)
 		}
 		if kept == nil {
 			kept = make(map[string][]byte)
 		}
-		kept[n] = v
+		kept[n] = all[n]
 	}
 	return kept, nil
 }

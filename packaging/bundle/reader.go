@@ -72,6 +72,49 @@ func (h *Head) Frames(want func(backup.Path) bool, f func(at int64, frame Frame)
 	}
 }
 
+// JoinGap is how much a device fetches that it does not need, to spare a request.
+const JoinGap = 4 << 10
+
+// Cost returns how many bytes a device fetches that wants those files, the head
+// included, and in how many requests.
+func (h *Head) Cost(want func(backup.Path) bool) (bytes int64, requests int) {
+	bytes, requests = h.length, 1
+	end := int64(-1) // of the request before
+	h.Frames(want, func(at int64, f Frame) {
+		if end >= 0 && at-end <= JoinGap {
+			bytes += at - end
+		} else {
+			requests++
+		}
+		bytes += f.Length
+		end = at + f.Length
+	})
+	return bytes, requests
+}
+
+// FrameInfo says what a frame holds.
+type FrameInfo struct {
+	At     int64  `json:"at"`     // where it begins in the bundle
+	Length int64  `json:"length"` // as it stands there, bytes
+	Size   int64  `json:"size"`   // decoded, bytes
+	First  string `json:"first"`  // the first file in it
+	Files  int    `json:"files"`  // how many files it holds, or 1 for a piece of one
+	Piece  bool   `json:"piece"`  // it holds a piece of a file
+}
+
+// List says what each frame holds.
+func (h *Head) List() []FrameInfo {
+	list := make([]FrameInfo, len(h.places))
+	for i := range h.places {
+		p := &h.places[i]
+		list[i] = FrameInfo{
+			At: h.length + p.at, Length: p.Length, Size: p.Size, First: h.layout.name(p.first), Files: p.count,
+			Piece: p.skip > 0 || p.Size < h.layout.size(p.first),
+		}
+	}
+	return list
+}
+
 func (h *Head) needs(p *place, want func(backup.Path) bool) bool {
 	if want == nil {
 		return true
