@@ -435,11 +435,11 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 	)
 	cmd.Args = cli.Exactly("FILE")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		old, done, err := openBase(cmd.Context(), base)
+		old, f, err := openBase(cmd.Context(), base)
 		if err != nil {
 			return err
 		}
-		defer done()
+		defer f.Close()
 		b, err := p.openBundle(args[0], root, old)
 		if err != nil {
 			return err
@@ -588,11 +588,11 @@ does not carry comes from OLD.tandem.`,
 		Example: `  tandem-release bundle extract hello-1.1.0.tandem hello/ --root repo/root.json`,
 		Args:    cli.Exactly("FILE", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			old, done, err := openBase(cmd.Context(), base)
+			old, f, err := openBase(cmd.Context(), base)
 			if err != nil {
 				return err
 			}
-			defer done()
+			defer f.Close()
 			b, err := p.openBundle(args[0], root, old)
 			if err != nil {
 				return err

@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
-	"path/filepath"
 	"runtime"
 
 	"github.com/spf13/cobra"
 
 	"tandem/internal/cli"
-	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
 	"tandem/packaging/delta/encode"
 )
@@ -57,14 +56,14 @@ once before the command ends.`,
 				return err
 			}
 			defer dir.Close()
-			var two [2]*bundle.Unpacked
+			var two [2]*bundle.Archive
 			for i, file := range args {
-				u, done, err := unpack(cmd.Context(), filepath.Dir(out), file)
+				a, f, err := openArchive(cmd.Context(), file)
 				if err != nil {
 					return err
 				}
-				defer done()
-				two[i] = u
+				defer f.Close()
+				two[i] = a
 			}
 			o.Progress = p.tenths("patching")
 			if err := bundle.MakeDelta(cmd.Context(), two[0], two[1], dir, name, o); err != nil {
@@ -120,40 +119,33 @@ func (p *program) tenths(what string) func(done, total int64) {
 	}
 }
 
-// openBase unpacks the bundle that another builds on. Without a name there is
+// openBase opens the bundle that another builds on. Without a name there is
 // none.
-func openBase(ctx context.Context, file string) (base bundle.Base, done func(), err error) {
+func openBase(ctx context.Context, file string) (base bundle.Base, closer io.Closer, err error) {
 	if file == "" {
-		return nil, func() {}, nil
+		return nil, io.NopCloser(nil), nil
 	}
-	u, done, err := unpack(ctx, os.TempDir(), file)
+	a, f, err := openArchive(ctx, file)
 	if err != nil {
 		return nil, nil, err
 	}
-	return u, done, nil
+	return a, f, nil
 }
 
-// unpack unpacks a whole bundle into a new directory in dir. done removes that.
-func unpack(ctx context.Context, dir, file string) (u *bundle.Unpacked, done func(), err error) {
+// openArchive opens a whole bundle for reading single files of it.
+func openArchive(ctx context.Context, file string) (*bundle.Archive, *os.File, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer f.Close()
-	tmp, err := os.MkdirTemp(dir, ".tandem-release-*")
-	if err != nil {
-		return nil, nil, err
-	}
-	done = func() { _ = os.RemoveAll(tmp) }
-	fs, err := fsys.OpenOS(tmp)
+	info, err := f.Stat()
+	var a *bundle.Archive
 	if err == nil {
-		remove := done
-		done = func() { fs.Close(); remove() }
-		u, err = bundle.Unpack(ctx, f, bundle.Inspect{}, fs)
+		a, err = bundle.OpenArchive(ctx, f, info.Size(), bundle.Inspect{})
 	}
 	if err != nil {
-		done()
+		f.Close()
 		return nil, nil, fmt.Errorf("%s: %w", file, err)
 	}
-	return u, done, nil
+	return a, f, nil
 }

@@ -60,14 +60,14 @@ func twoReleases(t testing.TB) (old, new []byte) {
 	return old, create(t, b, o)
 }
 
-func unpack(t testing.TB, raw []byte) *Unpacked {
+func open(t testing.TB, raw []byte) *Archive {
 	t.Helper()
-	u, err := Unpack(context.Background(), bytes.NewReader(raw), Inspect{}, openOS(t, t.TempDir()))
+	a, err := OpenArchive(context.Background(), bytes.NewReader(raw), int64(len(raw)), Inspect{})
 	must(t, err)
-	return u
+	return a
 }
 
-func makeDelta(t testing.TB, old, new *Unpacked, workers int) []byte {
+func makeDelta(t testing.TB, old, new *Archive, workers int) []byte {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, MakeDelta(context.Background(), old, new, openOS(t, dir), "x.tandem", DeltaOptions{
@@ -119,7 +119,7 @@ func readDelta(t testing.TB, src io.Reader, base Base) (map[backup.Path]digest.S
 func TestDelta(t *testing.T) {
 	t.Parallel()
 	a, b := twoReleases(t)
-	old, new := unpack(t, a), unpack(t, b)
+	old, new := open(t, a), open(t, b)
 	raw := makeDelta(t, old, new, 1)
 	if again := makeDelta(t, old, new, 4); !bytes.Equal(raw, again) {
 		t.Error("four workers make another bundle than one")
@@ -175,7 +175,7 @@ func TestDelta(t *testing.T) {
 func TestDeltaWithoutBase(t *testing.T) {
 	t.Parallel()
 	a, b := twoReleases(t)
-	old, new := unpack(t, a), unpack(t, b)
+	old, new := open(t, a), open(t, b)
 	raw := makeDelta(t, old, new, 2)
 	_, err := NewReader(bytes.NewReader(raw), strict{t})
 	if want := "this bundle makes hello 1.2.0 of 1.1.0, release " + old.Head.Release().String(); !errors.Is(err, ErrBase) || !strings.Contains(err.Error(), want) {
@@ -196,28 +196,43 @@ func TestDeltaWithoutBase(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		change func(file string) error
-		want   error
+		file BaseFile
+		want error
 	}{
-		"missing": {os.Remove, ErrBase},
-		"changed": {func(f string) error { return os.WriteFile(f, []byte(words(9, 50000)[:size]), 0o600) }, ErrMalformed},
-		"shorter": {func(f string) error { return os.Truncate(f, 100) }, io.ErrUnexpectedEOF},
+		"missing": {nil, ErrBase},
+		"changed": {memory{bytes.NewReader([]byte(words(9, 50000)[:size]))}, ErrMalformed},
+		"shorter": {memory{bytes.NewReader(make([]byte, 100))}, io.ErrUnexpectedEOF},
 	} {
-		base := unpack(t, a)
-		must(t, c.change(base.files.Path(sum.String())))
-		got, failed, err := readDelta(t, bytes.NewReader(raw), base)
+		got, failed, err := readDelta(t, bytes.NewReader(raw), without{old, sum, c.file})
 		if err != nil || len(got) != 4 || len(failed) != 1 || !errors.Is(failed["lib/renamed"], c.want) {
 			t.Errorf("%s: %d files, failed %v, %v; want 4 files, and %v", name, len(got), failed, err, c.want)
 		}
 	}
 }
 
+// without is a base that has another file in one's place, or none.
+type without struct {
+	Base
+	sum  digest.SHA256
+	file BaseFile
+}
+
+func (w without) Open(sum digest.SHA256, size int64) (BaseFile, error) {
+	switch {
+	case sum != w.sum:
+		return w.Base.Open(sum, size)
+	case w.file == nil:
+		return nil, NotHere("it is gone")
+	}
+	return w.file, nil
+}
+
 // A flipped bit of a delta bundle is never believed.
 func TestEveryByteOfADeltaCounts(t *testing.T) {
 	t.Parallel()
 	a, b := twoReleases(t)
-	old := unpack(t, a)
-	raw := makeDelta(t, old, unpack(t, b), 2)
+	old := open(t, a)
+	raw := makeDelta(t, old, open(t, b), 2)
 	want, _, err := readDelta(t, bytes.NewReader(raw), old)
 	must(t, err)
 	h, err := Look(bytes.NewReader(raw), strict{t}, old)
@@ -240,7 +255,7 @@ func TestEveryByteOfADeltaCounts(t *testing.T) {
 func TestBadDelta(t *testing.T) {
 	t.Parallel()
 	a, b := twoReleases(t)
-	old, new := unpack(t, a), unpack(t, b)
+	old, new := open(t, a), open(t, b)
 	good := makeDelta(t, old, new, 2)
 	r, err := NewReaderOn(bytes.NewReader(good), strict{t}, old)
 	must(t, err)
@@ -303,7 +318,7 @@ func TestBadDelta(t *testing.T) {
 func TestMakeDeltaRefuses(t *testing.T) {
 	t.Parallel()
 	a, _ := twoReleases(t)
-	old := unpack(t, a)
+	old := open(t, a)
 	o := DeltaOptions{Maker: encode.NewPool(1, 0)}
 	if err := MakeDelta(context.Background(), old, old, openOS(t, t.TempDir()), "x", o); !errors.Is(err, ErrOptions) {
 		t.Errorf("of itself: %v, want ErrOptions", err)
@@ -312,7 +327,7 @@ func TestMakeDeltaRefuses(t *testing.T) {
 	smallTree(t, dir)
 	p := options()
 	p.App = "other"
-	if err := MakeDelta(context.Background(), old, unpack(t, create(t, dir, p)), openOS(t, t.TempDir()), "x", o); !errors.Is(err, ErrOptions) {
+	if err := MakeDelta(context.Background(), old, open(t, create(t, dir, p)), openOS(t, t.TempDir()), "x", o); !errors.Is(err, ErrOptions) {
 		t.Errorf("of another application: %v, want ErrOptions", err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -59,7 +58,7 @@ func pays(cost, work, full int64) bool {
 // what it was before, or a bundle; name+".tmp" and name+".payload.tmp" may be
 // left, which the next call replaces. The error wraps ErrOptions if there is no
 // such bundle.
-func MakeDelta(ctx context.Context, old, new *Unpacked, out fsys.FS, name string, o DeltaOptions) (err error) {
+func MakeDelta(ctx context.Context, old, new *Archive, out fsys.FS, name string, o DeltaOptions) (err error) {
 	from, to := old.Manifest(), new.Manifest()
 	if from.Kind != release.App || to.Kind != release.App || from.App != to.App {
 		return fmt.Errorf("%w: from %s %s to %s %s: expected one application", ErrOptions, from.App, from.Version, to.App, to.Version)
@@ -118,7 +117,7 @@ func MakeDelta(ctx context.Context, old, new *Unpacked, out fsys.FS, name string
 }
 
 // verifyDelta reads a delta bundle as a device does that has the base.
-func verifyDelta(ctx context.Context, out fsys.FS, name string, old *Unpacked) error {
+func verifyDelta(ctx context.Context, out fsys.FS, name string, old *Archive) error {
 	f, err := out.Open(name)
 	if err != nil {
 		return err
@@ -133,7 +132,7 @@ func verifyDelta(ctx context.Context, out fsys.FS, name string, old *Unpacked) e
 
 // deltaOpener opens what a delta bundle carries.
 type deltaOpener struct {
-	new     *Unpacked
+	new     *Archive
 	patches map[backup.Path][]byte
 }
 
@@ -141,14 +140,15 @@ func (d *deltaOpener) open(e *backup.Entry) (io.ReadCloser, error) {
 	if p, ok := d.patches[e.Path]; ok {
 		return io.NopCloser(bytes.NewReader(p)), nil
 	}
-	return d.new.files.Open(e.SHA256.String())
+	b, err := d.new.content(*e.SHA256)
+	return io.NopCloser(bytes.NewReader(b)), err
 }
 
 func (d *deltaOpener) name(e *backup.Entry) string { return e.Path.String() }
 
 type deltaMaker struct {
 	ctx      context.Context
-	old, new *Unpacked
+	old, new *Archive
 	enc      *encoder
 	cuts     cuts
 	o        *DeltaOptions
@@ -239,10 +239,10 @@ func (m *deltaMaker) patch(ctx context.Context, e, from *backup.Entry) (*Patch, 
 		return nil, nil, err
 	}
 	raw, work, err := m.o.Maker.Make(ctx, from.Size, e.Size, func() (old, new []byte, err error) {
-		if old, err = m.old.content(*from.SHA256, from.Size); err != nil {
+		if old, err = m.old.content(*from.SHA256); err != nil {
 			return nil, nil, err
 		}
-		new, err = m.new.content(*e.SHA256, e.Size)
+		new, err = m.new.content(*e.SHA256)
 		return old, new, err
 	})
 	if raw == nil || err != nil {
@@ -261,25 +261,12 @@ func (m *deltaMaker) patch(ctx context.Context, e, from *backup.Entry) (*Patch, 
 
 // full returns how long the file is in frames of its own.
 func (m *deltaMaker) full(e *backup.Entry) (int64, error) {
-	f, err := m.new.files.Open(e.SHA256.String())
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	buf := make([]byte, min(m.cuts.piece, e.Size))
+	b, err := m.new.content(*e.SHA256)
 	var n int64
-	for {
-		k, err := io.ReadFull(f, buf)
-		if k > 0 {
-			n += int64(len(m.enc.encode(buf[:k])))
-		}
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			return n, nil
-		case err != nil:
-			return 0, err
-		}
+	for piece := range slices.Chunk(b, int(m.cuts.piece)) {
+		n += int64(len(m.enc.encode(piece)))
 	}
+	return n, err
 }
 
 func (m *deltaMaker) sketchBases() ([]sketch, error) {
@@ -288,7 +275,7 @@ func (m *deltaMaker) sketchBases() ([]sketch, error) {
 		if err := m.ctx.Err(); err != nil {
 			return nil, err
 		}
-		b, err := m.old.content(*e.SHA256, e.Size)
+		b, err := m.old.content(*e.SHA256)
 		if err != nil {
 			return nil, err
 		}
@@ -304,7 +291,7 @@ func (m *deltaMaker) alike(e *backup.Entry) (*backup.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := m.new.content(*e.SHA256, e.Size)
+	b, err := m.new.content(*e.SHA256)
 	if err != nil {
 		return nil, err
 	}
@@ -324,7 +311,7 @@ func (m *deltaMaker) head(patches []Patch, frames []Frame) (*content, error) {
 	parts := &Parts{
 		Release: m.new.Parts().Release,
 		Needs:   []string{delta.Magic},
-		Delta:   &Delta{App: to.App, Version: to.Version, Base: m.old.base(), Patches: slices.Concat([]Patch{}, patches)},
+		Delta:   &Delta{App: to.App, Version: to.Version, Base: m.old.describe(), Patches: slices.Concat([]Patch{}, patches)},
 		Frames:  slices.Concat([]Frame{}, frames),
 	}
 	b := &content{release: m.new.packed, mtime: to.Time, length: parts.Payload()}
