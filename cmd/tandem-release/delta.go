@@ -2,16 +2,23 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
+	"slices"
+	"strconv"
+	"sync"
 
 	"github.com/spf13/cobra"
 
 	"tandem/internal/cli"
+	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
 	"tandem/packaging/delta/encode"
+	"tandem/packaging/repository"
+	"tandem/packaging/signing"
 )
 
 func newBundleDeltaCommand(p *program) *cobra.Command {
@@ -149,3 +156,113 @@ func openArchive(ctx context.Context, file string) (*bundle.Archive, *os.File, e
 	}
 	return a, f, nil
 }
+
+// deltaMaking makes the delta bundles that go with a release into a repository.
+type deltaMaking struct {
+	*program
+	repo    *repository.Repository
+	dir     string // of the repository
+	bundle  string // the release's
+	channel string
+	keys    *signing.Ring
+	effort  effortFlags
+}
+
+// make makes delta bundles from the last n releases before, side by side. done removes them.
+func (m *deltaMaking) make(ctx context.Context, n int) (deltas []repository.Delta, done func(), err error) {
+	var closers []io.Closer
+	done = func() {
+		for _, c := range slices.Backward(closers) {
+			c.Close()
+		}
+	}
+	defer func() {
+		if err != nil {
+			done()
+		}
+	}()
+	to, f, err := openArchive(ctx, m.bundle)
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, f)
+	sign, err := m.signing()
+	if err != nil {
+		return nil, nil, err
+	}
+	bases, err := m.repo.DeltaBases(to.Manifest(), m.channel, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	tmp, err := os.MkdirTemp("", "tandem-release-*")
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, closeFunc(func() error { return os.RemoveAll(tmp) }))
+	out, err := fsys.OpenOS(tmp)
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, out)
+	o := bundle.DeltaOptions{Maker: m.effort.pool(), Workers: m.effort.workers, Signing: sign}
+	froms, errs := make([]*bundle.Archive, len(bases)), make([]error, len(bases))
+	var all sync.WaitGroup
+	for i, base := range bases {
+		from, c, err := m.repo.Archive(ctx, base)
+		if err != nil {
+			errs[i] = err
+			break
+		}
+		closers = append(closers, c)
+		froms[i] = from
+		own := o
+		own.Progress = m.tenths(fmt.Sprintf("patching %s to %s", base.Version, to.Manifest().Version))
+		all.Go(func() { errs[i] = bundle.MakeDelta(ctx, from, to, out, strconv.Itoa(i), own) })
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, nil, err
+	}
+	for i, from := range froms {
+		info, err := out.Lstat(strconv.Itoa(i))
+		if err != nil {
+			return nil, nil, err
+		}
+		versions := fmt.Sprintf("%s to %s", from.Manifest().Version, to.Manifest().Version)
+		if info.Size*10 > to.Size()*9 {
+			m.say("%s: %s, no gain over the whole bundle: left out", versions, cli.Size(info.Size))
+			continue
+		}
+		m.say("%s: %s, the whole bundle has %s", versions, cli.Size(info.Size), cli.Size(to.Size()))
+		f, err := out.Open(strconv.Itoa(i))
+		if err != nil {
+			return nil, nil, err
+		}
+		closers = append(closers, f)
+		deltas = append(deltas, repository.Delta{Src: f, Base: from})
+	}
+	return deltas, done, nil
+}
+
+// signing says how the repository's keys sign bundles.
+func (m *deltaMaking) signing() (s bundle.Signing, err error) {
+	root, err := m.repo.Root()
+	if err != nil {
+		return s, err
+	}
+	if s.Sign, err = signing.ForBundle(m.keys, root); err != nil {
+		return s, err
+	}
+	dir, err := fsys.OpenOS(m.dir)
+	if err != nil {
+		return s, err
+	}
+	defer dir.Close()
+	s.Roots, s.FirstRoot, err = repository.Carried(dir, root)
+	return s, err
+}
+
+// closeFunc is an io.Closer.
+type closeFunc func() error
+
+func (f closeFunc) Close() error { return f() }

@@ -95,6 +95,8 @@ func newRepoAddCommand(p *program) *cobra.Command {
 		f       publishFlags
 		o       repository.AddOptions
 		percent int
+		deltas  int
+		effort  effortFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "add REPO FILE --keys KEYS",
@@ -106,9 +108,16 @@ new. A power cut at any time leaves a repository that devices accept.
 --percent offers it to part of the devices at first; "repo rollout" to more. Where
 --urgent is given devices do not wait for their maintenance window.
 
+--deltas N makes delta bundles from the last N releases of the channel, and publishes
+them with it, so that devices which have one of these fetch what changed. Only
+those to the newest release stay on the list. --workers and --memory bound what
+making them takes.
+
 A bundle that is there already but was signed anew, after a change of the targets
-key, takes the place of the old one; channel, rollout and marks stay.`,
+key, takes the place of the old one; channel, rollout and marks stay, its delta
+bundles go off the list.`,
 		Example: `  tandem-release repo add repo hello-1.1.0.tandem --keys keys
+  tandem-release repo add repo hello-1.1.0.tandem --keys keys --deltas 3
   tandem-release repo add repo hello-1.1.0.tandem --keys keys --percent 5
   tandem-release repo add repo hello-1.2.0-rc.1.tandem --keys keys --channel beta`,
 		Args: cli.Exactly("REPO", "FILE"),
@@ -120,6 +129,15 @@ key, takes the place of the old one; channel, rollout and marks stay.`,
 				return cli.Usage(cmd, "--percent %d: expected 0 to 100", percent)
 			}
 			o.Rollout = &percent
+			if deltas < 0 || deltas > maxDeltas {
+				return cli.Usage(cmd, "--deltas %d: expected 0 to %d", deltas, maxDeltas)
+			}
+			if deltas > 0 && f.out != "" {
+				return cli.Usage(cmd, "--deltas needs the keys: it does not go with --out")
+			}
+			if err := effort.check(cmd); err != nil {
+				return err
+			}
 			if err := f.check(cmd); err != nil {
 				return err
 			}
@@ -129,6 +147,15 @@ key, takes the place of the old one; channel, rollout and marks stay.`,
 			}
 			defer src.Close()
 			return p.change(cmd, &f, args[0], nil, func(r *repository.Repository, k *signing.Ring) error {
+				if deltas > 0 {
+					m := deltaMaking{program: p, repo: r, dir: args[0], bundle: args[1], channel: o.Channel, keys: k, effort: effort}
+					made, done, err := m.make(cmd.Context(), deltas)
+					if err != nil {
+						return err
+					}
+					defer done()
+					o.Deltas = made
+				}
 				if f.out == "" {
 					rel, err := r.Add(cmd.Context(), src, k, o)
 					if err != nil {
@@ -153,8 +180,13 @@ key, takes the place of the old one; channel, rollout and marks stay.`,
 	cmd.Flags().StringVar(&o.Channel, "channel", repository.DefaultChannel, "channel that the release is for")
 	cmd.Flags().IntVar(&percent, "percent", 100, "per cent of the devices that it is offered to")
 	cmd.Flags().BoolVar(&o.Urgent, "urgent", false, "devices do not wait for their maintenance window")
+	cmd.Flags().IntVar(&deltas, "deltas", 0, "how many releases before to make delta bundles from")
+	effort.register(cmd)
 	return cmd
 }
+
+// maxDeltas is from how many releases delta bundles are made.
+const maxDeltas = 32
 
 func newRepoServeCommand(p *program) *cobra.Command {
 	var listen string

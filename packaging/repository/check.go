@@ -104,6 +104,8 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 		case err == nil:
 		case rel.Yanked && fsys.IsNotExist(err):
 			r.note(rep, File(*rel), "is missing, and its release is yanked")
+		case errors.Is(err, bundle.ErrBase):
+			r.note(rep, File(*rel), "%w", err)
 		case rel.Yanked && errors.Is(err, trust.ErrUntrusted):
 			r.note(rep, File(*rel), "its release is yanked: %w", err)
 		default:
@@ -269,7 +271,14 @@ func (r *Repository) checkBundle(ctx context.Context, s *state, rel *release.Tar
 		return n, err
 	}
 	defer again.Close()
-	b, err := bundle.NewReader(bundle.InContext(ctx, again), v)
+	base, err := r.deltaBase(ctx, s, rel)
+	if err != nil {
+		return n, err
+	}
+	if base != nil {
+		defer base.Close()
+	}
+	b, err := readBundle(bundle.InContext(ctx, again), v, base.archive())
 	if err != nil {
 		return n, err
 	}
@@ -285,6 +294,40 @@ func (r *Repository) checkBundle(ctx context.Context, s *state, rel *release.Tar
 			m.App, m.Version, strings.Join(m.Compatible, ", "), rel.App, rel.Version, strings.Join(rel.Compatible, ", "))
 	}
 	return n, nil
+}
+
+// A checkBase is the release that a delta bundle builds on.
+type checkBase struct {
+	*bundle.Archive
+	io.Closer
+}
+
+func (c *checkBase) archive() bundle.Base {
+	if c == nil {
+		return nil
+	}
+	return c.Archive
+}
+
+// deltaBase opens what a delta bundle builds on; nil for one that is whole.
+func (r *Repository) deltaBase(ctx context.Context, s *state, rel *release.Target) (*checkBase, error) {
+	if rel.Base.IsZero() {
+		return nil, nil
+	}
+	all, err := s.releases()
+	if err != nil {
+		return nil, err
+	}
+	for _, old := range all {
+		if old.Base.IsZero() && old.App == rel.App && old.Version.String() == rel.Base.String() && shareHardware(&old, rel) {
+			a, f, err := r.Archive(ctx, old)
+			if err != nil {
+				return nil, err
+			}
+			return &checkBase{a, f}, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: version %s is off the list, so that it cannot be checked: take this bundle off it, too", bundle.ErrBase, rel.Base)
 }
 
 // strays notes bundles that nothing leads to.

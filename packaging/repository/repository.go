@@ -539,11 +539,23 @@ type AddOptions struct {
 	Rollout *int
 	// Urgent releases do not wait for a device's maintenance window.
 	Urgent bool
+	// Deltas are delta bundles of the release, offered as it is to devices that
+	// have their base.
+	Deltas []Delta
+}
+
+// Delta is a delta bundle, and what it builds on.
+type Delta struct {
+	Src  io.Reader
+	Base bundle.Base
 }
 
 // Add verifies a bundle as a device would, copies it into the repository and
 // publishes it. A bundle of a release that the repository has already, signed or
 // cut into frames anew, takes the place of that one and is offered as that was.
+// Delta bundles of lower versions on the channel are not offered any more: a
+// device goes to the newest at once. Nor are those of a release whose bundle is replaced,
+// as the key that signed them may be of no worth.
 //
 // Nothing that devices see changes before the bundle was verified whole.
 // After success the release is published and durable. After an error or a
@@ -587,25 +599,97 @@ func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o Ad
 	if err := checkPercent(rel.Rollout); err != nil {
 		return release.Target{}, nil, err
 	}
-	if err := r.take(ctx, src, s, &rel); err != nil {
-		_ = r.fs.Remove(incoming) // the first error is the one to report
-		return release.Target{}, nil, err
-	}
-	target, err := targetOf(&rel)
-	if err != nil {
-		return release.Target{}, nil, err
-	}
 	targets := r.next(s)
-	targets.Signed.Targets[rel.Name] = target
+	add := func(src io.Reader, rel *release.Target, base bundle.Base) error {
+		err := r.take(ctx, src, s, rel, base)
+		if err == nil {
+			targets.Signed.Targets[rel.Name], err = targetOf(rel)
+		}
+		if err == nil {
+			err = r.fs.Rename(incoming, File(*rel))
+		}
+		if err != nil {
+			_ = r.fs.Remove(incoming) // the first error is the one to report
+		}
+		return err
+	}
+	if err := add(src, &rel, nil); err != nil {
+		return release.Target{}, nil, err
+	}
+	if err := s.dropDeltas(targets, &rel); err != nil {
+		return release.Target{}, nil, err
+	}
+	for _, d := range o.Deltas {
+		delta := release.Target{Channel: rel.Channel, Rollout: rel.Rollout, Urgent: rel.Urgent, Yanked: rel.Yanked}
+		if err := add(d.Src, &delta, d.Base); err != nil {
+			return release.Target{}, nil, fmt.Errorf("delta bundle: %w", err)
+		}
+		if delta.Release != rel.Release {
+			return release.Target{}, nil, fmt.Errorf("%w: the delta bundle from %s makes the release %s: expected %s", ErrChange, delta.Base, delta.Release, rel.Release)
+		}
+	}
 	c, err := r.change(s, nil, targets)
 	if err != nil {
-		_ = r.fs.Remove(incoming)
-		return release.Target{}, nil, err
-	}
-	if err := r.fs.Rename(incoming, File(rel)); err != nil {
 		return release.Target{}, nil, err
 	}
 	return rel, c, r.fs.SyncDir(targetsDir)
+}
+
+// dropDeltas takes the delta bundles off the list that rel, which is being
+// added, leaves no use for.
+func (s *state) dropDeltas(targets *metadata.Metadata[metadata.TargetsType], rel *release.Target) error {
+	all, err := s.releases()
+	if err != nil {
+		return err
+	}
+	for _, old := range all {
+		if !old.Base.IsZero() && old.App == rel.App && old.Channel == rel.Channel && old.Version.Compare(rel.Version) <= 0 && shareHardware(&old, rel) {
+			delete(targets.Signed.Targets, old.Name)
+		}
+	}
+	return nil
+}
+
+func shareHardware(a, b *release.Target) bool {
+	return slices.ContainsFunc(a.Compatible, func(c string) bool { return slices.Contains(b.Compatible, c) })
+}
+
+// DeltaBases returns the last n releases on a channel that are lower than the one that
+// m describes, the highest first: those that devices are likely to have.
+func (r *Repository) DeltaBases(m *release.Manifest, channel string, n int) ([]release.Target, error) {
+	all, err := r.Releases()
+	if err != nil {
+		return nil, err
+	}
+	if channel == "" {
+		channel = DefaultChannel
+	}
+	want := release.Target{Compatible: m.Compatible}
+	var list []release.Target
+	for _, old := range slices.Backward(all) {
+		if len(list) < n && old.Base.IsZero() && !old.Yanked && old.Kind == release.App && old.App == m.App && old.Channel == channel &&
+			old.Version.Compare(m.Version) < 0 && shareHardware(&old, &want) {
+			list = append(list, old)
+		}
+	}
+	return list, nil
+}
+
+// Archive opens the whole bundle of a release. Whoever takes it closes it.
+func (r *Repository) Archive(ctx context.Context, rel release.Target) (*bundle.Archive, io.Closer, error) {
+	f, err := r.fs.Open(File(rel))
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := bundle.OpenArchive(ctx, f, rel.Length, bundle.Inspect{})
+	if err == nil && a.Head.Release() != rel.Release {
+		err = fmt.Errorf("%w: it carries the release %s, and targets metadata says %s", ErrDamaged, a.Head.Release(), rel.Release)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s: %w", r.fs.Path(File(rel)), err)
+	}
+	return a, f, nil
 }
 
 func checkPercent(n int) error {
@@ -644,8 +728,9 @@ func checkKeys(root *trust.Root, keys Keys) error {
 	return nil
 }
 
-// take copies a bundle to incoming, durably, and verifies it on the way.
-func (r *Repository) take(ctx context.Context, src io.Reader, s *state, rel *release.Target) error {
+// take copies a bundle to incoming, durably, and verifies it on the way. base is
+// what a delta bundle builds on, nil for one that is whole.
+func (r *Repository) take(ctx context.Context, src io.Reader, s *state, rel *release.Target, base bundle.Base) error {
 	if err := r.fs.Remove(incoming); err != nil && !fsys.IsNotExist(err) {
 		return err
 	}
@@ -653,7 +738,7 @@ func (r *Repository) take(ctx context.Context, src io.Reader, s *state, rel *rel
 	if err != nil {
 		return err
 	}
-	err = r.copyVerified(ctx, f, src, s, rel)
+	err = r.copyVerified(ctx, f, src, s, rel, base)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -663,14 +748,14 @@ func (r *Repository) take(ctx context.Context, src io.Reader, s *state, rel *rel
 	return err
 }
 
-func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Reader, s *state, rel *release.Target) error {
+func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Reader, s *state, rel *release.Target, base bundle.Base) error {
 	v, err := trust.New(trust.Options{Root: s.root, Time: r.now()})
 	if err != nil {
 		return err
 	}
 	h := digest.New()
 	out := &counter{w: io.MultiWriter(dst, h)}
-	b, err := bundle.NewReader(io.TeeReader(bundle.InContext(ctx, src), out), v)
+	b, err := readBundle(io.TeeReader(bundle.InContext(ctx, src), out), v, base)
 	if err != nil {
 		return err
 	}
@@ -680,6 +765,9 @@ func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Rea
 	m := b.Manifest()
 	rel.Kind, rel.App, rel.Version, rel.Compatible = m.Kind, m.App, m.Version, m.Compatible
 	rel.Release, rel.Head = b.Release(), b.Length()
+	if d := b.Parts().Delta; d != nil {
+		rel.Base, rel.Head = d.Base.Version, 0 // it is fetched whole
+	}
 	_, rel.Unpacked = m.Content()
 	old, err := s.choose(rel)
 	if err != nil {
@@ -702,6 +790,14 @@ func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Rea
 	return nil
 }
 
+// readBundle reads a bundle up to its payload; a delta bundle if there is a base.
+func readBundle(src io.Reader, v bundle.Verifier, base bundle.Base) (*bundle.Reader, error) {
+	if base == nil {
+		return bundle.NewReader(src, v)
+	}
+	return bundle.NewReaderOn(src, v, base)
+}
+
 func published(rel, old *release.Target) error {
 	common := slices.IndexFunc(rel.Compatible, func(c string) bool { return slices.Contains(old.Compatible, c) })
 	return fmt.Errorf("%s %s for %s %w in the repository: raise the version to publish a change", rel.App, rel.Version, rel.Compatible[common], ErrExists)
@@ -718,7 +814,7 @@ func (s *state) choose(rel *release.Target) (*release.Target, error) {
 		if old.App != rel.App || old.Version.Compare(rel.Version) != 0 || old.Base.Compare(rel.Base) != 0 || old.Kind != rel.Kind {
 			continue
 		}
-		if slices.ContainsFunc(rel.Compatible, func(c string) bool { return slices.Contains(old.Compatible, c) }) {
+		if shareHardware(&old, rel) {
 			return &old, nil
 		}
 	}
