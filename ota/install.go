@@ -45,6 +45,10 @@ type Installer struct {
 	Complete func(ctx context.Context, want func(backup.Path) bool) error
 	// Lacks tells what such a bundle has; it goes with Complete.
 	Lacks Lacks
+	// Rest gets the whole bundle of the release that a delta bundle makes, or
+	// those frames of it that hold what want names; nil stands for what the device
+	// lacks. It may be nil: then a delta bundle that does not apply is an error.
+	Rest func(ctx context.Context, want func(backup.Path) bool) (open func() (io.ReadCloser, error), err error)
 	// Release is what the bundle must be; zero: whatever it is.
 	Release digest.SHA256
 	// KeepRoot durably remembers a newer root that a bundle brought along.
@@ -79,6 +83,40 @@ type Installed struct {
 // delta bundle builds on what is not here; with one that wraps
 // backup.ErrInstalled it says what is installed already.
 func (in *Installer) Install(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Installed, error) {
+	first := *in
+	asked := false
+	first.PreInstall = func(ctx context.Context, from, to versioning.Version) error {
+		asked = true
+		if in.PreInstall == nil {
+			return nil
+		}
+		return in.PreInstall(ctx, from, to)
+	}
+	done, err := first.inAnyRoom(ctx, open, o)
+	if in.Rest == nil || !inapplicable(err) || ctx.Err() != nil {
+		return done, err
+	}
+	in.Log.WithError(err).Warn("the delta bundle does not apply: fetching the release without it")
+	open, more := in.Rest(ctx, nil)
+	if more != nil {
+		return nil, errors.Join(err, more)
+	}
+	again := *in
+	again.Rest, again.Complete = nil, nil
+	if asked {
+		again.PreInstall = nil // it has agreed
+	}
+	return again.inAnyRoom(ctx, open, o)
+}
+
+// inapplicable reports whether an error is about a delta bundle that does not
+// apply here.
+func inapplicable(err error) bool {
+	return errors.Is(err, bundle.ErrBase) || errors.As(err, new(*bundle.PatchError))
+}
+
+// inAnyRoom installs beside what runs or, where there is no room for that, over it.
+func (in *Installer) inAnyRoom(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Installed, error) {
 	done, err := in.attempt(ctx, open, o)
 	if !errors.Is(err, backup.ErrInPlace) {
 		return done, err
@@ -88,7 +126,9 @@ func (in *Installer) Install(ctx context.Context, open func() (io.ReadCloser, er
 		return nil, errors.Join(tight, err)
 	}
 	o.InPlace = true
-	return in.attempt(ctx, open, o)
+	over := *in
+	over.Rest = nil // while system is written over nothing waits for a network
+	return over.attempt(ctx, open, o)
 }
 
 // attempt installs what is here. Where a file is needed that was not thought to
@@ -252,37 +292,107 @@ func (in *Installer) suits(m *release.Manifest) error {
 
 // unpack stages what is new. The bundle is accepted once it was read to its end.
 func (in *Installer) unpack(ctx context.Context, r *bundle.Reader, i *backup.Install) error {
-	total := i.Bytes()
-	lacks := in.lacks(r, i)
+	u := &unpacking{in: in, i: i, total: i.Bytes(), lacks: in.lacks(r, i)}
 	r.Want(i.Wants)
-	var done int64
+	if err := u.all(ctx, r); err != nil {
+		return err
+	}
+	if len(u.lacks) == 0 {
+		return nil
+	}
+	why := u.failed
+	if why == nil {
+		why = fmt.Errorf("%w: %s is needed, is not on this device as version %s has it, and the bundle does not carry it",
+			bundle.ErrBase, slices.Min(slices.Collect(maps.Keys(u.lacks))), r.Parts().Delta.Base.Version)
+	}
+	if in.Rest == nil {
+		return why
+	}
+	in.Log.WithError(why).Warnf("%d files cannot be made of the delta bundle: fetching them", len(u.lacks))
+	if err := u.rest(ctx, r.Release()); err != nil {
+		return errors.Join(why, err)
+	}
+	return nil
+}
+
+// unpacking stages files.
+type unpacking struct {
+	in          *Installer
+	i           *backup.Install
+	done, total int64
+	lacks       map[backup.Path]bool // of a delta bundle: what is still needed
+	failed      error                // why one of them is
+}
+
+// all stages the files that a bundle gives. Those that cannot be made of their
+// patches are left.
+func (u *unpacking) all(ctx context.Context, r *bundle.Reader) error {
 	for {
 		f, content, err := r.Next()
 		if err == io.EOF {
-			break
+			return r.Finish()
+		}
+		if u.leave(ctx, err) {
+			continue
 		}
 		if err != nil {
 			return err
 		}
 		counted := &counter{r: content, sum: *f.SHA256, report: func(n int) {
-			done += int64(n)
-			if in.Progress != nil {
-				in.Progress("installing", done, total)
+			u.done += int64(n)
+			if u.in.Progress != nil {
+				u.in.Progress("installing", u.done, u.total)
 			}
 		}}
-		if err := i.Put(ctx, f.Path, counted); err != nil {
+		err = u.i.Put(ctx, f.Path, counted)
+		if u.leave(ctx, err) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
-		delete(lacks, f.Path)
+		delete(u.lacks, f.Path)
 	}
-	if err := r.Finish(); err != nil {
+}
+
+// leave reports whether an error is that of a patch, and the file can be had
+// otherwise.
+func (u *unpacking) leave(ctx context.Context, err error) bool {
+	if ctx.Err() != nil || !errors.As(err, new(*bundle.PatchError)) {
+		return false
+	}
+	if u.failed == nil {
+		u.failed = err
+	}
+	return true
+}
+
+// rest stages what a delta bundle could not bring, from the whole one.
+func (u *unpacking) rest(ctx context.Context, want digest.SHA256) error {
+	lacks := maps.Clone(u.lacks)
+	needed := func(p backup.Path) bool { return lacks[p] }
+	open, err := u.in.Rest(ctx, needed)
+	if err != nil {
 		return err
 	}
-	if len(lacks) > 0 {
-		return fmt.Errorf("%w: %s is needed, is not on this device as version %s has it, and the bundle does not carry it",
-			bundle.ErrBase, slices.Min(slices.Collect(maps.Keys(lacks))), r.Parts().Delta.Base.Version)
+	src, err := open()
+	if err != nil {
+		return err
 	}
-	return nil
+	defer src.Close()
+	verifier, err := trust.New(u.in.Trust)
+	if err != nil {
+		return err
+	}
+	r, err := bundle.NewReader(bundle.InContext(ctx, src), verifier)
+	if err != nil {
+		return err
+	}
+	if r.Release() != want {
+		return fmt.Errorf("%w: the bundle carries the release %s: expected %s", bundle.ErrMalformed, r.Release(), want)
+	}
+	r.Want(needed)
+	return u.all(ctx, r)
 }
 
 // lacks lists what a delta bundle may be needed for, and may not carry.

@@ -219,6 +219,32 @@ func (r *Repo) Complete(ctx context.Context, o Offer, want func(backup.Path) boo
 	return nil
 }
 
+// Rest gives the path of a file that holds the whole bundle of the release that
+// o, a delta bundle, makes; or those frames of it that hold the files which want names,
+// nil standing for those that the device lacks.
+func (r *Repo) Rest(ctx context.Context, o Offer, want func(backup.Path) bool, p Progress) (string, error) {
+	l, err := r.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, whole := range l.offers {
+		if whole.Release.Release != o.Release.Release || !whole.Release.Base.IsZero() || whole.Release.Yanked {
+			continue
+		}
+		f := r.fetcher()
+		f.Told = false // it was told what was left out
+		if want != nil {
+			f.Lacks = func(context.Context, *release.Manifest) (func(backup.Path) bool, error) { return want, nil }
+		}
+		file, err := f.Fetch(ctx, r.wanted(whole), p)
+		if err != nil {
+			return "", fmt.Errorf("fetch %s: %w", whole.Name, err)
+		}
+		return file, nil
+	}
+	return "", fmt.Errorf("%w: the repository lists no whole bundle of the release %s", ErrRefused, o.Release.Release)
+}
+
 // Cheapest returns the form of an offer that costs least, and fetches what it
 // must to know it: the head of the bundle.
 func (r *Repo) Cheapest(ctx context.Context, o Offer) (Form, error) {

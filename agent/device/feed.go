@@ -129,6 +129,9 @@ type partial interface {
 	Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error)
 	// Complete gets what a file that Fetch gave lacks of the files that want names.
 	Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error
+	// Rest gets what a delta bundle could not bring: what want names, nil standing
+	// for all that the device lacks.
+	Rest(ctx context.Context, o ota.Offer, want func(backup.Path) bool, p ota.Progress) (path string, err error)
 }
 
 // repoFeed is a repository of releases: it lists what there is, and the device
@@ -171,6 +174,10 @@ func (f *repoFeed) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) 
 
 func (f *repoFeed) Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error {
 	return f.repo.Complete(ctx, o, want)
+}
+
+func (f *repoFeed) Rest(ctx context.Context, o ota.Offer, want func(backup.Path) bool, p ota.Progress) (string, error) {
+	return f.repo.Rest(ctx, o, want, p)
 }
 
 // UnitAnswer is what a poll found out of one unit.
@@ -284,11 +291,14 @@ func (d *Device) Fetch(ctx context.Context, o ota.Offer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return src.Fetch(ctx, o, func(done, total int64) {
-		if d.env.Progress != nil {
-			d.env.Progress("downloading", done, total)
-		}
-	})
+	return src.Fetch(ctx, o, d.downloading)
+}
+
+// downloading tells how far a download is.
+func (d *Device) downloading(done, total int64) {
+	if d.env.Progress != nil {
+		d.env.Progress("downloading", done, total)
+	}
 }
 
 // cost finds out in which form the offer of a unit would come, and how many

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"tandem/agent/firmware"
 	"tandem/backup"
@@ -61,14 +62,19 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 	if offer != nil {
 		in.Release, in.Lacks = offer.Release.Release, d.lacks
 		in.Complete = func(ctx context.Context, want func(backup.Path) bool) error {
-			src, err := d.source()
+			src, err := d.partial()
 			if err != nil {
 				return err
 			}
-			if src, ok := src.(partial); ok {
-				return src.Complete(ctx, *offer, want)
+			return src.Complete(ctx, *offer, want)
+		}
+		in.Rest = func(ctx context.Context, want func(backup.Path) bool) (func() (io.ReadCloser, error), error) {
+			src, err := d.partial()
+			if err != nil {
+				return nil, err
 			}
-			return fmt.Errorf("%w: the source brings bundles whole", ota.ErrRefused)
+			file, err := src.Rest(ctx, *offer, want, d.downloading)
+			return func() (io.ReadCloser, error) { return os.Open(file) }, err
 		}
 	}
 	var from, to versioning.Version
@@ -119,6 +125,18 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		u.BackUp = res
 	}
 	return u, errors.Join(err, unproven)
+}
+
+// partial returns the source, if it can bring a part of a bundle.
+func (d *Device) partial() (partial, error) {
+	src, err := d.source()
+	if err != nil {
+		return nil, err
+	}
+	if src, ok := src.(partial); ok {
+		return src, nil
+	}
+	return nil, fmt.Errorf("%w: the source brings bundles whole", ota.ErrRefused)
 }
 
 // installedAlready brings the sides in step, as an installation would, where the
