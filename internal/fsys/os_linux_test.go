@@ -176,8 +176,8 @@ func TestOSDeep(t *testing.T) {
 	}
 }
 
-// While another program moves directories and puts links in their place that
-// stay inside, what is done lands in a directory of that name or nowhere.
+// While another program moves directories and files and puts links in their place
+// that stay inside, what is done lands on what had that name or nowhere.
 func TestOSAttacked(t *testing.T) {
 	for name, grow := range kernels {
 		t.Run(name, func(t *testing.T) {
@@ -209,6 +209,9 @@ func TestOSAttacked(t *testing.T) {
 						_ = os.Symlink("bin", real)
 						_ = os.Remove(real)
 						_ = os.Rename(away, real)
+						_ = os.Rename(filepath.Join(real, "file"), filepath.Join(real, "kept"))
+						_ = os.Symlink("../bin/file", filepath.Join(real, "file"))
+						_ = os.Rename(filepath.Join(real, "kept"), filepath.Join(real, "file"))
 					}
 				}
 			})
