@@ -126,6 +126,7 @@ func New(o Options) (*Agent, error) {
 	if o.Notify == nil {
 		o.Notify = func(string) {}
 	}
+	o.Environment.Hopeless = map[string]bool{}
 	a := &Agent{
 		o: o, cfg: o.Config, log: o.Environment.Log,
 		ended: make(chan func()), asked: make(chan func()),

@@ -316,6 +316,13 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 			return nil, err
 		}
 	}
+	if clock := r.proofOfEarlier(ref, timestamp.body); !clock.IsZero() {
+		r.o.Log.Warnf("the clock was once ahead of %s, as newer metadata shows: it is %s", ref.Format(time.DateOnly), clock.Format(time.DateOnly))
+		if err := r.o.Store.SetBack(clock); err != nil {
+			return nil, err
+		}
+		ref = clock
+	}
 	u := &update{Repo: r, ref: ref}
 	if u.trusted, err = newTrusted(r.o.Store.Root(), ref); err != nil {
 		return nil, err
@@ -336,6 +343,34 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 		next.ETag = timestamp.etag
 	}
 	return u.trusted, r.o.Store.Remember(next)
+}
+
+// proofOfEarlier returns the time by the clock, where a timestamp shows that the
+// reference time is wrong, because it was remembered when the clock was ahead; else
+// zero. A publisher has since signed a higher version of the timestamp, which is
+// good by the clock but would have expired before the remembered time.
+//
+// What is given up for that: whoever can set a device's clock back can show it a
+// timestamp that it has not seen and that has expired since. It is never an older one.
+func (r *Repo) proofOfEarlier(ref time.Time, timestamp []byte) time.Time {
+	clock := trust.ReferenceTime(r.o.Now(), r.o.Built).UTC()
+	stored := r.o.Store.Document(metadata.TIMESTAMP)
+	if !clock.Before(ref) || stored == nil {
+		return time.Time{}
+	}
+	tm, err := newTrusted(r.o.Store.Root(), clock)
+	if err != nil {
+		return time.Time{}
+	}
+	load := func(data []byte) error { _, err := tm.UpdateTimestamp(data); return err }
+	_ = verify(metadata.TIMESTAMP, stored, load) // by the clock it may have expired
+	if tm.Timestamp == nil || verify(metadata.TIMESTAMP, timestamp, load) != nil {
+		return time.Time{}
+	}
+	if !tm.Timestamp.Signed.IsExpired(ref) && !tm.Root.Signed.IsExpired(ref) {
+		return time.Time{}
+	}
+	return clock
 }
 
 // load verifies what the store holds. It gives nil unless all of it is there,

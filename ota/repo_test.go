@@ -517,6 +517,64 @@ func TestNoClock(t *testing.T) {
 	}
 }
 
+// A clock that was ahead once, while all that was signed held for long, does not
+// lock the device out for as long as it was ahead.
+func TestClockOnceAhead(t *testing.T) {
+	p := newPublisher(t)
+	p.add("1.1.0", []byte("eleven"))
+	p.expires = start.AddDate(0, 11, 0)
+	p.publish()
+	s := webtest.New(t, p.files)
+	d := newDevice(t, s, p)
+	d.clock = start.AddDate(0, 0, 300)
+	d.wants("1.1.0")
+	d.clock = start.AddDate(0, 0, 1)
+	d.wants("1.1.0")
+
+	// What is published from then on expires before the remembered time.
+	p.expires = start.AddDate(0, 0, 30)
+	p.publish()
+	s.Serve(p.files)
+	d.wants("1.1.0")
+	if got := OpenStore(d.fs, d.root, quiet()).RefTime(d.clock, d.built); !got.Equal(d.clock) {
+		t.Errorf("reference time %s, the clock says %s", got, d.clock)
+	}
+	// It is a clock again that nobody sets back.
+	d.clock = start.AddDate(0, 0, 20)
+	d.wants("1.1.0")
+	d.clock = time.Unix(0, 0)
+	p.expires = start.AddDate(0, 0, 10)
+	p.publish()
+	s.Serve(p.files)
+	d.built = start.AddDate(0, 0, 15)
+	if _, err := d.check(); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "expired on") {
+		t.Errorf("stale for whoever was built since: %v", err)
+	}
+}
+
+// A name that a server has for its metadata never makes the time unreadable.
+func TestLongETag(t *testing.T) {
+	p := newPublisher(t)
+	p.add("1.1.0", []byte("eleven"))
+	p.publish()
+	s := webtest.New(t, p.files)
+	s.Misbehave(func(w http.ResponseWriter, req *http.Request) bool {
+		data, ok := s.Files[req.URL.Path]
+		if !ok {
+			return false
+		}
+		w.Header().Set("ETag", `"`+strings.Repeat("x", 6000)+`"`)
+		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(data))
+		return true
+	})
+	d := newDevice(t, s, p)
+	d.wants("1.1.0")
+	if poll := OpenStore(d.fs, d.root, quiet()).Poll(); !poll.Time.Equal(d.clock) || poll.ETag != "" {
+		t.Errorf("remembered: %s, a name of %d bytes", poll.Time, len(poll.ETag))
+	}
+	d.wants("1.1.0")
+}
+
 func TestExpiredRoot(t *testing.T) {
 	p := newPublisher(t)
 	s := webtest.New(t, p.files)

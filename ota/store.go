@@ -56,9 +56,15 @@ const maxRotations = 256
 //	targets.json
 //	SHA256.targets.json  of delegated roles, by the SHA-256 of the role's name
 //	poll.json        ETag and time; its first line is the SHA-256 of the rest
+//	time.json        the time once more, in the same form: damage to one of the two
+//	                 takes no time back
 const trustDir = "trust"
 
-const pollName = "poll.json"
+const (
+	pollName = "poll.json"
+	timeName = "time.json"
+	maxETag  = 512 // bytes; a longer name is not remembered
+)
 
 // Poll is what is remembered of the last successful poll.
 type Poll struct {
@@ -228,30 +234,48 @@ func (s *Store) SaveDocument(role string, data []byte, at time.Time) error {
 	return s.write(documentName(role), data)
 }
 
-// Poll gives what is remembered of the last successful poll.
+// Poll returns what is remembered of the last successful poll.
 func (s *Store) Poll() Poll {
-	data := s.read(pollName, maxPoll)
-	if data == nil {
-		return Poll{}
-	}
-	sum, rest, _ := bytes.Cut(data, []byte("\n"))
-	var p Poll
-	if want, err := digest.Parse(string(sum)); err != nil || want != digest.Of(rest) || json.Unmarshal(rest, &p) != nil {
-		s.log.Warnf("%s is damaged: ignored", s.path(pollName))
-		return Poll{}
+	p, whole := s.readPoll(pollName)
+	if !whole {
+		known, _ := s.readPoll(timeName)
+		p.Time = known.Time
 	}
 	return p
+}
+
+// readPoll reads a file that SavePoll wrote, and reports whether it could.
+func (s *Store) readPoll(name string) (p Poll, whole bool) {
+	data := s.read(name, maxPoll)
+	if data == nil {
+		return Poll{}, false
+	}
+	sum, rest, _ := bytes.Cut(data, []byte("\n"))
+	if want, err := digest.Parse(string(sum)); err != nil || want != digest.Of(rest) || json.Unmarshal(rest, &p) != nil {
+		s.log.Warnf("%s is damaged: ignored", s.path(name))
+		return Poll{}, false
+	}
+	return p, true
 }
 
 // SavePoll durably remembers a poll.
 //
 // After an error or a power cut the old or the new one is remembered.
 func (s *Store) SavePoll(p Poll) error {
+	if known, whole := s.readPoll(timeName); !whole || !known.Time.Equal(p.Time) {
+		if err := s.writePoll(timeName, Poll{Time: p.Time}); err != nil {
+			return err
+		}
+	}
+	return s.writePoll(pollName, p)
+}
+
+func (s *Store) writePoll(name string, p Poll) error {
 	data, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	return s.write(pollName, append([]byte(digest.Of(data).String()+"\n"), data...))
+	return s.write(name, append([]byte(digest.Of(data).String()+"\n"), data...))
 }
 
 // timeStep is by how much the reference time must have moved before it is
@@ -265,6 +289,9 @@ const timeStep = time.Hour
 // No time is kept at which metadata was refused: nothing but the clock vouches
 // for it, and one that was wrong once would lock the device out for good.
 func (s *Store) Remember(next Poll) error {
+	if len(next.ETag) > maxETag { // the next poll asks for all of it
+		next.ETag = ""
+	}
 	if next.Time.After(s.latest) {
 		s.latest = next.Time
 	}
@@ -279,9 +306,21 @@ func (s *Store) Remember(next Poll) error {
 // the time this program was built and the last time at which metadata was
 // trusted. A device without a clock is so never further back than it was; after
 // a restart by less than timeStep, and never before the time at which any
-// stored metadata was accepted.
+// stored metadata was accepted. Only SetBack makes an exception.
 func (s *Store) RefTime(clock, built time.Time) time.Time {
 	return trust.ReferenceTime(clock, built, s.Poll().Time, s.latest).UTC()
+}
+
+// SetBack durably makes t the remembered time, which is later for a reason that
+// was found wrong. After an error or a power cut it is the old one or t.
+func (s *Store) SetBack(t time.Time) error {
+	p := s.Poll()
+	p.Time = t
+	if err := s.SavePoll(p); err != nil {
+		return err
+	}
+	s.latest = t
+	return nil
 }
 
 func rootName(version int64) string { return fmt.Sprintf("%d.root.json", version) }

@@ -259,6 +259,31 @@ func TestPollIsRemembered(t *testing.T) {
 	}
 }
 
+// A file of ours that is damaged, or gone, takes no time back.
+func TestDamageTakesNoTimeBack(t *testing.T) {
+	p := newPublisher(t)
+	for _, name := range []string{"poll.json", "time.json"} {
+		for what, damage := range map[string]func(d *device) error{
+			"garbage": func(d *device) error { return fsys.WriteFile(d.fs, "trust/"+name, []byte("garbage"), 0o644) },
+			"empty":   func(d *device) error { return fsys.WriteFile(d.fs, "trust/"+name, nil, 0o644) },
+			"long":    func(d *device) error { return fsys.WriteFile(d.fs, "trust/"+name, make([]byte, 10_000), 0o644) },
+			"gone":    func(d *device) error { return d.fs.Remove("trust/" + name) },
+		} {
+			d := newDevice(t, webtest.New(t, p.files), p)
+			at := start.AddDate(0, 0, 20)
+			if err := OpenStore(d.fs, d.root, quiet()).Remember(Poll{Time: at, ETag: `"x"`}); err != nil {
+				t.Fatal(err)
+			}
+			if err := damage(d); err != nil {
+				t.Fatal(err)
+			}
+			if got := OpenStore(d.fs, d.root, quiet()).RefTime(time.Unix(0, 0), time.Time{}); !got.Equal(at) {
+				t.Errorf("%s is %s: the time is %s, it was %s", name, what, got, at)
+			}
+		}
+	}
+}
+
 func rewrite(t *testing.T, fs fsys.FS, name string, change func([]byte) []byte) {
 	t.Helper()
 	data := must[[]byte](t)(fsys.ReadFile(fs, name, 1<<24))

@@ -45,6 +45,9 @@ type Environment struct {
 	Outside *child.Outside
 	// Polled is what was polled last of a hawkBit server; it may be nil.
 	Polled *hawkbit.Cache
+	// Hopeless remembers, from one Device to the next, whose downloads are of no use
+	// when room is short; it may be nil.
+	Hopeless map[string]bool
 	// Hook is the hook that the one who asks runs in, as HookVariable has it; "" for none.
 	Hook string
 	// Explain says of an error what a command tells about it; it may be nil.

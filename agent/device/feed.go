@@ -102,7 +102,7 @@ func (d *Device) source() (_ Source, err error) {
 		URL:       c.URL,
 		Client:    client,
 		Store:     store,
-		Downloads: download.New(download.Options{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names}),
+		Downloads: download.New(download.Options{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names, Hopeless: d.env.Hopeless}),
 		Now:       d.env.Now,
 		Built:     d.env.Built,
 		Log:       d.env.Log,

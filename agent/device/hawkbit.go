@@ -99,7 +99,7 @@ func (d *Device) openHawkBit(c config.Source) (*hawkFeed, error) {
 		names = append(names, f.Name)
 	}
 	downloads := func(by *http.Client) *download.Downloader {
-		return download.New(download.Options{FS: state, Client: by, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names})
+		return download.New(download.Options{FS: state, Client: by, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names, Hopeless: d.env.Hopeless})
 	}
 	verifier := func() (bundle.Verifier, error) {
 		return trust.New(trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned})

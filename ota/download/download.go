@@ -88,6 +88,10 @@ type Options struct {
 	// For names all that this device downloads for. What is here for anyone
 	// else is removed; nil leaves it.
 	For []string
+	// Hopeless is where it is remembered, from one Downloader to the next, for
+	// whom the last download ended in an error that another attempt would not mend;
+	// nil forgets it with this one.
+	Hopeless map[string]bool
 	// Boot tells this run of the machine from others; "" is the kernel's boot id.
 	// What another run wrote a power cut may have torn.
 	Boot string
@@ -116,10 +120,8 @@ type Options struct {
 // Downloader fetches files into the agent's state directory. One at a time may
 // be under way.
 type Downloader struct {
-	o     Options
-	limit *rate.Limiter // nil without a limit
-	// hopeless are those for whom the last download ended in an error that
-	// another attempt would not mend.
+	o        Options
+	limit    *rate.Limiter // nil without a limit
 	hopeless map[string]bool
 }
 
@@ -158,7 +160,10 @@ func New(o Options) *Downloader {
 		id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 		o.Boot = strings.TrimSpace(string(id))
 	}
-	d := &Downloader{o: o, hopeless: map[string]bool{}}
+	if o.Hopeless == nil {
+		o.Hopeless = map[string]bool{}
+	}
+	d := &Downloader{o: o, hopeless: o.Hopeless}
 	if o.Bandwidth > 0 {
 		// What a quarter of a second brings is read at once, so that a slow
 		// limit does not look like a stall.

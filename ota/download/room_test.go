@@ -314,6 +314,8 @@ func TestDownloadsWithoutRoomForAll(t *testing.T) {
 // one that is behind.
 func TestDownloadsMakeRoom(t *testing.T) {
 	r := newTurns(t, bodySize+bodySize/2, "hello", "modem")
+	r.options.Hopeless = map[string]bool{}
+	r.d = New(r.options)
 	hello, modem := r.files[0], r.files[1]
 	r.interrupted(modem, bodySize*3/4)
 	if err := r.interrupted(hello, 1); !errors.Is(err, fault.ErrNoSpace) {
@@ -324,11 +326,15 @@ func TestDownloadsMakeRoom(t *testing.T) {
 		t.Error("404 is no error")
 	}
 	r.s.Misbehave(nil)
+	r.d = New(r.options) // an agent makes one for each job
 	if _, err := r.d.Get(t.Context(), hello, nil); err != nil {
 		t.Error(err)
 	}
 	if r.here(modem) != 0 {
 		t.Error("what was in the way is still here")
+	}
+	if info, err := os.Stat(filepath.Join(r.dir)); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder of downloads has the mode %v, %v", info.Mode(), err)
 	}
 
 	// Room to unpack counts, where it can be had.

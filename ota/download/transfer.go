@@ -86,7 +86,7 @@ func (t *transfer) prepare() (done bool, err error) {
 // clear makes the directory, and removes what does not belong there.
 func (t *transfer) clear() error {
 	fs := t.o.FS
-	if err := statedir.MakeDir(fs, t.o.Log, downloadDir, 0o755); err != nil {
+	if err := statedir.MakeDir(fs, t.o.Log, downloadDir, 0o700); err != nil {
 		return err
 	}
 	for _, name := range []string{t.part, t.bundle, t.frames, t.whole, t.boot, t.boot + ".tmp"} {
