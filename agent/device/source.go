@@ -30,6 +30,15 @@ func (d *Device) root() (*trust.Root, error) {
 	return store.Root(), nil
 }
 
+// Trusted returns the newest root that the device trusts; nil if there is none and
+// none is needed. It makes no directory.
+func (d *Device) Trusted() (*trust.Root, error) {
+	if _, err := os.Stat(d.cfg.Agent.State); err != nil {
+		return d.provisioned()
+	}
+	return d.root()
+}
+
 func (d *Device) provisioned() (*trust.Root, error) {
 	data, err := os.ReadFile(d.cfg.Trust.Root)
 	if errors.Is(err, fs.ErrNotExist) && d.cfg.Trust.AllowUnsigned {

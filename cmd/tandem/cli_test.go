@@ -31,7 +31,7 @@ func TestEachCommandHasAnExample(t *testing.T) {
 	}
 	root := newRootCommand(&program{})
 	visit(root)
-	want := strings.Fields("backup boot bump check history install status update verify version")
+	want := strings.Fields("backup boot bump check doctor history install status update verify version")
 	var have []string
 	for _, c := range root.Commands() {
 		have = append(have, c.Name())
