@@ -14,12 +14,8 @@ import (
 // side can be written, but not by this process: the sandbox of its service forbids
 // it.
 func sandboxed(name backup.SideName, c config.Side) error {
-	only, err := mounts.OnlyHere(c.Path)
-	if err != nil {
-		return fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)
-	}
-	if !only {
-		return nil
+	if only, err := mounts.OnlyHere(c.Path); err != nil || !only {
+		return nil // without /proc, as where an image is made, nothing is known
 	}
 	opened := c.Mount
 	if opened == "" { // a directory that is made again is another one to a sandbox
