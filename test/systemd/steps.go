@@ -28,6 +28,8 @@ var steps = []step{
 	{name: "the power goes in the midst of an installation", do: (*lab).resets},
 	{name: "the disk of usr_data is missing, with nofail", do: (*lab).missing},
 	{name: "the disk of usr_data is missing, without nofail", do: (*lab).emergency, long: true},
+	{name: "the disk of system is missing, with nofail", do: (*lab).missingSystem, long: true},
+	{name: "a new disk for usr_data, and for system", do: (*lab).erased, long: true},
 	{name: "the package is purged", do: (*lab).purged},
 }
 
@@ -310,6 +312,38 @@ func (l *lab) missing() error {
 		func() error { return l.starts("running", "usrapp", "usrdata") },
 		l.holds("grep -qx name=Margaret /usrdata/appbackup/apps/etc/hello.conf"),
 	)
+}
+
+// missingSystem: the application cannot run, and nothing takes its place.
+func (l *lab) missingSystem() error {
+	return checks(
+		l.shutdown,
+		func() error { return l.starts("degraded", "usrdata") },
+		l.saying("systemctl show --value -p ExecMainStatus tandem-boot", "12"),
+		l.becomes("the agent runs", "systemctl is-active -q tandem-agent"),
+		l.holds("tandem status | grep -q 'nothing is mounted at /usrapp'", "sleep 3", `[ -z "$(ls /usrapp)" ]`),
+		l.shutdown,
+		func() error { return l.starts("running", "usrapp", "usrdata") },
+	)
+}
+
+// erased: each side fills the other one at the next start.
+func (l *lab) erased() error {
+	n, err := l.installed()
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"usrdata", "usrapp"} {
+		if err := checks(
+			l.shutdown,
+			func() error { return disk(l.ctx, l.disks[name], name, "64M", "") },
+			func() error { return l.starts("running", "usrapp", "usrdata") },
+			func() error { return l.well(version(n)) },
+		); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // emergency: a partition that must be there and is not ends in emergency mode,
