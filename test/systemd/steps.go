@@ -347,7 +347,7 @@ func (l *lab) erased() error {
 }
 
 // emergency: a partition that must be there and is not ends in emergency mode,
-// after the ten seconds that fstab gives it, and Tandem writes nothing.
+// after the time that fstab gives it, and Tandem writes nothing.
 func (l *lab) emergency() error {
 	return checks(
 		l.holds("sed -i '/usrdata/s/nofail,//' /etc/fstab"),
