@@ -43,6 +43,10 @@ func TestServiceManager(t *testing.T) {
 	for range 3 { // it lives on
 		hear("WATCHDOG=1")
 	}
+	order, err := startProcess(d.command(context.Background(), "confirm"))
+	d.check(err)
+	defer order.kill()
+	hear("STATUS=confirming")
 	d.check(cmd.Process.Signal(syscall.SIGTERM))
 	hear("STOPPING=1")
 	if i, ready := slices.Index(heard, "EXTEND_TIMEOUT_USEC=200000"), slices.Index(heard, "READY=1"); i < 0 || i > ready {
