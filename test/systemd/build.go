@@ -62,8 +62,8 @@ WantedBy=multi-user.target
 // The book has 10 seconds; an emulated processor on a busy computer takes longer to
 // find its own disks.
 const fstab = `LABEL=root / ext4 defaults 0 1
-LABEL=usrapp /usrapp ext4 nofail,x-systemd.device-timeout=45s 0 2
-LABEL=usrdata /usrdata ext4 nofail,x-systemd.device-timeout=45s 0 2
+LABEL=usrapp /usrapp ext4 nofail,x-systemd.device-timeout=30s 0 2
+LABEL=usrdata /usrdata ext4 nofail,x-systemd.device-timeout=30s 0 2
 LABEL=lab /lab ext4 ro 0 0
 `
 

@@ -25,12 +25,12 @@ var steps = []step{
 	{name: "usr_data goes and comes back beside the agent", do: (*lab).comesBack},
 	{name: "the package is upgraded in the midst of an installation", do: (*lab).upgraded},
 	{name: "the package is removed and installed again", do: (*lab).reinstalled},
+	{name: "the package is purged and installed again", do: (*lab).purged},
 	{name: "the power goes in the midst of an installation", do: (*lab).resets},
 	{name: "the disk of usr_data is missing, with nofail", do: (*lab).missing},
 	{name: "the disk of usr_data is missing, without nofail", do: (*lab).emergency, long: true},
 	{name: "the disk of system is missing, with nofail", do: (*lab).missingSystem, long: true},
 	{name: "a new disk for usr_data, and for system", do: (*lab).erased, long: true},
-	{name: "the package is purged", do: (*lab).purged},
 }
 
 // all runs scripts that have to succeed, one after the other.
@@ -308,6 +308,18 @@ func (l *lab) missing() error {
 		l.becomes("the agent runs", "systemctl is-active -q tandem-agent"),
 		l.holds("echo name=Margaret >/usrapp/apprun/apps/etc/hello.conf", "tandem status | grep -q 'nothing is mounted at /usrdata'",
 			"sleep 8", `[ -z "$(ls /usrdata)" ]`),
+		func() error {
+			if l.short {
+				return nil
+			}
+			return l.comesBackAtStart()
+		},
+	)
+}
+
+// comesBackAtStart: what was changed meanwhile is backed up.
+func (l *lab) comesBackAtStart() error {
+	return checks(
 		l.shutdown,
 		func() error { return l.starts("running", "usrapp", "usrdata") },
 		l.holds("grep -qx name=Margaret /usrdata/appbackup/apps/etc/hello.conf"),
@@ -360,12 +372,20 @@ func (l *lab) emergency() error {
 	)
 }
 
-// purged: the configuration goes with the package, the application stays.
+// purged: the configuration goes with the package, the application stays. A package
+// that comes to a device that is configured already starts its agent.
 func (l *lab) purged() error {
+	n, err := l.installed()
+	if err != nil {
+		return err
+	}
 	return checks(
 		l.holds("dpkg -P tandem </dev/null", "[ ! -e /etc/tandem.toml ]", "[ -e /etc/tandem/root.json ]",
 			"cmp /usrapp/apprun/app_ver.txt /usrdata/appbackup/app_ver.txt", "systemctl is-active -q hello", noneFailed,
 			"! ls /etc/systemd/system/*.wants/tandem-* /etc/rc?.d/*tandem* /etc/init.d/tandem-* 2>/dev/null"),
 		l.saying("systemctl is-enabled tandem-agent 2>&1 | tail -1", "Failed to get unit file state for tandem-agent.service: No such file or directory"),
+		l.holds("cp /lab/tandem.toml /etc", "dpkg -i /lab/tandem.deb </dev/null"),
+		l.saying("systemctl is-enabled tandem-boot tandem-agent", "enabled", "enabled"),
+		func() error { return l.well(version(n)) },
 	)
 }
