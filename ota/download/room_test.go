@@ -333,7 +333,7 @@ func TestDownloadsMakeRoom(t *testing.T) {
 	if r.here(modem) != 0 {
 		t.Error("what was in the way is still here")
 	}
-	if info, err := os.Stat(filepath.Join(r.dir)); err != nil || info.Mode().Perm() != 0o700 {
+	if info, err := os.Stat(filepath.Join(r.dir, downloadDir)); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the folder of downloads has the mode %v, %v", info.Mode(), err)
 	}
 
