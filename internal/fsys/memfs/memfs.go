@@ -296,16 +296,27 @@ func (d *Disk) SetReadOnly(ro bool) {
 // Damage changes what the file holds, durably and without a trace in its
 // attributes, as a worn-out flash page does. It is not a counted operation.
 func (d *Disk) Damage(name string, change func([]byte) []byte) error {
-	return d.overwrite("damage", name, change, false)
+	return d.overwrite("damage", name, change, func(uint64) {})
 }
 
 // Edit changes what the file holds, durably and in place, as an application
 // does that opens and overwrites it. It is not a counted operation.
 func (d *Disk) Edit(name string, change func([]byte) []byte) error {
-	return d.overwrite("edit", name, change, true)
+	return d.overwrite("edit", name, change, func(ino uint64) {
+		d.touch(ino)
+		n := d.inodes[ino]
+		n.synced.mtime, n.synced.ctime = n.attr.mtime, n.attr.ctime
+	})
 }
 
-func (d *Disk) overwrite(op, name string, change func([]byte) []byte, touch bool) error {
+// EditData is Edit as a database does it, with fdatasync: the times are not made
+// durable, so that a power cut may leave the new content under the old ones.
+func (d *Disk) EditData(name string, change func([]byte) []byte) error {
+	return d.overwrite("edit data", name, change, d.touch)
+}
+
+// overwrite changes the content of a file durably, and its times by touch.
+func (d *Disk) overwrite(op, name string, change func([]byte) []byte, touch func(ino uint64)) error {
 	t := &tree{d, "."}
 	return t.run(op, name, func() error {
 		p, err := t.regular(name)
@@ -317,10 +328,7 @@ func (d *Disk) overwrite(op, name string, change func([]byte) []byte, touch bool
 		n.data = slices.Clone(change(slices.Clone(n.data)))
 		n.safe, n.clean, n.doubt = len(n.data), len(n.data), nil
 		d.blocks += n.blocks()
-		if touch {
-			d.touch(p.ino)
-			n.synced.mtime, n.synced.ctime = n.attr.mtime, n.attr.ctime
-		}
+		touch(p.ino)
 		return nil
 	})
 }

@@ -1091,6 +1091,29 @@ func TestRestartEach(t *testing.T) {
 	}
 }
 
+// A database writes in place: its content stands, the times may be those before.
+func TestEditData(t *testing.T) {
+	m := device(t, memfs.Options{}, func(f fsys.FS) { must(t, write(f, "a", "before", true)) })
+	was, err := system(m).Lstat("a")
+	must(t, err)
+	m.Advance(time.Hour)
+	must(t, m.Disk("system").EditData("a", func([]byte) []byte { return []byte("behind") }))
+	now, err := system(m).Lstat("a")
+	must(t, err)
+	if now.Mtime <= was.Mtime || now.Ctime <= was.Ctime || now.Ino != was.Ino {
+		t.Errorf("%+v was %+v", now, was)
+	}
+	for choice, want := range map[memfs.Choice]fsys.Info{memfs.Nothing(): was, memfs.Everything(): now} {
+		c := m.Clone()
+		c.Restart(choice)
+		got, err := system(c).Lstat("a")
+		must(t, err)
+		if content := read(t, system(c), "a"); content != "behind" || got != want {
+			t.Errorf("%s: %q, %+v, want %+v", choice, content, got, want)
+		}
+	}
+}
+
 // An application writes in place: all names of the file see it, and its time.
 func TestEdit(t *testing.T) {
 	m := device(t, memfs.Options{}, func(f fsys.FS) {
