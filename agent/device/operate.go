@@ -82,12 +82,30 @@ func (d *Device) start(ctx context.Context) (*backup.Result, error) {
 		d.env.Log.WithField("version", p.Version).Warnf("not confirmed yet: start %d of %d", p.Starts, d.cfg.Agent.Boots)
 		return res, d.reconciler.SetPending(*p)
 	}
+	if err := d.unasked(); err != nil {
+		d.env.Log.WithError(err).WithField("version", p.Version).Warn("not confirmed yet, and not rolled back: nothing could say whether it works")
+		return res, nil
+	}
 	reason := fmt.Sprintf("%s was not confirmed within %d starts", p.Version, d.cfg.Agent.Boots)
 	returned, err := d.giveUp(ctx, *p, reason, false)
 	if returned != nil {
 		res = returned
 	}
 	return res, err
+}
+
+// unasked says why a version that waits could not be asked about: what is to
+// start it, or to say whether it works, cannot run. nil: that could have been.
+func (d *Device) unasked() error {
+	for _, argv := range [][]string{d.cfg.Hooks.Start, d.cfg.Hooks.Health} {
+		if len(argv) == 0 {
+			continue
+		}
+		if err := child.Check(argv); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Plan says what Boot would do, and changes nothing.
@@ -199,11 +217,30 @@ func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, ru
 	}
 	if errors.Is(e, backup.ErrNothingToReturnTo) {
 		// It is the only one there is: it stays, but is never offered again.
-		e = errors.Join(e, d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())
-		err = fmt.Errorf("%w; it stays, because there is nothing to return to", err)
+		d.Remember(rolledBack(p.Version, now, reason, e))
+		return res, errors.Join(&staysError{p.Version, reason}, d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())
 	}
 	d.Remember(rolledBack(p.Version, now, reason, e))
 	return res, errors.Join(err, e)
+}
+
+// staysError says that a version does not work, and is the only one there is. It
+// wraps ErrUnhealthy.
+type staysError struct {
+	version versioning.Version
+	reason  string
+}
+
+func (e *staysError) Error() string {
+	return fmt.Sprintf("unhealthy: %s; %s stays, because there is nothing to return to", e.reason, e.version)
+}
+
+// Unwrap returns ErrUnhealthy.
+func (e *staysError) Unwrap() error { return ErrUnhealthy }
+
+// Hint says what can be done.
+func (e *staysError) Hint() string {
+	return "it is revoked: install a higher version, or this one with --allow-revoked once what it needs is there"
 }
 
 // rollback returns to another version that is kept here and brings the sides

@@ -99,7 +99,9 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		if stopped { // what was stopped for the commit goes on as it was
 			err = errors.Join(err, d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, to, from))
 		}
-		d.Remember(Event{Command: command, From: from, Version: to, Error: err.Error()})
+		if ctx.Err() == nil || stopped { // what was interrupted before that has changed nothing
+			d.Remember(Event{Command: command, From: from, Version: to, Error: err.Error()})
+		}
 		return nil, err
 	}
 	u := &Update{Installed: done}
