@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -25,10 +27,12 @@ const (
 type keyFlags struct {
 	dirs       []string
 	passphrase string
+	insecure   bool
 }
 
 func (k *keyFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&k.dirs, "keys", nil, "directory of the keys to sign with (repeatable)")
+	cmd.Flags().BoolVar(&k.insecure, "insecure-keys", false, "take keys that others can read")
 	k.registerPassphrase(cmd)
 }
 
@@ -60,10 +64,37 @@ func (p *program) ring(ctx context.Context, k *keyFlags, more []string, f func(*
 			return err
 		}
 		defer d.Close()
+		if err := k.secret(d); err != nil {
+			return err
+		}
 		dirs = append(dirs, d)
 	}
 	return f(signing.NewRing(p.passphrase(ctx, k.passphrase), dirs...))
 }
+
+// secret says which private key in a directory others can read, unless that does
+// not matter. The error wraps errInsecure.
+func (k *keyFlags) secret(dir fsys.FS) error {
+	if k.insecure {
+		return nil
+	}
+	entries, err := dir.ReadDir(".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name, ".pem") {
+			continue
+		}
+		if info, err := dir.Lstat(e.Name); err == nil && info.Mode&0o077 != 0 {
+			return fmt.Errorf("%s: %w: mode %04o", dir.Path(e.Name), errInsecure, info.Mode&0o777)
+		}
+	}
+	return nil
+}
+
+// errInsecure says that a private key can be read by others.
+var errInsecure = errors.New("others can read this key")
 
 // passphrase tells the passphrase of encrypted keys: that in file, or that of
 // the environment, or what is typed at the terminal. An answer that was typed

@@ -17,6 +17,7 @@ func outcomes() cli.Outcomes {
 		cli.On(2, "wrong usage", cli.IsUsage, ""), // its hint names the command
 		cli.On(2, "", cli.Any(bundle.ErrOptions), ""),
 		cli.On(60, "another tandem-release is changing the repository", cli.Any(lock.ErrBusy), "wait for it to end"),
+		cli.On(1, "", cli.Any(errInsecure), "chmod 600 it, and think whether somebody has read it; --insecure-keys takes it as it is"),
 		cli.On(1, "", cli.Any(signing.ErrExists), "keys are never overwritten: choose another directory, or move the old keys away"),
 		cli.On(1, "", cli.Any(signing.ErrPassphrase),
 			"give the passphrase at a terminal, with --passphrase-file, or in the environment as "+passphraseVariable),

@@ -97,6 +97,7 @@ can serve. Results go to standard output, messages to standard error.
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.Usage(cmd, "%w", err) })
 	cmd.AddCommand(newKeygenCommand(p), newPubkeyCommand(p), newBundleCommand(p), newRepoCommand(p), newVersionCommand(p),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean, and what to do", Long: outcomes().Help()})
+	p.completeReleases(cmd)
 	return cmd
 }
 
@@ -107,7 +108,7 @@ func group(cmd *cobra.Command) {
 		if len(args) == 0 {
 			return cli.Usage(cmd, "%s needs a command after it", cmd.CommandPath())
 		}
-		return cli.Usage(cmd, "unknown command %q for %q", args[0], cmd.CommandPath())
+		return cli.Unknown(cmd, args[0])
 	}
 }
 

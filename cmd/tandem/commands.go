@@ -487,6 +487,8 @@ func newBumpCommand(p *program) *cobra.Command {
 them up. It is for changes made by hand, without a bundle.`,
 		Example: "  tandem bump patch\n  tandem bump 2.0.0-rc.1",
 		Args:    cli.Exactly("major|minor|patch|VERSION"),
+
+		ValidArgsFunction: cobra.FixedCompletions([]string{"major", "minor", "patch"}, cobra.ShellCompDirectiveNoFileComp),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var next func(versioning.Version) (versioning.Version, error)
 			switch part := versioning.Part(args[0]); part {
@@ -540,6 +542,7 @@ come back from a source or from the other side.`,
 		},
 	}
 	cmd.Flags().StringVar(&to, "to", "", "return to this `VERSION`, which must be kept on the device")
+	_ = cmd.RegisterFlagCompletionFunc("to", p.completeVersions(kept)) // it fails only without such a flag
 	return cmd
 }
 
@@ -588,6 +591,8 @@ func newRevokeCommand(p *program) *cobra.Command {
 before it comes back.`,
 		Example: "  tandem revoke 1.1.0",
 		Args:    cli.Exactly("VERSION"),
+
+		ValidArgsFunction: p.completeVersions(onDisk),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v, err := versioning.Parse(args[0])
 			if err != nil {
@@ -605,6 +610,8 @@ func newUnrevokeCommand(p *program) *cobra.Command {
 		Long:    `unrevoke lets a version be chosen and installed again.`,
 		Example: "  tandem unrevoke 1.1.0",
 		Args:    cli.Exactly("VERSION"),
+
+		ValidArgsFunction: p.completeVersions(revoked),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v, err := versioning.Parse(args[0])
 			if err != nil {

@@ -150,7 +150,7 @@ Results go to standard output, messages to standard error.
 			if len(args) == 0 {
 				return cmd.Help()
 			}
-			return cli.Usage(cmd, "unknown command %q", args[0])
+			return cli.Unknown(cmd, args[0])
 		},
 	}
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.Usage(cmd, "%w", err) })

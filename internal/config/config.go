@@ -265,7 +265,8 @@ func (l Loader) Load(file string) (*Config, error) {
 }
 
 // machineID reads the name that the system gave the machine. systemd writes
-// "uninitialized" there until it has made one up.
+// "uninitialized" there until it has made one up; nothing but zeros is what images
+// have whose machines are all the same.
 func machineID(file string) (string, error) {
 	text, err := readFile(file, maxMachineID)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -275,7 +276,7 @@ func machineID(file string) (string, error) {
 		return "", err
 	}
 	id := string(bytes.TrimSpace(text))
-	if id == "" || id == "uninitialized" {
+	if id == "uninitialized" || strings.Trim(id, "0") == "" {
 		return "", nil
 	}
 	if err := checkName(id); err != nil {

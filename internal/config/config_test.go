@@ -301,6 +301,8 @@ func TestMachineID(t *testing.T) {
 		{content: "0123abcd\n", want: "0123abcd"},
 		{content: "uninitialized\n", want: ""},
 		{content: "\n", want: ""},
+		{content: strings.Repeat("0", 32) + "\n", want: ""},
+		{content: "00000000000000000000000000000010\n", want: "00000000000000000000000000000010"},
 		{content: "two words\n", bad: true},
 		{content: strings.Repeat("x", 5000), bad: true},
 	} {
