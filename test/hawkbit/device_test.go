@@ -340,6 +340,9 @@ func TestForced(t *testing.T) {
 // back is a failure with its cause. The action is not tried again.
 func TestTruth(t *testing.T) {
 	b := newBench(t)
+	b.o.SetName = "hello"
+	b.release("1.0.0")
+	b.sync()
 	n := b.assign(hawkbit.Assignment{Set: b.release("2.0.0"), Type: "forced"})
 	b.round()
 	b.pending = "2.0.0"
@@ -348,7 +351,10 @@ func TestTruth(t *testing.T) {
 	b.pending, b.installed["hello"], b.failed["2.0.0"] = "", "1.0.0", "unhealthy: <script> said no"
 	b.round()
 	b.sees(n, "error", false)
-	b.installedIs("")
+	b.installedIs("hello:1.0.0")
+	if n := len(slices.DeleteFunc(slices.Clone(b.asked), func(s string) bool { return !strings.HasSuffix(s, "/installedBase") })); n != 1 {
+		t.Errorf("the server was told %d times what is installed, which did not change", n)
+	}
 	if h := b.history(n); !strings.Contains(h, "unhealthy: 'script' said no") || !strings.Contains(h, "Device reported status code: 1") {
 		t.Errorf("the history:\n%s", h)
 	}
