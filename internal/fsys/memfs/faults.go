@@ -77,35 +77,38 @@ func (m *Machine) FailReads(f func(path string) error) {
 
 // Before lets f come before each operation on a file system and on a file, as
 // another program does that works beside this one; op and path tell which. f may
-// use the machine: it does not come before its own operations. nil takes it back. It stays in force over
-// Restart, and stays with m when m is cloned.
+// use the machine: it does not come before its own operations, which do not fail
+// by FailLooks either. nil takes it back. It stays in force over Restart, and
+// stays with m when m is cloned.
 func (m *Machine) Before(f func(op, path string)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.before = f
 }
 
-// ask lets what Before and FailLooks ordered have its way, unlocked.
+// ask lets what Before and FailLooks ordered have its way, unlocked. Neither is
+// for what the function of Before does.
 func (m *Machine) ask(op, path string) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.off {
-		return nil
-	}
-	if f := m.before; f != nil && !m.busy {
+	before, fail := m.before, m.failLooks
+	asked := !m.off && !m.busy
+	if asked && before != nil {
 		m.busy = true
-		m.mu.Unlock()
-		f(op, path)
-		m.mu.Lock()
-		m.busy = false
-	}
-	f := m.failLooks
-	if f == nil || m.off || !slices.Contains(looks, op) {
-		return nil
 	}
 	m.mu.Unlock()
-	defer m.mu.Lock()
-	return f(op, path)
+	if !asked {
+		return nil
+	}
+	if before != nil {
+		before(op, path)
+		m.mu.Lock()
+		m.busy, asked = false, !m.off
+		m.mu.Unlock()
+	}
+	if !asked || fail == nil || !slices.Contains(looks, op) {
+		return nil
+	}
+	return fail(op, path)
 }
 
 // step counts one changing operation and reports whether it is to fail. If it is

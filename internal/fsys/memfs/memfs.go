@@ -21,8 +21,9 @@
 //
 // Attributes. Those that an entry was made with come with the entry. Later
 // changes are durable once the file (File.Sync), the directory itself (SyncDir)
-// or the disk was synced; before that each of mode, owner, time and extended
-// attributes may be old or new.
+// or the disk was synced; before that each of mode, owner, times and extended
+// attributes may be old or new. The change time moves as on Linux: with each
+// change of content, attributes or names, a rename included.
 //
 // A failed Sync leaves data in doubt for good: it can still be read, and later
 // Syncs succeed, but do not make it durable, as on Linux, where the pages count

@@ -890,7 +890,16 @@ func TestBefore(t *testing.T) {
 	})
 	f := system(m)
 	var ops []string
+	m.FailLooks(func(_, path string) error { // which is not for the other program
+		if path == "/system/other" {
+			return syscall.EMFILE
+		}
+		return nil
+	})
 	m.Before(func(op, path string) {
+		if _, err := f.Lstat("other"); !fsys.IsNotExist(err) {
+			t.Error(err)
+		}
 		ops = append(ops, op+" "+path)
 		if op == "entry" && path == "/system/d/a" {
 			must(t, f.Rename("d/b", "c"))
