@@ -59,7 +59,18 @@ func newRepoListCommand(p *program) *cobra.Command {
 		Short: "List the releases of a repository",
 		Long: `List the releases of a repository, by application and version: on which channel, to
 how many per cent of the devices they are offered, and for which hardware. No key is
-needed. The metadata is verified, bundles are not read; "repo check" does that.`,
+needed. The columns:
+
+RELEASE     application and version, as other commands take them
+CHANNEL     devices that follow it, by [source] channel, are offered the release
+OFFERED TO  per cent of those devices, by a hash of id and version; "yanked" is to
+            none any more, "urgent" is outside of their maintenance window, too
+HARDWARE    a device must be one of these, by [device] compatible
+BASE        the version that a device must run for this bundle; "-": any or none
+SIZE        of the bundle; most devices fetch a part of it ("bundle diff")
+BUNDLE      its name, by which one bundle of several of a release is meant
+
+ The metadata is verified, bundles are not read; "repo check" does that.`,
 		Example: `  tandem-release repo list repo
   tandem-release repo list repo --json`,
 		Args: cli.Exactly("REPO"),

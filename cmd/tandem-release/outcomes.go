@@ -27,7 +27,7 @@ func outcomes() cli.Outcomes {
 		cli.On(1, "", cli.Any(repository.ErrTooLarge), "take old releases off the list with: tandem-release repo remove REPO RELEASE --keys KEYS"),
 		cli.On(1, "", cli.Any(repository.ErrChange), "make the change again, with --out"),
 		cli.On(1, "", cli.Any(errProblems),
-			`restore what is damaged from a copy, sign bundles that are not trusted with "bundle sign" and add them again, or yank their releases`),
+			`restore what is damaged from a copy, sign bundles that are not trusted anew with "repo resign --all", or yank their releases`),
 		cli.On(1, "", cli.Any(signing.ErrKey, repository.ErrKeys), "use the keys that the repository's root.json names: after a rotation those are the new ones"),
 		cli.On(1, "", cli.Any(repository.ErrNone), "make one with: tandem-release repo init REPO --keys KEYS"),
 		cli.On(1, "any other failure", cli.Any(repository.ErrDamaged), "restore the repository's metadata/ from a copy"),

@@ -325,8 +325,7 @@ the first the old and the new keys are valid, with the second the new ones alone
 old key of that role is needed.
 
 A bundle carries a signature of the targets key. After a change of that key sign
-the bundles that devices should still install with "bundle sign", and give them to
-"repo add" again: they take the place of the old ones.`,
+those in the repository anew with "repo resign --all".`,
 		Example: `  tandem-release repo rotate repo timestamp --keys keys --new-keys new
   tandem-release repo rotate repo root --keys a --keys b --new-keys b --new-keys c --threshold 2`,
 		Args: cli.Exactly("REPO", "ROLE"),
@@ -359,7 +358,7 @@ the bundles that devices should still install with "bundle sign", and give them 
 					p.say("%s", line)
 				}
 				if args[1] == "targets" {
-					p.say("devices refuse bundles without a signature of the new keys: \"tandem-release repo check %s\" lists them", args[0])
+					p.say("devices refuse bundles without a signature of the new keys: \"tandem-release repo resign %s --all\" signs them anew", args[0])
 				}
 				err = p.result(filepath.Join(args[0], repository.RootFile))
 				return err

@@ -7,11 +7,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"tandem/internal/cli"
+	"tandem/internal/fsys"
+	"tandem/packaging/bundle"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
 )
@@ -34,7 +37,7 @@ root or targets keys are, and "repo apply" publishes it where the others are.`,
 		newRepoInitCommand(p), newRepoAddCommand(p), newRepoListCommand(p), newRepoCheckCommand(p),
 		newRepoRolloutCommand(p), newRepoYankCommand(p), newRepoRemoveCommand(p),
 		newRepoRefreshCommand(p), newRepoRotateCommand(p), newRepoSignCommand(p), newRepoApplyCommand(p),
-		newRepoServeCommand(p),
+		newRepoResignCommand(p), newRepoServeCommand(p),
 	)
 	return cmd
 }
@@ -161,17 +164,18 @@ bundles go off the list.`,
 					if err != nil {
 						return fmt.Errorf("%s: %w", args[1], err)
 					}
-					p.say("published %s %s on channel %s", rel.App, rel.Version, rel.Channel)
+					p.say("published %s %s on channel %s, offered to %s", rel.App, rel.Version, rel.Channel, devices(rel.Rollout))
 					if err := p.warnSize(r); err != nil {
 						return err
 					}
 					err = p.result(repository.File(rel))
 					return err
 				}
-				_, c, err := r.StageAdd(cmd.Context(), src, o)
+				rel, c, err := r.StageAdd(cmd.Context(), src, o)
 				if err != nil {
 					return fmt.Errorf("%s: %w", args[1], err)
 				}
+				p.say("staged %s %s on channel %s, to be offered to %s", rel.App, rel.Version, rel.Channel, devices(rel.Rollout))
 				return p.publish(cmd, &f, r, c, k)
 			})
 		},
@@ -187,6 +191,82 @@ bundles go off the list.`,
 
 // maxDeltas is from how many releases delta bundles are made.
 const maxDeltas = 32
+
+// devices says how much of a fleet a percentage is.
+func devices(percent int) string {
+	if percent == 100 {
+		return "all devices"
+	}
+	return fmt.Sprintf("%d %% of the devices", percent)
+}
+
+func newRepoResignCommand(p *program) *cobra.Command {
+	var (
+		f   publishFlags
+		all bool
+	)
+	cmd := &cobra.Command{
+		Use:   "resign REPO [RELEASE...] --keys KEYS",
+		Short: "Sign bundles anew after a change of keys",
+		Long: `Sign those bundles of a repository anew that devices do not trust any more, since
+the targets key was changed, and publish them in the place of the old ones, at the
+same channel, rollout and marks. RELEASE is named as for "repo rollout"; with --all it
+is every release that is not yanked. Bundles that devices trust stay as they are, and
+old ones stay beside the new, for devices that are fetching them.
+
+It needs the new targets key here: what it signs is the bundle itself. The files that
+you kept elsewhere are not touched: sign them with "bundle sign".`,
+		Example: `  tandem-release repo resign repo --all --keys keys`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case all == (len(args) > 1):
+				return cli.Usage(cmd, "expected the releases to sign, or --all")
+			case f.out != "":
+				return cli.Usage(cmd, "--out cannot be given: the bundles are signed where the repository is")
+			}
+			return p.change(cmd, &f, args[0], nil, func(r *repository.Repository, k *signing.Ring) error {
+				root, err := r.Root()
+				if err != nil {
+					return err
+				}
+				dir, err := fsys.OpenOS(args[0])
+				if err != nil {
+					return err
+				}
+				defer dir.Close()
+				var s bundle.Signing
+				if s.Sign, err = signing.ForBundle(k, root); err != nil {
+					return err
+				}
+				if s.Roots, s.FirstRoot, err = repository.Carried(dir, root); err != nil {
+					return err
+				}
+				done, c, err := r.StageResign(cmd.Context(), s, args[1:]...)
+				if err != nil {
+					return err
+				}
+				if c == nil {
+					p.say("devices trust all of them")
+					return nil
+				}
+				if err := p.publish(cmd, &f, r, c, k); err != nil {
+					return err
+				}
+				for _, rel := range done {
+					p.say("%s %s for %s is signed anew", rel.App, rel.Version, strings.Join(rel.Compatible, ", "))
+					if err := p.result(repository.File(rel)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	f.register(cmd, false)
+	cmd.Flags().BoolVar(&all, "all", false, "every release that is not yanked")
+	return cmd
+}
 
 func newRepoServeCommand(p *program) *cobra.Command {
 	var listen string

@@ -58,14 +58,14 @@ func ustar(name string, kind byte, mode, size, mtime int64) [block]byte {
 }
 
 // parseHeader reads a header that tarHeader gave.
-func parseHeader(h *[block]byte) (name string, size int64, err error) {
+func parseHeader(h *[block]byte) (name string, size, mtime int64, err error) {
 	n, _, _ := bytes.Cut(h[:100], []byte{0})
 	size, errSize := strconv.ParseInt(string(h[124:135]), 8, 64)
 	mtime, errTime := strconv.ParseInt(string(h[136:147]), 8, 64)
 	if errSize != nil || errTime != nil || size < 0 || mtime < 0 || tarHeader(string(n), size, mtime) != *h {
-		return "", 0, errors.New("no tar header in the form that tandem-release writes")
+		return "", 0, 0, errors.New("no tar header in the form that tandem-release writes")
 	}
-	return string(n), size, nil
+	return string(n), size, mtime, nil
 }
 
 // outer reads the outer tar. It knows how far it came, for messages, and
@@ -78,6 +78,7 @@ type outer struct {
 	// ended says that the source ended while more was expected.
 	ended bool
 	size  int64 // of the member being read
+	mtime int64 // the same
 	left  int64 // of its content
 }
 
@@ -151,11 +152,11 @@ func (o *outer) next(expected string) (string, int64, error) {
 	if h == [block]byte{} {
 		return "", 0, malformed(expected, "byte %d: the bundle ends before it", at)
 	}
-	name, size, err := parseHeader(&h)
+	name, size, mtime, err := parseHeader(&h)
 	if err != nil {
 		return "", 0, malformed(expected, "byte %d: %w", at, err)
 	}
-	o.size, o.left = size, size
+	o.size, o.left, o.mtime = size, size, mtime
 	return name, size, nil
 }
 

@@ -136,7 +136,8 @@ func writeTo(w io.Writer, s *Signing, c *content) error {
 
 // Sign replaces the signature and the roots that the bundle name of fs
 // carries. Signatures of other keys stay. Everything else in the bundle is
-// verified on the way and keeps its bytes.
+// verified on the way and keeps its bytes; of a delta bundle, the base of which is
+// not here, the head is.
 //
 // After success the signed bundle is durable. After an error or a power cut
 // name is what it was before, or the signed bundle, whole; name+".tmp" may be left.
@@ -150,18 +151,10 @@ func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
 	}
 	defer f.Close()
 	r, err := NewReader(InContext(ctx, f), Inspect{})
-	if err != nil {
-		return err
+	if err == nil {
+		err = r.Finish()
 	}
-	if err := r.Finish(); err != nil {
-		return err
-	}
-	old, signed, err := ParseTargets(r.targets)
-	if err != nil {
-		return err
-	}
-	t, err := s.targets(signed, old)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrBase) { // of a delta bundle the head is all that can be checked
 		return err
 	}
 	again, err := fs.Open(name)
@@ -169,15 +162,28 @@ func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
 		return err
 	}
 	defer again.Close()
-	second, err := NewReader(InContext(ctx, again), Inspect{})
+	dec, err := newDecoder()
 	if err != nil {
 		return err
 	}
-	defer second.dec.close()
-	if second.signed != r.signed || second.Head.length != r.Head.length {
+	defer dec.close()
+	in := &outer{src: InContext(ctx, again)}
+	h, err := readHead(in, Inspect{}, dec, noBase{}, true)
+	if err != nil {
+		return err
+	}
+	old, signed, err := ParseTargets(h.targets)
+	if err != nil {
+		return err
+	}
+	t, err := s.targets(signed, old)
+	if err != nil {
+		return err
+	}
+	if r != nil && h.signed != r.signed {
 		return fmt.Errorf("%s changed while it was read", fs.Path(name))
 	}
 	return write(fs, name, &s, &content{
-		targets: t, release: r.packed, parts: r.rawParts, payload: second.in, length: r.parts.Payload(), mtime: r.manifest.Time,
+		targets: t, release: h.packed, patch: h.signed.Patch, parts: h.rawParts, payload: in, length: h.parts.Payload(), mtime: in.mtime,
 	})
 }
