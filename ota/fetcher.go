@@ -24,6 +24,7 @@ type FormKind string
 const (
 	WholeBundle FormKind = "bundle" // all of the bundle
 	Frames      FormKind = "frames" // those frames of the bundle that hold what the device lacks
+	DeltaBundle FormKind = "delta"  // the delta bundle that builds on what the device has
 )
 
 // Form is a way in which a release can be had, and what that costs.

@@ -252,6 +252,9 @@ func (r *Repo) Cheapest(ctx context.Context, o Offer) (Form, error) {
 	if err != nil {
 		return form, fmt.Errorf("look at %s: %w", o.Name, err)
 	}
+	if !o.Release.Base.IsZero() {
+		form.Kind = DeltaBundle
+	}
 	return form, nil
 }
 

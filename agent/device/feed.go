@@ -129,6 +129,10 @@ type partial interface {
 	Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error)
 	// Complete gets what a file that Fetch gave lacks of the files that want names.
 	Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error
+}
+
+// fallback is a Source that has delta bundles, and what they build on whole.
+type fallback interface {
 	// Rest gets what a delta bundle could not bring: what want names, nil standing
 	// for all that the device lacks.
 	Rest(ctx context.Context, o ota.Offer, want func(backup.Path) bool, p ota.Progress) (path string, err error)

@@ -69,11 +69,15 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 			return src.Complete(ctx, *offer, want)
 		}
 		in.Rest = func(ctx context.Context, want func(backup.Path) bool) (func() (io.ReadCloser, error), error) {
-			src, err := d.partial()
+			src, err := d.source()
 			if err != nil {
 				return nil, err
 			}
-			file, err := src.Rest(ctx, *offer, want, d.downloading)
+			f, ok := src.(fallback)
+			if !ok {
+				return nil, fmt.Errorf("%w: the source has no other form of the release", ota.ErrRefused)
+			}
+			file, err := f.Rest(ctx, *offer, want, d.downloading)
 			return func() (io.ReadCloser, error) { return os.Open(file) }, err
 		}
 	}

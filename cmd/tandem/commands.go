@@ -441,6 +441,8 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 			line += fmt.Sprintf(", of which %s are to be downloaded", cli.Size(doc.Download))
 		case doc.Form != "" && doc.Download == 0:
 			line += ", downloaded already"
+		case doc.Form == ota.DeltaBundle:
+			line += ", as a delta bundle"
 		}
 	}
 	lines = append(append(lines, line), sourceLines(doc.Source)...)
