@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +24,11 @@ const (
 	deviceToken = "s3cret"
 )
 
+// realServer names the variable that holds the address of a real hawkBit server, to
+// run the same against it. It is a fresh one, with hawkbit.controller.minPollingTime
+// = 00:00:01, and knows no device.
+const realServer = "TANDEM_HAWKBIT"
+
 // hawk is a hawkBit server, its operator, and a bad network between it and the
 // device.
 type hawk struct {
@@ -28,20 +36,25 @@ type hawk struct {
 	op      *hawkbit.Operator // on a network of its own, which is well
 	address string            // that the device is told
 
-	mu      sync.Mutex
-	standIn *hawkbit.Server
-	random  *rand.Rand // nil: the network is well
-	faults  int
-	sent    atomic.Int64 // bytes of artifacts
-	http    *http.Server // nil while it is down
+	mu     sync.Mutex
+	server http.Handler // the stand-in, or the way to a real one
+	random *rand.Rand   // nil: the network is well
+	faults int
+	sent   atomic.Int64 // bytes of artifacts
+	http   *http.Server // nil while it is down
 }
 
 func newHawk(t testing.TB, random, ports *rand.Rand) *hawk {
 	t.Helper()
-	h := &hawk{t: t, random: random, address: freeAddress(t, ports), standIn: hawkbit.New(hawkbit.Options{
+	h := &hawk{t: t, random: random, address: freeAddress(t, ports), server: hawkbit.New(hawkbit.Options{
 		Now: time.Now, Random: func() float64 { return 0.5 }, MinSleep: time.Second,
 	})}
-	own := httptest.NewServer(h.standIn)
+	if at := os.Getenv(realServer); at != "" {
+		u, err := url.Parse(at)
+		h.check(err)
+		h.server = httputil.NewSingleHostReverseProxy(u)
+	}
+	own := httptest.NewServer(h.server)
 	t.Cleanup(own.Close)
 	h.op = &hawkbit.Operator{URL: own.URL, Client: own.Client()}
 	t.Cleanup(h.down)
@@ -111,7 +124,7 @@ func (h *hawk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case 2, 3:
 		rec := httptest.NewRecorder()
-		h.standIn.ServeHTTP(rec, r)
+		h.server.ServeHTTP(rec, r)
 		if fault == 3 {
 			maps.Copy(w.Header(), rec.Header())
 			w.Header().Set("Content-Length", fmt.Sprint(rec.Body.Len()))
@@ -123,7 +136,7 @@ func (h *hawk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if strings.Contains(r.URL.Path, "/artifacts/") {
 		w = &counting{w, &h.sent}
 	}
-	h.standIn.ServeHTTP(w, r)
+	h.server.ServeHTTP(w, r)
 }
 
 // counting counts what goes over the network.
