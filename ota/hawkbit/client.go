@@ -58,7 +58,6 @@ type reply struct {
 	status int
 	tag    string
 	body   []byte
-	after  time.Duration
 }
 
 func (c *client) ask(ctx context.Context, method, address string, body any, tag string) (*reply, error) {

@@ -37,7 +37,6 @@ type bench struct {
 	op      *hawkbit.Operator
 	standIn *hawkbit.Server
 	server  *httptest.Server
-	origin  string // that the device is told
 
 	mu     sync.Mutex
 	now    time.Time

@@ -19,11 +19,11 @@ type moduleType struct{ Key, Name, Part string }
 type setType struct{ Key, Name string }
 
 type artifact struct {
-	id                 int64
-	name               string
-	content            []byte
-	sha1, md5, sha256  string
-	uploaded, modified time.Time
+	id                int64
+	name              string
+	content           []byte
+	sha1, md5, sha256 string
+	uploaded          time.Time
 }
 
 func newArtifact(id int64, name string, content []byte, now time.Time) *artifact {

@@ -82,14 +82,10 @@ func New(o Options) *Server {
 			"authentication.header.enabled": false, "authentication.header.authority": "", "batch.assignments.enabled": false,
 		},
 	}
-	for _, t := range []moduleType{
+	s.types = []moduleType{
 		{Key: "application", Name: "Application", Part: "bApp"}, {Key: "os", Name: "OS", Part: "os"}, {Key: "runtime", Name: "Runtime", Part: "jvm"},
-	} {
-		s.types = append(s.types, t)
 	}
-	for _, t := range []setType{{Key: "os", Name: "OS only"}, {Key: "os_app", Name: "OS with app(s)"}, {Key: "app", Name: "App(s) only"}} {
-		s.setTypes = append(s.setTypes, t)
-	}
+	s.setTypes = []setType{{Key: "os", Name: "OS only"}, {Key: "os_app", Name: "OS with app(s)"}, {Key: "app", Name: "App(s) only"}}
 	s.ids["moduleType"], s.ids["setType"] = 2, 3
 	s.mux = http.NewServeMux()
 	s.routeDevices()
