@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"tandem/backup"
 	"tandem/internal/child"
@@ -222,6 +223,25 @@ func (d *Device) remount(path string) error {
 	d.env.Log.WithField("mount", point).Info("remounted read-write for the change")
 	d.remounted = append(d.remounted, point)
 	return nil
+}
+
+// writable says which side cannot be written, before anything depends on it: an
+// installation that could not be backed up is not begun. One that is remounted for
+// a change is found out about then. The error wraps backup.ErrUnavailable.
+func (d *Device) writable() error {
+	var errs []error
+	for _, side := range []struct {
+		name backup.SideName
+		config.Side
+	}{{backup.System, d.cfg.System}, {backup.UsrData, d.cfg.UsrData}} {
+		if side.Remount {
+			continue
+		}
+		if err := unix.Faccessat(unix.AT_FDCWD, side.Path, unix.W_OK, unix.AT_EACCESS); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w: not writable: %s: %w", side.name, backup.ErrUnavailable, side.Path, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // warnOfOneDisk tells when the two sides are lost together.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tandem/internal/jsonschema"
 	"tandem/internal/manpage"
 )
 
@@ -33,6 +34,23 @@ func TestCommandsPage(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("docs/commands.md is stale: go test ./cmd/tandem -run TestCommandsPage -write\n(-commands +page):\n%s", diff)
+		}
+	}
+}
+
+// The schema of the JSON documents knows each command.
+func TestSchemaKnowsCommands(t *testing.T) {
+	t.Parallel()
+	schema, err := jsonschema.Load("../../docs/output.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range newRootCommand(&program{}).Commands() {
+		if !c.Runnable() || c.Name() == "agent" || c.Name() == "completion" {
+			continue
+		}
+		if err := schema.Valid("#/$defs/"+c.Name(), []byte(`{"exit": 0}`)); err != nil && strings.Contains(err.Error(), "the schema has no") {
+			t.Errorf("%s: %v", c.Name(), err)
 		}
 	}
 }
