@@ -176,15 +176,8 @@ func await(ctx context.Context, pid int, timeout, grace time.Duration, u *unit) 
 		return false
 	default:
 	}
-	if u != nil {
-		u.kill()
-		told := time.NewTimer(patience)
-		defer told.Stop()
-		select {
-		case <-ended: // it was told that the unit has
-			return late
-		case <-told.C:
-		}
+	if u != nil && u.end(ended) {
+		return late
 	}
 	_ = unix.Kill(-pid, unix.SIGKILL) // it can only fail to be there
 	<-ended

@@ -122,9 +122,23 @@ func ofService(name string) bool {
 	return false
 }
 
-// kill ends all that runs in the unit.
-func (u *unit) kill() {
-	_ = exec.Command(u.control, "kill", "--signal=KILL", u.name).Run() // it may have ended
+// end kills all that runs in the unit, which may be about to start, and reports
+// whether the process that waits for it has ended.
+func (u *unit) end(ended <-chan struct{}) bool {
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	again := time.NewTicker(500 * time.Millisecond)
+	defer again.Stop()
+	for {
+		_ = exec.Command(u.control, "kill", "--signal=KILL", u.name).Run() // it may be over already
+		select {
+		case <-ended:
+			return true
+		case <-limit.C:
+			return false
+		case <-again.C:
+		}
+	}
 }
 
 // patience is how long systemd may take to answer.
