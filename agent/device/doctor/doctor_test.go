@@ -137,8 +137,18 @@ func TestExamine(t *testing.T) {
 		change func(*machine)
 		want   string // part of the one finding; "" for none
 	}{
-		"nothing":            {func(*machine) {}, ""},
-		"hook":               {replace(`"sh", "-c", "true"`, `"no-such-program"`), "hooks.start: "},
+		"nothing":        {func(*machine) {}, ""},
+		"hook":           {replace(`"sh", "-c", "true"`, `"no-such-program"`), "hooks.start: "},
+		"no message bus": {func(m *machine) { m.write("root/run/systemd/system/x", "", 0o644) }, "hooks: systemd cannot be asked to run them"},
+		"a message bus": {func(m *machine) {
+			m.write("root/run/systemd/system/x", "", 0o644)
+			m.write("root/run/dbus/system_bus_socket", "", 0o644)
+		}, ""},
+		"no hook that needs it": {func(m *machine) {
+			m.write("root/run/systemd/system/x", "", 0o644)
+			m.write("bin/systemctl", "#!/bin/sh\n", 0o755)
+			m.write("tandem.toml", strings.Replace(configuration, `"sh", "-c", "true"`, `"`+m.dir+`/bin/systemctl", "start", "hello"`, 1), 0o644)
+		}, ""},
 		"not mounted":        {replace("path = \"usr_data\"\n", "path = \"usr_data\"\nmount = \"usr_data\"\n"), "usr_data: a side cannot be used: usr_data: nothing is mounted"},
 		"clock behind":       {func(m *machine) { m.p.Now = time.Unix(0, 0) }, "clock: it says 1970-01-01T00:00:00Z"},
 		"clock ahead":        {func(m *machine) { m.p.Now = m.p.Now.AddDate(40, 0, 0) }, "clock: it says 2066-"},

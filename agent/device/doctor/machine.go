@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,8 +34,31 @@ func (x *examination) programs(context.Context) {
 			x.fine(hook.key, "%s can be run", hook.argv[0])
 		}
 	}
+	x.units(hooks)
 	if len(h.Health) == 0 {
 		x.note("hooks.health", "there is none", "with one, a version that does not work is taken back by itself")
+	}
+}
+
+// units looks whether systemd, where it runs, can be asked to run hooks and
+// handlers, as it is best done.
+func (x *examination) units(hooks []program) {
+	there := func(name string) bool {
+		_, err := os.Stat(filepath.Join(x.Root, name))
+		return err == nil
+	}
+	if !there("run/systemd/system") {
+		return
+	}
+	asks := func(p program) bool { return len(p.argv) == 0 || filepath.Base(p.argv[0]) == "systemctl" }
+	if !there("run/dbus/system_bus_socket") && slices.ContainsFunc(hooks, func(p program) bool { return !asks(p) }) {
+		x.wrong("hooks", "systemd cannot be asked to run them: there is no message bus",
+			"they run inside the sandbox of tandem-agent.service, and what they leave running ends with it", "install the package dbus")
+	}
+	for _, p := range hooks {
+		if p.key == "hooks.start" && !asks(p) {
+			x.note(p.key, "it does not ask systemd", `an application is best a unit of its own, with start = ["systemctl", "start", NAME]`)
+		}
 	}
 }
 
