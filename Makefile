@@ -26,7 +26,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo bench bench-delta soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo trial bench bench-delta soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -71,6 +71,10 @@ race: ## the quicker tests under the race detector
 
 demo: build ## run the main job in a scratch folder and check each step
 	@sh test/demo/demo.sh bin
+
+trial: build ## make the folder that the book's examples are run in: TRIAL (try)
+	@sh test/book/trial.sh bin $(or $(TRIAL),try)
+	@echo 'now: cd $(or $(TRIAL),try) && PATH="$(CURDIR)/bin:$$PATH"'
 
 bench: ## measure against cp, rsync, tar, RAUC and the vendor's logic; BENCHFLAGS are its flags
 	go run ./test/bench $(BENCHFLAGS)
@@ -130,7 +134,7 @@ staticcheck: $(STATICCHECK)
 	$(STATICCHECK) ./...
 
 shellcheck: ## check the shell scripts
-	shellcheck --severity=warning .ci/run packaging/linux/*.sh packaging/linux/init.d/* packaging/linux/scripts/* test/demo/*.sh test/device/module/etc/init.d/* test/tufclient/*.sh
+	shellcheck --severity=warning .ci/run packaging/linux/*.sh packaging/linux/init.d/* packaging/linux/scripts/* test/demo/*.sh test/book/*.sh test/device/module/etc/init.d/* test/tufclient/*.sh
 
 tools: $(STATICCHECK) $(NFPM) ## install what lint and packages need into .cache/bin
 

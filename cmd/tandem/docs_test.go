@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,15 +31,8 @@ import (
 // text in its line, a line that is nothing else for any number of lines. Blocks
 // marked "console mount" are run where file systems may be mounted.
 //
-// The directory has a device, tandem.toml and root.json, the bundles below, and
-// a repository, releases, that offers the first two of them. Both sides are on
-// one file system; what tandem says about that is left out.
-var docBundles = map[string]string{
-	"hello-1.0.0.tandem": "greeting = hello\n",
-	"hello-1.1.0.tandem": "greeting = hello\n",
-	"hello-2.0.0.tandem": "greeting = good morning\n",
-}
-
+// The directory is what "make trial" makes. Both sides are on one file system; what
+// tandem says about that is left out.
 const oneDisk = "tandem: warning: system and usr_data are on one file system: the copy does not survive its loss"
 
 func TestDocs(t *testing.T) {
@@ -144,30 +138,25 @@ func runPage(t *testing.T, page string, steps []docStep) {
 	}
 }
 
+// trial makes the folder that a page's examples are run in, once for all pages.
+var trial = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(pubDir, "trial")
+	if out, err := exec.Command("sh", "../../test/book/trial.sh", binDir, dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("trial.sh: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
 // docDevice makes what a page finds in its directory.
 func docDevice(dir string) error {
-	if err := provision(dir, "\n[source]\nurl = \"file:releases\"\n"); err != nil {
+	made, err := trial()
+	if err != nil {
 		return err
 	}
-	for name, greeting := range docBundles {
-		version := strings.TrimSuffix(strings.TrimPrefix(name, "hello-"), ".tandem")
-		app := filepath.Join(dir, ".build", version)
-		if err := writeApp(app, version); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(app, "etc/hello.conf"), []byte(greeting), 0o644); err != nil {
-			return err
-		}
-		if err := releaseTool("bundle", "create", app, "--app", "hello", "--version", version, "--compatible", "demo",
-			"--config-pattern", "etc/*.conf", "--ignore", "log/**",
-			"--keys", "keys", "--root", "repo/root.json", "--out", filepath.Join(dir, name)); err != nil {
-			return err
-		}
+	if out, err := exec.Command("cp", "-a", made+"/.", dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the folder: %w\n%s", err, out)
 	}
-	if err := os.RemoveAll(filepath.Join(dir, ".build")); err != nil {
-		return err
-	}
-	return os.CopyFS(filepath.Join(dir, "releases"), os.DirFS(filepath.Join(pubDir, "repo")))
+	return nil
 }
 
 // sameOutput compares lines with what a page says, which may have ellipses.
