@@ -505,3 +505,57 @@ func TestHawkBitMetadata(t *testing.T) {
 		}
 	}
 }
+
+// One action brings the application and a firmware. Each is told of by its bundle; a
+// firmware that fails does not keep the application waiting, and the action says so.
+func TestHawkBitFirmware(t *testing.T) {
+	t.Parallel()
+	h := newHawk(t, nil, rand.New(rand.NewPCG(seed(t), 0)))
+	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
+	d.write("token", deviceToken+"\n")
+	d.write("modem-version", "1.0.0\n")
+	d.write("modem.sh", fmt.Sprintf(`cd %q
+case $1 in
+version) cat modem-version ;;
+install) [ ! -e modem-fails ] || exit 1
+	cp "$2/version" modem-version ;;
+esac
+`, d.dir))
+	d.write("tandem.toml", d.read("tandem.toml")+fmt.Sprintf("[[firmware]]\nname = \"modem\"\nhandler = [\"/bin/sh\", %q]\n", d.path("modem.sh")))
+	dir := t.TempDir()
+	modem := func(v string) []byte {
+		h.check(os.MkdirAll(filepath.Join(dir, v), 0o755))
+		h.check(os.WriteFile(filepath.Join(dir, v, "version"), []byte(v+"\n"), 0o644))
+		out := filepath.Join(dir, v+".tandem")
+		h.check(release("bundle", "create", filepath.Join(dir, v), "--kind", "firmware", "--app", "modem", "--version", v, "--compatible", "demo",
+			"--keys", "keys", "--root", "repo/root.json", "--out", out))
+		content, err := os.ReadFile(out)
+		h.check(err)
+		return content
+	}
+	for _, c := range []struct {
+		modem, app, status string
+		fails              bool
+		tells              []string
+	}{
+		{"1.1.0", "1.1.0", "finished", false, []string{"modem 1.1.0: installed", "hello 1.1.0: installed"}},
+		{"1.2.0", "1.2.0", "error", true, []string{"modem 1.2.0: ", "exit status 1", "hello 1.2.0: installed"}},
+	} {
+		app, err := os.ReadFile(bundle(c.app))
+		h.check(err)
+		d.remove("modem-fails")
+		if c.fails {
+			d.write("modem-fails", "")
+		}
+		n := h.assign(hawkbit.Assignment{Set: h.set(c.app, map[string][]byte{"hello.tandem": app, "modem.tandem": modem(c.modem)}), Type: "forced"})
+		d.run("update")
+		if got := h.over(n, func() {}); got != c.status {
+			t.Errorf("modem %s: the action is %s: expected %s\n%s", c.modem, got, c.status, h.told(n))
+		}
+		for _, tells := range c.tells {
+			if told := h.told(n); !strings.Contains(told, tells) {
+				t.Errorf("modem %s: the server is not told %q:\n%s", c.modem, tells, told)
+			}
+		}
+	}
+}
