@@ -68,7 +68,7 @@ func (s *Source) Confirm(ctx context.Context, yes bool, reason string) (int64, e
 	if err := s.sendConfirmation(ctx, w.confirm.number, yes, reason); err != nil {
 		return 0, err
 	}
-	st := Load(s.o.FS, s.o.Log)
+	st := s.load()
 	if st.Waiting == nil || st.Waiting.Number != w.confirm.number {
 		st.Waiting = &Waiting{Number: w.confirm.number}
 	}

@@ -12,8 +12,6 @@ type move struct {
 	Confirm offered // a confirmation to ask a person for, or to give
 	// Gone says that the server does not know the action that is kept any more.
 	Gone bool
-	// Again says that an outcome is to be reported that the server has not heard.
-	Again bool
 }
 
 // wanted is what a poll found there is to do.
@@ -35,12 +33,11 @@ func decide(kept *Action, w wanted, f *Facts) move {
 			return move{Read: w.deploy, Gone: gone(kept, w.deploy.number)}
 		case kept.Step == Open && kept.Looked && kept.Query == w.deploy.query:
 			return move{}
-		case kept.Step == Open || kept.Outcome == nil: // or it had vanished and is back
-			return move{Read: w.deploy}
 		}
-		// It was reported and the server still waits: it has not heard, or
-		// what it heard was lost.
-		return move{Again: true}
+		// It has other wishes; or it is over here and is offered all the same: then
+		// the server has lost what it was told, or is another one that counts anew.
+		// What is installed already is done again, without an installation.
+		return move{Read: w.deploy}
 	}
 	return move{Gone: gone(kept, 0)}
 }
@@ -59,11 +56,7 @@ func decideCancel(kept *Action, number int64, f *Facts) move {
 	if kept == nil || kept.Number != number {
 		return m
 	}
-	switch {
-	case kept.Step == Ending || kept.Step == Ended && kept.Outcome != nil && kept.Outcome.Success:
-		// A report of success wins over the cancellation.
-		return move{Again: true}
-	case kept.Step == Ended:
+	if kept.Step != Open {
 		return m
 	}
 	j := judge(kept, f)

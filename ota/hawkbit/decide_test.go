@@ -127,7 +127,7 @@ func TestDecide(t *testing.T) {
 		{"the same, not looked at", &Action{Number: 7, Step: Open}, deploy(7, ""), facts(t, "1.0.0", ""), move{Read: offered{7, ""}}},
 		{"another in its place", open(app(t, "2.0.0")), deploy(8, "c=1"), facts(t, "1.0.0", ""), move{Read: offered{8, "c=1"}, Gone: true}},
 		{"vanished", open(app(t, "2.0.0")), wanted{}, facts(t, "1.0.0", ""), move{Gone: true}},
-		{"the report was lost", success, deploy(7, "c=1"), facts(t, "2.0.0", ""), move{Again: true}},
+		{"over, and offered all the same", success, deploy(7, "c=1"), facts(t, "2.0.0", ""), move{Read: offered{7, "c=1"}}},
 		{"dropped, and back", dropped, deploy(7, "c=1"), facts(t, "1.0.0", ""), move{Read: offered{7, "c=1"}}},
 		{"to confirm", nil, wanted{confirm: offered{7, "c=1"}}, facts(t, "1.0.0", ""), move{Confirm: offered{7, "c=1"}}},
 		{"cancel of one never heard of", nil, cancel(7), facts(t, "1.0.0", ""), move{Cancel: 7, Accept: true}},
@@ -138,7 +138,7 @@ func TestDecide(t *testing.T) {
 		{"cancel while a handler writes", open(modem(t, "2.0.0")), cancel(7), begun, move{Cancel: 7, Why: late}},
 		{"cancel between two parts", open(modem(t, "1.0.0"), app(t, "2.0.0")), cancel(7), facts(t, "1.0.0", ""), move{Cancel: 7, Why: late}},
 		{"cancel where one was there before", open(had, app(t, "2.0.0")), cancel(7), facts(t, "1.0.0", ""), move{Cancel: 7, Accept: true}},
-		{"cancel of what was done", success, cancel(7), facts(t, "2.0.0", ""), move{Again: true}},
+		{"cancel of what is over", success, cancel(7), facts(t, "2.0.0", ""), move{Cancel: 7, Accept: true}},
 		{"cancel of what was dropped", dropped, cancel(7), facts(t, "1.0.0", ""), move{Cancel: 7, Accept: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -22,7 +22,7 @@ import (
 // wraps ErrWithdrawn. What is on the disk afterwards is said at
 // download.Downloader.Get.
 func (s *Source) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string, error) {
-	st := Load(s.o.FS, s.o.Log)
+	st := s.load()
 	part := st.part(o.SHA256)
 	if part == nil {
 		return "", fmt.Errorf("fetch %s: %w", o.Name, ErrWithdrawn)
@@ -76,7 +76,7 @@ func (p *Part) wanted() ota.Wanted {
 // Cheapest returns the form of an offer that costs least, and fetches what it takes
 // to know it.
 func (s *Source) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) {
-	p := Load(s.o.FS, s.o.Log).part(o.SHA256)
+	p := s.load().part(o.SHA256)
 	if p == nil {
 		return ota.Form{}, fmt.Errorf("%s: %w", o.Name, ErrWithdrawn)
 	}
@@ -85,7 +85,7 @@ func (s *Source) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) {
 
 // Complete gets what a file that Fetch gave lacks of the files that want names.
 func (s *Source) Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error {
-	p := Load(s.o.FS, s.o.Log).part(o.SHA256)
+	p := s.load().part(o.SHA256)
 	if p == nil {
 		return fmt.Errorf("complete %s: %w", o.Name, ErrWithdrawn)
 	}
@@ -111,7 +111,7 @@ func (st *State) part(sum digest.SHA256) *Part {
 // lost counts that a file was not there, though its action may still be. It
 // returns errMissing.
 func (s *Source) lost(sum digest.SHA256) error {
-	st := Load(s.o.FS, s.o.Log)
+	st := s.load()
 	p := st.part(sum)
 	if p == nil {
 		return errMissing
@@ -127,7 +127,7 @@ func (s *Source) lost(sum digest.SHA256) error {
 
 // fetched durably notes that a file is here, and tells the server.
 func (s *Source) fetched(ctx context.Context, sum digest.SHA256) error {
-	st := Load(s.o.FS, s.o.Log)
+	st := s.load()
 	p := st.part(sum)
 	if p == nil {
 		return nil

@@ -113,7 +113,7 @@ var ErrWithdrawn = errors.New("the server has withdrawn it")
 // an outcome is told again until the server has it, and nothing is begun that was
 // told to be over.
 func (s *Source) Sync(ctx context.Context, f Facts) (*View, error) {
-	st := Load(s.o.FS, s.o.Log)
+	st := s.load()
 	var b *base
 	var w wanted
 	for round := 0; ; round++ {
@@ -151,6 +151,16 @@ func want(b *base) (w wanted, err error) {
 		}
 	}
 	return w, nil
+}
+
+// load reads the state. What another server is owed, or another name of the device,
+// is nothing to this one: its actions have numbers of their own.
+func (s *Source) load() *State {
+	st := Load(s.o.FS, s.o.Log)
+	if st.Server != s.c.at.base() {
+		return &State{Server: s.c.at.base()}
+	}
+	return st
 }
 
 // save makes the state durable.
@@ -227,9 +237,6 @@ func (s *Source) carryOut(ctx context.Context, st *State, m move, f *Facts) (aga
 		}
 	}
 	switch {
-	case m.Again:
-		fresh := st.Action.Step != Ended // else the server has it and asks all the same: the next poll tells
-		return fresh, s.end(ctx, st)
 	case m.Cancel != 0:
 		return true, s.answerCancel(ctx, st, m)
 	case m.Confirm.number != 0:

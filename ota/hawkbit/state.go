@@ -100,6 +100,8 @@ type Brought struct {
 // State is hawkbit.json: all that the device must know of the server after a
 // power cut.
 type State struct {
+	// Server is the address of the server's interface for this device.
+	Server string  `json:"server"`
 	Action *Action `json:"action,omitempty"`
 	// Attributes are those that the server has.
 	Attributes map[string]string `json:"attributes,omitempty"`

@@ -71,7 +71,7 @@ func newBenchOn(t *testing.T, disk fsys.FS) *bench {
 		t: t, ctx: t.Context(), now: time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC),
 		installed: map[string]string{"hello": "1.0.0", "modem": "1.0.0"}, failed: map[string]string{},
 	}
-	b.standIn = hawkbit.New(hawkbit.Options{Now: b.clock, Random: func() float64 { return 0.5 }, MinSleep: time.Second})
+	b.standIn = b.newServer()
 	b.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(r.URL.Path, "/rest/") {
 			b.mu.Lock()
@@ -104,6 +104,10 @@ func newBenchOn(t *testing.T, disk fsys.FS) *bench {
 		},
 	}
 	return b
+}
+
+func (b *bench) newServer() *hawkbit.Server {
+	return hawkbit.New(hawkbit.Options{Now: b.clock, Random: func() float64 { return 0.5 }, MinSleep: time.Second})
 }
 
 func (b *bench) clock() time.Time {

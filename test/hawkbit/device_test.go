@@ -114,6 +114,26 @@ func TestStateIsLost(t *testing.T) {
 	b.expectInstalls("hello 2.0.0")
 }
 
+// The server is made anew and counts from one again: what an action of the same
+// number became before says nothing of this one.
+func TestServerIsMadeAnew(t *testing.T) {
+	b := newBench(t)
+	first := b.assign(hawkbit.Assignment{Set: b.release("2.0.0"), Type: "forced"})
+	b.round()
+	b.sync()
+	b.sees(first, "finished", false)
+	b.standIn = b.newServer()
+	b.check(b.op.AddTarget(b.ctx, device, token))
+	second := b.assign(hawkbit.Assignment{Set: b.release("3.0.0"), Type: "forced"})
+	if second != first {
+		t.Fatalf("action %d, then %d: expected the same number", first, second)
+	}
+	b.round()
+	b.sync()
+	b.sees(second, "finished", false)
+	b.expectInstalls("hello 2.0.0", "hello 3.0.0")
+}
+
 func TestSoftIsForced(t *testing.T) {
 	b := newBench(t)
 	n := b.assign(hawkbit.Assignment{Set: b.release("2.0.0"), Type: "soft"})
