@@ -137,7 +137,7 @@ func (l large) measure(what string, args ...string) {
 	use := r.cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	l.t.Logf("%-22s %6.2f s, %6.2f s of CPU, %4d MiB", what, time.Since(start).Seconds(),
 		(r.cmd.ProcessState.UserTime() + r.cmd.ProcessState.SystemTime()).Seconds(), use.Maxrss>>10)
-	if use.Maxrss<<10 > l.memory {
+	if int64(use.Maxrss)<<10 > l.memory {
 		l.t.Errorf("%s: %d KiB of memory: want at most %d", what, use.Maxrss, l.memory>>10)
 	}
 }

@@ -507,7 +507,9 @@ func user(dst *string) setter {
 	}
 }
 
-var amountForm = regexp.MustCompile(`^([0-9]{1,12}) ?(B|KiB|MiB|GiB|kB|MB|GB)$`)
+var amountForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([0-9]{1,12}) ?(B|KiB|MiB|GiB|kB|MB|GB)$`)
+})
 
 // amount reads a number of bytes; "" is none.
 func amount(dst *int64) setter {
@@ -520,7 +522,7 @@ func amount(dst *int64) setter {
 			*dst = 0
 			return nil
 		}
-		m := amountForm.FindStringSubmatch(s)
+		m := amountForm().FindStringSubmatch(s)
 		if m == nil {
 			return fmt.Errorf(`%q is no amount: expected one such as "20MiB"`, s)
 		}

@@ -74,7 +74,7 @@ func (x *examination) room(about string, side config.Side) {
 			fmt.Sprintf("mount it read-write, or set remount = true in [%s]", about))
 	}
 	size, entries := occupied(filepath.Join(side.Path, "apps"))
-	if free := int64(st.Bavail) * st.Bsize; free < size {
+	if free := int64(st.Bavail) * int64(st.Bsize); free < size {
 		x.wrong(about, fmt.Sprintf("%d bytes are free, the application has %d", free, size),
 			"a version that differs in much does not fit beside it: it is written over what runs, or refused", "make room there")
 	}
