@@ -4,12 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io/fs"
-	"path/filepath"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/time/rate"
 
 	"tandem/agent/device"
 	"tandem/backup"
@@ -102,18 +99,6 @@ func (a *Agent) resume(ctx context.Context, d *device.Device, c device.Course, r
 	c.Step = device.Ready
 	return c, started
 }
-
-// firstScrub is when both sides are verified after a start. A device that starts
-// every day is verified every day; one whose clock went back, soon.
-func firstScrub(last, now time.Time, every time.Duration, r float64) time.Time {
-	soon := now.Add(spread(min(every, scrubSpread), r))
-	if last.IsZero() || last.After(now) || last.Add(every).Before(soon) {
-		return soon
-	}
-	return last.Add(every)
-}
-
-const scrubSpread = 15 * time.Minute
 
 func (a *Agent) pollJob(ctx context.Context) func() {
 	d, err := a.open(device.Look)
@@ -284,7 +269,7 @@ func (a *Agent) settle(c, next device.Course, free map[string]int64, err error) 
 		case c.Step == device.Downloading && errors.Is(err, ota.ErrRefused): // it may have been replaced: ask again
 			a.now.NextPoll = sooner(a.now.NextPoll, w.NotYet)
 		}
-		log.WithError(err).WithField("next", w.NotYet.Sub(now).Round(time.Second)).Warn("it did not come to its end: " + string(c.Step))
+		log.WithError(err).WithField("next", w.NotYet.Sub(now).Round(time.Second)).Warn(map[bool]string{true: "the download did not come to its end", false: "the installation failed"}[c.Step == device.Downloading])
 	}
 	a.saveMemory()
 }
@@ -347,163 +332,4 @@ func (a *Agent) proveJob(ctx context.Context) func() {
 			a.now.Health = a.clock().Add(wait)
 		}
 	})
-}
-
-// captureJob backs up what was edited, and mends what an edit has damaged.
-func (a *Agent) captureJob(ctx context.Context) func() {
-	again := func() { a.config.edits.seen(a.clock()) }
-	return a.onSides(ctx, again, func(d *device.Device) func() {
-		began := a.clock()
-		res, err := d.Boot(ctx, "agent", backup.Options{Running: true})
-		return func() {
-			if ctx.Err() != nil {
-				return
-			}
-			w, now := &a.config, a.clock()
-			w.cost = now.Sub(began)
-			switch {
-			case err != nil:
-				w.failures++
-				w.wait = now.Add(device.NextTry(w.failures, 0, a.o.Random()))
-				if w.failures == 1 {
-					a.log.WithError(err).Warn("the configuration is not backed up; it is tried again")
-				}
-				again()
-			case len(res.Changed) > 0:
-				w.failures, w.wait = 0, now.Add(w.captures.ReserveN(now, 1).DelayFrom(now))
-			default:
-				w.failures = 0
-			}
-			a.watchConfig(res)
-		}
-	})
-}
-
-// scrub verifies both sides without the lock, so that it holds up nothing.
-// What it finds is looked at again under the lock before it is mended.
-func (a *Agent) scrub(ctx context.Context) func() {
-	done := func(found bool) func() {
-		return func() {
-			if ctx.Err() != nil {
-				return
-			}
-			a.now.Repair = a.now.Repair || found
-			a.mem.Scrubbed = a.clock()
-			a.now.NextScrub = a.mem.Scrubbed.Add(a.cfg.Agent.Scrub)
-			a.saveMemory()
-		}
-	}
-	beGentle() // until the end of this goroutine
-	d, err := a.open(device.Look)
-	if err != nil {
-		a.log.WithError(err).Warn("the sides cannot be verified")
-		return done(false)
-	}
-	defer a.close(d)
-	d.SlowDown(ctx, a.cfg.Agent.ScrubBandwidth)
-	res, err := d.Verify(ctx)
-	switch {
-	case ctx.Err() != nil:
-		return nothing
-	case err != nil && !errors.Is(err, backup.ErrNoApplication):
-		a.log.WithError(err).Warn("verifying both sides")
-		return done(true)
-	}
-	a.log.Info("both sides are verified")
-	return done(res != nil && res.Decision.Action != backup.Nothing)
-}
-
-// repairJob verifies everything under the lock and mends it.
-func (a *Agent) repairJob(ctx context.Context) func() {
-	return a.onSides(ctx, nothing, func(d *device.Device) func() {
-		res, err := d.Boot(ctx, "agent", backup.Options{Full: true, Running: true})
-		return func() {
-			if ctx.Err() != nil {
-				return
-			}
-			a.now.Repair = false
-			if err != nil {
-				a.log.WithError(err).Error("damage that was found could not be mended")
-			}
-			a.watchConfig(res)
-		}
-	})
-}
-
-// configWatch is what the agent does about edits of the configuration.
-type configWatch struct {
-	watch    *watch
-	scan     bool      // the kernel cannot tell what changes
-	retry    time.Time // while it scans: when it is asked again whether it can
-	changed  chan struct{}
-	edits    edits
-	captures *rate.Limiter
-	cost     time.Duration // of the last look at the sides
-	next     time.Time     // of the next scan
-	failures int           // in a row
-	wait     time.Time     // until which captures are held: they come too often, or fail
-	rest     time.Time     // when what was being written at the last look has come to rest; zero: nothing was
-}
-
-// due says when the sides are to be looked at for edits; zero: when something
-// changes.
-func (w *configWatch) due(now time.Time) time.Time {
-	due := sooner(w.edits.due(), w.rest)
-	if w.scan {
-		due = sooner(due, w.next)
-	}
-	if !due.IsZero() && due.Before(w.wait) {
-		return w.wait
-	}
-	return due
-}
-
-// begin takes note that the sides are looked at now.
-func (w *configWatch) begin(now time.Time) {
-	w.edits, w.rest = edits{}, time.Time{}
-	w.next = now.Add(max(scanEvery, scanShare*w.cost))
-}
-
-func (w *configWatch) stop() {
-	if w.watch != nil {
-		w.watch.stop()
-		w.watch = nil
-	}
-}
-
-// watchConfig watches the tree that the application runs from, as it is now: a
-// new version is another tree. res is what was found at the last look; nil if
-// nothing is known.
-func (a *Agent) watchConfig(res *backup.Result) {
-	w := &a.config
-	if res == nil || res.System == nil {
-		return
-	}
-	if len(res.Busy) > 0 { // written, it is told; given up, it is not
-		w.rest = a.clock().Add(backup.RestTime + time.Second)
-	}
-	if w.watch != nil && len(res.Changed)+len(res.Finished) == 0 && !w.watch.blind.Load() && w.watch.version == res.Version.String() {
-		return
-	}
-	if w.scan && a.clock().Before(w.retry) {
-		return
-	}
-	w.stop()
-	var err error
-	dir := filepath.Join(a.cfg.System.Path, "apps")
-	w.watch, err = startWatch(dir, res.System.Ignored(), w.changed, a.log)
-	switch {
-	case errors.Is(err, fs.ErrNotExist): // no application yet: its installation comes through here
-		w.scan = false
-	case err != nil:
-		if !w.scan {
-			a.log.WithError(err).Warn("the configuration cannot be watched: it is scanned from time to time")
-			w.next = a.clock() // what changed since the look, nobody has told
-		}
-		w.scan, w.retry = true, a.clock().Add(watchRetry)
-	default:
-		w.scan = false
-		w.watch.version = res.Version.String()
-		w.edits.seen(a.clock()) // what changed between the look and the watch, nobody has told
-	}
 }

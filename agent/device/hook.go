@@ -69,6 +69,7 @@ func (d *Device) listenToHook(ctx context.Context, name string, argv []string, t
 	said = end()
 	if name == "start" && err == nil {
 		d.removeNote(stoppedNote)
+		d.stopped = false
 	}
 	return said, err
 }

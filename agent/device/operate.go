@@ -42,7 +42,7 @@ func (d *Device) startAgain(ctx context.Context, command string, res *backup.Res
 		d.removeNote(stoppedNote)
 	case res != nil && ctx.Err() == nil:
 		d.stopped = false
-		d.env.Log.Info("starting the application, which was stopped when tandem was killed")
+		d.env.Log.Info("starting the application, which was stopped and not started since")
 		d.StartApplication(ctx, versioning.Version{}, res.Version)
 	}
 }
