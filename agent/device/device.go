@@ -21,6 +21,7 @@ import (
 	"tandem/internal/fsys"
 	"tandem/internal/lock"
 	"tandem/internal/mounts"
+	"tandem/ota"
 	"tandem/ota/hawkbit"
 )
 
@@ -80,12 +81,13 @@ type Device struct {
 	reconciler *backup.Reconciler
 	releases   []func() error // of locks
 	open       []io.Closer
-	stateFS    fsys.FS  // nil until it is needed
-	remounted  []string // mount points to make read-only again
-	stopped    bool     // a stop hook had run before this, and no start hook since
-	online     bool     // it holds the lock of those who talk to the source
-	idle       []func() // closes connections that are kept open
-	feed       Source   // once it is needed
+	stateFS    fsys.FS    // nil until it is needed
+	remounted  []string   // mount points to make read-only again
+	stopped    bool       // a stop hook had run before this, and no start hook since
+	online     bool       // it holds the lock of those who talk to the source
+	idle       []func()   // closes connections that are kept open
+	trusted    *ota.Store // once it is needed
+	feed       Source     // once it is needed
 }
 
 // Access says what a command will do with the device.

@@ -89,7 +89,11 @@ func (d *Device) stateMounted() error {
 	return nil
 }
 
+// store opens what is trusted, once: each of its roots is verified then.
 func (d *Device) store() (*ota.Store, error) {
+	if d.trusted != nil {
+		return d.trusted, nil
+	}
 	provisioned, err := d.provisioned()
 	if err != nil {
 		return nil, err
@@ -101,7 +105,8 @@ func (d *Device) store() (*ota.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ota.OpenStore(state, provisioned, d.env.Log), nil
+	d.trusted = ota.OpenStore(state, provisioned, d.env.Log)
+	return d.trusted, nil
 }
 
 // now is the reference time: no earlier than what is known for sure.
