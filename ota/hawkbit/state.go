@@ -27,8 +27,8 @@ type Step string
 //	         work on them, or waits                  revoked has failed, the rest goes on
 //	ending   the outcome is known and durable; the   the report is sent again; the server takes the
 //	         server may have heard of it or not      second one for what it is
-//	ended    the server knows the outcome, or does   nothing is done for this action ever again
-//	         not want to know
+//	ended    the server knows the outcome, or does   nothing more is done; offered all the same it
+//	         not want to know                        is looked at as a new one
 const (
 	Open   Step = "open"
 	Ending Step = "ending"
