@@ -15,6 +15,7 @@ import (
 
 	"tandem/backup"
 	"tandem/internal/fsys"
+	"tandem/internal/text"
 	"tandem/versioning"
 )
 
@@ -59,11 +60,15 @@ const (
 	maxText     = 1 << 10 // bytes of an error or a reason
 )
 
-// cut brings an event to its size: long texts lose their middle, and damaged
-// files that there is no room for are left out.
+// cut makes an event fit to be kept: what came from elsewhere is in lines and
+// visible, long texts lose their middle, and damaged files that there is no room
+// for are left out.
 func (e *Event) cut() {
-	e.Repaired = e.Repaired[:min(len(e.Repaired), maxRepaired)]
-	e.Error, e.Reason = shorten(e.Error), shorten(e.Reason)
+	e.Repaired = slices.Clone(e.Repaired[:min(len(e.Repaired), maxRepaired)])
+	for i := range e.Repaired {
+		e.Repaired[i].Detail = oneLine(e.Repaired[i].Detail)
+	}
+	e.Error, e.Reason = shorten(oneLine(e.Error)), shorten(oneLine(e.Reason))
 	for len(e.Repaired) > 0 {
 		data, err := json.Marshal(e)
 		if err != nil || len(data) <= maxEvent {
@@ -73,14 +78,17 @@ func (e *Event) cut() {
 	}
 }
 
+// oneLine is a text of several errors in one line, fit to be shown.
+func oneLine(s string) string { return text.Line(strings.ReplaceAll(s, "\n", ": ")) }
+
 // shorten cuts the middle out of a text that is too long: an error says at its
 // beginning what was done, and at its end what is wrong.
-func shorten(text string) string {
-	if len(text) <= maxText {
-		return text
+func shorten(s string) string {
+	if len(s) <= maxText {
+		return s
 	}
 	const half = (maxText - len(" … ")) / 2
-	return strings.ToValidUTF8(text[:half], "") + " … " + strings.ToValidUTF8(text[len(text)-half:], "")
+	return strings.ToValidUTF8(s[:half], "") + " … " + strings.ToValidUTF8(s[len(s)-half:], "")
 }
 
 // reconciled describes a reconciliation.

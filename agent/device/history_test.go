@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -148,5 +149,19 @@ func TestHistoryLongEvents(t *testing.T) {
 		}
 		add(Event{Command: "boot", Reason: damage[:2]})
 		add(Event{Command: "backup"})
+	}
+}
+
+// What came from elsewhere is visible in the history, and each event is one line.
+func TestEventIsVisible(t *testing.T) {
+	problems := []backup.Problem{{Detail: "\x1b[2J"}}
+	e := Event{Error: "first\nsecond \u202e\u009b \xff", Reason: "\x1b]0;title\x07", Repaired: problems}
+	e.cut()
+	want := Event{Error: `first: second \u202e\u009b \xff`, Reason: `\x1b]0;title\x07`, Repaired: []backup.Problem{{Detail: `\x1b[2J`}}}
+	if !reflect.DeepEqual(e, want) {
+		t.Errorf("%+v\nwant %+v", e, want)
+	}
+	if problems[0].Detail != "\x1b[2J" {
+		t.Error("what the caller holds has changed")
 	}
 }
