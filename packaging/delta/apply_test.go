@@ -158,7 +158,7 @@ func TestDamagedPatches(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	all := vectors(t)
-	rounds := 2000
+	rounds := 1500
 	if testing.Short() {
 		rounds = 600
 	}

@@ -227,7 +227,7 @@ func TestBrokenPrograms(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	pairs := sample.Pairs(3, 30)[9:]
-	for round := range 120 {
+	for round := range 60 {
 		p := pairs[round%len(pairs)]
 		old, new := bytes.Clone(p.Old), bytes.Clone(p.New)
 		for _, b := range [][]byte{old, new} {

@@ -107,7 +107,7 @@ func (c *codec) run(ctx context.Context, newLen int) error {
 	c.predictor = newPredictor(c.layout, c.ops, functab)
 	c.residuals = newResiduals(c.coder)
 	c.literals = newLiterals(c.coder)
-	c.sameMode, c.modes = even, newProbs(128)
+	c.modes = make([]prob, 128)
 
 	copies := newWindow(c.old, c.oldLen, 16<<10)
 	after, ahead := newWindow(c.old, c.oldLen, 4<<10), newWindow(c.old, c.oldLen, 4<<10)

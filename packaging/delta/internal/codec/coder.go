@@ -109,7 +109,7 @@ func (c *coder) bit(p uint32, bit int) int {
 
 // adaptive codes a bit by what was seen of its kind.
 func (c *coder) adaptive(p *prob, bit int) int {
-	bit = c.bit(max(1, uint32(*p)>>16), bit)
+	bit = c.bit(max(1, p.value()>>16), bit)
 	p.update(c.tables, bit, 400)
 	return bit
 }
@@ -138,7 +138,7 @@ type numbers struct {
 // maxBits is how long a number may be, as its successor is written.
 const maxBits = 40
 
-func newNumbers() numbers { return numbers{newProbs(64), newProbs(64 * 16)} }
+func newNumbers() numbers { return numbers{make([]prob, 64), make([]prob, 64*16)} }
 
 // number codes a number that is not negative and below 2^40-1. It returns 0 with err set
 // if that is not so.

@@ -64,7 +64,7 @@ type header struct {
 func newHeader(c *coder, oldLen, newLen int) *header {
 	return &header{
 		coder: c, plain: newNumbers(), signed: newNumbers(), copies: newNumbers(), extras: newNumbers(),
-		moves: [2]numbers{newNumbers(), newNumbers()}, noExtra: even, noMove: [2]prob{even, even},
+		moves:  [2]numbers{newNumbers(), newNumbers()},
 		oldLen: oldLen, newLen: newLen,
 	}
 }

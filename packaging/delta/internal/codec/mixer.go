@@ -25,7 +25,7 @@ type mixer struct {
 // newMixer returns a mixer of that many contexts with a table of 1<<bits slots.
 func newMixer(t *tables, inputs, bits, sets int, rate int32, limit uint32) *mixer {
 	m := &mixer{
-		tables: t, slots: newProbs(1 << bits), shift: uint(32 - bits), inputs: inputs,
+		tables: t, slots: make([]prob, 1<<bits), shift: uint(32 - bits), inputs: inputs,
 		weights: make([]int32, sets*inputs), rate: rate, limit: limit,
 	}
 	for i := range m.weights {
@@ -46,8 +46,8 @@ func (m *mixer) bit(c *coder, c0 uint32, set int, bit int) int {
 		h *= 0xC2B2AE35
 		s := &m.slots[h>>m.shift]
 		x := int32(0)
-		if *s&seen != 0 {
-			x = int32(m.tables.stretch[*s>>20])
+		if v := s.value(); v&seen != 0 {
+			x = int32(m.tables.stretch[v>>20])
 		}
 		m.slot[i], m.opinion[i] = s, x
 		sum += int64(x) * int64(w[i])

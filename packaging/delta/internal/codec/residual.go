@@ -20,7 +20,7 @@ type residuals struct {
 
 func newResiduals(c *coder) *residuals {
 	return &residuals{
-		coder: c, piece: newProbs(32),
+		coder: c, piece: make([]prob, 32),
 		flags:  newMixer(c.tables, 8, 17, 16, 800, 1000),
 		values: newMixer(c.tables, 9, 19, 64, 800, 30),
 	}

@@ -48,33 +48,29 @@ func newTables() *tables {
 }
 
 // A prob is an adaptive bit: how likely it is a 1 in the 22 bits above, how often it
-// was seen in the 10 below.
+// was seen in the 10 below, with the top bit turned over. So one that is zero is as
+// likely a 1 as a 0, and a table of them takes no memory where it is not used.
 type prob uint32
 
 const (
-	even  prob = 1 << 31
-	seen  prob = 1<<10 - 1
-	most       = 1<<22 - 1
-	least      = 24    // of 65536: a mixed bit is never less likely
-	upper      = 65512 // nor more
+	even  = 1 << 31
+	seen  = 1<<10 - 1
+	most  = 1<<22 - 1
+	least = 24    // of 65536: a mixed bit is never less likely
+	upper = 65512 // nor more
 )
 
-func newProbs(n int) []prob {
-	p := make([]prob, n)
-	for i := range p {
-		p[i] = even
-	}
-	return p
-}
+// value returns the two as the format has them.
+func (p prob) value() uint32 { return uint32(p) ^ even }
 
 // update moves the probability towards bit, less far the more often the bit
 // was seen, up to limit.
 func (p *prob) update(t *tables, bit int, limit uint32) {
-	n := uint32(*p & seen)
-	q := int64(*p >> 10)
+	v := p.value()
+	n, q := v&seen, int64(v>>10)
 	q += (most*int64(bit) - q) * int64(t.rate[n]) >> 16
 	if n < limit {
 		n++
 	}
-	*p = prob(q)<<10 | prob(n)
+	*p = prob((uint32(q)<<10 | n) ^ even)
 }
