@@ -103,7 +103,10 @@ func (p *program) serveWith(ctx context.Context, cfg *config.Config, again bool,
 			case state == "STOPPING=1" && len(next) > 0:
 				return // it goes on
 			case state == "READY=1" && again:
-				poll <- syscall.SIGHUP
+				select {
+				case poll <- syscall.SIGHUP:
+				default: // one waits already, and the agent is not yet there to take it
+				}
 			}
 			if _, err := daemon.SdNotify(false, state); err != nil {
 				env.Log.WithError(err).Debug("the service manager was not told")

@@ -3,6 +3,8 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -54,8 +56,11 @@ func TestHooksHaveUsualSignals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(text) == 0 || !matches(string(text), "(?m)^SigIgn:\t0000000000000000$") {
-		t.Errorf("signals of a hook:\n%s", text)
+	_, mask, _ := strings.Cut(string(text), "SigIgn:\t")
+	mask, _, _ = strings.Cut(mask, "\n")
+	ignored, err := strconv.ParseUint(mask, 16, 64)
+	if err != nil || ignored&(1<<(unix.SIGPIPE-1)) != 0 {
+		t.Errorf("signals of a hook: %v\n%s", err, text)
 	}
 }
 
