@@ -211,7 +211,7 @@ func TestFullDisk(t *testing.T) {
 	if n := refused(); n != 1 {
 		t.Errorf("it was told %d times", n)
 	}
-	if n := len(w.requests(bundles)); n > 1 {
+	if n := w.downloads(); n > 1 {
 		t.Errorf("the bundle was asked for %d times", n)
 	}
 	d.check(os.Remove(ballast))

@@ -50,9 +50,9 @@ func TestEndWhileDownloading(t *testing.T) {
 	d := installed(t, options{source: w.url, agent: pollOften, hooks: true})
 	d.start()
 	part := func() error {
-		parts, _ := filepath.Glob(d.path("state/downloads/*.part"))
+		parts, _ := filepath.Glob(d.path("state/downloads/*"))
 		for _, p := range parts {
-			if info, err := os.Stat(p); err == nil && info.Size() > 0 {
+			if info, err := os.Stat(p); err == nil && info.Size() > head {
 				return nil
 			}
 		}
@@ -67,7 +67,7 @@ func TestEndWhileDownloading(t *testing.T) {
 	before := len(w.requests(bundles))
 	d.start()
 	d.comesToRun("1.1.0")
-	if after := w.requests(bundles)[before:]; len(after) != 1 || after[0].ranges == "" {
+	if after := w.requests(bundles)[before:]; len(after) != 1 || strings.HasPrefix(after[0].ranges, "bytes=0-") {
 		t.Errorf("the download did not go on from its part: %+v", after)
 	}
 }
@@ -119,7 +119,7 @@ func TestEndWhileInstalling(t *testing.T) {
 	}
 	d.start()
 	d.comesToRun("1.1.0")
-	if n := len(w.requests(bundles)); n != 1 {
+	if n := w.downloads(); n != 1 {
 		t.Errorf("the bundle was asked for %d times", n)
 	}
 }
@@ -141,7 +141,7 @@ func TestWindow(t *testing.T) {
 	d := installed(t, o)
 	d.start()
 	d.waitsFor("outside the window")
-	if n := len(w.requests(bundles)); n != 1 {
+	if n := w.downloads(); n != 1 {
 		t.Errorf("%d requests for the bundle, want one: it is downloaded before the window opens", n)
 	}
 	d.end() // waiting
@@ -253,7 +253,7 @@ func TestPreInstall(t *testing.T) {
 	if got := d.lines("pre-asked"); len(got) != 1 {
 		t.Errorf("it was asked %d times; the next time is minutes away", len(got))
 	}
-	if n := len(w.requests(bundles)); n != 1 {
+	if n := w.downloads(); n != 1 {
 		t.Errorf("%d requests for the bundle", n)
 	}
 	d.end()
@@ -274,7 +274,7 @@ func TestPreInstall(t *testing.T) {
 	if got := d.lines("pre-asked"); len(got) != 2 {
 		t.Errorf("a release that was refused was asked about again: %q", got)
 	}
-	if n := len(w.requests(bundles)); n != 1 {
+	if n := w.downloads(); n != 1 {
 		t.Errorf("a release that was refused was downloaded again: %d requests", n)
 	}
 

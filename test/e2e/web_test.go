@@ -75,13 +75,28 @@ func (w *web) requests(prefix string) []asked {
 	return some
 }
 
+// downloads returns how often the content of a bundle was asked for.
+func (w *web) downloads() int {
+	n := 0
+	for _, a := range w.requests(bundles) {
+		if !strings.HasPrefix(a.ranges, "bytes=0-") { // that is its head
+			n++
+		}
+	}
+	return n
+}
+
 // Where releases and metadata are.
 const (
 	bundles = "/targets/"
 	polls   = "/metadata/timestamp.json"
 )
 
-// stall sends half of a bundle and then nothing more.
+// head is more than a bundle's first part, which says what is in it, takes; a
+// download asks for it alone, and then for what the device lacks of the rest.
+const head = 32 << 10
+
+// stall sends half of a bundle's content and then nothing more.
 func stall(w http.ResponseWriter, r *http.Request, good http.Handler) {
 	if !strings.HasPrefix(r.URL.Path, bundles) {
 		good.ServeHTTP(w, r)
@@ -94,6 +109,10 @@ func stall(w http.ResponseWriter, r *http.Request, good http.Handler) {
 		w.Header()[k] = v
 	}
 	w.WriteHeader(rec.Code)
+	if len(data) <= head {
+		_, _ = w.Write(data)
+		return
+	}
 	_, _ = w.Write(data[:len(data)/2])
 	_ = http.NewResponseController(w).Flush()
 	<-r.Context().Done()
