@@ -249,13 +249,10 @@ func (l *lab) reinstalled() error {
 		return err
 	}
 	return checks(
-		l.holds("dpkg -r tandem </dev/null", "! systemctl is-active -q tandem-agent", "systemctl is-active -q hello", noneFailed),
+		l.holds("systemctl disable tandem-agent", "systemctl is-active -q tandem-agent",
+			"dpkg -r tandem </dev/null", "! systemctl is-active -q tandem-agent", "systemctl is-active -q hello", noneFailed),
 		l.saying(sums, before),
 		l.holds("dpkg -i /lab/tandem.deb </dev/null"),
-		l.saying("systemctl is-enabled tandem-boot tandem-agent", "enabled", "enabled"),
-		l.becomes("the agent runs", "systemctl is-active -q tandem-agent"),
-		l.holds("systemctl disable --now tandem-agent", "dpkg -r tandem </dev/null", "dpkg -i /lab/tandem.deb </dev/null"),
-		// systemctl ends with 1 where one of several is disabled.
 		l.saying("systemctl is-enabled tandem-boot tandem-agent", "enabled", "disabled"),
 		l.holds("! systemctl is-active -q tandem-agent", "systemctl enable --now tandem-agent", noneFailed),
 		l.saying(sums, before),
