@@ -359,7 +359,7 @@ func bigTree(t testing.TB, dir string) map[string]string {
 		}
 		want[fmt.Sprintf("small/%03d", i)] = string(b)
 	}
-	for i, n := range []int{5 << 10, 64 << 10, 64<<10 - 512, 128 << 10, 300<<10 + 17} {
+	for i, n := range []int{5 << 10, 64 << 10, 64<<10 - 512, 1<<20 - 1024, 2<<20 + 17} {
 		b := make([]byte, n)
 		for k := range b {
 			b[k] = byte(rnd.IntN(40))

@@ -12,13 +12,19 @@ import (
 	"tandem/internal/fsys"
 )
 
-// Frames cut smaller cost more bytes in all, and fewer where little changed.
+// Frames cut smaller cost more bytes in all, and fewer where little changed. Of
+// 2,000 source files, 36 MB, a line in 20 costs 1.0 MB with frames of 256 KiB,
+// 0.28 with 64, 0.20 with 32 and 0.17 with 16, and the bundle has 5.1, 5.6, 5.8
+// and 6.1 MB.
 const (
 	// DefaultFrame is how much small files that share a frame have together at
 	// most, in bytes.
-	DefaultFrame = 256 << 10
+	DefaultFrame = 32 << 10
 	minFrame     = 4 << 10
-	maxFrame     = MaxFrame / 4
+	maxFrame     = 1 << 20
+	// maxPiece is how much of one large file a frame has at most: a device resumes
+	// within it, and holds it twice.
+	maxPiece = 1 << 20
 )
 
 // cuts say where frames are cut.
@@ -35,7 +41,7 @@ func newCuts(frame int64) (cuts, error) {
 	if frame < minFrame || frame > maxFrame {
 		return cuts{}, fmt.Errorf("%w: frames of %d bytes: expected %d to %d", ErrOptions, frame, minFrame, maxFrame)
 	}
-	return cuts{group: frame, alone: frame / 4, piece: 4 * frame}, nil
+	return cuts{group: frame, alone: frame / 4, piece: maxPiece}, nil
 }
 
 // An opener opens the content that a payload has of an entry, and names it for
