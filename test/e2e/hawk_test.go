@@ -59,7 +59,9 @@ func newHawk(t testing.TB, random, ports *rand.Rand) *hawk {
 	h.op = &hawkbit.Operator{URL: own.URL, Client: own.Client()}
 	t.Cleanup(h.down)
 	h.up()
-	h.check(h.op.Configure(t.Context(), map[string]any{"pollingTime": "00:00:01", "user.confirmation.flow.enabled": true}))
+	h.check(h.op.Configure(t.Context(), map[string]any{
+		"pollingTime": "00:00:01", "user.confirmation.flow.enabled": true, "authentication.targettoken.enabled": true,
+	}))
 	h.check(h.op.AddTarget(t.Context(), controller, deviceToken))
 	return h
 }
