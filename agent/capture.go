@@ -17,7 +17,7 @@ func (a *Agent) captureJob(ctx context.Context) func() {
 	again := func() { a.config.edits.seen(a.clock()) }
 	return a.onSides(ctx, again, func(d *device.Device) func() {
 		began := a.clock()
-		res, err := d.Boot(ctx, "agent", backup.Options{Running: true})
+		res, err := d.Boot(ctx, "agent", backup.Options{})
 		return func() {
 			if ctx.Err() != nil {
 				return
@@ -83,6 +83,10 @@ func (w *configWatch) stop() {
 	}
 }
 
+// restTime is how long an application that never came to rest is given before its
+// configuration is looked at again.
+const restTime = 10 * time.Second
+
 // watchConfig watches the tree that the application runs from, as it is now: a
 // new version is another tree. res is what was found at the last look; nil if
 // nothing is known.
@@ -92,7 +96,7 @@ func (a *Agent) watchConfig(res *backup.Result) {
 		return
 	}
 	if len(res.Busy) > 0 { // written, it is told; given up, it is not
-		w.rest = a.clock().Add(backup.RestTime + time.Second)
+		w.rest = a.clock().Add(restTime)
 	}
 	if w.watch != nil && len(res.Changed)+len(res.Finished) == 0 && !w.watch.blind.Load() && w.watch.version == res.Version.String() {
 		return

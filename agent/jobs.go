@@ -31,7 +31,7 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 		} else {
 			a.log.WithError(err).Warn("the agent's state cannot be used")
 		}
-		res, err := d.Boot(ctx, "agent", backup.Options{Running: true})
+		res, err := d.Boot(ctx, "agent", backup.Options{})
 		if err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) {
 			a.log.WithError(err).Error("the sides are not in step")
 		}

@@ -57,7 +57,7 @@ func (a *Agent) scrub(ctx context.Context) func() {
 // repairJob verifies everything under the lock and mends it.
 func (a *Agent) repairJob(ctx context.Context) func() {
 	return a.onSides(ctx, nothing, func(d *device.Device) func() {
-		res, err := d.Boot(ctx, "agent", backup.Options{Full: true, Running: true})
+		res, err := d.Boot(ctx, "agent", backup.Options{Full: true})
 		return func() {
 			if ctx.Err() != nil {
 				return

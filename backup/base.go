@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"time"
 
+	"tandem/backup/change"
+	"tandem/backup/manifest"
+	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 )
@@ -14,28 +16,36 @@ import (
 // Bases are the versions that lie on a device, and that a release may come as a
 // difference from: those of both sides, and those before that they keep.
 type Bases struct {
-	trees []base
-	buf   []byte
+	sides     []base
+	manifests []*Manifest
+	buf       []byte
 }
 
-// base is a version, and where it lies.
+// base is a side with the record of what lies there.
 type base struct {
 	fs  fsys.FS
-	dir string // of the version
-	own *Record
+	own *record.Record // nil if there is none
 }
 
 // Bases looks for versions. What cannot be read is not there. Nothing is changed.
 func (r *Reconciler) Bases() *Bases {
-	in := newInspector(time.Time{}, Options{})
-	b := &Bases{buf: in.buf}
+	b := &Bases{buf: make([]byte, 128<<10)}
 	for _, side := range r.sides() {
 		if side.ready() != nil {
 			continue
 		}
-		for _, v := range []struct{ dir, record string }{{".", recordFile}, {prevDir, path.Join(prevDir, path.Base(recordFile))}} {
-			if own, _, err := in.loadRecord(side.FS, v.record); err == nil && own != nil {
-				b.trees = append(b.trees, base{side.FS, v.dir, own})
+		own, _, err := record.Load(side.FS, change.RecordFile, nil)
+		if err != nil {
+			own = nil
+		}
+		previous, _, err := record.Load(side.FS, path.Join(change.PreviousDir, path.Base(change.RecordFile)), nil)
+		if err != nil {
+			previous = nil
+		}
+		b.sides = append(b.sides, base{side.FS, own})
+		for _, v := range []*record.Record{own, previous} {
+			if v != nil {
+				b.manifests = append(b.manifests, &v.Manifest)
 			}
 		}
 	}
@@ -43,23 +53,22 @@ func (r *Reconciler) Bases() *Bases {
 }
 
 // Manifests returns what is recorded of the versions.
-func (b *Bases) Manifests() []*Manifest {
-	var all []*Manifest
-	for _, t := range b.trees {
-		all = append(all, &t.own.Manifest)
-	}
-	return all
-}
+func (b *Bases) Manifests() []*Manifest { return b.manifests }
 
 // Open opens a file with that content, wherever it lies: it was read and compared.
 // The error wraps fs.ErrNotExist if there is none.
 func (b *Bases) Open(ctx context.Context, sum digest.SHA256, size int64) (fsys.File, error) {
-	for _, t := range b.trees {
-		for e := range t.own.entries() {
-			if e.Type != File || e.Size != size || *e.SHA256 != sum {
-				continue
+	for _, s := range b.sides {
+		names := []string{change.Kept(change.PreviousDir, sum.String())}
+		if s.own != nil {
+			for e := range s.own.Entries() {
+				if e.Type == manifest.File && e.Size == size && *e.SHA256 == sum {
+					names = append(names, change.Name(e.Path))
+				}
 			}
-			f, err := b.open(ctx, t, e)
+		}
+		for _, name := range names {
+			f, err := b.open(ctx, s.fs, name, sum, size)
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
@@ -71,19 +80,18 @@ func (b *Bases) Open(ctx context.Context, sum digest.SHA256, size int64) (fsys.F
 	return nil, fmt.Errorf("%w: no file with the SHA-256 %s is on either side", fs.ErrNotExist, sum)
 }
 
-// open opens the file of e; nil if it is another one now.
-func (b *Bases) open(ctx context.Context, t base, e *Entry) (fsys.File, error) {
-	name := app(t.dir, e.Path)
-	if info, err := t.fs.Lstat(name); err != nil || info.Type != fsys.TypeFile || info.Size != e.Size {
+// open opens a file; nil if it is another one now.
+func (b *Bases) open(ctx context.Context, disk fsys.FS, name string, sum digest.SHA256, size int64) (fsys.File, error) {
+	if info, err := disk.Lstat(name); err != nil || info.Type != fsys.TypeFile || info.Size != size {
 		return nil, err
 	}
-	f, err := t.fs.Open(name)
+	f, err := disk.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	h := digest.New()
-	for at := int64(0); err == nil && at < e.Size; {
-		part := b.buf[:min(int64(len(b.buf)), e.Size-at)]
+	for at := int64(0); err == nil && at < size; {
+		part := b.buf[:min(int64(len(b.buf)), size-at)]
 		n, e := f.ReadAt(part, at)
 		if err = ctx.Err(); n < len(part) {
 			err = e
@@ -91,12 +99,9 @@ func (b *Bases) open(ctx context.Context, t base, e *Entry) (fsys.File, error) {
 		h.Write(part[:n])
 		at += int64(n)
 	}
-	if err == nil && digest.Sum(h) == *e.SHA256 {
+	if err == nil && digest.Sum(h) == sum {
 		return f, nil
 	}
 	f.Close()
 	return nil, err
 }
-
-// MatchAny reports whether one of the patterns matches p.
-func MatchAny(patterns []string, p Path) bool { return matchAny(patterns, p) }

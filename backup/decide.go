@@ -1,20 +1,10 @@
 package backup
 
 import (
-	"errors"
 	"fmt"
 
 	"tandem/internal/digest"
 	"tandem/versioning"
-)
-
-// The outcomes that are not a change. The program gives each an exit code of
-// its own.
-var (
-	ErrNoApplication = errors.New("no application on either side")
-	ErrDamage        = errors.New("damage remains")
-	ErrUnavailable   = errors.New("a side cannot be used")
-	ErrNoSpace       = errors.New("not enough space")
 )
 
 // Action is what a decision comes down to.
@@ -28,6 +18,8 @@ const (
 	Repair        Action = "repair"         // both hold the same version; damaged files are mended
 	Capture       Action = "capture"        // changed configuration is recorded and backed up
 	RestoreConfig Action = "restore config" // system takes over newer configuration of its version
+	Return        Action = "return"         // the version is revoked: both go back to the one before
+	Hold          Action = "hold"           // a backup waits until the version is confirmed
 )
 
 // Candidate is all that the decision needs to know of a side.
@@ -43,17 +35,27 @@ type Candidate struct {
 	Record   digest.SHA256 // of the side's record.json
 }
 
-// usable says whether the side holds a version, whole or not.
+// usable reports whether the side holds a version, whole or not.
 func (c *Candidate) usable() bool { return c.State == Intact || c.State == Damaged }
 
-// whole says whether the side's version can be had complete.
+// whole reports whether the side's version can be had complete.
 func (c *Candidate) whole() bool { return c.State == Intact || c.State == Damaged && c.Mendable }
+
+// Choice is what else the decision depends on.
+type Choice struct {
+	// Hold is a version that is not to replace another one on usr_data yet,
+	// while that is whole: it is what a rollback returns to.
+	Hold versioning.Version
+	// Kept is the version that is kept to return to; zero if there is none.
+	Kept versioning.Version
+}
 
 // Decision is which side the other one follows, and why.
 type Decision struct {
 	Action Action
 	From   SideName // the side whose version and configuration both have afterwards
-	Reason string   // for people
+	To     versioning.Version
+	Reason string // for people
 }
 
 // Decide chooses between two sides. It is a pure function: the design's table
@@ -62,7 +64,7 @@ type Decision struct {
 //
 // The error wraps ErrUnavailable, ErrNoApplication or ErrDamage: nothing may
 // be touched then.
-func Decide(system, usrData Candidate) (Decision, error) {
+func Decide(system, usrData Candidate, c Choice) (Decision, error) {
 	sides := map[SideName]*Candidate{System: &system, UsrData: &usrData}
 	for _, n := range []SideName{System, UsrData} {
 		if sides[n].State == Unavailable {
@@ -81,12 +83,19 @@ func Decide(system, usrData Candidate) (Decision, error) {
 	if !winner.whole() && !sameVersion(system, usrData) {
 		return Decision{}, fmt.Errorf("%w: %s %s is damaged, and no side holds a version that is whole", ErrDamage, from, winner.Version)
 	}
-	d := Decision{From: from}
+	d := Decision{From: from, To: winner.Version}
 	switch {
+	case winner.Revoked && system.usable() && !c.Kept.IsZero():
+		d.Action, d.To = Return, c.Kept
+		d.Reason = fmt.Sprintf("%s is revoked; %s is kept", winner.Version, c.Kept)
 	case !loser.usable():
 		d.Action, d.Reason = follow(from), fmt.Sprintf("%s has %s; %s is %s", from, winner.Version, from.Other(), loser.State)
 	case !sameVersion(system, usrData):
 		d.Action, d.Reason = follow(from), fmt.Sprintf("%s has %s, %s has %s: %s", from, winner.Version, from.Other(), loser.Version, why)
+		if from == System && winner.State == Intact && loser.State == Intact && !c.Hold.IsZero() && winner.Version.String() == c.Hold.String() {
+			d.Action = Hold
+			d.Reason = fmt.Sprintf("system has %s, which is not confirmed yet; usr_data keeps %s until then", winner.Version, loser.Version)
+		}
 	case winner.State == Damaged || loser.State == Damaged:
 		d.Action, d.Reason = Repair, fmt.Sprintf("both sides have %s; damaged files are mended", winner.Version)
 	case from == UsrData:
@@ -116,7 +125,7 @@ func sameVersion(a, b Candidate) bool {
 	return a.usable() && b.usable() && a.Version.Compare(b.Version) == 0
 }
 
-// rank gives the side that the other one follows, and what tipped the scales.
+// rank returns the side that the other one follows, and what tipped the scales.
 func rank(system, usrData Candidate) (SideName, string) {
 	better := func(systemWins bool, why string) (SideName, string) {
 		if systemWins {

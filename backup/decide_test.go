@@ -85,7 +85,7 @@ func TestDecide(t *testing.T) {
 		{"nested by the vendor's script", whole("3", 1, "a"), with(adopted(whole("3", 1, "a")), func(c *Candidate) { c.Nested = true }), BackUp, System, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			d, err := Decide(tc.system, tc.usrData)
+			d, err := Decide(tc.system, tc.usrData, Choice{})
 			if !errors.Is(err, tc.err) {
 				t.Fatalf("error %v, want %v", err, tc.err)
 			}

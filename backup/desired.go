@@ -1,124 +1,153 @@
 package backup
 
 import (
-	"bytes"
-	"context"
+	"fmt"
 	"path"
 	"slices"
+	"strings"
 
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/backup/tree"
 	"tandem/internal/digest"
-	"tandem/internal/fsys"
 )
 
 // desired is the version that both sides shall hold.
 type desired struct {
-	record *Record
-	kept   []Path // configuration that was kept beside the one that won
-	lost   []Path // captured configuration that neither side has any more
-	src    *sources
+	record  *record.Record
+	kept    []Path // configuration that was kept beside the one that won
+	lost    []Path // captured configuration that neither side has any more
+	written []Path // configuration of system that the record takes as it is
+	take    map[Path]bool
 }
 
-// aim works out what both sides shall hold once the side from has won. It
-// reads configuration that was edited, and changes nothing.
-func (in *inspector) aim(ctx context.Context, from SideName, system, usrData *Snapshot) (*desired, error) {
+// aim works out what both sides shall hold once the side from has won. It is
+// pure: the facts say all. restless are directories whose configuration keeps
+// its last capture.
+func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Path]bool) *desired {
 	winner, loser := system, usrData
 	if from == UsrData {
 		winner, loser = usrData, system
 	}
-	changes := map[Path]*Entry{} // of the captured configuration; nil goes
-	captured := func(p Path) *Entry {
+	basis := winner.basis()
+	d := &desired{take: map[Path]bool{}}
+	changes := map[Path]*manifest.Entry{} // of the captured configuration; nil goes
+	now := func(p Path) *manifest.Entry {
 		if e, ok := changes[p]; ok {
 			return e
 		}
-		return findEntry(winner.basis.Config, p)
+		return manifest.Find(basis.Config, p)
 	}
 	changed := false
-	set := func(e *Entry) {
-		if old := captured(e.Path); old == nil || !equalEntries(old, e) {
+	set := func(e *manifest.Entry) {
+		if old := now(e.Path); old == nil || !manifest.Equal(old, e) || old.Adopted {
 			changed = true
 		}
 		changes[e.Path] = e
+		d.take[e.Path] = true
 	}
 
-	edits, err := in.entriesOf(ctx, winner, winner.Edited)
-	if err != nil {
-		return nil, err
-	}
-	var others []*Entry
-	if loser.usable() && loser.Version.Compare(winner.Version) == 0 {
-		if others, err = in.entriesOf(ctx, loser, loser.Edited); err != nil {
-			return nil, err
-		}
-	}
-	// The edits are hashed now: what one side lost may be what the other has.
-	d := &desired{src: newSources(system, usrData)}
-	for _, e := range edits {
-		set(e)
-	}
-	for _, e := range winner.basis.Config {
-		if !d.src.lacks(winner, e) {
-			continue
-		}
-		d.lost = append(d.lost, e.Path)
-		changed = true
-		now, err := in.entriesOf(ctx, winner, []Path{e.Path})
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err == nil && len(now) > 0 {
-			changes[e.Path] = now[0]
-		} else {
-			changes[e.Path] = nil
-		}
-	}
-
-	if len(d.lost) > 0 {
-		d.src = newSources(system, usrData) // what is left of them counts now
-	}
-
-	for _, e := range others {
-		now := captured(e.Path)
-		shipped := findEntry(winner.basis.Manifest.Files, e.Path)
+	for i := range winner.facts.Odd {
+		o := &winner.facts.Odd[i]
 		switch {
-		case now == nil && shipped != nil && !matchAny(winner.basis.Manifest.Config, e.Path):
-			// an application file of the version that won
-		case now == nil:
-			set(e)
-		case sameContent(now, e) || e.Type == Dir || e.Type == Hardlink:
-		case shipped != nil && sameContent(shipped, e):
-			// the release's own default, not an edit
-		case loser == system:
-			beside := *e
-			beside.Path += ".conflict"
-			d.kept = append(d.kept, beside.Path)
-			set(&beside)
+		case restless[Path(path.Dir(string(o.Path)))]:
+		case o.Finding == tree.Edited:
+			set(captured(winner.facts, o))
+			d.written = append(d.written, o.Path)
+		case o.Finding == tree.Deleted:
+			changes[o.Path], changed = nil, true
+			d.take[o.Path] = true
+		case o.Entry != nil && basis.Captures(o.Entry) && src.lost(winner, o):
+			d.lost = append(d.lost, o.Path)
+			d.take[o.Path] = true
+			changed = true
+			changes[o.Path] = nil
+			if o.Now != nil && o.Now.Type == manifest.File {
+				changes[o.Path] = o.Now
+			}
 		}
 	}
+	if loser == system && loser.usable() && !loser.Adopted {
+		d.merge(basis, loser, now, set)
+	}
 
-	d.record = &Record{Manifest: winner.basis.Manifest, Revision: winner.Revision, Config: overlay(winner.basis.Config, changes)}
+	d.record = &record.Record{Manifest: basis.Manifest, Revision: winner.Revision, Config: overlay(basis.Config, changes)}
 	dropOrphans(d.record)
 	switch {
 	case changed:
-		d.record.Config = slices.Clone(d.record.Config)
-		for i, e := range d.record.Config { // what was fresh then may have come of age
-			if e.Fresh {
-				d.record.Config[i] = in.captured(e)
-			}
-		}
 		d.record.Revision = max(system.Revision, usrData.Revision) + 1
 	case d.record.Revision == 0:
 		d.record.Revision = 1
 	}
-	return d, nil
+	return d
 }
 
-// overlay gives a sorted list of entries with changes made to it; the list
+// merge keeps what was edited on system and not captured, where usr_data has won.
+func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *manifest.Entry, set func(*manifest.Entry)) {
+	f := system.facts
+	for i := range f.Odd {
+		o := &f.Odd[i]
+		if o.Finding != tree.Edited || o.Now == nil || basis.Manifest.IsIgnored(o.Path) {
+			continue
+		}
+		e := captured(f, o)
+		wins, shipped := now(o.Path), manifest.Find(basis.Manifest.Files, o.Path)
+		switch {
+		case wins == nil && shipped != nil && !basis.Manifest.IsConfig(e.Path):
+			// an application file of the version that won
+		case wins == nil && f.Basis.Captures(e):
+			// it was removed since, where the newer configuration comes from
+		case wins == nil:
+			set(e)
+		case manifest.SameContent(wins, e) || e.Type == manifest.Dir || e.Type == manifest.Hardlink:
+		case shipped != nil && manifest.SameContent(shipped, e):
+			// the release's own default, not an edit
+		default:
+			beside := *e
+			beside.Path = besides(o.Path, ".conflict", e, func(p Path) *manifest.Entry {
+				if there := now(p); there != nil {
+					return there
+				}
+				return f.Has(p)
+			})
+			d.kept = append(d.kept, beside.Path)
+			set(&beside)
+		}
+	}
+}
+
+// maxName bounds the name of a file in bytes, as Linux does.
+const maxName = 255
+
+// besides returns the path, beside p and with suffix, at which e can be put
+// without replacing what somebody else made: there is nothing, or the same. A
+// name that would be too long is shortened.
+func besides(p Path, suffix string, e *manifest.Entry, there func(Path) *manifest.Entry) Path {
+	dir, base := path.Split(string(p))
+	for n := 0; ; n++ {
+		end := suffix
+		if n > 0 {
+			end = fmt.Sprintf("%s.%d", suffix, n)
+		}
+		name := base
+		if len(name)+len(end) > maxName {
+			sum := digest.Of([]byte(base)).String()[:8]
+			name = strings.ToValidUTF8(name[:maxName-len(end)-len(sum)-1], "") + "~" + sum
+		}
+		to := Path(dir + name + end)
+		if has := there(to); has == nil || manifest.SameContent(has, e) {
+			return to
+		}
+	}
+}
+
+// overlay returns a sorted list of entries with changes made to it; the list
 // itself stays as it is. A path that changes to nil goes.
-func overlay(list []*Entry, changes map[Path]*Entry) []*Entry {
+func overlay(list []*manifest.Entry, changes map[Path]*manifest.Entry) []*manifest.Entry {
 	if len(changes) == 0 {
 		return list
 	}
-	merged := make([]*Entry, 0, len(list)+len(changes))
+	merged := make([]*manifest.Entry, 0, len(list)+len(changes))
 	for _, e := range list {
 		if _, ok := changes[e.Path]; !ok {
 			merged = append(merged, e)
@@ -129,135 +158,25 @@ func overlay(list []*Entry, changes map[Path]*Entry) []*Entry {
 			merged = append(merged, e)
 		}
 	}
-	slices.SortFunc(merged, byPath)
+	slices.SortFunc(merged, manifest.ByPath)
 	return merged
 }
 
 // dropOrphans leaves out configuration whose directory is gone, or is no
 // directory any more, and hard links to what is gone.
-func dropOrphans(r *Record) {
-	gone := map[Path]*Entry{}
-	typeAt := func(p Path) EntryType {
+func dropOrphans(r *record.Record) {
+	gone := map[Path]*manifest.Entry{}
+	typeAt := func(p Path) manifest.EntryType {
 		if _, ok := gone[p]; ok {
 			return ""
 		}
-		return r.typeAt(p)
+		return r.TypeAt(p)
 	}
 	for _, e := range r.Config {
 		dir := path.Dir(string(e.Path))
-		if dir != "." && typeAt(Path(dir)) != Dir || e.Type == Hardlink && typeAt(e.Link) != File {
+		if dir != "." && typeAt(Path(dir)) != manifest.Dir || e.Type == manifest.Hardlink && typeAt(e.Link) != manifest.File {
 			gone[e.Path] = nil
 		}
 	}
 	r.Config = overlay(r.Config, gone)
-}
-
-// entriesOf describes paths of a side as they are now.
-func (in *inspector) entriesOf(ctx context.Context, s *Snapshot, paths []Path) ([]*Entry, error) {
-	var entries []*Entry
-	for _, p := range paths {
-		f := s.tree.get(p)
-		if f == nil {
-			continue
-		}
-		e, err := s.tree.entry(ctx, f, false, in.buf)
-		if err != nil {
-			return nil, err
-		}
-		entries = append(entries, in.captured(e))
-	}
-	return entries, nil
-}
-
-// source is where the content of an entry can be read.
-type source struct {
-	fs    fsys.FS
-	name  string
-	side  SideName
-	path  Path
-	alloc int64 // bytes on the disk
-	snap  *Snapshot
-	live  bool // configuration that the application may be writing at this moment
-}
-
-// sources finds content by digest.
-type sources struct {
-	snaps  []*Snapshot
-	offers [][]offer // as snaps; made when they are first asked for
-}
-
-// newSources makes sources of the two sides, and of other trees that may have
-// what these lack.
-func newSources(snaps ...*Snapshot) *sources { return &sources{snaps: snaps} }
-
-// find gives a place that is believed to hold the content of e: the path of e
-// or else any other one, each on side near if that has it.
-func (s *sources) find(near SideName, e *Entry) (source, bool) {
-	for _, n := range []SideName{near, near.Other()} {
-		for _, snap := range s.snaps {
-			if snap.Side != n {
-				continue
-			}
-			if sum := snap.has(e.Path); sum != nil && *sum == *e.SHA256 {
-				return snap.source(e.Path), true
-			}
-		}
-	}
-	if s.offers == nil {
-		for _, snap := range s.snaps {
-			s.offers = append(s.offers, snap.offers())
-		}
-	}
-	for _, n := range []SideName{near, near.Other()} {
-		for i, snap := range s.snaps {
-			if snap.Side != n {
-				continue
-			}
-			k, ok := slices.BinarySearchFunc(s.offers[i], e.SHA256, func(o offer, sum *digest.SHA256) int { return bytes.Compare(o.sum[:], sum[:]) })
-			if ok {
-				return snap.source(s.offers[i][k].path), true
-			}
-		}
-	}
-	return source{}, false
-}
-
-func (s *Snapshot) source(p Path) source {
-	src := source{fs: s.tree.fs, name: s.tree.name(p), snap: s, side: s.Side, path: p}
-	if f := s.tree.get(p); f != nil {
-		src.alloc = f.alloc
-	} else {
-		src.alloc = s.basis.find(p).Size
-	}
-	return src
-}
-
-// usable says whether side n holds a version.
-func (s *sources) usable(n SideName) bool {
-	return slices.ContainsFunc(s.snaps, func(snap *Snapshot) bool { return snap.Side == n && snap.usable() })
-}
-
-// lacks says whether the content of e is damaged on snap and found nowhere.
-func (s *sources) lacks(snap *Snapshot, e *Entry) bool {
-	kind := snap.bad[e.Path]
-	if kind == "" || kind == ProblemAttributes || e.Type != File {
-		return false
-	}
-	_, ok := s.find(snap.Side, e)
-	return !ok
-}
-
-// mendable says whether all application files that snap lacks can be had from
-// somewhere. Configuration that is lost on both sides is a loss to report, but
-// no reason to give up a version.
-func (s *sources) mendable(snap *Snapshot) bool {
-	if snap.bad["."] != "" && !s.usable(snap.Side.Other()) {
-		return false
-	}
-	for e := range snap.basis.entries() {
-		if s.lacks(snap, e) && !snap.basis.captures(e) {
-			return false
-		}
-	}
-	return true
 }

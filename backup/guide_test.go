@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"tandem/backup/change"
 	"tandem/internal/fsys/memfs"
 )
 
@@ -78,7 +79,7 @@ func TestGuide(t *testing.T) {
 					t.Errorf("decided to %s (%s), want %s", res.Decision.Action, res.Decision.Reason, tc.action)
 				}
 				l.wantInStep(tc.want)
-				if err := l.holdsRelease(System, appsDir, tc.want); err != nil {
+				if err := l.holdsRelease(System, change.AppsDir, tc.want); err != nil {
 					t.Error(err)
 				}
 				ops := l.m.Ops()

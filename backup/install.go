@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
 	"slices"
-	"strings"
-	"time"
 
+	"tandem/backup/change"
+	"tandem/backup/manifest"
+	"tandem/backup/tree"
 	"tandem/internal/fsys"
 	"tandem/versioning"
 )
@@ -20,42 +20,41 @@ var (
 	ErrRevoked   = errors.New("revoked")
 	// ErrInstalled says that the version is installed already.
 	ErrInstalled = errors.New("installed already")
+	// ErrInPlace says that a release fits only when it is written over what is
+	// there. It wraps ErrNoSpace.
+	ErrInPlace = fmt.Errorf("%w for two versions", ErrNoSpace)
 )
 
-// InstallOptions says what an operator at the device asked for by name.
-type InstallOptions struct {
-	AllowDowngrade bool
-	AllowRevoked   bool
-	Reinstall      bool      // the installed version again
-	Now            time.Time // modification time of files whose manifest has none
-	// Pending lets the version wait to be confirmed.
-	Pending bool
-	// InPlace allows to write over what runs where there is no room beside it.
-	// The caller has read the whole bundle before and found it good.
-	InPlace  bool
-	UID, GID int // owner of all files where Tandem may not choose; below 0 means as the manifest says
-}
+// Verified is content that hashes itself on its way: Read gives io.EOF only
+// after content of that digest.
+type Verified = change.Verified
 
-// Install is a release on its way onto system. It ends with Commit or Discard.
+// Install is a release on its way onto system, and onto usr_data in the same
+// pass where that is asked for. It ends with Commit or Discard.
 type Install struct {
 	r       *Reconciler
-	st      *staging
-	from    map[Path]*Entry      // a default of the release that is taken → the entry that its content becomes
+	in      *inspector
+	o       InstallOptions
+	release *Manifest
+	system  *work
+	usrData *work // nil where usr_data follows later
+	merged  *merged
+	src     *sources
+	names   map[Path][]Path      // of the release → where its content is needed
 	bad     []versioning.Version // revoked now
 	before  []versioning.Version // to be revoked before the commit
 	after   []versioning.Version // to be revoked after it
-	release *Manifest
-	pending *Pending  // to be written before the commit; nil if it need not be confirmed
-	old     *Manifest // what system ran when the installation began
-	New     []Path    // defaults put beside configuration that was edited here
+	pending *Pending             // to be written before the commit; nil if it need not be confirmed
+	New     []Path               // defaults put beside configuration that was edited here
+	Kept    []Path               // configuration that had to make way, and lies beside now
 }
 
-// Admit says whether m may be installed, and gives the version that it
+// Admit finds out whether m may be installed, and returns the version that it
 // follows: zero on a device without an application, or with nothing that could
 // be saved. Only for a release that may be installed does it change anything:
-// it finishes what was interrupted, and where system lacks what usr_data has,
-// or will be written in place, it reconciles first, so that the release meets
-// the device's configuration and none of that is on system alone.
+// it finishes what was interrupted, and where the sides are not in step, or system
+// will be written in place, it reconciles first, so that the release meets the
+// device's configuration, and a rollback finds it as it was.
 //
 // The error wraps ErrDowngrade, ErrInstalled or ErrRevoked for a release that may not.
 func (r *Reconciler) Admit(ctx context.Context, m *Manifest, o InstallOptions) (versioning.Version, error) {
@@ -74,8 +73,8 @@ func (r *Reconciler) Admit(ctx context.Context, m *Manifest, o InstallOptions) (
 		return installed, err
 	}
 	switch a := res.Decision.Action; {
-	case o.InPlace, a == Restore, a == Repair, a == RestoreConfig:
-		if _, err := r.Reconcile(ctx, Options{Running: true}); err != nil && !errors.Is(err, ErrDamage) && !errors.Is(err, ErrNoApplication) {
+	case o.InPlace, a == Restore, a == Repair, a == RestoreConfig, a == Capture:
+		if _, err := r.Reconcile(ctx, Options{}); err != nil && !errors.Is(err, ErrDamage) && !errors.Is(err, ErrNoApplication) && !errors.Is(err, ErrBusy) {
 			return installed, err
 		}
 	}
@@ -103,385 +102,308 @@ func (r *Reconciler) permits(m *Manifest, installed versioning.Version, o Instal
 // what configuration to keep, checks the room, and stages all that is on the
 // device already. Content that is not has to be given by Put.
 //
-// After an error or a power cut the sides are as they were.
+// After an error or a power cut the sides are as they were. The error wraps
+// ErrBlocked where something stands in the way, and ErrInPlace or ErrNoSpace
+// where there is too little room.
 func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOptions) (*Install, error) {
-	for range rounds {
-		in, err := r.beginInstall(ctx, m, o)
+	in := newInspector(r, Options{})
+	for range moments {
+		i, err := r.beginInstall(ctx, in, m, o)
 		var stale *staleError
-		if errors.As(err, &stale) {
-			r.Log.WithField("file", stale.path).Info("changed while it was copied; copying it again")
-			continue
+		if !errors.As(err, &stale) {
+			return i, err
 		}
-		return in, err
+		r.Log.WithField("file", stale.path).Debug("changed while it was copied; copying it again")
+		in.suspects[stale.side][stale.path] = true
+		if err := r.wait(ctx, rest); err != nil {
+			return nil, err
+		}
 	}
 	return nil, fmt.Errorf("%s: files keep changing while they are copied: stop the application first", System)
 }
 
-func (r *Reconciler) beginInstall(ctx context.Context, m *Manifest, o InstallOptions) (*Install, error) {
-	in := newInspector(r.now(), Options{})
+func (r *Reconciler) beginInstall(ctx context.Context, in *inspector, m *Manifest, o InstallOptions) (*Install, error) {
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return nil, err
 	}
-	if system.State == Unavailable {
-		return nil, fmt.Errorf("%w: %s", ErrUnavailable, system.Detail)
+	for _, s := range []*Snapshot{system, usrData} {
+		if s.err != nil {
+			return nil, unusable(s)
+		}
 	}
-	i := &Install{r: r, release: m}
-	if o.Pending {
-		i.pending = &Pending{Version: m.Version, Previous: system.Version}
-	}
-	record, err := i.merge(ctx, in, system, o)
-	if err != nil {
-		return nil, err
-	}
-	record.Revision = max(system.Revision, usrData.Revision) + 1
 	bad, err := r.Revoked()
 	if err != nil {
 		return nil, err
 	}
-	i.judge(bad, system, usrData)
-
-	i.st, err = planStaging(ctx, r.System, system, record, in.buf)
-	if err != nil {
+	i := &Install{r: r, in: in, o: o, release: m, bad: bad, src: in.sources(system, usrData)}
+	i.verdicts(system, usrData)
+	if o.Pending {
+		i.pending = &Pending{Version: m.Version, Previous: system.Version}
+	}
+	if err := i.plan(system, usrData); err != nil {
 		return nil, err
 	}
-	i.st.awaited = i.brings
-	if err = i.st.begin(); errors.As(err, new(*SpaceError)) {
-		err = r.beginTight(ctx, i.st, err, o)
-	}
-	if err == nil {
-		err = i.st.fill(ctx, newSources(system, usrData))
-	}
-	if err != nil {
-		_ = i.st.discard() // makes room; where it fails, recovery does it
-		return nil, sideError(r.System, err)
+	if err := i.stage(ctx); err != nil {
+		return nil, errors.Join(err, i.Discard())
 	}
 	return i, nil
 }
 
-// beginTight begins an installation for which there is not enough room beside
-// what runs.
-func (r *Reconciler) beginTight(ctx context.Context, st *staging, short error, o InstallOptions) error {
-	var space *SpaceError
-	errors.As(short, &space)
-	return st.tight(ctx, space, r.Log, func() error {
-		if !o.InPlace {
-			return fmt.Errorf("%w: %w", ErrInPlace, short)
+// plan works out what both sides lack.
+func (i *Install) plan(system, usrData *Snapshot) error {
+	i.merged = merge(i.release, system, i.o)
+	i.merged.record.Revision = max(system.Revision, usrData.Revision) + 1
+	i.New, i.Kept = i.merged.beside, i.merged.kept
+	d := &desired{record: i.merged.record}
+	var err error
+	if i.system, err = i.in.plan(i.r.System, system, d, UsrData); err != nil {
+		return sideError(i.r.System, err)
+	}
+	i.system.plan.Tag = true
+	i.usrData = nil
+	if i.o.Both && !i.o.InPlace && usrData.usable() && !usrData.Nested {
+		if i.usrData, err = i.in.plan(i.r.UsrData, usrData, d, System); err != nil {
+			i.usrData = nil // it follows later, and tells
 		}
-		if err := r.whole(ctx, UsrData, nil); err != nil {
-			return fmt.Errorf("%w; writing in place needs the other side whole: %v", short, err)
-		}
-		return nil
-	})
+	}
+	i.names = map[Path][]Path{}
+	for p, e := range i.merged.brought {
+		i.names[p] = append(i.names[p], e.Path)
+	}
+	return nil
 }
 
-// judge works out which versions are revoked before this one is installed, and
-// after: itself is not, but all that an operator went back from are, or boot
+// stage stages what is on the device already.
+func (i *Install) stage(ctx context.Context) error {
+	if err := i.begin(ctx, i.system); err != nil {
+		return sideError(i.r.System, err)
+	}
+	if i.usrData == nil {
+		return nil
+	}
+	if err := i.begin(ctx, i.usrData); err != nil {
+		var stale *staleError
+		if errors.As(err, &stale) || ctx.Err() != nil {
+			return err
+		}
+		i.r.Log.WithError(err).Info("usr_data follows once system is done")
+		i.dropUsrData()
+	}
+	return nil
+}
+
+func (i *Install) dropUsrData() {
+	if i.usrData != nil && i.usrData.change != nil {
+		_ = i.usrData.change.Discard() // makes room; where it fails, the next change does it
+	}
+	i.usrData = nil
+}
+
+func (i *Install) begin(ctx context.Context, w *work) error {
+	c, err := change.Begin(w.side.FS, w.plan, i.in.buf)
+	var short *SpaceError
+	if errors.As(err, &short) && w.side.live() {
+		c, err = i.beginTight(ctx, w, short)
+	}
+	if err != nil {
+		return err
+	}
+	w.change = c
+	return i.fill(ctx, w)
+}
+
+// fill stages what does not come from the release.
+func (i *Install) fill(ctx context.Context, w *work) error {
+	for _, f := range w.change.Wanted() {
+		if i.brings(f.Entry) {
+			continue
+		}
+		if err := i.src.copy(ctx, w.side.Name, w.change, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// beginTight begins an installation for which there is not enough room beside
+// what runs.
+func (i *Install) beginTight(ctx context.Context, w *work, short *SpaceError) (*change.Change, error) {
+	fs := w.side.FS
+	c, err := i.r.givePrevious(i.in, w, i.src, short)
+	if !errors.As(err, &short) {
+		return c, err
+	}
+	if fits, err := change.Fits(fs, w.plan, true); err != nil {
+		return nil, err
+	} else if !fits || w.snap.facts == nil || w.snap.Nested {
+		return nil, short
+	}
+	if !i.o.InPlace {
+		return nil, fmt.Errorf("%w: %w", ErrInPlace, short)
+	}
+	if err := i.r.whole(ctx, UsrData, nil); err != nil {
+		return nil, fmt.Errorf("%w; writing in place needs the other side whole: %v", short, err)
+	}
+	i.r.Log.WithField("side", w.side.Name).Warn("not enough space for two versions: writing in place; until that is done only the other side has the application")
+	i.src = i.in.sources(slices.DeleteFunc(slices.Clone(i.src.snaps), func(s *Snapshot) bool { return s.Side == System })...)
+	return change.BeginInPlace(fs, w.plan, i.in.buf)
+}
+
+// verdicts works out which versions are revoked before this one is installed,
+// and after: itself is not, but all that an operator went back from are, or boot
 // would return to them.
-func (i *Install) judge(bad []versioning.Version, sides ...*Snapshot) {
-	i.before = versioning.Without(bad, i.release.Version)
+func (i *Install) verdicts(sides ...*Snapshot) {
+	i.before = versioning.Without(i.bad, i.release.Version)
 	i.after = slices.Clone(i.before)
 	for _, s := range sides {
 		if s.usable() && s.Version.Compare(i.release.Version) > 0 && !s.Version.In(i.after) {
 			i.after = append(i.after, s.Version)
 		}
 	}
-	i.bad = bad
 }
 
-// merge makes the record of the release on this device: its application files,
-// and configuration merged three ways from the old default, what is here, and
-// the new default.
-func (i *Install) merge(ctx context.Context, in *inspector, system *Snapshot, o InstallOptions) (*Record, error) {
-	r := &Record{Manifest: *i.release}
-	r.Manifest.Files = make([]*Entry, len(i.release.Files))
-	i.from = make(map[Path]*Entry)
-	var old Manifest
-	i.old = &old
-	if system.basis != nil {
-		old = system.basis.Manifest
-	}
-	config := map[Path]*Entry{}
+// brings reports whether the content of an entry comes from the release.
+func (i *Install) brings(e *manifest.Entry) bool { return i.merged.brings[e.Path] }
 
-	for k, shipped := range i.release.Files {
-		e := shipped.recorded(o)
-		if !matchAny(r.Manifest.Config, e.Path) {
-			var err error
-			if r.Manifest.Files[k], err = i.takeNew(ctx, in, system, e); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		r.Manifest.Files[k] = e
-		here, err := in.local(ctx, system, e.Path)
-		if err != nil {
-			return nil, err
-		}
-		def := findEntry(old.Files, e.Path)
-		switch {
-		case here == nil, matchAny(r.Manifest.Replace, e.Path), here.Type == Dir && e.Type == Dir:
-			config[e.Path] = e
-			i.from[e.Path] = e
-		case sameContent(here, e):
-			config[e.Path] = here
-		case def != nil && sameContent(here, def): // never edited here
-			config[e.Path] = e
-			i.from[e.Path] = e
-		case def != nil && sameContent(def, e): // edited here, the same release after release
-			config[e.Path] = here
-		default:
-			config[e.Path] = here
-			beside := *e
-			beside.Path += ".new"
-			config[beside.Path] = &beside
-			i.from[e.Path] = &beside
-			i.New = append(i.New, beside.Path)
-		}
+// Wants reports whether the content of the release's file p is needed.
+func (i *Install) Wants(p Path) bool {
+	to := i.merged.brought[p]
+	if to == nil {
+		return false
 	}
-
-	var present []*found
-	if system.tree != nil {
-		present = system.tree.found
-	}
-	for _, f := range present {
-		p := f.path
-		if config[p] != nil || r.Manifest.isIgnored(p) || matchAny(r.Manifest.Remove, p) {
-			continue
-		}
-		def := findEntry(old.Files, p)
-		wasApp := def != nil && !matchAny(old.Config, p)
-		if r.Manifest.knows(p) || wasApp {
-			continue
-		}
-		here, err := in.local(ctx, system, p)
-		if err != nil {
-			return nil, err
-		}
-		if here == nil || def != nil && sameContent(here, def) && here.Type != Dir {
-			continue // a default that is shipped no longer, and was never edited
-		}
-		config[p] = here
-	}
-	if err := in.addParents(ctx, system, config, &r.Manifest); err != nil {
-		return nil, err
-	}
-	for _, e := range config {
-		r.Config = append(r.Config, system.own.shares(in.captured(e)))
-	}
-	slices.SortFunc(r.Config, byPath)
-	dropOrphans(r)
-	return r, nil
-}
-
-// recorded is a release's entry as it is recorded on this device.
-func (shipped *Entry) recorded(o InstallOptions) *Entry {
-	if o.UID < 0 && shipped.Mtime != 0 {
-		return shipped
-	}
-	e := *shipped
-	if o.UID >= 0 {
-		e.UID, e.GID = o.UID, o.GID
-	}
-	if e.Mtime == 0 {
-		e.Mtime = o.Now.UnixNano()
-	}
-	return &e
-}
-
-// takeNew gives an application file as the release has it. Where the device
-// has it unchanged, it stays as it is, its time included: only what changed is
-// written.
-func (i *Install) takeNew(ctx context.Context, in *inspector, system *Snapshot, e *Entry) (*Entry, error) {
-	if e.Type != File || findEntry(i.old.Files, e.Path) == nil {
-		return e, nil
-	}
-	m, err := system.holds(ctx, e, in.buf)
-	if err != nil || m != matches {
-		return e, err
-	}
-	stays := *e
-	stays.Mtime = system.tree.get(e.Path).mtime
-	return system.own.shares(&stays), nil
-}
-
-// local describes what lies at p on a side now; nil if there is nothing that
-// could be kept. A hard link is described as a file of its own, since the file
-// that it shares may not stay.
-func (in *inspector) local(ctx context.Context, s *Snapshot, p Path) (*Entry, error) {
-	f := s.tree.get(p)
-	if f == nil || f.err() != nil || f.kind == kindOther {
-		return nil, nil
-	}
-	e, err := s.tree.entry(ctx, f, true, in.buf)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, &staleError{s.Side, p, err}
-	}
-	return e, nil
-}
-
-// addParents keeps the directories of what is kept.
-func (in *inspector) addParents(ctx context.Context, s *Snapshot, config map[Path]*Entry, release *Manifest) error {
-	for p := range config {
-		for dir := path.Dir(string(p)); dir != "."; dir = path.Dir(dir) {
-			d := Path(dir)
-			if config[d] != nil || release.knows(d) {
-				continue
-			}
-			here, err := in.local(ctx, s, d)
-			if err != nil {
-				return err
-			}
-			if here != nil && here.Type == Dir {
-				config[d] = here
-			}
-		}
-	}
-	return nil
-}
-
-// brings says whether the content of a wanted file comes from the release.
-func (i *Install) brings(e *Entry) bool {
-	if !matchAny(i.release.Config, e.Path) && i.release.knows(e.Path) {
-		return true
-	}
-	for _, p := range []Path{e.Path, Path(strings.TrimSuffix(string(e.Path), ".new"))} {
-		if to := i.from[p]; to != nil && to.Path == e.Path {
+	for _, w := range i.works() {
+		if w.change.Wants(to.Path) {
 			return true
 		}
 	}
 	return false
 }
 
-// target gives the wanted file that the content of the release's file p
-// becomes; nil if it is not needed.
-func (i *Install) target(p Path) *Entry {
-	to := p
-	if e := i.from[p]; e != nil {
-		to = e.Path
+func (i *Install) works() []*work {
+	if i.usrData == nil {
+		return []*work{i.system}
 	}
-	if w := i.st.wants(to); w != nil && i.brings(w.Entry) {
-		return w.Entry
-	}
-	return nil
+	return []*work{i.system, i.usrData}
 }
 
-// Wants says whether the content of the release's file p is needed.
-func (i *Install) Wants(p Path) bool { return i.target(p) != nil }
-
-// Bytes says how much content has to be given.
+// Bytes returns how much content has to be given.
 func (i *Install) Bytes() int64 {
-	var n int64
-	for _, w := range i.st.wanted {
-		if i.brings(w.Entry) {
-			n += w.Size
+	sizes := map[Path]int64{}
+	for _, w := range i.works() {
+		for _, f := range w.plan.Content() {
+			if i.brings(f.Entry) {
+				sizes[f.Path] = f.Size
+			}
 		}
+	}
+	var n int64
+	for _, size := range sizes {
+		n += size
 	}
 	return n
 }
 
-// Put stages the content of the release's file p. Content that is Verified is
-// not hashed once more.
+// Put stages the content of the release's file p, on both sides in one pass.
+// Content that is Verified is not hashed once more.
 func (i *Install) Put(ctx context.Context, p Path, content io.Reader) error {
-	e := i.target(p)
-	if e == nil {
-		return fmt.Errorf("%w: %s: content that nobody asked for", ErrInvalid, p)
+	to := i.merged.brought[p]
+	if to == nil || !i.Wants(p) {
+		return fmt.Errorf("%w: %s: content that nobody asked for", manifest.ErrInvalid, p)
 	}
-	return sideError(i.r.System, i.st.give(ctx, e, content))
+	var targets []*change.Change
+	for _, w := range i.works() {
+		if w.change.Wants(to.Path) {
+			targets = append(targets, w.change)
+		}
+	}
+	err := change.PutAll(ctx, targets, to.Path, content, func(c *change.Change, err error) error {
+		if i.usrData == nil || c != i.usrData.change {
+			return err
+		}
+		i.r.Log.WithError(err).Info("usr_data follows once system is done")
+		i.dropUsrData()
+		return nil
+	})
+	return sideError(i.r.System, err)
 }
 
-// refresh copies once more what the application wrote since the installation
-// began: many save their configuration when they are stopped.
+// refresh takes along what was written since the installation began: many
+// applications save their configuration when they are stopped. Content that is
+// staged already is kept.
 func (i *Install) refresh(ctx context.Context) error {
-	if i.st.patch != nil || i.st.snap.tree == nil {
-		return nil // written in place, where the application writes too
+	if i.o.InPlace || i.system.snap.facts == nil {
+		return nil
 	}
-	now, err := scan(ctx, i.st.side.FS, i.st.snap.tree.root, i.st.record)
-	if err != nil {
-		return err
-	}
-	for _, f := range now.found {
-		p := f.path
-		if !i.release.isConfig(p) || f.kind == kindOther || matchAny(i.release.Remove, p) || matchAny(i.release.Replace, p) {
-			continue
-		}
-		if i.old.knows(p) && !matchAny(i.old.Config, p) {
-			continue // an application file of the old release
-		}
-		if before := i.st.snap.tree.get(p); before != nil && (f.kind == kindDir || f.same(before)) {
-			continue
-		}
-		e, err := now.entry(ctx, f, true, i.st.buf)
+	for range moments {
+		now, err := tree.Scan(ctx, i.r.System.FS, i.system.snap.facts.Tree.Root, i.merged.record)
 		if err != nil {
 			return err
 		}
-		if err := i.replace(ctx, now, e); err != nil {
+		if len(i.system.snap.facts.Moved(now)) == 0 {
+			return nil
+		}
+		err = i.restage(ctx)
+		var stale *staleError
+		if !errors.As(err, &stale) {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		i.in.suspects[stale.side][stale.path] = true
+		if err := i.r.wait(ctx, rest); err != nil {
 			return err
+		}
+	}
+	return nil // what is written from now on is found by the commit
+}
+
+// restage looks again, merges again, and stages what that adds.
+func (i *Install) restage(ctx context.Context) error {
+	system, usrData, err := i.in.look(ctx, i.r.System, i.r.UsrData)
+	if err != nil {
+		return err
+	}
+	if system.err != nil || usrData.err != nil {
+		return errors.Join(system.err, usrData.err)
+	}
+	was := map[SideName]*change.Change{}
+	for _, w := range i.works() {
+		was[w.side.Name] = w.change
+	}
+	both := i.usrData != nil
+	i.src = i.in.sources(system, usrData)
+	if err := i.plan(system, usrData); err != nil {
+		return err
+	}
+	if !both {
+		i.usrData = nil
+	}
+	for _, w := range i.works() {
+		if w.change, err = was[w.side.Name].Restage(w.plan); err != nil {
+			return sideError(w.side, err)
+		}
+		for _, f := range w.change.Wanted() { // the bundle is read already
+			if err := i.src.copy(ctx, w.side.Name, w.change, f); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// replace stages what now lies at the path of e instead of what was staged
-// there. A default of the release that it displaces goes beside it.
-func (i *Install) replace(ctx context.Context, now *tree, e *Entry) error {
-	fs, name := i.st.side.FS, i.st.staged(e.Path)
-	if _, err := fs.Lstat(name); err == nil {
-		shipped := i.from[e.Path]
-		if shipped != nil && shipped.Path == e.Path && shipped.Type == File && e.Type == File && !sameContent(shipped, e) && !i.sameDefault(e.Path, shipped) {
-			beside := *shipped
-			beside.Path += ".new"
-			if err := fsys.RemoveAll(fs, i.st.staged(beside.Path)); err != nil {
-				return err
-			}
-			if err := fs.Rename(name, i.st.staged(beside.Path)); err != nil {
-				return err
-			}
-			i.setConfig(&beside)
-			i.New = append(i.New, beside.Path)
-		} else if err := fsys.RemoveAll(fs, name); err != nil {
-			return err
-		}
-	}
-	i.setConfig(e)
-	switch e.Type {
-	case Dir:
-		return fs.Mkdir(name, 0o700)
-	case Symlink:
-		return i.st.symlink(e)
-	}
-	f, err := now.fs.Open(now.name(e.Path))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return i.st.give(ctx, e, f)
-}
-
-// sameDefault says whether the old release shipped the same default at p.
-func (i *Install) sameDefault(p Path, shipped *Entry) bool {
-	old := findEntry(i.old.Files, p)
-	return old != nil && sameContent(old, shipped)
-}
-
-func (i *Install) setConfig(e *Entry) {
-	c := *e
-	c.Fresh = e.Type == File // it was written a moment ago
-	i.st.record.Config = overlay(i.st.record.Config, map[Path]*Entry{c.Path: &c})
-}
-
-// Commit makes the release the version of system. Configuration that was
-// written since the installation began is taken along.
+// Commit makes the release the version of system, and then of usr_data if it was
+// staged there, too. Configuration that was written since the installation began
+// is taken along.
 //
-// After success it is, also after a power cut; usr_data still has the old
-// version until Reconcile. After an error or a power cut system holds either
-// the old version or the new one, whole; a downgrade that was cut short is
-// undone by the next Reconcile.
+// After success it is, also after a power cut; where usr_data was not staged it
+// has the old version until Reconcile. After an error or a power cut each side
+// holds either the old version or the new one, whole; a downgrade that was cut
+// short is undone by the next Reconcile.
 func (i *Install) Commit(ctx context.Context) error {
 	if err := i.refresh(ctx); err != nil {
-		return sideError(i.r.System, err)
+		return errors.Join(sideError(i.r.System, err), i.Discard())
 	}
 	if len(i.before) < len(i.bad) { // or boot would turn away from it at once
 		if err := i.r.setRevoked(i.before); err != nil {
@@ -493,8 +415,16 @@ func (i *Install) Commit(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := i.st.seal(ctx); err != nil {
+	total := &Result{}
+	d := &desired{record: i.merged.record}
+	if _, err := i.r.commit(ctx, i.in, i.system, d, i.src, total); err != nil {
+		i.dropUsrData()
 		return sideError(i.r.System, err)
+	}
+	if i.usrData != nil {
+		if _, err := i.r.commit(ctx, i.in, i.usrData, d, i.src, total); err != nil {
+			i.r.Log.WithError(sideError(i.r.UsrData, err)).Warn("usr_data does not have the release yet") // Reconcile says what came of it
+		}
 	}
 	// Not before: until here the device may still go back to what it had.
 	if len(i.after) > len(i.before) {
@@ -504,11 +434,20 @@ func (i *Install) Commit(ctx context.Context) error {
 }
 
 // Discard forgets what was staged. Nothing else was touched.
-func (i *Install) Discard() error { return i.st.discard() }
+func (i *Install) Discard() error {
+	i.dropUsrData()
+	if i.system == nil || i.system.change == nil {
+		return nil
+	}
+	err := i.system.change.Discard()
+	i.system.change = nil
+	return err
+}
 
 // Bump makes what lies on system a new version: it writes the tag, the rest is
 // Reconcile's. The error wraps ErrDowngrade if v is not higher than what
-// either side has.
+// either side has, and ErrRevoked if it is revoked: the next boot would turn
+// away from it.
 //
 // After a power cut the tag is the old one or the new one; the next Reconcile
 // takes it from there.
@@ -516,12 +455,16 @@ func (r *Reconciler) Bump(ctx context.Context, next func(versioning.Version) (ve
 	if _, err := r.Recover(); err != nil {
 		return versioning.Version{}, err
 	}
-	in := newInspector(r.now(), Options{})
-	system, usrData, err := in.look(ctx, r.System, r.UsrData)
+	system, usrData, err := newInspector(r, Options{}).look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return versioning.Version{}, err
 	}
-	if system.tree.empty() {
+	for _, s := range []*Snapshot{system, usrData} {
+		if s.err != nil {
+			return versioning.Version{}, unusable(s)
+		}
+	}
+	if system.facts == nil || system.facts.Tree.Empty() {
 		return versioning.Version{}, fmt.Errorf("%w: nothing lies on %s that could become a version", ErrNoApplication, System)
 	}
 	highest := system.Version
@@ -532,11 +475,43 @@ func (r *Reconciler) Bump(ctx context.Context, next func(versioning.Version) (ve
 	if err != nil {
 		return versioning.Version{}, err
 	}
-	if v.Compare(highest) <= 0 {
+	bad, err := r.Revoked()
+	switch {
+	case err != nil:
+		return versioning.Version{}, err
+	case v.Compare(highest) <= 0:
 		return versioning.Version{}, fmt.Errorf("%w: %s is not higher than %s", ErrDowngrade, v, highest)
+	case v.In(bad):
+		return versioning.Version{}, fmt.Errorf("%w: %s failed here or was taken back: choose another version, or unrevoke it", ErrRevoked, v)
 	}
-	if err := versioning.WriteTag(r.System.FS, tagFile, v); err != nil {
+	if err := versioning.WriteTag(r.System.FS, change.TagFile, v); err != nil {
 		return versioning.Version{}, sideError(r.System, err)
 	}
 	return v, nil
+}
+
+// CouldHold reports as an error that a side could not hold a version of so many
+// bytes at all, were it written over what is there: what is not worth downloading
+// is not downloaded. The error wraps ErrNoSpace.
+func (r *Reconciler) CouldHold(name SideName, bytes int64) error {
+	side := r.side(name)
+	if side.ready() != nil {
+		return nil // that is told elsewhere
+	}
+	space, err := side.FS.Space()
+	if err != nil {
+		return sideError(side, err)
+	}
+	have := space.Free
+	for _, dir := range []string{change.AppsDir, change.OwnDir} {
+		n, err := change.Allocated(side.FS, dir)
+		if err != nil && !errors.Is(err, fsys.ErrElsewhere) {
+			return sideError(side, err)
+		}
+		have += n
+	}
+	if bytes > have {
+		return sideError(side, &SpaceError{Path: side.FS.Path("."), NeedBytes: bytes, FreeBytes: have, FreeEntries: -1})
+	}
+	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"tandem/backup/change"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/internal/fsys/memfs"
 )
@@ -23,16 +25,16 @@ func bundleOf(version string, change func(map[string]string)) (*Manifest, map[Pa
 	dirs := map[Path]bool{}
 	for name, c := range files {
 		sum := digest.Of([]byte(c))
-		m.Files = append(m.Files, &Entry{Path: Path(name), Type: File, Mode: 0o644, Size: int64(len(c)), SHA256: &sum})
+		m.Files = append(m.Files, &manifest.Entry{Path: Path(name), Type: manifest.File, Mode: 0o644, Size: int64(len(c)), SHA256: &sum})
 		content[Path(name)] = c
 		for i := range name {
 			if d := Path(name[:i]); name[i] == '/' && !dirs[d] {
 				dirs[d] = true
-				m.Files = append(m.Files, &Entry{Path: d, Type: Dir, Mode: 0o755})
+				m.Files = append(m.Files, &manifest.Entry{Path: d, Type: manifest.Dir, Mode: 0o755})
 			}
 		}
 	}
-	slices.SortFunc(m.Files, byPath)
+	slices.SortFunc(m.Files, manifest.ByPath)
 	return m, content
 }
 
@@ -82,7 +84,7 @@ func TestInstall(t *testing.T) {
 		l.must(err)
 		l.mustInstall("1.1.0", nil, InstallOptions{})
 		l.wantInStep("1.1.0")
-		if err := l.holdsRelease(System, appsDir, "1.1.0"); err != nil {
+		if err := l.holdsRelease(System, change.AppsDir, "1.1.0"); err != nil {
 			t.Error(err)
 		}
 		after, err := l.fs(System).Lstat("apps/bin/helper")
@@ -91,7 +93,7 @@ func TestInstall(t *testing.T) {
 			t.Error("an unchanged file was written again")
 		}
 		for _, side := range []SideName{System, UsrData} {
-			if err := l.holdsRelease(side, ".tandem/previous/apps", "1.0.0"); err != nil {
+			if err := l.keeps(side, "1.0.0"); err != nil {
 				t.Errorf("previous: %v", err)
 			}
 		}

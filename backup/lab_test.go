@@ -13,6 +13,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"tandem/backup/change"
+	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 	"tandem/versioning"
@@ -39,11 +41,17 @@ func (l *lab) fs(side SideName) fsys.FS { return l.m.Disk(string(side)).FS() }
 func (l *lab) reconciler() *Reconciler {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
+	boot, started := l.m.Boot()
 	return &Reconciler{
 		System:  &Side{Name: System, FS: l.fs(System)},
 		UsrData: &Side{Name: UsrData, FS: l.fs(UsrData)},
 		Log:     log,
 		Now:     l.m.Now,
+		Wait: func(ctx context.Context, d time.Duration) error {
+			l.m.Advance(d)
+			return ctx.Err()
+		},
+		Boot: boot, Started: started,
 	}
 }
 
@@ -165,7 +173,7 @@ func (l *lab) files(side SideName, root string) map[string]string {
 }
 
 func (l *lab) tag(side SideName) string {
-	v, err := versioning.ReadTag(l.fs(side), tagFile)
+	v, err := versioning.ReadTag(l.fs(side), change.TagFile)
 	if err != nil {
 		return ""
 	}
@@ -187,17 +195,17 @@ func (l *lab) inStep(version string) error {
 		if got := l.tag(side); got != version {
 			return fmt.Errorf("%s has tag %q, want %q", side, got, version)
 		}
-		for _, left := range []string{commitFile, nextDir} {
+		for _, left := range []string{change.CommitFile, ".tandem/next"} {
 			if _, err := l.fs(side).Lstat(left); !fsys.IsNotExist(err) {
 				return fmt.Errorf("%s: %s is still there (%v)", side, left, err)
 			}
 		}
 	}
-	a, b := l.files(System, appsDir), l.files(UsrData, appsDir)
+	a, b := l.files(System, change.AppsDir), l.files(UsrData, change.AppsDir)
 	if !maps.Equal(a, b) {
 		return fmt.Errorf("the sides differ in %v", difference(a, b))
 	}
-	if ra, rb := l.read(System, recordFile), l.read(UsrData, recordFile); ra != rb {
+	if ra, rb := l.read(System, change.RecordFile), l.read(UsrData, change.RecordFile); ra != rb {
 		return fmt.Errorf("the records differ:\n%s\n%s", ra, rb)
 	}
 	return nil
@@ -242,4 +250,37 @@ func difference(a, b map[string]string) []string {
 	}
 	slices.Sort(paths)
 	return paths
+}
+
+// running reconciles while the application runs.
+func (l *lab) running(r *Reconciler) *Result {
+	l.t.Helper()
+	res, err := r.Reconcile(context.Background(), Options{})
+	if err != nil {
+		l.t.Fatalf("backup: %v", err)
+	}
+	return res
+}
+
+func (l *lab) bothHave(want string) {
+	l.t.Helper()
+	for _, side := range []SideName{System, UsrData} {
+		if got, err := fsys.ReadFile(l.fs(side), conf, 100); err != nil || string(got) != want {
+			l.t.Errorf("%s has %q, %v; want %q", side, got, err, want)
+		}
+	}
+}
+
+// keeps reports as an error what a side lacks to return to a version.
+func (l *lab) keeps(side SideName, version string) error {
+	if got := l.read(side, ".tandem/previous/app_ver.txt"); got != version+"\n" {
+		return fmt.Errorf("%s keeps %q", side, got)
+	}
+	for name, content := range releaseFiles(version) {
+		kept := change.Kept(change.PreviousDir, digest.Of([]byte(content)).String())
+		if l.read(side, kept) != content && l.read(side, path.Join(change.AppsDir, name)) != content {
+			return fmt.Errorf("%s: %s is not kept", side, name)
+		}
+	}
+	return nil
 }

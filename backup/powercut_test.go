@@ -1,41 +1,13 @@
 package backup
 
 import (
-	"errors"
 	"math/rand/v2"
 	"syscall"
 	"testing"
 
+	"tandem/backup/change"
 	"tandem/internal/fsys/memfs"
 )
-
-// TestRecoversAlone has a side that was cut between the two renames, and the
-// other one not mounted: the application is there all the same.
-func TestRecoversAlone(t *testing.T) {
-	m, content := bundleOf("1.1.0", nil)
-	l := newLab(t, memfs.Options{NoExchange: true})
-	l.mustInstall("1.0.0", nil, InstallOptions{})
-	found := false
-	for _, machine := range l.m.Cuts(func(machine *memfs.Machine) { _, _ = (&lab{t, machine}).install(m, content, InstallOptions{}) }) {
-		machine.Restart(memfs.Everything())
-		after := &lab{t, machine}
-		if _, err := after.fs(System).Lstat(appsDir); err == nil {
-			continue
-		}
-		found = true
-		r := after.reconciler()
-		r.UsrData.Ready = func() error { return ErrUnavailable }
-		if _, err := r.Reconcile(t.Context(), Options{}); !errors.Is(err, ErrUnavailable) {
-			t.Errorf("%v, want ErrUnavailable", err)
-		}
-		if err := after.holdsRelease(System, appsDir, "1.1.0"); err != nil {
-			t.Error(err)
-		}
-	}
-	if !found {
-		t.Error("no cut fell between the two renames")
-	}
-}
 
 // TestFailureThenCut lets each operation of an installation fail, and cuts the
 // power after that, at once or after a boot that was cut, too: what failed to
@@ -64,7 +36,7 @@ func TestFailureThenCut(t *testing.T) {
 				t.Errorf("operation %d failed, seed %d: %v", n, k, err)
 				continue
 			}
-			if a, b := l.holdsRelease(System, appsDir, "1.0.0"), l.holdsRelease(System, appsDir, "1.1.0"); a != nil && b != nil {
+			if a, b := l.holdsRelease(System, change.AppsDir, "1.0.0"), l.holdsRelease(System, change.AppsDir, "1.1.0"); a != nil && b != nil {
 				t.Errorf("operation %d failed, seed %d: neither version: %v; %v", n, k, a, b)
 			}
 		}
@@ -85,15 +57,15 @@ func TestRecoversWithoutNext(t *testing.T) {
 				machine.Restart(memfs.Everything())
 				after := &lab{t, machine}
 				for _, side := range []SideName{System, UsrData} {
-					if _, err := after.fs(side).Lstat(commitFile); err == nil {
-						commits[side] = after.read(side, commitFile)
+					if _, err := after.fs(side).Lstat(change.CommitFile); err == nil {
+						commits[side] = after.read(side, change.CommitFile)
 					}
 				}
 				if len(commits) < 2 || after.inStep("1.1.0") != nil {
 					continue
 				}
 				for side, commit := range commits {
-					after.write(side, commitFile, commit)
+					after.write(side, change.CommitFile, commit)
 				}
 				after.mustBoot()
 				after.wantInStep("1.1.0")

@@ -9,12 +9,20 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"tandem/internal/fsys"
+	"tandem/backup/change"
+	"tandem/backup/tree"
+	"tandem/internal/digest"
 	"tandem/versioning"
 )
 
 // Progress tells how far a copy has come, in bytes.
 type Progress func(what string, done, total int64)
+
+// Session remembers a few bytes for as long as the machine runs.
+type Session interface {
+	Load() []byte
+	Store(data []byte) error
+}
 
 // Reconciler keeps two sides in step. One at a time may work on a pair of
 // sides; the caller holds a lock.
@@ -23,17 +31,24 @@ type Reconciler struct {
 	Log             logrus.FieldLogger
 	Progress        Progress // may be nil
 	Now             func() time.Time
+	// Wait waits that long, or until the context ends: for stamps to grow old,
+	// and for an application to come to rest.
+	Wait func(context.Context, time.Duration) error
+	// Boot tells this run of the machine from others, and Started when it began,
+	// in nanoseconds since 1970-01-01 UTC. Where Boot is not known, "", whatever
+	// was seen before this look may have gone through a power cut.
+	Boot    string
+	Started int64
+	Session Session // may be nil
+	By      string  // the version of this Tandem
+	// Still asks the application to hold still while its configuration is
+	// captured, and returns what lets it go on. It may be nil.
+	Still func(context.Context) (release func(), err error)
 }
-
-func (r *Reconciler) now() time.Time { return r.Now() }
 
 // Options of a reconciliation.
 type Options struct {
-	Full bool // hash every file instead of trusting size, mode, owner and time
-	// Running says that the application may be at work. Captured configuration
-	// that it has just emptied or removed it may be about to write anew: that is
-	// left alone, and damage only once it has rested for RestTime.
-	Running bool
+	Full bool // hash every file instead of trusting the index
 	// Hold is a version that is not to replace another one on usr_data yet,
 	// while that is whole: it is what a rollback returns to.
 	Hold versioning.Version
@@ -56,15 +71,32 @@ type Result struct {
 	Conflicts []Path     // configuration kept beside the one that won
 	Lost      []Path     // captured configuration that neither side has any more
 	Busy      []Path     // configuration that was left alone, because it is being written
+	Left      []Left     // what should be otherwise, and could not be changed
+	Aside     []Left     // what was put aside: why says where
 }
 
-// Finished is a change that recovery rolled forward.
+// Left is a path that is left as it is, and why.
+type Left struct {
+	Side SideName `json:"side"`
+	Path Path     `json:"path"`
+	Why  string   `json:"why"`
+}
+
+// Finished is a change that recovery rolled forward or took back.
 type Finished struct {
 	Side    SideName           `json:"side"`
 	Version versioning.Version `json:"version"`
+	Undone  bool               `json:"undone,omitempty"`
 }
 
 func (r *Reconciler) sides() []*Side { return []*Side{r.System, r.UsrData} }
+
+func (r *Reconciler) side(n SideName) *Side {
+	if n == System {
+		return r.System
+	}
+	return r.UsrData
+}
 
 // Recover finishes or undoes what a power cut interrupted on either side. It
 // is the first step of all that changes a side.
@@ -79,42 +111,89 @@ func (r *Reconciler) Recover() ([]Finished, error) {
 			errs = append(errs, err) // the other one may be all that there is to start from
 			continue
 		}
-		v, err := recoverSide(s.FS)
+		f, err := change.Recover(s.FS, s.live(), r.By)
 		if err != nil {
 			errs = append(errs, sideError(s, fmt.Errorf("finish the interrupted change: %w", err)))
 			continue
 		}
-		if !v.IsZero() {
-			r.Log.WithFields(logrus.Fields{"side": s.Name, "version": v}).Info("finished an interrupted change")
-			done = append(done, Finished{s.Name, v})
+		log := r.Log.WithFields(logrus.Fields{"side": s.Name, "version": f.Version})
+		switch {
+		case f.Version.IsZero():
+			continue
+		case f.Undone:
+			log.Warn("took back an interrupted change that cannot be finished")
+		default:
+			log.Info("finished an interrupted change")
 		}
+		r.tell(s, &f.Outcome)
+		done = append(done, Finished{s.Name, f.Version, f.Undone})
 	}
 	return done, errors.Join(errs...)
+}
+
+// tell logs what people should know of a change.
+func (r *Reconciler) tell(s *Side, out *change.Outcome) {
+	for _, p := range out.Newer {
+		r.Log.WithFields(logrus.Fields{"side": s.Name, "file": p}).Info("was written meanwhile: it stays as it is now")
+	}
+	for _, l := range out.Left {
+		r.Log.WithFields(logrus.Fields{"side": s.Name, "file": l.Path}).Warn("left as it is: " + l.Why)
+	}
+	for _, p := range out.Aside {
+		r.Log.WithFields(logrus.Fields{"side": s.Name, "file": p}).Warnf("what was there lies in %s now: tandem recall brings it back; a change of an application file stays with tandem bump", s.FS.Path(change.AsideDir))
+	}
 }
 
 // Look takes a snapshot of both sides and decides. It changes nothing. An
 // error that Decide gives comes with the snapshots.
 func (r *Reconciler) Look(ctx context.Context, o Options) (*Result, error) {
-	return r.look(ctx, newInspector(r.now(), o))
+	return r.look(ctx, newInspector(r, o), o)
 }
 
-func (r *Reconciler) look(ctx context.Context, in *inspector) (*Result, error) {
+func (r *Reconciler) look(ctx context.Context, in *inspector, o Options) (*Result, error) {
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return nil, err
 	}
 	res := &Result{System: system, UsrData: usrData}
+	for _, s := range []*Snapshot{system, usrData} {
+		if s.err != nil {
+			return res, unusable(s)
+		}
+	}
 	bad, err := r.Revoked()
 	if err != nil {
 		return nil, err
 	}
-	src := newSources(system, usrData)
-	res.Decision, err = Decide(candidate(system, src, bad), candidate(usrData, src, bad))
+	src := in.sources(system, usrData)
+	a, b := candidate(system, src, bad), candidate(usrData, src, bad)
+	choice := Choice{Hold: o.Hold}
+	res.Decision, err = Decide(a, b, choice)
+	if err == nil && system.usable() && res.Decision.To.In(bad) {
+		kept, kerr := r.kept(ctx, in, system, usrData, bad, versioning.Version{})
+		switch {
+		case kerr == nil:
+			choice.Kept = kept.record.Manifest.Version
+			res.Decision, err = Decide(a, b, choice)
+		case !errors.Is(kerr, ErrNothingToReturnTo): // a revoked version is better than none
+			return nil, kerr
+		}
+	}
 	if err == nil {
-		w := res.winner()
-		res.Version, res.Revision = w.Version, w.Revision
+		res.Version = res.Decision.To
+		if w := res.winner(); w.Version.String() == res.Version.String() {
+			res.Revision = w.Revision
+		}
 	}
 	return res, err
+}
+
+// unusable is the error of a side that cannot be used.
+func unusable(s *Snapshot) error {
+	if errors.Is(s.err, ErrUnavailable) || errors.Is(s.err, ErrNewer) {
+		return s.err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, s.err)
 }
 
 func (res *Result) winner() *Snapshot {
@@ -124,10 +203,11 @@ func (res *Result) winner() *Snapshot {
 	return res.System
 }
 
-// held says whether the decision is to back up a version that is to be held back.
-func (res *Result) held(hold versioning.Version) bool {
-	return res.Decision.Action == BackUp && !hold.IsZero() && res.System.State == Intact && res.UsrData.State == Intact &&
-		res.System.Version.String() == hold.String() && res.UsrData.Version.String() != hold.String()
+func (res *Result) of(n SideName) *Snapshot {
+	if n == System {
+		return res.System
+	}
+	return res.UsrData
 }
 
 func candidate(s *Snapshot, src *sources, bad []versioning.Version) Candidate {
@@ -141,59 +221,9 @@ func candidate(s *Snapshot, src *sources, bad []versioning.Version) Candidate {
 	return c
 }
 
-// Revoked gives the versions that are revoked on either side.
-func (r *Reconciler) Revoked() ([]versioning.Version, error) {
-	var all []versioning.Version
-	for _, s := range r.sides() {
-		if s.ready() != nil {
-			continue
-		}
-		versions, err := loadRevoked(s.FS)
-		if err != nil {
-			return nil, sideError(s, err)
-		}
-		for _, v := range versions {
-			if !v.In(all) {
-				all = append(all, v)
-			}
-		}
-	}
-	slices.SortFunc(all, versioning.Version.Compare)
-	return all, nil
-}
-
-// Revoke durably marks versions as revoked, on both sides.
-//
-// After success neither survives on its own without the mark. After an error
-// or a power cut some sides may have it; that is enough for it to hold.
-func (r *Reconciler) Revoke(versions ...versioning.Version) error {
-	all, err := r.Revoked()
-	if err != nil {
-		return err
-	}
-	for _, v := range versions {
-		if !v.In(all) {
-			all = append(all, v)
-		}
-	}
-	return r.setRevoked(all)
-}
-
-func (r *Reconciler) setRevoked(versions []versioning.Version) error {
-	for _, s := range r.sides() {
-		if err := s.ready(); err != nil {
-			return err
-		}
-		if err := saveRevoked(s.FS, versions); err != nil {
-			return sideError(s, err)
-		}
-	}
-	return nil
-}
-
 // rounds bounds how often the sides are looked at again: each round finds
 // damage that the one before could not know of, or an application that writes.
-const rounds = 16
+const rounds = 24
 
 // Reconcile finishes what was interrupted, decides, and brings both sides to
 // the version and configuration that won.
@@ -201,20 +231,21 @@ const rounds = 16
 // After success both sides are identical and complete. After an error or a
 // power cut each side that was complete still is, as its old or its new
 // version, and Reconcile can be run again. The error wraps ErrNoApplication,
-// ErrDamage, ErrUnavailable or ErrNoSpace where that is the reason.
+// ErrDamage, ErrBusy, ErrUnavailable, ErrBlocked, ErrNewer or ErrNoSpace where
+// that is the reason.
 func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) {
 	finished, err := r.Recover()
 	if err != nil {
 		return &Result{Finished: finished}, err
 	}
-	in := newInspector(r.now(), o)
+	in := newInspector(r, o)
 	var total *Result
-	for range rounds {
+	for n := range rounds {
 		if total != nil { // what was found first is told, but not used any more
 			total.System.forget()
 			total.UsrData.forget()
 		}
-		res, err := r.look(ctx, in)
+		res, err := r.look(ctx, in, o)
 		if total == nil && res != nil {
 			total = res
 			total.Finished = finished
@@ -223,108 +254,78 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 			return total, err
 		}
 		in.full = false // what was found damaged is a suspect from here on
-		if returned, err := r.resumeRollback(ctx, in, res); err != nil {
-			return total, err
-		} else if returned {
-			total.Returned = true
-			continue
-		}
-		if res.held(o.Hold) {
-			total.Version, total.Revision, total.Held = res.Version, res.Revision, true
-			return total, nil
-		}
-		done, err := r.round(ctx, in, res, total)
-		var stale *staleError
-		switch {
-		case errors.As(err, &stale):
-			r.Log.WithFields(logrus.Fields{"side": stale.side, "file": stale.path}).Warn("a file is damaged or changed meanwhile; looking again")
-			in.suspects[stale.side][stale.path] = true
-			if stale.side == System {
-				in.stale[stale.path]++
-			}
-		case err != nil:
-			return total, err
-		case done:
-			return total, r.remaining(res, total)
-		}
-		for p := range res.System.busy {
-			in.stale[p] = busyAfter // one capture is enough
-		}
 		for _, s := range []*Snapshot{res.System, res.UsrData} {
 			for _, p := range s.Problems {
 				in.suspects[s.Side][p.Path] = true
 			}
 		}
+		if busy := res.System.Busy; len(busy) > 0 && n+1 < moments {
+			if err := in.unrest(ctx, n, busy[0]); err != nil {
+				return total, err
+			}
+			continue
+		}
+		done, err := r.round(ctx, in, res, total)
+		var stale *staleError
+		switch {
+		case errors.As(err, &stale):
+			r.Log.WithFields(logrus.Fields{"side": stale.side, "file": stale.path}).Debug("changed or damaged since it was looked at; looking again")
+			in.suspects[stale.side][stale.path] = true
+			if stale.side == System && stale.path != "" {
+				if err := in.unrest(ctx, n, stale.path); err != nil {
+					return total, err
+				}
+			}
+		case err != nil:
+			return total, err
+		case done:
+			return total, r.remaining(in, res, total)
+		}
 	}
 	return total, fmt.Errorf("%w: the sides did not settle within %d rounds: is something writing to them?", ErrDamage, rounds)
 }
 
-func (r *Reconciler) remaining(res, total *Result) error {
-	total.Busy = res.System.Busy
-	if n := len(res.System.Problems) + len(res.UsrData.Problems); n > 0 {
-		p := slices.Concat(res.System.Problems, res.UsrData.Problems)[0]
-		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, files(n), p.Side, p.Path, p.Kind, p.Detail)
-	}
-	for _, p := range res.System.Busy {
-		r.Log.WithField("file", p).Warn("is being written, or was emptied or removed just now: left alone until it rests")
-	}
-	if len(total.Lost) > 0 {
-		return fmt.Errorf("%w: configuration %s was lost on both sides", ErrDamage, total.Lost[0])
-	}
-	return nil
-}
-
-func files(n int) string {
-	if n == 1 {
-		return "1 file"
-	}
-	return fmt.Sprintf("%d files", n)
-}
-
 // round carries out one decision. It is done when there was nothing to change.
 func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Result) (done bool, err error) {
-	if res.Decision.Action == Nothing {
-		total.Version, total.Revision = res.Version, res.Revision
-		return true, errors.Join(r.settleTimes(res), r.shareRevoked())
+	total.Version, total.Revision = res.Version, res.Revision
+	switch res.Decision.Action {
+	case Nothing:
+		if in.young(res.System) {
+			in.waited = true
+			return false, r.wait(ctx, tree.Tick)
+		}
+		for _, s := range r.sides() {
+			if snap := res.of(s.Name); snap.strange { // its record says what it is
+				if err := change.WriteTag(s.FS, snap.Version); err != nil {
+					return false, sideError(s, err)
+				}
+			}
+			if err := in.remember(s, res.of(s.Name)); err != nil {
+				r.Log.WithField("side", s.Name).WithError(err).Debug("the index could not be written: files are read again next time")
+			}
+		}
+		return true, r.shareRevoked()
+	case Hold:
+		total.Held = true
+		return true, in.remember(r.System, res.System)
+	case Return:
+		kept, err := r.kept(ctx, in, res.System, res.UsrData, nil, res.Decision.To)
+		if err != nil {
+			return false, err
+		}
+		r.Log.WithField("version", kept.record.Manifest.Version).Warn("the installed version is revoked; returning to the one before")
+		total.Returned = true
+		return false, r.returnTo(ctx, in, res.System, res.UsrData, kept)
 	}
-	winner := res.winner()
-	d, err := in.aim(ctx, res.Decision.From, res.System, res.UsrData)
+	src := in.sources(res.System, res.UsrData)
+	d := aim(res.Decision.From, res.System, res.UsrData, src, in.restless)
+	changed, err := r.bring(ctx, in, res, d, src, total)
 	if err != nil {
 		return false, err
-	}
-	changed := false
-	// The side that follows comes first: should it fail, the one that won
-	// still says what is on it, and what it lost can be had from the other.
-	for _, side := range r.order(winner.Side) {
-		snap := res.System
-		if side.Name == UsrData {
-			snap = res.UsrData
-		}
-		if changed && res.Decision.Action == Capture {
-			// Until system has the record, too, usr_data is ahead of it, and
-			// what is edited next would count as a conflict.
-			ctx = context.WithoutCancel(ctx)
-		}
-		wrote, err := r.bring(ctx, in, side, snap, d, total)
-		if err != nil {
-			return false, sideError(side, err)
-		}
-		if wrote { // what was read from it before may have moved
-			d.src = newSources(brought(side, d.record), res.other(side.Name))
-			total.add(d)
-		}
-		changed = changed || wrote
 	}
 	total.Version, total.Revision = d.record.Manifest.Version, d.record.Revision
 	total.add(d)
 	return !changed, nil
-}
-
-func (res *Result) other(n SideName) *Snapshot {
-	if n == System {
-		return res.UsrData
-	}
-	return res.System
 }
 
 // add notes what became of configuration; the round after an interrupted one
@@ -342,111 +343,83 @@ func (res *Result) add(d *desired) {
 	}
 }
 
-// brought is a side that was just brought to a record.
-func brought(side *Side, record *Record) *Snapshot {
-	return &Snapshot{Side: side.Name, State: Intact, Version: record.Manifest.Version, basis: record, trusted: true, tree: &tree{fs: side.FS, root: appsDir}}
-}
-
-// shareRevoked gives each side what the other one knows to be revoked.
-func (r *Reconciler) shareRevoked() error {
-	all, err := r.Revoked()
-	if err != nil || len(all) == 0 {
-		return err
-	}
-	for _, s := range r.sides() {
-		have, err := loadRevoked(s.FS)
-		if err == nil && len(have) < len(all) {
-			err = saveRevoked(s.FS, all)
-		}
-		if err != nil {
-			return sideError(s, err)
-		}
-	}
-	return nil
-}
-
-func (r *Reconciler) order(winner SideName) []*Side {
-	if winner == System {
-		return []*Side{r.UsrData, r.System}
-	}
-	return []*Side{r.System, r.UsrData}
-}
-
-// bring makes a side hold what is desired, and says whether it had to write.
-func (r *Reconciler) bring(ctx context.Context, in *inspector, side *Side, snap *Snapshot, d *desired, total *Result) (bool, error) {
-	st, err := planStaging(ctx, side, snap, d.record, in.buf)
-	if err != nil {
-		return false, err
-	}
-	st.dropUnmendable(d.src)
-	var done, all int64
-	for _, w := range st.wanted {
-		all += w.Size
-	}
-	st.report = func(n int64) {
-		done += n
-		if r.Progress != nil {
-			r.Progress("copying to "+string(side.Name), done, all)
-		}
-	}
-	if !st.idle() {
-		r.Log.WithFields(logrus.Fields{"side": side.Name, "version": d.record.Manifest.Version, "files": len(st.wanted), "bytes": all}).Info("writing")
-	}
-	err = r.makeRoom(ctx, st, d.record)
-	if err == nil {
-		err = st.fill(ctx, d.src)
-	}
-	if err != nil {
-		_ = st.discard() // makes room; where it fails, recovery does it
-		return false, err
-	}
-	if st.direct {
-		total.InPlace = append(total.InPlace, side.Name)
-	}
-	wrote, err := st.seal(ctx)
-	if err != nil {
-		return false, err
-	}
-	in.decoded[st.sum] = d.record
-	if wrote {
-		if !slices.Contains(total.Changed, side.Name) {
-			total.Changed = append(total.Changed, side.Name)
-		}
-		total.Files += len(st.wanted)
-		total.Bytes += all
-	}
-	return wrote, nil
-}
-
-// settleTimes gives files back the time that their record has, where only that
-// differs, so that the next look need not hash them again.
-func (r *Reconciler) settleTimes(res *Result) error {
-	for _, s := range []struct {
-		side *Side
-		snap *Snapshot
-	}{{r.System, res.System}, {r.UsrData, res.UsrData}} {
-		for i := range s.snap.touched {
-			if err := setAttr(s.side.FS, s.snap.touched[i]); err != nil {
-				return sideError(s.side, err)
+// remaining returns what is not as it should be after all was done.
+func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
+	unknown := 0
+	for _, s := range []*Snapshot{res.System, res.UsrData} {
+		for _, p := range s.Skipped {
+			o := s.facts.At(p)
+			total.Left = append(total.Left, Left{s.Side, p, o.Detail})
+			if o.Finding == tree.Unknown {
+				unknown++
 			}
 		}
 	}
+	for _, l := range total.Left {
+		r.Log.WithFields(logrus.Fields{"side": l.Side, "file": l.Path}).Warn("left as it is: " + l.Why)
+	}
+	total.Busy = res.System.Busy
+	for _, p := range res.System.Edited {
+		if in.keeps(p) {
+			total.Busy = append(total.Busy, p)
+		}
+	}
+	slices.Sort(total.Busy)
+	if n := len(res.System.Problems) + len(res.UsrData.Problems); n > 0 {
+		p := slices.Concat(res.System.Problems, res.UsrData.Problems)[0]
+		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, files(n), p.Side, p.Path, p.Kind, p.Detail)
+	}
+	if len(total.Lost) > 0 {
+		return fmt.Errorf("%w: configuration %s was lost on both sides", ErrDamage, total.Lost[0])
+	}
+	if unknown > 0 {
+		l := total.Left[0]
+		return fmt.Errorf("%w: of %s nothing can be said, the first on %s: %s: %s", ErrDamage, files(unknown), l.Side, l.Path, l.Why)
+	}
+	if len(total.Busy) > 0 {
+		return fmt.Errorf("%w: %s and what lies beside it is being written, and keeps the capture that it had (%s in all)", ErrBusy, total.Busy[0], files(len(total.Busy)))
+	}
 	return nil
 }
 
-// sideError adds the side and what the failure means for it.
-func sideError(s *Side, err error) error {
-	if err == nil {
+func files(n int) string {
+	if n == 1 {
+		return "1 file"
+	}
+	return fmt.Sprintf("%d files", n)
+}
+
+// seen returns the index of a side that was found good since the machine started.
+func (r *Reconciler) seen(n SideName) digest.SHA256 { return r.session()[n] }
+
+// see remembers that the index of a side was found good since the machine started.
+func (r *Reconciler) see(n SideName, sum digest.SHA256) error {
+	if r.Session == nil {
 		return nil
 	}
-	var space *SpaceError
-	switch {
-	case errors.As(err, &space), errors.Is(err, ErrUnavailable):
-		return fmt.Errorf("%s: %w", s.Name, err)
-	case fsys.IsNoSpace(err):
-		return fmt.Errorf("%s: %w: %w", s.Name, ErrNoSpace, err)
-	case fsys.IsNotWritable(err):
-		return fmt.Errorf("%s: %w: not writable: %w", s.Name, ErrUnavailable, err)
+	all := r.session()
+	all[n] = sum
+	return r.Session.Store(fmt.Appendf(nil, "%s %s %s\n", r.Boot, all[System], all[UsrData]))
+}
+
+func (r *Reconciler) session() map[SideName]digest.SHA256 {
+	all := map[SideName]digest.SHA256{}
+	if r.Session == nil || r.Boot == "" {
+		return all
 	}
-	return fmt.Errorf("%s: %w", s.Name, err)
+	var boot, system, usrData string
+	if n, _ := fmt.Sscan(string(r.Session.Load()), &boot, &system, &usrData); n != 3 || boot != r.Boot {
+		return all
+	}
+	all[System], _ = digest.Parse(system) // what is none knows nothing
+	all[UsrData], _ = digest.Parse(usrData)
+	return all
+}
+
+// wait waits for d, or until ctx ends.
+func (r *Reconciler) wait(ctx context.Context, d time.Duration) error {
+	if r.Wait == nil {
+		return ctx.Err()
+	}
+	return r.Wait(ctx, d)
 }

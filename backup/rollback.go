@@ -4,44 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path"
-	"slices"
 
-	"tandem/internal/fsys"
+	"tandem/backup/change"
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/backup/tree"
+	"tandem/internal/digest"
 	"tandem/versioning"
 )
 
 // ErrNothingToReturnTo says that no other version is kept on this device.
 var ErrNothingToReturnTo = errors.New("nothing to return to")
 
-// previous takes a snapshot of the version that a side keeps for a rollback,
-// every byte read. nil if there is none, or none that has a name.
-func (in *inspector) previous(ctx context.Context, side *Side) (*Snapshot, error) {
-	if side.ready() != nil {
-		return nil, nil
-	}
-	s := &Snapshot{Side: side.Name, Path: side.FS.Path(prevDir), bad: map[Path]ProblemKind{}, edited: map[Path]bool{}, busy: map[Path]bool{}}
-	var err error
-	if s.Version, err = versioning.ReadTag(side.FS, path.Join(prevDir, tagFile)); err != nil {
-		return nil, nil
-	}
-	if s.own, s.ownSum, err = in.loadRecord(side.FS, path.Join(prevDir, path.Base(recordFile))); err != nil {
-		s.Detail = err.Error()
-	}
-	if s.tree, err = scan(ctx, side.FS, app(prevDir, ""), s.own); fsys.IsNotExist(err) {
-		return nil, nil
-	} else if err != nil {
-		return nil, err
-	}
-	full := *in
-	full.full = true
-	if err := full.judge(ctx, s, &Snapshot{State: Absent}); err != nil {
-		return nil, err
-	}
-	if !s.usable() {
-		return nil, nil
-	}
-	return s, nil
+// keptVersion is a version that the device could return to.
+type keptVersion struct {
+	record *record.Record
 }
 
 // Rollback leaves the version on system for the one that was there before, or
@@ -58,14 +37,14 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 	if _, err := r.Recover(); err != nil {
 		return from, now, err
 	}
-	in := newInspector(r.now(), Options{})
+	in := newInspector(r, Options{})
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return from, now, err
 	}
 	for _, s := range []*Snapshot{system, usrData} {
-		if s.State == Unavailable {
-			return from, now, fmt.Errorf("%w: %s", ErrUnavailable, s.Detail)
+		if s.err != nil {
+			return from, now, unusable(s)
 		}
 	}
 	if !system.usable() {
@@ -79,8 +58,9 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 	if err != nil {
 		return system.Version, now, err
 	}
-	stop(system.Version, kept.Version)
-	rest := versioning.Without(bad, kept.Version)
+	back := kept.record.Manifest.Version
+	stop(system.Version, back)
+	rest := versioning.Without(bad, back)
 	if len(rest) < len(bad) { // first, or a cut between the sides would leave both versions revoked
 		if err := r.setRevoked(rest); err != nil {
 			return system.Version, now, err
@@ -89,115 +69,152 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 	if err := r.setRevoked(append(rest, system.Version)); err != nil {
 		return system.Version, now, err
 	}
-	return system.Version, kept.Version, r.returnTo(ctx, in, system, usrData, kept)
+	return system.Version, back, r.returnTo(ctx, in, system, usrData, kept)
 }
 
 // kept finds the version to return to: the one named, or the highest that is
-// kept, whole, and not revoked. Another build of the version on system is none:
-// it would be revoked with it. usr_data's own version counts, too: it is what
-// the device returns to while a backup is held back.
-func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *Snapshot, bad []versioning.Version, to versioning.Version) (*Snapshot, error) {
-	var found *Snapshot
-	consider := func(s *Snapshot) {
+// kept, whole, and not revoked; the one that the version on system was installed
+// over counts, revoked or not, until that is confirmed. Another build of the
+// version on system is none: it would be revoked with it. usr_data's own version
+// counts, too: it is what the device returns to while a backup is held back.
+func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *Snapshot, bad []versioning.Version, to versioning.Version) (*keptVersion, error) {
+	pending, err := r.Pending()
+	if err != nil {
+		return nil, err
+	}
+	var found *record.Record
+	consider := func(k *record.Record) {
+		v := k.Manifest.Version
+		before := pending != nil && v.String() == pending.Previous.String()
 		switch {
-		case s == nil || !s.usable() || s.State != Intact || s.Version.Compare(system.Version) == 0:
-		case !to.IsZero() && s.Version.String() != to.String():
-		case to.IsZero() && s.Version.In(bad):
-		case found == nil || s.Version.Compare(found.Version) > 0:
-			found = s
+		case v.Compare(system.Version) == 0:
+		case !to.IsZero() && v.String() != to.String():
+		case to.IsZero() && v.In(bad) && !before:
+		case found == nil || before || v.Compare(found.Manifest.Version) > 0 && (pending == nil || found.Manifest.Version.String() != pending.Previous.String()):
+			found = k
 		}
 	}
-	consider(usrData)
+	if usrData.State == Intact {
+		consider(usrData.facts.Basis)
+	}
+	src := in.sources(system, usrData)
 	for _, side := range r.sides() {
-		s, err := in.previous(ctx, side)
+		k, err := in.previous(ctx, side, system, src)
 		if err != nil {
 			return nil, sideError(side, err)
 		}
-		consider(s)
+		if k != nil {
+			consider(k)
+		}
 	}
 	switch {
 	case found != nil:
-		return found, nil
+		return &keptVersion{found}, nil
 	case to.IsZero():
 		return nil, fmt.Errorf("%w: no other version is kept whole on this device", ErrNothingToReturnTo)
 	}
 	return nil, fmt.Errorf("%w: %s is not kept whole on this device", ErrNothingToReturnTo, to)
 }
 
-// returnTo commits a version that is kept on system.
-func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrData, kept *Snapshot) error {
-	record, err := in.withEdits(ctx, kept)
-	if err != nil {
-		return err
+// previous returns the record of the version that a side keeps for a rollback;
+// nil if there is none, or its application files are not all to be had.
+// Configuration that is nowhere any more is as system has it now.
+func (in *inspector) previous(ctx context.Context, side *Side, system *Snapshot, src *sources) (*record.Record, error) {
+	if side.ready() != nil {
+		return nil, nil
 	}
-	st, err := planStaging(ctx, r.System, system, record, in.buf)
-	if err != nil {
-		return err
+	r, _, err := record.Load(side.FS, path.Join(change.PreviousDir, path.Base(change.RecordFile)), in.known)
+	if errors.Is(err, manifest.ErrInvalid) || errors.Is(err, record.ErrNewer) || r == nil && err == nil {
+		return nil, nil
 	}
-	if kept.Side == System {
-		if err := st.linkFrom(ctx, kept); err != nil {
-			return err
-		}
-	}
-	src := newSources(system, usrData, kept)
-	st.dropUnmendable(src)
-	if err = st.begin(); err == nil {
-		err = st.fill(ctx, src)
-	}
-	if err != nil {
-		_ = st.discard() // makes room; where it fails, recovery does it
-		return sideError(r.System, err)
-	}
-	_, err = st.seal(ctx)
-	return sideError(r.System, err)
-}
-
-// withEdits is the record of a version with its configuration as it is, be it
-// captured or not.
-func (in *inspector) withEdits(ctx context.Context, s *Snapshot) (*Record, error) {
-	edits, err := in.entriesOf(ctx, s, s.Edited)
 	if err != nil {
 		return nil, err
 	}
-	r := &Record{Manifest: s.basis.Manifest, Revision: max(s.basis.Revision, 1)}
-	for _, e := range s.basis.Config {
-		if !s.edited[e.Path] {
-			r.Config = append(r.Config, e)
+	k := *r
+	gone := map[Path]*manifest.Entry{}
+	for e := range r.Entries() {
+		if e.Type != manifest.File {
+			continue
+		}
+		from, whole := src.find(side.Name, e)
+		if whole && from.node == nil {
+			if whole, err = in.whole(ctx, from, *e.SHA256); err != nil {
+				return nil, err
+			}
+		}
+		if whole {
+			continue
+		}
+		if !r.Captures(e) {
+			return nil, nil
+		}
+		gone[e.Path] = nil
+		if now := system.facts.Has(e.Path); now != nil && now.Type == manifest.File {
+			gone[e.Path] = now
 		}
 	}
-	if len(edits) > 0 {
-		r.Config = append(r.Config, edits...)
-		r.Revision++
-	}
-	slices.SortFunc(r.Config, byPath)
-	dropOrphans(r)
-	return r, nil
+	k.Config = overlay(k.Config, gone)
+	dropOrphans(&k)
+	k.Revision = max(k.Revision, 1)
+	return &k, nil
 }
 
-// resumeRollback carries a rollback through that a power cut came into: the
-// version on system is revoked, and one that is not is kept. It says whether
-// it did.
-func (r *Reconciler) resumeRollback(ctx context.Context, in *inspector, res *Result) (bool, error) {
-	bad, err := r.Revoked()
-	if err != nil || !res.System.usable() || !res.Version.In(bad) {
+// whole reports whether what is kept for a rollback is whole: it is read, since
+// nothing else ever does.
+func (in *inspector) whole(ctx context.Context, from source, want digest.SHA256) (bool, error) {
+	f, err := from.fs.Open(from.name)
+	var sum digest.SHA256
+	if err == nil {
+		defer f.Close()
+		sum, _, err = digest.OfReader(inContext{ctx, f}, in.buf)
+	}
+	if err != nil && tree.Means(err) == tree.Nothing {
 		return false, err
 	}
-	kept, err := r.kept(ctx, in, res.System, res.UsrData, bad, versioning.Version{})
-	if errors.Is(err, ErrNothingToReturnTo) {
-		return false, nil // a revoked version is better than none
+	if err != nil || sum != want {
+		in.badKept[kept{from.side, want}] = true
+		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	r.Log.WithField("version", kept.Version).Warn("the installed version is revoked; returning to the one before")
-	return true, r.returnTo(ctx, in, res.System, res.UsrData, kept)
+	return true, nil
 }
 
-// Unrevoke durably takes the mark from a version, on both sides.
-func (r *Reconciler) Unrevoke(v versioning.Version) error {
+// inContext ends a long read when its context does.
+type inContext struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c inContext) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// returnTo commits a version that is kept on system.
+func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrData *Snapshot, kept *keptVersion) error {
 	bad, err := r.Revoked()
 	if err != nil {
 		return err
 	}
-	return r.setRevoked(versioning.Without(bad, v))
+	if v := kept.record.Manifest.Version; v.In(bad) { // it was, by the installation that is taken back
+		if err := r.setRevoked(versioning.Without(bad, v)); err != nil {
+			return err
+		}
+	}
+	d := &desired{record: kept.record}
+	w, err := in.plan(r.System, system, d, UsrData)
+	if err != nil {
+		return sideError(r.System, err)
+	}
+	w.plan.Tag = true
+	src := in.sources(system, usrData)
+	if w.change, err = change.Begin(r.System.FS, w.plan, in.buf); err != nil {
+		return sideError(r.System, err)
+	}
+	if err := r.fill(ctx, w, src); err != nil {
+		return errors.Join(sideError(r.System, err), w.change.Discard())
+	}
+	_, err = r.commit(ctx, in, w, d, src, &Result{})
+	return sideError(r.System, err)
 }

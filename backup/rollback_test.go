@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 
+	"tandem/backup/change"
+	"tandem/internal/digest"
 	"tandem/internal/fsys/memfs"
 	"tandem/versioning"
 )
@@ -32,7 +34,7 @@ func TestRollback(t *testing.T) {
 		l.mustBoot()
 		l.must(l.rollback(""))
 		l.wantInStep("1.0.0")
-		if err := l.holdsRelease(System, appsDir, "1.0.0"); err != nil {
+		if err := l.holdsRelease(System, change.AppsDir, "1.0.0"); err != nil {
 			t.Error(err)
 		}
 		if got := l.read(System, "apps/etc/app.conf"); got != "as it was in 1.0.0" {
@@ -57,8 +59,9 @@ func TestRollbackLeavesADamagedPreviousAlone(t *testing.T) {
 	l := newLab(t, memfs.Options{})
 	l.mustInstall("1.0.0", nil, InstallOptions{})
 	l.mustInstall("1.1.0", nil, InstallOptions{})
+	kept := change.Kept(change.PreviousDir, digest.Of([]byte("binary of 1.0.0")).String())
 	for _, side := range []SideName{System, UsrData} {
-		l.must(l.m.Disk(string(side)).Damage(".tandem/previous/apps/bin/app", func(b []byte) []byte { b[0] ^= 1; return b }))
+		l.must(l.m.Disk(string(side)).Damage(kept, func(b []byte) []byte { b[0] ^= 1; return b }))
 	}
 	if err := l.rollback(""); !errors.Is(err, ErrNothingToReturnTo) {
 		t.Errorf("%v, want nothing to return to", err)

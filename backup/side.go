@@ -1,9 +1,25 @@
+// Package backup keeps two sides in step: it decides which one the other
+// follows, captures configuration, merges it, installs releases and returns to
+// earlier ones. What it finds comes from backup/tree, what it changes goes
+// through backup/change; the decision between is a pure function.
 package backup
 
 import (
-	"path"
+	"errors"
+	"fmt"
 
+	"tandem/backup/change"
+	"tandem/backup/manifest"
+	"tandem/backup/record"
 	"tandem/internal/fsys"
+)
+
+// The words of backup/manifest that others know by this package.
+type (
+	// Path is the name of an entry below apps/.
+	Path = manifest.Path
+	// Manifest is the list of a version's application files.
+	Manifest = manifest.Manifest
 )
 
 // SideName names one of the two homes of the application.
@@ -15,33 +31,13 @@ const (
 	UsrData SideName = "usr_data" // backup
 )
 
-// Other gives the other side.
+// Other returns the other side.
 func (n SideName) Other() SideName {
 	if n == System {
 		return UsrData
 	}
 	return System
 }
-
-// The layout of a side, as the design fixes it.
-const (
-	appsDir     = "apps"
-	tagFile     = "app_ver.txt"
-	ownDir      = ".tandem"
-	recordFile  = ".tandem/record.json"
-	commitFile  = ".tandem/commit.json"
-	nextDir     = ".tandem/next"
-	prevDir     = ".tandem/previous"
-	damagedDir  = ".tandem/damaged" // a tree that could not be mended, kept for people to look at
-	pendingFile = ".tandem/pending.json"
-	revokedFile = ".tandem/revoked.json"
-)
-
-// Below next/ and previous/ a version lies as on a side; next/ holds besides:
-const (
-	oldDir   = "old"   // what becomes previous/
-	filesDir = "files" // single files that a patch puts in place
-)
 
 // Side is one of the two homes of the application.
 type Side struct {
@@ -63,5 +59,38 @@ func (s *Side) ready() error {
 	return s.Ready()
 }
 
-// app gives the name of p below the directory of a version, "." for the side itself.
-func app(version string, p Path) string { return path.Join(version, appsDir, string(p)) }
+func (s *Side) live() bool { return s.Name == System }
+
+// The outcomes that are not a change. The program gives each an exit code of
+// its own.
+var (
+	ErrNoApplication = errors.New("no application on either side")
+	ErrDamage        = errors.New("damage remains")
+	ErrUnavailable   = errors.New("a side cannot be used")
+	ErrNoSpace       = change.ErrNoSpace
+	ErrBlocked       = change.ErrBlocked
+	ErrNewer         = record.ErrNewer
+	// ErrBusy says that configuration could not be captured, because it never
+	// came to rest: its directory keeps the capture that it had.
+	ErrBusy = errors.New("not captured")
+)
+
+// SpaceError says how much room a change needs and how much there is.
+type SpaceError = change.SpaceError
+
+// sideError adds the side and what the failure means for it.
+func sideError(s *Side, err error) error {
+	if err == nil {
+		return nil
+	}
+	var space *SpaceError
+	switch {
+	case errors.As(err, &space), errors.Is(err, ErrUnavailable), errors.Is(err, ErrBlocked):
+		return fmt.Errorf("%s: %w", s.Name, err)
+	case fsys.IsNoSpace(err):
+		return fmt.Errorf("%s: %w: %w", s.Name, ErrNoSpace, err)
+	case fsys.IsNotWritable(err):
+		return fmt.Errorf("%s: %w: not writable: %w", s.Name, ErrUnavailable, err)
+	}
+	return fmt.Errorf("%s: %w", s.Name, err)
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/packaging/bundle"
 	"tandem/packaging/release"
@@ -254,7 +255,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 func wanted(m *release.Manifest, i *backup.Install) func(backup.Path) bool {
 	all := map[backup.Path]bool{}
 	for k := range m.Files {
-		if e := &m.Files[k]; e.Type == backup.File && i.Wants(e.Path) {
+		if e := &m.Files[k]; e.Type == manifest.File && i.Wants(e.Path) {
 			all[e.Path] = true
 		}
 	}
@@ -402,7 +403,7 @@ func (in *Installer) lacks(r *bundle.Reader, i *backup.Install) map[backup.Path]
 	}
 	lacks := map[backup.Path]bool{}
 	for _, e := range r.Manifest().Files {
-		if e.Type == backup.File && i.Wants(e.Path) {
+		if e.Type == manifest.File && i.Wants(e.Path) {
 			lacks[e.Path] = true
 		}
 	}

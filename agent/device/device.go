@@ -3,6 +3,7 @@
 package device
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tandem/backup"
+	"tandem/internal/boot"
 	"tandem/internal/child"
 	"tandem/internal/config"
 	"tandem/internal/fsys"
@@ -128,7 +130,10 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 		_, err := os.Stat(d.note(stoppedNote))
 		d.stopped = err == nil
 	}
-	d.reconciler = &backup.Reconciler{Log: env.Log, Progress: env.Progress, Now: env.Now}
+	d.reconciler = &backup.Reconciler{
+		Log: env.Log, Progress: env.Progress, Now: env.Now, Wait: wait, By: env.Version,
+		Boot: boot.ID(), Started: boot.Started(env.Now()), Session: boot.Note(cfg.Agent.Lock + ".seen"),
+	}
 	if d.reconciler.System, err = d.side(backup.System, cfg.System, access); err != nil {
 		return d, err
 	}
@@ -136,6 +141,18 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 		return d, err
 	}
 	return d, nil
+}
+
+// wait waits for d, or until ctx ends.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // keepLock holds a lock, if it was taken, until Close.

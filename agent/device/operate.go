@@ -27,7 +27,7 @@ func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*b
 	}
 	d.startAgain(ctx, command, res)
 	changed := res != nil && len(res.Changed)+len(res.Finished) > 0
-	if changed || err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) {
+	if changed || err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) && !errors.Is(err, backup.ErrBusy) {
 		d.Remember(reconciled(command, res, err))
 	}
 	return res, err
@@ -110,6 +110,10 @@ func (d *Device) unasked() error {
 
 // Plan says what Boot would do, and changes nothing.
 func (d *Device) Plan(ctx context.Context, o backup.Options) (*backup.Result, error) {
+	var err error
+	if o.Hold, err = d.hold(); err != nil {
+		return nil, err
+	}
 	return d.reconciler.Look(ctx, o)
 }
 
@@ -143,7 +147,7 @@ func (d *Device) Bump(ctx context.Context, next func(versioning.Version) (versio
 	if _, err := d.reconciler.Bump(ctx, next); err != nil {
 		return nil, err
 	}
-	return d.Boot(ctx, "bump", backup.Options{Running: true})
+	return d.Boot(ctx, "bump", backup.Options{})
 }
 
 // SlowDown bounds how fast the sides are read.
@@ -258,7 +262,7 @@ func (d *Device) rollback(ctx context.Context, to versioning.Version, running bo
 		}
 	})
 	if err == nil {
-		if res, err = d.reconciler.Reconcile(ctx, backup.Options{Running: running}); res != nil {
+		if res, err = d.reconciler.Reconcile(ctx, backup.Options{}); res != nil {
 			res.Returned = true
 		}
 	}
@@ -295,7 +299,7 @@ func (d *Device) Confirm(ctx context.Context) (*backup.Result, error) {
 	} else {
 		d.env.Log.Info("no version waits to be confirmed")
 	}
-	return d.Boot(ctx, "confirm", backup.Options{Running: true})
+	return d.Boot(ctx, "confirm", backup.Options{})
 }
 
 // Revoke marks a version as one that is never to be chosen while anything else
@@ -324,7 +328,7 @@ func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Resu
 		d.Remember(Event{Command: "revoke", Action: "revoked", Version: v})
 		d.env.Log.Infof("%s is revoked", v)
 	}
-	res, err := d.Boot(ctx, "revoke", backup.Options{Running: true})
+	res, err := d.Boot(ctx, "revoke", backup.Options{})
 	if runs && res != nil {
 		d.StartApplication(ctx, v, res.Version)
 	}

@@ -114,7 +114,7 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		return u, err
 	}
 	if d.cfg.Agent.Backup == config.Immediate || !o.Pending {
-		u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{Running: true})
+		u.BackUp, err = d.reconciler.Reconcile(ctx, backup.Options{})
 		d.warnOfOneDisk()
 	}
 	event := Event{Command: command, Action: "installed", From: done.From, Version: done.Version, Bytes: done.Bytes}
@@ -150,7 +150,7 @@ func (d *Device) partial() (partial, error) {
 func (d *Device) installedAlready(ctx context.Context, command string, there *ota.Installed) (u *Update, err error) {
 	u = &Update{Installed: there, Already: true}
 	if there.Kind != release.Firmware {
-		u.BackUp, err = d.Boot(ctx, command, backup.Options{Running: true})
+		u.BackUp, err = d.Boot(ctx, command, backup.Options{})
 	}
 	return u, err
 }

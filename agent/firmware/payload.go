@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
@@ -110,12 +111,12 @@ func (f *Firmware) checkSpace(m *release.Manifest) error {
 	need.NeedBytes, need.NeedEntries = 4*block, 4 // the record, old and new, and the folder
 	for i := range m.Files {
 		e := &m.Files[i]
-		if e.Type == backup.Hardlink {
+		if e.Type == manifest.Hardlink {
 			continue
 		}
 		need.NeedEntries++
 		need.NeedBytes += block
-		if e.Type == backup.File {
+		if e.Type == manifest.File {
 			need.NeedBytes += (e.Size + block - 1) / block * block
 		}
 	}
@@ -134,7 +135,7 @@ func (f *Firmware) extract(r *bundle.Reader, dir string) error {
 	var done int64
 	dirs := []string{dir}
 	for i := range m.Files {
-		if e := &m.Files[i]; e.Type == backup.Dir {
+		if e := &m.Files[i]; e.Type == manifest.Dir {
 			dirs = append(dirs, path.Join(dir, string(e.Path)))
 		}
 	}
@@ -163,9 +164,9 @@ func (f *Firmware) extract(r *bundle.Reader, dir string) error {
 	for i := range m.Files {
 		var err error
 		switch e := &m.Files[i]; e.Type {
-		case backup.Symlink:
+		case manifest.Symlink:
 			err = f.fs.Symlink(string(e.Target), path.Join(dir, string(e.Path)))
-		case backup.Hardlink:
+		case manifest.Hardlink:
 			err = f.fs.Link(path.Join(dir, string(e.Link)), path.Join(dir, string(e.Path)))
 		}
 		if err != nil {
@@ -205,7 +206,7 @@ func measure(m *release.Manifest) (int64, digest.SHA256) {
 	sums := map[backup.Path]digest.SHA256{}
 	for i := range m.Files {
 		e := &m.Files[i]
-		if e.Type == backup.File {
+		if e.Type == manifest.File {
 			size += e.Size
 			sums[e.Path] = *e.SHA256
 		}
@@ -213,13 +214,13 @@ func measure(m *release.Manifest) (int64, digest.SHA256) {
 	for i := range m.Files {
 		e := &m.Files[i]
 		switch e.Type {
-		case backup.File:
+		case manifest.File:
 			s.add(string(e.Path), fsys.TypeFile, sums[e.Path].String())
-		case backup.Hardlink:
+		case manifest.Hardlink:
 			s.add(string(e.Path), fsys.TypeFile, sums[e.Link].String())
-		case backup.Symlink:
+		case manifest.Symlink:
 			s.add(string(e.Path), fsys.TypeSymlink, string(e.Target))
-		case backup.Dir:
+		case manifest.Dir:
 			s.add(string(e.Path), fsys.TypeDir, "")
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/cli"
 	"tandem/internal/digest"
 	"tandem/packaging/bundle"
@@ -111,7 +112,7 @@ func compare(heads []*bundle.Head) (*difference, error) {
 	before := map[backup.Path]digest.SHA256{}
 	have := map[digest.SHA256]bool{}
 	for i := range a.Files {
-		if e := &a.Files[i]; e.Type == backup.File {
+		if e := &a.Files[i]; e.Type == manifest.File {
 			before[e.Path] = *e.SHA256
 			have[*e.SHA256] = true
 		}
@@ -119,7 +120,7 @@ func compare(heads []*bundle.Head) (*difference, error) {
 	lacks := map[backup.Path]bool{}
 	for i := range b.Files {
 		e := &b.Files[i]
-		if e.Type != backup.File {
+		if e.Type != manifest.File {
 			continue
 		}
 		d.Files.All++

@@ -89,7 +89,7 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the decision, change nothing")
 	cmd.Args = cli.Exactly()
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		o := backup.Options{Running: cmd.Name() != "boot"}
+		o := backup.Options{}
 		access := device.Change
 		if dryRun {
 			access = device.Look

@@ -15,7 +15,7 @@ import (
 // and so much more for each file.
 const (
 	memoryAtRest  = 18 << 20
-	memoryPerFile = 576
+	memoryPerFile = 1200
 )
 
 // Very many small files take little memory each. -v shows time and peak memory

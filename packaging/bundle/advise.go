@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/packaging/release"
 )
 
@@ -59,15 +60,15 @@ func (t *tellers) say() {
 func keepable(m *release.Manifest) error {
 	for i := range m.Files {
 		e := &m.Files[i]
-		config := backup.Matches(m.Config, e.Path)
+		config := manifest.MatchAny(m.Config, e.Path)
 		switch {
-		case e.Type == backup.Hardlink && config != backup.Matches(m.Config, e.Link):
+		case e.Type == manifest.Hardlink && config != manifest.MatchAny(m.Config, e.Link):
 			a, b := e.Path, e.Link
 			if config {
 				a, b = b, a
 			}
 			return fmt.Errorf("%w: %q, which is not configuration, and %q, which is, are one file: expected two", ErrTree, a, b)
-		case e.Type == backup.File && config && len(path.Base(string(e.Path)))+len(beside) > maxElement:
+		case e.Type == manifest.File && config && len(path.Base(string(e.Path)))+len(beside) > maxElement:
 			return fmt.Errorf("%w: %q: the name of configuration may have %d bytes, so that a device can put %q beside it", ErrTree, e.Path, maxElement-len(beside), "NAME"+beside)
 		}
 		size := 0
@@ -103,7 +104,7 @@ func advise(m *release.Manifest, t *tellers) {
 	}
 	for i := range m.Files {
 		e := &m.Files[i]
-		if e.Type == backup.File && looksLikeConfig(e.Path) && !backup.Matches(m.Config, e.Path) && !backup.Matches(m.Ignore, e.Path) {
+		if e.Type == manifest.File && looksLikeConfig(e.Path) && !manifest.MatchAny(m.Config, e.Path) && !manifest.MatchAny(m.Ignore, e.Path) {
 			t.add("warning: no --config-pattern names %s, which looks like configuration: an edit on a device is taken back", e.Path)
 		}
 	}
@@ -112,7 +113,7 @@ func advise(m *release.Manifest, t *tellers) {
 		unused[p] = true
 	}
 	for i := range m.Files {
-		maps.DeleteFunc(unused, func(p string, _ bool) bool { return backup.Matches([]string{p}, m.Files[i].Path) })
+		maps.DeleteFunc(unused, func(p string, _ bool) bool { return manifest.MatchAny([]string{p}, m.Files[i].Path) })
 	}
 	for _, p := range slices.Sorted(maps.Keys(unused)) {
 		if t.tell != nil {

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/packaging/release"
 )
@@ -17,7 +18,7 @@ type Archive struct {
 	src    io.ReaderAt
 	size   int64
 	raw    []byte // release.json
-	byHash map[digest.SHA256]*backup.Entry
+	byHash map[digest.SHA256]*manifest.Entry
 }
 
 // OpenArchive reads the head of the bundle of size bytes that src holds. What
@@ -36,7 +37,7 @@ func OpenArchive(ctx context.Context, src io.ReaderAt, size int64, v Verifier) (
 	if h.Size() != size {
 		return nil, malformed(payloadName, "the bundle has %d bytes: expected %d", size, h.Size())
 	}
-	a := &Archive{Head: h, ctx: ctx, src: src, size: size, byHash: map[digest.SHA256]*backup.Entry{}}
+	a := &Archive{Head: h, ctx: ctx, src: src, size: size, byHash: map[digest.SHA256]*manifest.Entry{}}
 	if a.raw, err = dec.decode(h.packed, h.parts.Release.Length, nil); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/internal/cut"
@@ -164,23 +165,23 @@ func TestRoundTrip(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("contents (-want +got):\n%.2000s", diff)
 	}
-	entries := map[string]backup.Entry{}
+	entries := map[string]manifest.Entry{}
 	for _, e := range m.Files {
 		entries[string(e.Path)] = e
 		if e.UID != 0 || e.GID != 0 {
 			t.Errorf("%q belongs to %d:%d, want root", e.Path, e.UID, e.GID)
 		}
-		if e.Type != backup.Hardlink && e.Mtime != 1700000000e9 {
+		if e.Type != manifest.Hardlink && e.Mtime != 1700000000e9 {
 			t.Errorf("%q has mtime %d, want that of SOURCE_DATE_EPOCH", e.Path, e.Mtime)
 		}
 	}
-	if e := entries["bin/hello"]; e.Type != backup.Hardlink || e.Link != "bin/hallo" {
+	if e := entries["bin/hello"]; e.Type != manifest.Hardlink || e.Link != "bin/hallo" {
 		t.Errorf("bin/hello is %+v, want a hard link to bin/hallo", e)
 	}
-	if e := entries["start"]; e.Type != backup.Symlink || e.Target != "bin/hello" {
+	if e := entries["start"]; e.Type != manifest.Symlink || e.Target != "bin/hello" {
 		t.Errorf("start is %+v, want a symbolic link", e)
 	}
-	if e := entries["empty"]; e.Type != backup.Dir || e.Mode != 0o700 {
+	if e := entries["empty"]; e.Type != manifest.Dir || e.Mode != 0o700 {
 		t.Errorf("empty is %+v, want a directory of mode 0700", e)
 	}
 	if e := entries["z.setuid"]; e.Mode != 0o4755 {
@@ -596,9 +597,9 @@ func frameWith(t testing.TB, plain []byte, o ...zstd.EOption) framed {
 	return framed{z.EncodeAll(plain, nil), len(plain)}
 }
 
-func fileEntry(name, body string) backup.Entry {
+func fileEntry(name, body string) manifest.Entry {
 	sum := digest.Of([]byte(body))
-	return backup.Entry{Path: backup.Path(name), Type: backup.File, Mode: 0o644, Size: int64(len(body)), SHA256: &sum}
+	return manifest.Entry{Path: backup.Path(name), Type: manifest.File, Mode: 0o644, Size: int64(len(body)), SHA256: &sum}
 }
 
 // craft gives a well-signed bundle with any manifest and payload.
@@ -670,7 +671,7 @@ func TestBadManifest(t *testing.T) {
 			}
 		}
 	}
-	add := func(e ...backup.Entry) func(*release.Manifest) {
+	add := func(e ...manifest.Entry) func(*release.Manifest) {
 		return func(m *release.Manifest) { m.Files = append(m.Files, e...) }
 	}
 	for _, c := range []struct {
@@ -688,15 +689,15 @@ func TestBadManifest(t *testing.T) {
 		{"element too long", rename("b", strings.Repeat("b", 64<<10)), "at most"},
 		{"repeats", rename("b", "a"), "listed twice"},
 		{"not sorted", rename("a", "c"), "sorted by path"},
-		{"device node", add(backup.Entry{Path: "dev", Type: "char"}), "unknown type"},
-		{"block device", add(backup.Entry{Path: "dev", Type: "block"}), "unknown type"},
+		{"device node", add(manifest.Entry{Path: "dev", Type: "char"}), "unknown type"},
+		{"block device", add(manifest.Entry{Path: "dev", Type: "block"}), "unknown type"},
 		{"parent missing", rename("b", "dir/b"), "not listed before it"},
 		{"through a symlink", func(m *release.Manifest) {
-			m.Files = release.Files{m.Files[0], {Path: "l", Type: backup.Symlink, Target: "/etc"}, fileEntry("l/passwd", "beta")}
+			m.Files = release.Files{m.Files[0], {Path: "l", Type: manifest.Symlink, Target: "/etc"}, fileEntry("l/passwd", "beta")}
 		}, "goes through"},
 		{"through a file", rename("b", "a/b"), "goes through"},
-		{"symlink without target", add(backup.Entry{Path: "l", Type: backup.Symlink}), "target"},
-		{"hard link to nothing", add(backup.Entry{Path: "l", Type: backup.Hardlink, Link: "../../etc/passwd"}), "no file listed before it"},
+		{"symlink without target", add(manifest.Entry{Path: "l", Type: manifest.Symlink}), "target"},
+		{"hard link to nothing", add(manifest.Entry{Path: "l", Type: manifest.Hardlink, Link: "../../etc/passwd"}), "no file listed before it"},
 		{"owner below zero", func(m *release.Manifest) { m.Files[0].UID = -1 }, "owner"},
 		{"negative size", func(m *release.Manifest) { m.Files[0].Size = -1 }, "size -1"},
 		{"sizes overflow", func(m *release.Manifest) { m.Files[0].Size, m.Files[1].Size = 1<<62, 1<<62 }, "together"},
@@ -1196,10 +1197,10 @@ func FuzzReader(f *testing.F) {
 	o.Signing = signedBy(f, "targets")
 	o.Roots, o.FirstRoot = [][]byte{testkeys.Root(f, testkeys.RootSpec{Version: 2})}, 2
 	f.Add(create(f, dir, o))
-	manifest, err := base().Encode()
+	encoded, err := base().Encode()
 	must(f, err)
-	f.Add(craft(f, manifest, frameOf(f, baseTar(f))))
-	f.Add(craft(f, manifest, frameOf(f, baseTar(f)[:1024]), frameOf(f, baseTar(f)[1024:])))
+	f.Add(craft(f, encoded, frameOf(f, baseTar(f))))
+	f.Add(craft(f, encoded, frameOf(f, baseTar(f)[:1024]), frameOf(f, baseTar(f)[1024:])))
 	f.Add(signed[:700])
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, contents, err := readAll(bytes.NewReader(data), Inspect{})
@@ -1210,7 +1211,7 @@ func FuzzReader(f *testing.F) {
 			return
 		}
 		for _, e := range m.Files {
-			if e.Type == backup.File {
+			if e.Type == manifest.File {
 				if got := digest.Of([]byte(contents[string(e.Path)])); got != *e.SHA256 {
 					t.Fatalf("%q: accepted with another content", e.Path)
 				}

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/release"
@@ -153,7 +154,7 @@ func scan(ctx context.Context, app fsys.FS, m *release.Manifest, o *Options, tel
 	if len(m.Files) == 0 {
 		return fmt.Errorf("%w: %s is empty", ErrTree, app.Path("."))
 	}
-	slices.SortFunc(m.Files, func(a, b backup.Entry) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	slices.SortFunc(m.Files, func(a, b manifest.Entry) int { return strings.Compare(string(a.Path), string(b.Path)) })
 	return findLinks(app, m)
 }
 
@@ -175,14 +176,14 @@ func (s *scanner) dir(ctx context.Context, dir string) error {
 	}
 	for _, info := range infos {
 		name := path.Join(dir, info.Name)
-		e := backup.Entry{Path: backup.Path(name), Mode: backup.Mode(info.Mode), Mtime: s.m.Time * int64(time.Second)}
+		e := manifest.Entry{Path: backup.Path(name), Mode: manifest.Mode(info.Mode), Mtime: s.m.Time * int64(time.Second)}
 		switch info.Type {
 		case fsys.TypeFile:
-			e.Type, e.Size = backup.File, info.Size
+			e.Type, e.Size = manifest.File, info.Size
 		case fsys.TypeDir:
-			e.Type = backup.Dir
+			e.Type = manifest.Dir
 		case fsys.TypeSymlink:
-			e.Type, e.Mode = backup.Symlink, 0
+			e.Type, e.Mode = manifest.Symlink, 0
 			target, err := s.app.Readlink(name)
 			if err != nil {
 				return err
@@ -258,7 +259,7 @@ func findLinks(app fsys.FS, m *release.Manifest) error {
 	first := make(map[inode]backup.Path)
 	for i := range m.Files {
 		e := &m.Files[i]
-		if e.Type != backup.File {
+		if e.Type != manifest.File {
 			continue
 		}
 		info, err := app.Lstat(string(e.Path))
@@ -270,7 +271,7 @@ func findLinks(app fsys.FS, m *release.Manifest) error {
 		}
 		id := inode{info.Dev, info.Ino}
 		if to, ok := first[id]; ok {
-			m.Files[i] = backup.Entry{Path: e.Path, Type: backup.Hardlink, Link: to}
+			m.Files[i] = manifest.Entry{Path: e.Path, Type: manifest.Hardlink, Link: to}
 			continue
 		}
 		first[id] = e.Path

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/packaging/delta"
 	"tandem/packaging/release"
@@ -136,7 +137,7 @@ func newCarried(base *release.Manifest) *carried {
 	c := &carried{map[digest.SHA256]bool{}, map[backup.Path]digest.SHA256{}}
 	for i := range base.Files {
 		switch e := &base.Files[i]; {
-		case e.Type != backup.File:
+		case e.Type != manifest.File:
 		case base.IsConfig(e.Path):
 			c.defaults[e.Path] = *e.SHA256
 		default:
@@ -146,7 +147,7 @@ func newCarried(base *release.Manifest) *carried {
 	return c
 }
 
-func (c *carried) lacks(e *backup.Entry) bool {
+func (c *carried) lacks(e *manifest.Entry) bool {
 	same, ok := c.defaults[e.Path]
 	return !c.contents[*e.SHA256] && !(ok && same == *e.SHA256)
 }
@@ -186,5 +187,5 @@ func deltaLayout(m, base *release.Manifest, patches []Patch) (*layout, error) {
 // patched is a patch and the file that it makes.
 type patched struct {
 	Patch
-	file *backup.Entry
+	file *manifest.Entry
 }

@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 
-	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/packaging/release"
 )
@@ -23,7 +23,7 @@ func Extract(r *Reader, root *os.Root) error {
 	}
 	m := r.Manifest()
 	for i := range m.Files {
-		if e := &m.Files[i]; e.Type == backup.Dir {
+		if e := &m.Files[i]; e.Type == manifest.Dir {
 			if err := root.Mkdir(string(e.Path), 0o700); err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ func extractBase(r *Reader, root *os.Root, m *release.Manifest) error {
 	}
 	for i := range m.Files {
 		e := &m.Files[i]
-		if e.Type != backup.File {
+		if e.Type != manifest.File {
 			continue
 		}
 		if _, err := root.Lstat(string(e.Path)); err == nil {
@@ -70,7 +70,7 @@ func extractBase(r *Reader, root *os.Root, m *release.Manifest) error {
 	return nil
 }
 
-func extractFrom(base Base, root *os.Root, e *backup.Entry) error {
+func extractFrom(base Base, root *os.Root, e *manifest.Entry) error {
 	f, err := base.Open(*e.SHA256, e.Size)
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func checkEmpty(root *os.Root) error {
 	return nil
 }
 
-func extractFile(root *os.Root, e *backup.Entry, content io.Reader) error {
+func extractFile(root *os.Root, e *manifest.Entry, content io.Reader) error {
 	f, err := root.OpenFile(string(e.Path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -122,9 +122,9 @@ func extractRest(root *os.Root, m *release.Manifest) error {
 	for i := range m.Files {
 		var err error
 		switch e := &m.Files[i]; e.Type {
-		case backup.Symlink:
+		case manifest.Symlink:
 			err = root.Symlink(string(e.Target), string(e.Path))
-		case backup.Hardlink:
+		case manifest.Hardlink:
 			err = root.Link(string(e.Link), string(e.Path))
 		}
 		if err != nil {
@@ -132,7 +132,7 @@ func extractRest(root *os.Root, m *release.Manifest) error {
 		}
 	}
 	for i := len(m.Files) - 1; i >= 0; i-- {
-		if e := &m.Files[i]; e.Type == backup.Dir {
+		if e := &m.Files[i]; e.Type == manifest.Dir {
 			if err := root.Chmod(string(e.Path), fileMode(e.Mode)); err != nil {
 				return err
 			}
@@ -141,9 +141,9 @@ func extractRest(root *os.Root, m *release.Manifest) error {
 	return nil
 }
 
-func fileMode(m backup.Mode) fs.FileMode {
+func fileMode(m manifest.Mode) fs.FileMode {
 	mode := fs.FileMode(m) & fs.ModePerm
-	for bit, flag := range map[backup.Mode]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
+	for bit, flag := range map[manifest.Mode]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
 		if m&bit != 0 {
 			mode |= flag
 		}

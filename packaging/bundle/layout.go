@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/packaging/release"
 )
 
@@ -12,7 +13,7 @@ import (
 // files follows from the release: for each file a header, the content and
 // padding, and two empty blocks at the end.
 type layout struct {
-	files []*backup.Entry
+	files []*manifest.Entry
 	mtime int64
 	// patches are those of files that come as patches: size and hash in files
 	// are then the patch's.
@@ -21,9 +22,9 @@ type layout struct {
 
 func newLayout(m *release.Manifest) *layout {
 	n, _ := m.Content()
-	l := &layout{files: make([]*backup.Entry, 0, n), mtime: m.Time}
+	l := &layout{files: make([]*manifest.Entry, 0, n), mtime: m.Time}
 	for i := range m.Files {
-		if e := &m.Files[i]; e.Type == backup.File {
+		if e := &m.Files[i]; e.Type == manifest.File {
 			l.files = append(l.files, e)
 		}
 	}
@@ -59,7 +60,7 @@ func (l *layout) name(i int) string {
 const maxName = 100
 
 // headerSize is how long the headers of e are.
-func headerSize(e *backup.Entry) int64 {
+func headerSize(e *manifest.Entry) int64 {
 	if n := int64(len(records(e))); n > 0 {
 		return block + n + pad(n) + block
 	}
@@ -68,7 +69,7 @@ func headerSize(e *backup.Entry) int64 {
 
 // header gives what stands before the content of e: a ustar header and, where
 // that cannot say the name or the length, an extended header before it.
-func header(e *backup.Entry, mtime int64) []byte {
+func header(e *manifest.Entry, mtime int64) []byte {
 	size := e.Size
 	if size > maxMember {
 		size = 0 // the record has it
@@ -84,7 +85,7 @@ func header(e *backup.Entry, mtime int64) []byte {
 }
 
 // records are the extended header records of e.
-func records(e *backup.Entry) []byte {
+func records(e *manifest.Entry) []byte {
 	var b []byte
 	if len(e.Path) > maxName {
 		b = appendRecord(b, "path", string(e.Path))

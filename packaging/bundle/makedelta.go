@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/delta"
@@ -136,7 +137,7 @@ type deltaOpener struct {
 	patches map[backup.Path][]byte
 }
 
-func (d *deltaOpener) open(e *backup.Entry) (io.ReadCloser, error) {
+func (d *deltaOpener) open(e *manifest.Entry) (io.ReadCloser, error) {
 	if p, ok := d.patches[e.Path]; ok {
 		return io.NopCloser(bytes.NewReader(p)), nil
 	}
@@ -144,7 +145,7 @@ func (d *deltaOpener) open(e *backup.Entry) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(b)), err
 }
 
-func (d *deltaOpener) name(e *backup.Entry) string { return e.Path.String() }
+func (d *deltaOpener) name(e *manifest.Entry) string { return e.Path.String() }
 
 type deltaMaker struct {
 	ctx      context.Context
@@ -154,13 +155,13 @@ type deltaMaker struct {
 	o        *DeltaOptions
 
 	sketches func() ([]sketch, error) // of bases
-	bases    []*backup.Entry          // files that devices have as they were
+	bases    []*manifest.Entry        // files that devices have as they were
 }
 
 // patches makes the patches that pay.
 func (m *deltaMaker) patches() ([]Patch, map[backup.Path][]byte, error) {
 	c := newCarried(m.old.Manifest())
-	samePath := map[backup.Path]*backup.Entry{}
+	samePath := map[backup.Path]*manifest.Entry{}
 	for _, e := range newLayout(m.old.Manifest()).files {
 		if !m.old.Manifest().IsConfig(e.Path) && e.Size <= delta.MaxFile {
 			samePath[e.Path] = e
@@ -168,7 +169,7 @@ func (m *deltaMaker) patches() ([]Patch, map[backup.Path][]byte, error) {
 		}
 	}
 	m.sketches = sync.OnceValues(m.sketchBases)
-	var todo []*backup.Entry
+	var todo []*manifest.Entry
 	var done, total int64
 	for _, e := range newLayout(m.new.Manifest()).files {
 		if c.lacks(e) {
@@ -221,7 +222,7 @@ func (m *deltaMaker) patches() ([]Patch, map[backup.Path][]byte, error) {
 
 // patch makes the patch of e, from the old file at its path or, where there is
 // none, the one that is most like it; nil if none pays.
-func (m *deltaMaker) patch(ctx context.Context, e, from *backup.Entry) (*Patch, []byte, error) {
+func (m *deltaMaker) patch(ctx context.Context, e, from *manifest.Entry) (*Patch, []byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, nil, err
 	}
@@ -260,7 +261,7 @@ func (m *deltaMaker) patch(ctx context.Context, e, from *backup.Entry) (*Patch, 
 }
 
 // full returns how long the file is in frames of its own.
-func (m *deltaMaker) full(e *backup.Entry) (int64, error) {
+func (m *deltaMaker) full(e *manifest.Entry) (int64, error) {
 	b, err := m.new.content(*e.SHA256)
 	var n int64
 	for piece := range slices.Chunk(b, int(m.cuts.piece)) {
@@ -286,7 +287,7 @@ func (m *deltaMaker) sketchBases() ([]sketch, error) {
 
 // alike returns the old file that has most in common with e, of several the
 // first; nil if none has much.
-func (m *deltaMaker) alike(e *backup.Entry) (*backup.Entry, error) {
+func (m *deltaMaker) alike(e *manifest.Entry) (*manifest.Entry, error) {
 	all, err := m.sketches()
 	if err != nil {
 		return nil, err
@@ -296,7 +297,7 @@ func (m *deltaMaker) alike(e *backup.Entry) (*backup.Entry, error) {
 		return nil, err
 	}
 	s := newSketch(b)
-	best, most := (*backup.Entry)(nil), minAlike-1
+	best, most := (*manifest.Entry)(nil), minAlike-1
 	for i, old := range m.bases {
 		if n := s.alike(all[i]); n > most {
 			best, most = old, n

@@ -7,7 +7,7 @@ import (
 	"io"
 	"runtime"
 
-	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 )
@@ -47,16 +47,16 @@ func newCuts(frame int64) (cuts, error) {
 // An opener opens the content that a payload has of an entry, and names it for
 // messages.
 type opener interface {
-	open(e *backup.Entry) (io.ReadCloser, error)
-	name(e *backup.Entry) string
+	open(e *manifest.Entry) (io.ReadCloser, error)
+	name(e *manifest.Entry) string
 }
 
 // treeOpener opens files of a tree.
 type treeOpener struct{ fsys.FS }
 
-func (t treeOpener) open(e *backup.Entry) (io.ReadCloser, error) { return t.FS.Open(string(e.Path)) }
+func (t treeOpener) open(e *manifest.Entry) (io.ReadCloser, error) { return t.FS.Open(string(e.Path)) }
 
-func (t treeOpener) name(e *backup.Entry) string { return t.FS.Path(string(e.Path)) }
+func (t treeOpener) name(e *manifest.Entry) string { return t.FS.Path(string(e.Path)) }
 
 // writePayload writes the files of l to name, in frames, and completes their
 // entries with their hashes.
@@ -197,7 +197,7 @@ func (p *packer) file(i int, limit int64) error {
 	return p.add(make([]byte, after), limit)
 }
 
-func (p *packer) content(e *backup.Entry, limit int64) error {
+func (p *packer) content(e *manifest.Entry, limit int64) error {
 	f, err := p.app.open(e)
 	if err != nil {
 		return err

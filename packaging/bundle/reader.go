@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 )
 
@@ -165,7 +166,7 @@ func (r *Reader) load() error {
 // A delta bundle gives the files that its base lacks. Where one cannot be made
 // of its patch, Next or the reader of its content returns a *PatchError, and the next
 // call of Next goes on after it.
-func (r *Reader) Next() (*backup.Entry, io.Reader, error) {
+func (r *Reader) Next() (*manifest.Entry, io.Reader, error) {
 	if r.err != nil {
 		return nil, nil, r.err
 	}
@@ -183,7 +184,7 @@ func (r *Reader) Next() (*backup.Entry, io.Reader, error) {
 }
 
 // give opens file next, which is e or comes as a patch in its place.
-func (r *Reader) give(e *backup.Entry) (*backup.Entry, io.Reader, error) {
+func (r *Reader) give(e *manifest.Entry) (*manifest.Entry, io.Reader, error) {
 	e, content, err := r.open(e)
 	if err != nil {
 		return nil, nil, err
@@ -207,7 +208,7 @@ func (r *Reader) give(e *backup.Entry) (*backup.Entry, io.Reader, error) {
 }
 
 // open comes to file next, which is e, and checks its header.
-func (r *Reader) open(e *backup.Entry) (*backup.Entry, io.Reader, error) {
+func (r *Reader) open(e *manifest.Entry) (*manifest.Entry, io.Reader, error) {
 	for r.frame < len(r.places) && !r.holds(r.frame-1) {
 		p := &r.places[r.frame]
 		if p.first+p.count <= r.next {
@@ -265,7 +266,7 @@ func (r *Reader) drain() error {
 // fileReader reads and verifies one file.
 type fileReader struct {
 	r    *Reader
-	e    *backup.Entry
+	e    *manifest.Entry
 	left int64
 	hash hash.Hash
 	ok   bool

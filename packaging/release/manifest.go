@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/versioning"
 )
 
@@ -60,7 +61,7 @@ type Manifest struct {
 }
 
 // Files is the list of a manifest's entries.
-type Files []backup.Entry
+type Files []manifest.Entry
 
 // UnmarshalJSON stops at MaxFiles entries: an entry can be much larger in
 // memory than in JSON.
@@ -80,7 +81,7 @@ func (f *Files) UnmarshalJSON(data []byte) error {
 		if len(list) == MaxFiles {
 			return fmt.Errorf("files: more than %d entries", MaxFiles)
 		}
-		var e backup.Entry
+		var e manifest.Entry
 		if err := dec.Decode(&e); err != nil {
 			return fmt.Errorf("files: entry %d: %w", len(list)+1, err)
 		}
@@ -100,7 +101,7 @@ func (m *Manifest) Backup() backup.Manifest {
 		Ignore:     m.Ignore,
 		Replace:    m.Replace,
 		Remove:     m.Remove,
-		Files:      make([]*backup.Entry, len(m.Files)),
+		Files:      make([]*manifest.Entry, len(m.Files)),
 	}
 	for i := range m.Files {
 		b.Files[i] = &m.Files[i]
@@ -109,7 +110,7 @@ func (m *Manifest) Backup() backup.Manifest {
 }
 
 // IsConfig reports whether the file at p may change on the device.
-func (m *Manifest) IsConfig(p backup.Path) bool { return backup.MatchAny(m.Config, p) }
+func (m *Manifest) IsConfig(p backup.Path) bool { return manifest.MatchAny(m.Config, p) }
 
 // Rebuild returns release.json of a release that tandem-release made at that time
 // out of what a side records of it. A side keeps neither the owner nor the times
@@ -123,7 +124,7 @@ func Rebuild(recorded *backup.Manifest, at int64) ([]byte, error) {
 	}
 	for i, e := range recorded.Files {
 		m.Files[i] = *e
-		if e.Type != backup.Hardlink {
+		if e.Type != manifest.Hardlink {
 			m.Files[i].UID, m.Files[i].GID, m.Files[i].Mtime = 0, 0, at*int64(time.Second)
 		}
 	}
@@ -134,7 +135,7 @@ func Rebuild(recorded *backup.Manifest, at int64) ([]byte, error) {
 // together.
 func (m *Manifest) Content() (files int, size int64) {
 	for i := range m.Files {
-		if e := &m.Files[i]; e.Type == backup.File {
+		if e := &m.Files[i]; e.Type == manifest.File {
 			files++
 			size += e.Size
 		}
@@ -203,7 +204,7 @@ func (m *Manifest) checkPatterns() error {
 			if !utf8.ValidString(p) {
 				return fmt.Errorf("pattern %q is not UTF-8", p)
 			}
-			if err := backup.CheckPattern(p); err != nil {
+			if err := manifest.CheckPattern(p); err != nil {
 				return err
 			}
 		}
@@ -240,7 +241,7 @@ func (m *Manifest) Check() error {
 		if e.Mtime < 0 {
 			return fmt.Errorf("entry %d, %.80q: mtime %d is before 1970", i+1, e.Path, e.Mtime)
 		}
-		if e.Type != backup.File {
+		if e.Type != manifest.File {
 			continue
 		}
 		if e.Size < 0 || e.Size > maxContent-content {

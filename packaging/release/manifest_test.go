@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/versioning"
 )
@@ -21,10 +21,10 @@ func some(t testing.TB) *Manifest {
 	return &Manifest{
 		Kind: App, App: "hello", Version: v, Compatible: []string{"demo"}, Time: 5, Config: []string{"etc/<&>*"},
 		Files: Files{
-			{Path: "bin", Type: backup.Dir, Mode: 0o755},
-			{Path: "bin/a\xff\n", Type: backup.File, Mode: 0o4755, Size: 1, SHA256: &sum, Xattrs: map[string][]byte{"user.b": {0}, "user.a": {1}}},
-			{Path: "bin/b", Type: backup.Hardlink, Link: "bin/a\xff\n"},
-			{Path: "l", Type: backup.Symlink, Target: "bin/b"},
+			{Path: "bin", Type: manifest.Dir, Mode: 0o755},
+			{Path: "bin/a\xff\n", Type: manifest.File, Mode: 0o4755, Size: 1, SHA256: &sum, Xattrs: map[string][]byte{"user.b": {0}, "user.a": {1}}},
+			{Path: "bin/b", Type: manifest.Hardlink, Link: "bin/a\xff\n"},
+			{Path: "l", Type: manifest.Symlink, Target: "bin/b"},
 		},
 	}
 }
@@ -78,7 +78,7 @@ func FuzzManifest(f *testing.F) {
 			t.Fatalf("%d files with %d bytes", files, size)
 		}
 		b := m.Backup()
-		if err := b.Check(); err != nil || errors.Is(err, backup.ErrInvalid) {
+		if err := b.Check(); err != nil || errors.Is(err, manifest.ErrInvalid) {
 			t.Fatalf("a side could not record it: %v", err)
 		}
 	})

@@ -16,6 +16,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 	"tandem/ota"
@@ -125,11 +127,17 @@ func quiet() *logrus.Logger {
 }
 
 func (d *device) reconciler() *backup.Reconciler {
+	boot, started := d.m.Boot()
 	return &backup.Reconciler{
 		System:  backup.NewSide(backup.System, d.given(d.fs(backup.System))),
 		UsrData: backup.NewSide(backup.UsrData, d.given(d.fs(backup.UsrData))),
 		Log:     quiet(),
 		Now:     d.m.Now,
+		Wait: func(ctx context.Context, by time.Duration) error {
+			d.m.Advance(by)
+			return ctx.Err()
+		},
+		Boot: boot, Started: started,
 	}
 }
 
@@ -405,8 +413,8 @@ func (d *device) wrong(side backup.SideName, root, version string) map[string]st
 // as it does with what a person added by hand.
 func (d *device) isCaptured(side backup.SideName, name string) bool {
 	data, _ := d.read(side, recordFile)
-	rec, err := backup.DecodeRecord([]byte(data))
-	return err == nil && slices.ContainsFunc(rec.Config, func(e *backup.Entry) bool { return string(e.Path) == name })
+	rec, err := record.Decode([]byte(data))
+	return err == nil && slices.ContainsFunc(rec.Config, func(e *manifest.Entry) bool { return string(e.Path) == name })
 }
 
 // facts are what a device holds once what was interrupted is finished or
@@ -460,13 +468,11 @@ func (d *device) look() (*facts, error) {
 			}
 		})
 		if data, ok := c.read(side, recordFile); ok {
-			if rec, err := backup.DecodeRecord([]byte(data)); err == nil && rec.Manifest.Version.String() == s.version {
+			if rec, err := record.Decode([]byte(data)); err == nil && rec.Manifest.Version.String() == s.version {
 				s.revision = rec.Revision
 			}
 		}
-		if v, err := versioning.ReadTag(c.fs(side), path.Join(prevDir, tagFile)); err == nil && len(c.wrong(side, path.Join(prevDir, appsDir), v.String())) == 0 {
-			s.previous = v.String()
-		}
+		s.previous = c.keeps(side)
 		f.sides[side] = s
 	}
 	bad, err := r.Revoked()
@@ -474,6 +480,27 @@ func (d *device) look() (*facts, error) {
 		f.revoked = append(f.revoked, v.String())
 	}
 	return f, err
+}
+
+// keeps returns the version that a side can return to: each of its application
+// files is in place somewhere, or kept by its digest.
+func (d *device) keeps(side backup.SideName) string {
+	v, err := versioning.ReadTag(d.fs(side), path.Join(prevDir, tagFile))
+	if err != nil {
+		return ""
+	}
+	have := map[string]bool{}
+	for _, s := range sides {
+		for _, root := range []string{appsDir, path.Join(prevDir, "files")} {
+			walk(d.fs(s), root, func(_ string, _ fsys.Info, content string) { have[content] = true })
+		}
+	}
+	for name, content := range release(v.String()) {
+		if !isConfig(name) && !have[content] {
+			return ""
+		}
+	}
+	return v.String()
 }
 
 // mendable says whether the version of a side can be had whole.

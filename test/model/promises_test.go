@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"tandem/backup"
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 )
@@ -147,7 +148,7 @@ func P2(w *world, d *device, due string, err error) error {
 			}
 		}
 		records[side], _ = d.read(side, recordFile)
-		rec, err := backup.DecodeRecord([]byte(records[side]))
+		rec, err := record.Decode([]byte(records[side]))
 		if err != nil {
 			return fmt.Errorf("P2: %s: %w", side, err)
 		}
@@ -161,7 +162,7 @@ func P2(w *world, d *device, due string, err error) error {
 		return errors.New("P2: the sides have different records")
 	}
 	app := map[string]bool{}
-	for _, e := range get(backup.DecodeRecord([]byte(records[backup.System]))).Manifest.Files {
+	for _, e := range get(record.Decode([]byte(records[backup.System]))).Manifest.Files {
 		app[string(e.Path)] = true
 	}
 	if diff := difference(d.tree(backup.System, app), d.tree(backup.UsrData, app)); diff != "" {
@@ -205,28 +206,41 @@ func difference(a, b map[string]string) string {
 }
 
 // P3: a tag never names a version whose files are not all durable. d was just
-// restarted: what is there is durable. While commit.json is there, the files may
-// still lie where they were staged, or be on their way out.
+// restarted: what is there is durable. While commit.json is there, files may lie
+// where they were staged, or in the undo log.
 func P3(w *world, d *device) error {
 	for _, side := range sides {
 		tag := d.tag(side)
 		if tag == "" {
 			continue
 		}
-		roots := []string{d.root(side)}
-		if _, err := d.fs(side).Lstat(commitFile); err == nil {
-			roots = append(roots, path.Join(nextDir, appsDir), path.Join(nextDir, "old", appsDir), path.Join(prevDir, appsDir))
-		}
 		was := w.start.sides[side]
-		whole := slices.ContainsFunc(roots, func(root string) bool {
-			bad := d.wrong(side, root, tag)
-			if was.version == tag {
-				maps.DeleteFunc(bad, func(name, _ string) bool { return was.bad[name] != "" })
+		bad := d.wrong(side, d.root(side), tag)
+		if was.version == tag {
+			maps.DeleteFunc(bad, func(name, _ string) bool { return was.bad[name] != "" })
+		}
+		if len(bad) == 0 {
+			continue
+		}
+		if _, err := d.fs(side).Lstat(commitFile); err == nil {
+			have := map[string]bool{}
+			for _, root := range []string{appsDir, nextDir, prevDir} {
+				walk(d.fs(side), root, func(_ string, _ fsys.Info, content string) { have[content] = true })
 			}
-			return len(bad) == 0
-		})
-		if !whole {
-			return fmt.Errorf("P3: %s has the tag %s, but not all of its files: %v", side, tag, d.wrong(side, roots[0], tag))
+			// The side is the version that was committed; until the tag follows it may
+			// be either.
+			for _, v := range append([]string{tag}, w.versions...) {
+				all := true
+				for name, content := range release(v) {
+					all = all && (isConfig(name) || have[content] || was.version == v && was.bad[name] != "")
+				}
+				if all {
+					clear(bad)
+				}
+			}
+		}
+		if len(bad) > 0 {
+			return fmt.Errorf("P3: %s has the tag %s, but not all of its files: %v", side, tag, bad)
 		}
 	}
 	return nil

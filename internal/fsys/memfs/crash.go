@@ -280,6 +280,7 @@ func (m *Machine) Restart(c Choice, others ...Choice) {
 	m.cutAt = 0
 	m.failures = nil
 	m.boots++
+	m.started = m.now
 	what := "restart with " + c.String()
 	for _, o := range others {
 		what += ", " + o.String()

@@ -33,6 +33,7 @@ package memfs
 
 import (
 	"errors"
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -83,6 +84,7 @@ type Machine struct {
 	past      [][]event // the trace up to the last Clone, shared
 	trace     []event   // and since
 	boots     int       // open files of an earlier boot are dead
+	started   int64     // when the present boot began, in ns since 1970
 	epoch     int       // inodes of an earlier epoch are shared with a clone
 }
 
@@ -198,6 +200,14 @@ func (m *Machine) Now() time.Time {
 	return time.Unix(0, m.now)
 }
 
+// Boot tells this run of the machine from those before a power cut, and when it
+// began, in nanoseconds since 1970-01-01 UTC.
+func (m *Machine) Boot() (id string, started int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return fmt.Sprintf("boot-%d", m.boots), m.started
+}
+
 // Advance moves the clock.
 func (m *Machine) Advance(by time.Duration) {
 	m.mu.Lock()
@@ -221,6 +231,7 @@ func (m *Machine) Clone() *Machine {
 		failLooks: m.failLooks,
 		past:      m.past,
 		boots:     m.boots,
+		started:   m.started,
 		epoch:     m.epoch,
 	}
 	for _, d := range m.disks {

@@ -1,4 +1,4 @@
-package backup
+package manifest
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 // without a slash matches in the top directory only. What matches a directory
 // covers what is below it.
 
-// CheckPattern says whether pattern can be used.
+// CheckPattern reports whether pattern can be used.
 func CheckPattern(pattern string) error {
 	if err := CheckPath(Path(pattern)); err != nil {
 		return fmt.Errorf("pattern %q: %w", pattern, err)
@@ -24,19 +24,19 @@ func CheckPattern(pattern string) error {
 	return nil
 }
 
-// matchAny says whether one of the patterns names p or a directory above it.
-func matchAny(patterns []string, p Path) bool {
+// MatchAny reports whether one of the patterns names p or a directory above it.
+func MatchAny(patterns []string, p Path) bool {
 	for _, pattern := range patterns {
-		if matchPattern(pattern, p) {
+		if match(pattern, p) {
 			return true
 		}
 	}
 	return false
 }
 
-// matchPattern takes time in proportion to the elements of both, also for a
+// match takes time in proportion to the elements of both, also for a
 // hostile pattern: only the last "**" that was met is ever taken up again.
-func matchPattern(pattern string, p Path) bool {
+func match(pattern string, p Path) bool {
 	var patRoom, nameRoom [16]string // most need no more, and a tree has many paths
 	pat, name := elements(patRoom[:0], pattern), elements(nameRoom[:0], string(p))
 	pi, ni := 0, 0

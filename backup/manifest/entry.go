@@ -1,4 +1,7 @@
-package backup
+// Package manifest has the words in which a version of an application is
+// described: paths, modes, entries, the list of a release's files, and the
+// patterns that divide a tree. It is pure: nothing here touches a disk.
+package manifest
 
 import (
 	"errors"
@@ -9,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"tandem/internal/digest"
 	"tandem/versioning"
@@ -25,61 +27,6 @@ const (
 	Symlink  EntryType = "symlink"
 	Hardlink EntryType = "hardlink" // another name of the file that Link names
 )
-
-// Path is the name of an entry below apps/, its elements separated by slashes.
-//
-// File names are bytes, JSON is Unicode: in its text form each byte that is
-// not part of valid UTF-8, each control character and each "%" is written as
-// "%" and two upper-case hexadecimal digits.
-type Path string
-
-// String gives the text form, so that messages stay readable whatever a file
-// is called.
-func (p Path) String() string {
-	b, _ := p.MarshalText() // has no error to give
-	return string(b)
-}
-
-// MarshalText implements encoding.TextMarshaler.
-func (p Path) MarshalText() ([]byte, error) {
-	var b strings.Builder
-	for i := 0; i < len(p); {
-		r, n := utf8.DecodeRuneInString(string(p[i:]))
-		if r < 0x20 || r == 0x7f || r == '%' || r == utf8.RuneError && n == 1 {
-			fmt.Fprintf(&b, "%%%02X", p[i])
-		} else {
-			b.WriteString(string(p[i : i+n]))
-		}
-		i += n
-	}
-	return []byte(b.String()), nil
-}
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (p *Path) UnmarshalText(text []byte) error {
-	if !strings.Contains(string(text), "%") {
-		*p = Path(text)
-		return nil
-	}
-	b := make([]byte, 0, len(text))
-	for i := 0; i < len(text); i++ {
-		c := text[i]
-		if c == '%' {
-			if i+2 >= len(text) {
-				return fmt.Errorf("path %.80q: a %% needs two hexadecimal digits after it", text)
-			}
-			n, err := strconv.ParseUint(string(text[i+1:i+3]), 16, 8)
-			if err != nil {
-				return fmt.Errorf("path %.80q: a %% needs two hexadecimal digits after it", text)
-			}
-			c = byte(n)
-			i += 2
-		}
-		b = append(b, c)
-	}
-	*p = Path(b)
-	return nil
-}
 
 // Mode is a set of permission bits with setuid, setgid and sticky; its text
 // form is octal, such as "0755".
@@ -111,10 +58,9 @@ type Entry struct {
 	Target Path              `json:"target,omitempty"` // of a symbolic link: any text
 	Link   Path              `json:"link,omitempty"`   // of a hard link: the entry that holds the content
 	Xattrs map[string][]byte `json:"xattrs,omitempty"`
-	// Fresh says that the file was written so shortly before it was captured
-	// that it may be written again without its time telling: UBIFS keeps whole
-	// seconds. Its content is looked at each time.
-	Fresh bool `json:"fresh,omitempty"`
+	// Adopted says that the file is as it was when a tree with nothing to divide
+	// it was taken over: it may be configuration, or an application file.
+	Adopted bool `json:"adopted,omitempty"`
 }
 
 // Manifest is the list of a version's application files, with the rules that
@@ -138,66 +84,31 @@ type Manifest struct {
 // ErrInvalid says that a manifest, record or path breaks a rule of its format.
 var ErrInvalid = errors.New("invalid")
 
-// The limits of a tree, which keep a hostile manifest from costing more than
-// its bytes. Linux has the same for a path and its elements.
-const (
-	maxPath    = 4095
-	maxElement = 255
-)
-
-// CheckPath says whether p is a clean relative path that stays below its root.
-func CheckPath(p Path) error {
-	s := string(p)
-	switch {
-	case s == "" || s == ".":
-		return fmt.Errorf("%w: empty path", ErrInvalid)
-	case len(s) > maxPath:
-		return fmt.Errorf("%w: path %.40q… has %d bytes, at most %d are allowed", ErrInvalid, s, len(s), maxPath)
-	case strings.HasPrefix(s, "/"):
-		return fmt.Errorf("%w: path %q is absolute: expected one below apps/", ErrInvalid, s)
-	case strings.IndexByte(s, 0) >= 0:
-		return fmt.Errorf("%w: path %q holds a zero byte", ErrInvalid, s)
-	}
-	for el := range strings.SplitSeq(s, "/") {
-		switch {
-		case el == "..":
-			return fmt.Errorf("%w: path %q climbs out of its directory", ErrInvalid, s)
-		case el == "" || el == ".":
-			return fmt.Errorf("%w: path %q is not clean: expected %q", ErrInvalid, s, path.Clean(s))
-		case len(el) > maxElement:
-			return fmt.Errorf("%w: path %.40q… has an element of %d bytes, at most %d are allowed", ErrInvalid, s, len(el), maxElement)
-		}
-	}
-	return nil
-}
-
-// findEntry gives the entry of p in a list that is sorted by path; nil if it
+// Find gives the entry of p in a list that is sorted by path; nil if it
 // has none.
-func findEntry(list []*Entry, p Path) *Entry {
-	if i, ok := searchEntry(list, p); ok {
-		return list[i]
+func Find(list []*Entry, p Path) *Entry {
+	i, ok := slices.BinarySearchFunc(list, p, func(e *Entry, p Path) int { return strings.Compare(string(e.Path), string(p)) })
+	if !ok {
+		return nil
 	}
-	return nil
+	return list[i]
 }
 
-func searchEntry(list []*Entry, p Path) (int, bool) {
-	return slices.BinarySearchFunc(list, p, func(e *Entry, p Path) int { return strings.Compare(string(e.Path), string(p)) })
-}
+// ByPath orders entries by path.
+func ByPath(a, b *Entry) int { return strings.Compare(string(a.Path), string(b.Path)) }
 
-func byPath(a, b *Entry) int { return strings.Compare(string(a.Path), string(b.Path)) }
-
-// CheckEntries says whether entries can be a tree: clean paths, sorted, each
+// CheckEntries reports whether entries can be a tree: clean paths, sorted, each
 // once, every parent a directory that is listed before it, known types with
 // what they need, hard links to files listed before them.
 func CheckEntries(entries []*Entry) error {
 	if slices.Contains(entries, nil) {
 		return fmt.Errorf("%w: no entry in its place", ErrInvalid)
 	}
-	return checkTree(slices.Values(entries), func(p Path) *Entry { return findEntry(entries, p) })
+	return CheckTree(slices.Values(entries), func(p Path) *Entry { return Find(entries, p) })
 }
 
-// checkTree is CheckEntries for a tree that can be looked up by path.
-func checkTree(entries iter.Seq[*Entry], find func(Path) *Entry) error {
+// CheckTree is CheckEntries for a tree that can be looked up by path.
+func CheckTree(entries iter.Seq[*Entry], find func(Path) *Entry) error {
 	var before *Entry
 	parent := "." // of the entry before, which was found good
 	for e := range entries {
@@ -255,7 +166,7 @@ func (e *Entry) check(find func(Path) *Entry) error {
 	return nil
 }
 
-// Check says whether m obeys the rules of its format.
+// Check reports whether m obeys the rules of its format.
 func (m *Manifest) Check() error {
 	if m.Version.IsZero() {
 		return fmt.Errorf("%w: manifest without a version", ErrInvalid)

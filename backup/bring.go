@@ -1,0 +1,376 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"tandem/backup/change"
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/backup/tree"
+	"tandem/internal/digest"
+)
+
+// work is a side on its way to what is desired.
+type work struct {
+	side   *Side
+	snap   *Snapshot
+	plan   *change.Plan
+	change *change.Change // nil where there is no room to stage
+}
+
+// bring makes both sides hold what is desired, and reports whether that took any
+// change. The side that won is committed first: what the other one needs is
+// staged by then.
+func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *desired, src *sources, total *Result) (bool, error) {
+	if len(d.take) > 0 && r.Still != nil {
+		release, err := r.Still(ctx)
+		if err != nil {
+			return false, err
+		}
+		defer release()
+	}
+	if err := in.settle(ctx, res.System, d); err != nil {
+		return false, err
+	}
+	jobs := make([]*work, 0, 2)
+	defer func() {
+		for _, w := range jobs {
+			if w.change != nil {
+				_ = w.change.Discard() // makes room; where it fails, the next change does it
+			}
+		}
+	}()
+	for _, n := range []SideName{res.Decision.From, res.Decision.From.Other()} {
+		w, err := in.plan(r.side(n), res.of(n), d, res.Decision.From)
+		if err != nil {
+			return false, sideError(r.side(n), err)
+		}
+		jobs = append(jobs, w)
+		if err := r.stage(ctx, in, w, src); err != nil {
+			return false, sideError(w.side, err)
+		}
+	}
+	if err := in.moment(ctx, res.System, d); err != nil {
+		return false, err
+	}
+	changed := false
+	for _, w := range jobs {
+		if changed && res.Decision.Action == Capture {
+			ctx = context.WithoutCancel(ctx) // until the other side has it, too, one partition has all there is
+		}
+		wrote, err := r.commit(ctx, in, w, d, src, total)
+		if err != nil {
+			return false, sideError(w.side, err)
+		}
+		changed = changed || wrote
+	}
+	return changed, nil
+}
+
+// plan works out what a side lacks of what is desired.
+func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName) (*work, error) {
+	t := change.Target{
+		Record: d.record, Facts: snap.facts, Live: side.live(), By: in.r.By, Whole: snap.Nested,
+		Tag:   !snap.usable() || snap.Nested || snap.Version.String() != d.record.Manifest.Version.String(),
+		Known: names(d.record), Leave: maps.Clone(in.left[side.Name]),
+		Times:    from != side.Name,
+		AsideAll: snap.State == Damaged && snap.Version.Compare(d.record.Manifest.Version) > 0,
+	}
+	if snap.noApps {
+		t.Facts = nil
+	}
+	if side.live() && from == System && snap.facts != nil {
+		for _, o := range snap.facts.Odd { // what is not captured this time stays
+			if (o.Finding == tree.Edited || o.Finding == tree.Deleted) && !d.take[o.Path] {
+				t.Leave[o.Path] = true
+			}
+		}
+	}
+	p, err := change.NewPlan(t)
+	if err != nil {
+		return nil, err
+	}
+	if snap.noRoom && !p.Idle() {
+		return nil, fmt.Errorf("%w: %s is a mount point: only what lies on one file system with %s can be changed", ErrBlocked, side.FS.Path(change.AppsDir), side.FS.Path(change.OwnDir))
+	}
+	return &work{side: side, snap: snap, plan: p}, nil
+}
+
+// names returns what tells whether a record names a content.
+func names(r *record.Record) func(digest.SHA256) bool {
+	all := map[digest.SHA256]bool{}
+	for e := range r.Entries() {
+		if e.SHA256 != nil {
+			all[*e.SHA256] = true
+		}
+	}
+	return func(sum digest.SHA256) bool { return all[sum] }
+}
+
+// stage stages all that a side lacks. Where there is no room for it, what was
+// kept for a rollback goes first; where that does not help, it is left to commit.
+func (r *Reconciler) stage(ctx context.Context, in *inspector, w *work, src *sources) error {
+	in.drop(w, src)
+	c, err := change.Begin(w.side.FS, w.plan, in.buf)
+	var short *SpaceError
+	if errors.As(err, &short) {
+		if c, err = r.givePrevious(in, w, src, err); errors.As(err, &short) {
+			if fits, err := change.Fits(w.side.FS, w.plan, true); err != nil {
+				return err
+			} else if !fits || w.plan.Facts == nil || w.plan.Whole {
+				return short // before anything is changed
+			}
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	w.change = c
+	return r.fill(ctx, w, src)
+}
+
+// givePrevious begins a change once more without what is kept for a rollback, if
+// there is room for it then; else the error stays what it was.
+func (r *Reconciler) givePrevious(in *inspector, w *work, src *sources, short error) (*change.Change, error) {
+	fits, err := change.Fits(w.side.FS, w.plan, false)
+	if err != nil {
+		return nil, err
+	}
+	if !fits {
+		return nil, short
+	}
+	r.Log.WithField("side", w.side.Name).Warn("not enough space: the previous version is given up")
+	if _, err := change.DropPrevious(w.side.FS); err != nil {
+		return nil, err
+	}
+	src.known = nil
+	return change.Begin(w.side.FS, w.plan, in.buf)
+}
+
+// drop leaves files alone that are damaged everywhere, so that the others of the
+// same version can be mended all the same.
+func (in *inspector) drop(w *work, src *sources) {
+	if w.plan.Tag {
+		return
+	}
+	w.plan.Drop(func(e *manifest.Entry) bool { return !src.has(w.side.Name, e) })
+}
+
+func (r *Reconciler) fill(ctx context.Context, w *work, src *sources) error {
+	content := w.plan.Content()
+	var done, all int64
+	for _, f := range content {
+		all += f.Size
+	}
+	if !w.plan.Idle() {
+		r.Log.WithFields(logrus.Fields{"side": w.side.Name, "version": w.plan.Record.Manifest.Version, "files": len(content), "bytes": all}).Info("writing")
+	}
+	for _, f := range content {
+		if err := src.copy(ctx, w.side.Name, w.change, f); err != nil {
+			return err
+		}
+		done += f.Size
+		if r.Progress != nil {
+			r.Progress("copying to "+string(w.side.Name), done, all)
+		}
+	}
+	return nil
+}
+
+// commit makes the change of a side, and reports whether there was one.
+func (r *Reconciler) commit(ctx context.Context, in *inspector, w *work, d *desired, src *sources, total *Result) (bool, error) {
+	if w.change == nil {
+		if err := r.inPlace(ctx, in, w, src, d.record); err != nil {
+			return false, err
+		}
+		total.InPlace = append(total.InPlace, w.side.Name)
+	}
+	var written []Path
+	if w.side.live() {
+		written = d.written
+	}
+	out, err := w.change.Commit(written)
+	if out != nil {
+		r.tell(w.side, out)
+	}
+	if err != nil {
+		w.change = nil // recovery finishes it, or takes it back
+		return false, err
+	}
+	if out.Wrote {
+		if !slices.Contains(total.Changed, w.side.Name) {
+			total.Changed = append(total.Changed, w.side.Name)
+		}
+		for _, f := range w.plan.Content() {
+			total.Files++
+			total.Bytes += f.Size
+		}
+	}
+	for _, l := range w.change.Cannot() {
+		r.Log.WithFields(logrus.Fields{"side": w.side.Name, "file": l.Path}).Warn("not kept as it is: " + l.Why)
+		in.weak[w.side.Name][l.Path] = true
+	}
+	for _, l := range out.Left {
+		in.left[w.side.Name][l.Path] = true
+	}
+	placed := w.change.Placed()
+	w.change = nil
+	if !out.Wrote {
+		return false, nil
+	}
+	return true, in.after(ctx, w, placed)
+}
+
+// after notes what a side holds now: what did not change, and what was placed.
+func (in *inspector) after(ctx context.Context, w *work, placed map[Path]uint64) error {
+	if w.side.live() {
+		if err := in.r.wait(ctx, tree.Tick); err != nil {
+			return nil // the change is made
+		}
+	}
+	now := in.at(w.side)
+	t, err := tree.Scan(ctx, w.side.FS, change.AppsDir, w.plan.Record)
+	if err != nil {
+		return nil // the next look reads what it has to
+	}
+	before := w.snap.facts
+	if w.plan.Whole {
+		before = nil
+	}
+	x := tree.After(t, before, w.plan.Record, w.plan.Sum, placed, now)
+	if err := x.Store(w.side.FS, change.IndexFile, in.r.By); err != nil {
+		in.r.Log.WithField("side", w.side.Name).WithError(err).Debug("the index could not be written: files are read again next time")
+	}
+	in.made[w.side.Name] = x.Sum()
+	return nil
+}
+
+// inPlace writes a side over what is there, for want of room: only while the
+// other side is verified whole.
+func (r *Reconciler) inPlace(ctx context.Context, in *inspector, w *work, src *sources, rec *record.Record) error {
+	short, err := change.Shortage(w.side.FS, w.plan)
+	if err != nil {
+		return err
+	}
+	if err := r.whole(ctx, w.side.Name.Other(), rec); err != nil {
+		return fmt.Errorf("%w; writing in place needs the other side whole: %w", short, err)
+	}
+	r.Log.WithField("side", w.side.Name).Warn("not enough space for two versions: writing in place; until that is done only the other side has the application")
+	if w.change, err = change.BeginInPlace(w.side.FS, w.plan, in.buf); err != nil {
+		return err
+	}
+	rest := in.sources(slices.DeleteFunc(slices.Clone(src.snaps), func(s *Snapshot) bool { return s.Side == w.side.Name })...)
+	return r.fill(ctx, w, rest)
+}
+
+// whole reports as an error that a side does not hold all of a record, every
+// byte read. nil for rec means its own version.
+func (r *Reconciler) whole(ctx context.Context, n SideName, rec *record.Record) error {
+	in := newInspector(r, Options{Full: true})
+	system, usrData, err := in.look(ctx, r.System, r.UsrData)
+	if err != nil {
+		return err
+	}
+	snap := system
+	if n == UsrData {
+		snap = usrData
+	}
+	if !snap.usable() || snap.Nested {
+		return fmt.Errorf("%s is %s", n, snap.State)
+	}
+	if rec == nil {
+		rec = snap.facts.Basis
+	}
+	for e := range rec.Entries() {
+		if has := snap.facts.Has(e.Path); has == nil || !manifest.SameContent(has, e) {
+			return &staleError{n, e.Path, change.ErrContent} // decide once more, knowing that
+		}
+	}
+	return nil
+}
+
+// The patience with an application that writes while it is captured.
+const (
+	moments   = 8                      // times that a capture is tried
+	rest      = 50 * time.Millisecond  // between two tries; the later, the longer
+	afterGone = 250 * time.Millisecond // how old the removal or emptying of a file has to be
+)
+
+// settle lets the stamps of what is captured grow so old that a further write
+// gives another one.
+func (in *inspector) settle(ctx context.Context, system *Snapshot, d *desired) error {
+	if len(d.take) == 0 || system.facts == nil {
+		return nil
+	}
+	now := in.r.Now().UnixNano()
+	var wait time.Duration
+	until := func(stamp int64, age time.Duration) {
+		if left := time.Duration(stamp-now) + age; left > wait && left <= age {
+			wait = left
+		}
+	}
+	for p := range d.take {
+		o := system.facts.At(p)
+		if o == nil {
+			continue
+		}
+		if o.Node != nil {
+			until(max(o.Node.Ctime, o.Node.Mtime), time.Duration(tree.Granule(o.Node.Ctime)))
+			if o.Node.Size > 0 || o.Entry == nil || o.Entry.Size == 0 {
+				continue
+			}
+			until(o.Node.Mtime, afterGone)
+		} else if above := system.facts.Tree.Get(Path(path.Dir(string(p)))); above != nil {
+			until(above.Mtime, afterGone)
+		}
+	}
+	if wait <= 0 {
+		return nil
+	}
+	return in.r.wait(ctx, wait)
+}
+
+// moment makes sure that all that was captured was as it is from the first read
+// to the last: files that belong together fit together.
+func (in *inspector) moment(ctx context.Context, system *Snapshot, d *desired) error {
+	if len(d.take) == 0 || system.facts == nil {
+		return nil
+	}
+	now, err := tree.Scan(ctx, in.r.System.FS, system.facts.Tree.Root, system.facts.Basis)
+	if err != nil {
+		if tree.Means(err) == tree.Nothing {
+			return err
+		}
+		return &staleError{System, "", err}
+	}
+	moved := system.facts.Moved(now)
+	for p := range d.take {
+		if first, ok := moved[Path(path.Dir(string(p)))]; ok {
+			return &staleError{System, first, errors.New("was written while it was captured")}
+		}
+	}
+	return nil
+}
+
+// unrest waits until an application may have come to rest that wrote p during
+// round n. In the end the directory keeps the capture that it has.
+func (in *inspector) unrest(ctx context.Context, n int, p Path) error {
+	if n+1 >= moments {
+		in.restless[Path(path.Dir(string(p)))] = true
+		return nil
+	}
+	return in.r.wait(ctx, rest*time.Duration(n+1))
+}
+
+// keeps reports whether p keeps its last capture, because something beside it
+// does not come to rest.
+func (in *inspector) keeps(p Path) bool { return in.restless[Path(path.Dir(string(p)))] }

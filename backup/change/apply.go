@@ -1,0 +1,732 @@
+package change
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/backup/tree"
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+func (c *commit) store(fs fsys.FS, by string) error {
+	data, err := record.Seal("commit", by, c)
+	if err != nil {
+		return err
+	}
+	if int64(len(data)) > maxCommit { // it could not be read back
+		return fmt.Errorf("%s: a change of %d paths: at most %d bytes can be told", fs.Path(CommitFile), len(c.Ops), maxCommit)
+	}
+	if err := ownPlace(fs, CommitFile); err != nil {
+		return err
+	}
+	return fsys.WriteFile(fs, CommitFile, data, 0o600)
+}
+
+// applier puts a committed change in place, or takes it back. Each step looks at
+// what is done already, so that it can be run again after a power cut at any
+// point.
+type applier struct {
+	fs      fsys.FS
+	commit  *commit
+	live    bool
+	by      string
+	barrier fsys.Barrier // opened before anything was written; nil at recovery
+	again   bool         // after a power cut or an error: nothing is known of how far it came
+	out     Outcome
+	dirs    map[string]bool // whose entries changed
+	moved   map[int]bool    // ops whose displaced content has its place in the undo log
+}
+
+// run finishes the change, or takes it back where that fails.
+func (a *applier) run() (*Outcome, error) {
+	if !a.commit.Undo {
+		err := a.apply()
+		if err == nil {
+			return &a.out, nil
+		}
+		var blocked *blockedError
+		if !errors.As(err, &blocked) {
+			return &a.out, err
+		}
+		a.commit.Undo, a.again = true, true
+		if err := a.commit.store(a.fs, a.by); err != nil {
+			return &a.out, errors.Join(blocked, err)
+		}
+		if err := a.undo(); err != nil {
+			return &a.out, errors.Join(blocked, err)
+		}
+		return &a.out, blocked
+	}
+	a.again = true
+	return &a.out, a.undo()
+}
+
+// blockedError says that one path keeps a change from being finished.
+type blockedError struct {
+	name string
+	err  error
+}
+
+func (e *blockedError) Error() string { return fmt.Sprintf("%s: %v: %v", e.name, ErrBlocked, e.err) }
+
+func (e *blockedError) Unwrap() []error { return []error{ErrBlocked, e.err} }
+
+func (a *applier) apply() error {
+	a.dirs, a.moved = map[string]bool{}, map[int]bool{}
+	for i := range a.commit.Ops {
+		o := &a.commit.Ops[i]
+		if err := a.place(i, o); err != nil {
+			if !a.stands(err) {
+				return fmt.Errorf("%s: %w", a.fs.Path(Name(o.Path)), err)
+			}
+			if a.live && !o.Config && a.commit.Tag {
+				return &blockedError{a.fs.Path(Name(o.Path)), err}
+			}
+			a.out.Left = append(a.out.Left, Left{o.Path, err.Error()})
+		}
+	}
+	if err := a.sync(); err != nil {
+		return err
+	}
+	return a.finish()
+}
+
+// stands reports whether err is of the one path that it was met at, and will
+// come again: not of the whole disk, nor of this moment.
+func (a *applier) stands(err error) bool {
+	return tree.Means(err) != tree.Nothing && !fsys.IsUnreadable(err) && !fsys.IsNoSpace(err) && !errors.Is(err, syscall.EROFS)
+}
+
+// sync makes the directories durable whose entries changed.
+func (a *applier) sync() error {
+	if len(a.dirs) > few && a.fs.SyncReports() {
+		if a.barrier != nil {
+			return a.barrier.Sync()
+		}
+		return a.fs.Sync()
+	}
+	var order []string
+	for d := range a.dirs {
+		order = append(order, d)
+	}
+	slices.Sort(order)
+	for _, d := range order {
+		if err := a.fs.SyncDir(d); err != nil && !fsys.IsNotExist(err) && !errors.Is(err, fsys.ErrElsewhere) {
+			return err
+		}
+	}
+	return nil
+}
+
+// rename moves an entry, and notes the directories that have to be synced.
+func (a *applier) rename(from, to string) error {
+	if err := a.fs.Rename(from, to); err != nil {
+		return err
+	}
+	a.dirs[path.Dir(from)], a.dirs[path.Dir(to)] = true, true
+	return nil
+}
+
+// lstat is Lstat for what may be missing.
+func (a *applier) lstat(name string) (info fsys.Info, there bool, err error) {
+	info, err = a.fs.Lstat(name)
+	if fsys.IsNotExist(err) {
+		return info, false, nil
+	}
+	return info, err == nil, err
+}
+
+// slots are where what an op displaces goes in the undo log.
+func (a *applier) slots(i int, o *Op) (content, odd string) {
+	odd = path.Join(oldDir, oddDir, strconv.Itoa(i))
+	if o.Old != nil && o.Old.SHA256 != nil {
+		content = Kept(oldDir, o.Old.SHA256.String())
+	}
+	return content, odd
+}
+
+// displace moves what lies at from to the undo log.
+func (a *applier) displace(i int, o *Op, from string) error {
+	to, odd := a.slots(i, o)
+	if to != "" {
+		if _, there, err := a.lstat(to); err != nil {
+			return err
+		} else if there {
+			to = odd
+		}
+	} else {
+		to = odd
+	}
+	if err := clear(a.fs, odd); err != nil {
+		return err
+	}
+	a.moved[i] = true
+	return a.rename(from, to)
+}
+
+// untouched reports whether what lies at a path is what the change was made
+// for: what the look found or, after a power cut, what the commit tells.
+func (a *applier) untouched(o *Op, name string, now fsys.Info) (bool, error) {
+	if o.seen != nil && !a.again {
+		return o.seen.Type == now.Type && o.seen.Ino == now.Ino && o.seen.Size == now.Size && o.seen.Mtime == now.Mtime, nil
+	}
+	return a.holds(o.Old, name, now)
+}
+
+// holds reports whether what lies at name is what e says, attributes apart. What
+// e has no digest of is taken for it if the type fits.
+func (a *applier) holds(e *manifest.Entry, name string, now fsys.Info) (bool, error) {
+	if e == nil {
+		return false, nil
+	}
+	switch e.Type {
+	case manifest.File, manifest.Hardlink:
+		if now.Type != fsys.TypeFile {
+			return false, nil
+		}
+		if e.SHA256 == nil {
+			return true, nil
+		}
+		if now.Size != e.Size {
+			return false, nil
+		}
+		sum, err := a.hash(name)
+		return err == nil && sum == *e.SHA256, err
+	case manifest.Symlink:
+		if now.Type != fsys.TypeSymlink {
+			return false, nil
+		}
+		target, err := a.fs.Readlink(name)
+		return err == nil && (e.Target == "" || target == string(e.Target)), err
+	}
+	return string(now.Type) == string(e.Type), nil
+}
+
+func (a *applier) hash(name string) (digest.SHA256, error) {
+	f, err := a.fs.Open(name)
+	if err != nil {
+		return digest.SHA256{}, err
+	}
+	defer f.Close()
+	sum, _, err := digest.OfReader(f, make([]byte, 64<<10))
+	return sum, err
+}
+
+// place does what an op says, unless it is done.
+func (a *applier) place(i int, o *Op) error {
+	name := Name(o.Path)
+	live, there, err := a.lstat(name)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.New == nil:
+		if !there {
+			return nil
+		}
+		return a.remove(i, o, name, live)
+	case o.Attr:
+		if !there || live.Type != fsys.Type(o.New.Type) {
+			return nil // the next look takes it for what it is
+		}
+		return a.setAttr(name, o.New, live)
+	case o.New.Type == manifest.Hardlink:
+		return a.link(i, o, name, live, there)
+	case o.Slot == "":
+		return a.makeDir(i, o, name, live, there)
+	}
+	return a.put(i, o, name, live, there)
+}
+
+func (a *applier) setAttr(name string, e *manifest.Entry, was fsys.Info) error {
+	was.Ctime = 0
+	if err := a.fs.SetAttr(name, attr(e), was); err != nil {
+		if fsys.IsNotExist(err) || errors.Is(err, fsys.ErrReplaced) {
+			return nil
+		}
+		return err
+	}
+	switch was.Type {
+	case fsys.TypeDir:
+		return a.fs.SyncDir(name)
+	case fsys.TypeFile:
+		return syncFile(a.fs, name)
+	}
+	return nil
+}
+
+// remove takes away what lies at name, if it still is what was to go.
+func (a *applier) remove(i int, o *Op, name string, live fsys.Info) error {
+	if live.Type == fsys.TypeDir {
+		if o.Old.Type != manifest.Dir {
+			return nil
+		}
+		left, err := a.fs.ReadDir(name)
+		if err != nil || len(left) > 0 { // it holds what is not ours to remove
+			return err
+		}
+		a.dirs[path.Dir(name)] = true
+		return a.fs.Remove(name)
+	}
+	same, err := a.untouched(o, name, live)
+	if err != nil {
+		return err
+	}
+	if !same {
+		if o.Config || live.Type == fsys.TypeOther {
+			a.out.Newer = append(a.out.Newer, o.Path)
+			return nil
+		}
+		o.Aside = true
+	}
+	return a.displace(i, o, name)
+}
+
+// put places what was staged.
+func (a *applier) put(i int, o *Op, name string, live fsys.Info, there bool) error {
+	slot := path.Join(newDir, o.Slot)
+	staged, left, err := a.lstat(slot)
+	if err != nil || !left {
+		return err // in place already, or written anew since
+	}
+	if a.again {
+		if done, err := a.exchanged(o, slot, staged, name, live, there); err != nil || done {
+			if done {
+				err = a.displace(i, o, slot)
+			}
+			return err
+		}
+	}
+	if !there {
+		return a.putNew(o, slot, name, staged)
+	}
+	if live.Type == fsys.TypeDir {
+		if staged.Type == fsys.TypeDir && o.Old == nil {
+			return nil // somebody made it meanwhile; what it lacks is found by the next look
+		}
+		if left, err := a.fs.ReadDir(name); err != nil {
+			return err
+		} else if len(left) == 0 {
+			err = a.fs.Remove(name)
+		} else {
+			o.Aside = true
+			err = a.displace(i, o, name)
+		}
+		if err != nil {
+			return err
+		}
+		return a.putNew(o, slot, name, staged)
+	}
+	same, err := a.untouched(o, name, live)
+	if err != nil {
+		return err
+	}
+	switch {
+	case !same && o.Config:
+		a.out.Newer = append(a.out.Newer, o.Path)
+		return nil
+	case !same:
+		o.Aside = true
+	case staged.Type == fsys.TypeDir:
+		if err := a.displace(i, o, name); err != nil {
+			return err
+		}
+		return a.putNew(o, slot, name, staged)
+	}
+	err = a.fs.Exchange(slot, name)
+	if errors.Is(err, fsys.ErrUnsupported) {
+		return a.putOver(i, o, slot, name, staged)
+	}
+	if err != nil {
+		return err
+	}
+	a.dirs[path.Dir(slot)], a.dirs[path.Dir(name)] = true, true
+	if now, err := a.fs.Lstat(slot); err != nil {
+		return err
+	} else if now.Ino != live.Ino || now.Size != live.Size || now.Mtime != live.Mtime || now.Type != live.Type {
+		// It was replaced between the look and the exchange.
+		if o.Config {
+			a.out.Newer = append(a.out.Newer, o.Path)
+			return a.fs.Exchange(slot, name)
+		}
+		o.Aside = true
+	}
+	return a.displace(i, o, slot)
+}
+
+// exchanged reports whether what lies in a slot is what was displaced: the
+// exchange is done, and only the undo log lacks it.
+func (a *applier) exchanged(o *Op, slot string, staged fsys.Info, name string, live fsys.Info, there bool) (bool, error) {
+	if staged.Type == fsys.TypeDir {
+		return false, nil
+	}
+	isNew, err := a.holds(o.New, slot, staged)
+	if err != nil || !isNew {
+		return err == nil, err
+	}
+	if !there {
+		return false, nil
+	}
+	placed, err := a.holds(o.New, name, live)
+	if err != nil || !placed {
+		return false, err
+	}
+	// One content, other attributes.
+	return live.Mode == uint32(o.New.Mode) && live.UID == o.New.UID && live.GID == o.New.GID, nil
+}
+
+// putNew places what was staged where nothing is. A file of configuration that
+// somebody makes in the same moment is the newer one.
+func (a *applier) putNew(o *Op, slot, name string, staged fsys.Info) error {
+	if a.live && o.Config && staged.Type != fsys.TypeDir {
+		err := a.fs.Link(slot, name)
+		switch {
+		case err == nil:
+			// The other name goes with next: were it removed here, that could
+			// survive a power cut, and the new name not.
+			a.dirs[path.Dir(name)] = true
+			return nil
+		case errors.Is(err, fs.ErrExist):
+			a.out.Newer = append(a.out.Newer, o.Path)
+			return nil
+		case fsys.IsNotExist(err): // its directory went meanwhile
+			a.out.Newer = append(a.out.Newer, o.Path)
+			return nil
+		case !cannotHold(err):
+			return err
+		}
+	}
+	return a.rename(slot, name)
+}
+
+// putOver is for kernels and file systems that cannot exchange. An application
+// file is linked away and renamed over; configuration is renamed away, and what
+// somebody makes in the free place meanwhile is the newer one.
+func (a *applier) putOver(i int, o *Op, slot, name string, staged fsys.Info) error {
+	if !o.Config {
+		to, odd := a.slots(i, o)
+		if _, there, err := a.lstat(to); to == "" || err != nil || there {
+			to = odd
+		}
+		if err := clear(a.fs, odd); err != nil {
+			return err
+		}
+		if err := a.fs.Link(name, to); err == nil {
+			a.moved[i] = true
+			a.dirs[path.Dir(to)] = true
+			return a.rename(slot, name)
+		}
+	}
+	if err := a.displace(i, o, name); err != nil {
+		return err
+	}
+	return a.putNew(o, slot, name, staged)
+}
+
+// makeDir makes a directory where something else was.
+func (a *applier) makeDir(i int, o *Op, name string, live fsys.Info, there bool) error {
+	if there && live.Type == fsys.TypeDir {
+		return nil
+	}
+	if there {
+		same, err := a.untouched(o, name, live)
+		if err != nil {
+			return err
+		}
+		if !same {
+			o.Aside = true
+		}
+		if err := a.displace(i, o, name); err != nil {
+			return err
+		}
+	}
+	if err := a.fs.Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	a.dirs[path.Dir(name)] = true
+	info, err := a.fs.Lstat(name)
+	if err != nil {
+		return err
+	}
+	return a.setAttr(name, o.New, info)
+}
+
+// link makes a further name of a file that is in place.
+func (a *applier) link(i int, o *Op, name string, live fsys.Info, there bool) error {
+	to := Name(o.New.Link)
+	target, err := a.fs.Lstat(to)
+	if err != nil {
+		return err
+	}
+	if there && live.Ino == target.Ino {
+		return nil
+	}
+	if there {
+		if err := a.displace(i, o, name); err != nil {
+			return err
+		}
+	}
+	a.dirs[path.Dir(name)] = true
+	return a.fs.Link(to, name)
+}
+
+// finish ends a change that is in place: the record, then the tag, each durable,
+// then what was displaced gets its place.
+func (a *applier) finish() error {
+	if err := a.moveStaged(RecordFile); err != nil {
+		return err
+	}
+	if head, err := record.ReadHead(a.fs, RecordFile); err != nil && !errors.Is(err, manifest.ErrInvalid) {
+		return err
+	} else if err != nil || head == nil || head.SHA256 != a.commit.Record {
+		// What was staged is lost, and the disk with it: the record and the other
+		// side say what is left to save.
+		return a.end()
+	}
+	if a.commit.Tag {
+		if err := a.moveStaged(TagFile); err != nil {
+			return err
+		}
+	}
+	if err := a.putAside(); err != nil {
+		return err
+	}
+	if err := a.keep(); err != nil {
+		return err
+	}
+	return a.end()
+}
+
+// end lets go of the commit.
+func (a *applier) end() error {
+	if err := a.fs.Remove(CommitFile); err != nil && !fsys.IsNotExist(err) {
+		return err
+	}
+	if err := a.fs.SyncDir(OwnDir); err != nil {
+		return err
+	}
+	_ = clear(a.fs, nextDir) // the next change does it, if need be
+	return nil
+}
+
+// moveStaged durably moves a file of ours to its name. One that is not staged
+// has been moved before.
+func (a *applier) moveStaged(name string) error {
+	staged := path.Join(nextDir, path.Base(name))
+	if _, there, err := a.lstat(staged); err != nil {
+		return err
+	} else if !there {
+		return a.fs.SyncDir(path.Dir(name))
+	} else {
+		info, there, err := a.lstat(name)
+		switch {
+		case err != nil:
+			return err
+		case there && info.Type == fsys.TypeDir && name == TagFile: // somebody made it: it is not ours to delete
+			s := &aside{fs: a.fs}
+			if err := s.take(name, TagFile); err != nil {
+				return err
+			}
+			if err := s.sync(); err != nil {
+				return err
+			}
+		case there && info.Type == fsys.TypeDir:
+			if err := clear(a.fs, name); err != nil {
+				return err
+			}
+		}
+		if err := a.fs.Rename(staged, name); err != nil {
+			return err
+		}
+	}
+	return syncDirs(a.fs, path.Dir(name), nextDir)
+}
+
+// putAside takes from the undo log what people may miss.
+func (a *applier) putAside() error {
+	s := &aside{fs: a.fs}
+	for i := range a.commit.Ops {
+		o := &a.commit.Ops[i]
+		if !o.Aside {
+			continue
+		}
+		content, odd := a.slots(i, o)
+		for _, from := range []string{odd, content} {
+			if from == "" {
+				continue
+			}
+			_, there, err := a.lstat(from)
+			if err != nil {
+				return err
+			}
+			if there {
+				if err := s.take(from, o.Path); err != nil {
+					return err
+				}
+				break
+			}
+		}
+	}
+	a.out.Aside = append(a.out.Aside, s.put...)
+	return s.sync()
+}
+
+// keep makes the undo log the version that a rollback returns to; or, where the
+// version stays, adds to that what it names of what was displaced.
+func (a *applier) keep() error {
+	if a.commit.Tag {
+		if _, there, err := a.lstat(path.Join(oldDir, path.Base(RecordFile))); err != nil || !there {
+			return err
+		}
+		for _, d := range []string{path.Join(oldDir, oddDir), PreviousDir} {
+			if err := clear(a.fs, d); err != nil {
+				return err
+			}
+		}
+		if err := a.fs.Rename(oldDir, PreviousDir); err != nil {
+			return err
+		}
+		return syncDirs(a.fs, nextDir, OwnDir)
+	}
+	kept, err := a.fs.ReadDir(path.Join(oldDir, contentDir))
+	if err != nil || len(kept) == 0 {
+		if fsys.IsNotExist(err) {
+			err = nil
+		}
+		return err
+	}
+	previous, _, err := record.Load(a.fs, path.Join(PreviousDir, path.Base(RecordFile)), nil)
+	if err != nil || previous == nil {
+		if errors.Is(err, manifest.ErrInvalid) || errors.Is(err, record.ErrNewer) {
+			err = nil
+		}
+		return err
+	}
+	added := false
+	for _, i := range kept {
+		sum, err := digest.Parse(i.Name)
+		if err != nil || !previous.Names(sum) {
+			continue
+		}
+		if err := a.fs.Rename(Kept(oldDir, i.Name), Kept(PreviousDir, i.Name)); err != nil {
+			return err
+		}
+		added = true
+	}
+	if added {
+		return syncDirs(a.fs, path.Join(PreviousDir, contentDir), path.Join(oldDir, contentDir))
+	}
+	return nil
+}
+
+// undo takes a change back that could not be finished, the last op first. What
+// cannot be taken back is told, and the next look finds it.
+func (a *applier) undo() error {
+	a.dirs, a.moved = map[string]bool{}, map[int]bool{}
+	for i := range slices.Backward(a.commit.Ops) {
+		o := &a.commit.Ops[i]
+		if err := a.takeBack(i, o); err != nil {
+			if !a.stands(err) {
+				return err
+			}
+			a.out.Left = append(a.out.Left, Left{o.Path, err.Error()})
+		}
+	}
+	if err := a.sync(); err != nil {
+		return err
+	}
+	return a.end()
+}
+
+func (a *applier) takeBack(i int, o *Op) error {
+	name := Name(o.Path)
+	live, there, err := a.lstat(name)
+	if err != nil {
+		return err
+	}
+	if o.Attr {
+		if !there || live.Type != fsys.Type(o.Old.Type) {
+			return nil
+		}
+		return a.setAttr(name, o.Old, live)
+	}
+	if there && o.New != nil { // take away what was placed, unless it was written since
+		placed, err := a.holds(o.New, name, live)
+		switch {
+		case err != nil:
+			return err
+		case !placed:
+			return nil
+		case o.New.Type == manifest.Dir && o.Old == nil:
+			err = a.rename(name, path.Join(newDir, "undone-"+strconv.Itoa(i)))
+		case o.New.Type == manifest.Dir:
+			a.dirs[path.Dir(name)] = true
+			err = a.fs.Remove(name)
+		case o.Slot != "":
+			slot := path.Join(newDir, o.Slot)
+			if staged, left, e := a.lstat(slot); e != nil {
+				return e
+			} else if left {
+				if done, e := a.exchanged(o, slot, staged, name, live, there); e != nil || !done {
+					return e // not placed: what lies there is of the same content
+				}
+				a.dirs[path.Dir(slot)], a.dirs[path.Dir(name)] = true, true
+				return a.fs.Exchange(slot, name)
+			}
+			if back, e := a.displaced(i, o); e != nil || back == "" && o.Old != nil {
+				return e
+			}
+			err = a.rename(name, slot)
+		default:
+			a.dirs[path.Dir(name)] = true
+			err = a.fs.Remove(name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if o.Old == nil {
+		return nil
+	}
+	from, err := a.displaced(i, o)
+	if err != nil {
+		return err
+	}
+	if from != "" {
+		return a.rename(from, name)
+	}
+	if o.Old.Type == manifest.Dir && !there {
+		if err := a.fs.Mkdir(name, 0o700); err != nil {
+			return err
+		}
+		a.dirs[path.Dir(name)] = true
+		info, err := a.fs.Lstat(name)
+		if err != nil {
+			return err
+		}
+		return a.setAttr(name, o.Old, info)
+	}
+	return nil
+}
+
+// displaced returns where the undo log has what an op displaced; "" if it has not.
+func (a *applier) displaced(i int, o *Op) (string, error) {
+	content, odd := a.slots(i, o)
+	for _, name := range []string{odd, content} {
+		if name == "" {
+			continue
+		}
+		if _, there, err := a.lstat(name); err != nil || there {
+			return name, err
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,368 @@
+package change
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/backup/tree"
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+// ErrBlocked says that something stands in the way of a change that must not be
+// left out. Nothing was touched.
+var ErrBlocked = errors.New("cannot be changed")
+
+// Target is what a side shall hold.
+type Target struct {
+	Record *record.Record
+	// Facts are what a look found on the side; nil for an empty one.
+	Facts *tree.Facts
+	Live  bool // an application runs from the side
+	// Tag says that the version changes: the tag is written, and what was there
+	// is kept for a rollback.
+	Tag bool
+	// Times says that configuration gets the times of the record, too: its content
+	// comes from elsewhere.
+	Times bool
+	By    string // the version of this Tandem
+	// Whole says that apps is replaced as a whole, whatever is in it.
+	Whole bool
+	// Known reports whether what has that content is known to lie elsewhere, or
+	// is of no worth to anybody: then it need not be put aside. It may be nil.
+	Known func(digest.SHA256) bool
+	// AsideAll says that what was there is worth keeping for people, not for a
+	// rollback: a version that could not be mended.
+	AsideAll bool
+	// Leave are paths that are left as they are, whatever the record says.
+	Leave map[manifest.Path]bool
+}
+
+// Plan is what it takes to make a side hold its target. It is a value: making
+// one touches nothing.
+type Plan struct {
+	Target
+	Sum  digest.SHA256 // of the record's body
+	Ops  []Op
+	Left []Left // what should change, and is left as it is
+}
+
+// Left is a path that a plan leaves as it is.
+type Left struct {
+	Path manifest.Path
+	Why  string
+}
+
+// NewPlan works out what has to change. The error wraps ErrBlocked where an
+// application file must change and cannot.
+func NewPlan(t Target) (*Plan, error) {
+	_, sum, err := t.Record.Sum()
+	if err != nil {
+		return nil, err
+	}
+	p := &planner{Plan: &Plan{Target: t, Sum: sum}, replaced: map[manifest.Path]bool{}}
+	if t.Facts == nil || t.Whole {
+		p.Ops = []Op{{Path: ".", New: &manifest.Entry{Path: ".", Type: manifest.Dir, Mode: 0o755}, Slot: "0"}}
+		if t.Whole {
+			p.Ops[0].Old = p.Ops[0].New
+		}
+		return p.Plan, nil
+	}
+	if err := p.walk(); err != nil {
+		return nil, err
+	}
+	for i := range p.Ops {
+		if p.staged(&p.Ops[i]) {
+			p.Ops[i].Slot = strconv.Itoa(i)
+		}
+	}
+	return p.Plan, nil
+}
+
+// Idle reports whether nothing but the record may have to be written.
+func (p *Plan) Idle() bool { return len(p.Ops) == 0 && !p.Tag }
+
+type planner struct {
+	*Plan
+	// replaced are the files that get another inode.
+	replaced map[manifest.Path]bool
+	whole    manifest.Path // the directory that is staged as a whole, with all that is in it; "" for none
+}
+
+func (p *planner) walk() error {
+	nodes := p.Facts.Tree.Nodes
+	var removals []Op
+	for e := range p.Record.Entries() {
+		for len(nodes) > 0 && nodes[0].Path < e.Path {
+			o, err := p.remove(nodes[0])
+			if err != nil {
+				return err
+			}
+			removals = append(removals, o...)
+			nodes = nodes[1:]
+		}
+		var n *tree.Node
+		if len(nodes) > 0 && nodes[0].Path == e.Path {
+			n, nodes = nodes[0], nodes[1:]
+		}
+		if err := p.want(e, n); err != nil {
+			return err
+		}
+	}
+	for _, n := range nodes {
+		o, err := p.remove(n)
+		if err != nil {
+			return err
+		}
+		removals = append(removals, o...)
+	}
+	slices.Reverse(removals) // what is in a directory goes before it
+	p.Ops = append(removals, p.Ops...)
+	return nil
+}
+
+// under reports whether q lies below dir.
+func under(dir, q manifest.Path) bool {
+	return dir == "." || len(q) > len(dir) && q[:len(dir)] == dir && q[len(dir)] == '/'
+}
+
+// want plans what it takes to have e where n lies.
+func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
+	if p.whole != "" && under(p.whole, e.Path) {
+		return nil
+	}
+	p.whole = ""
+	f := p.Facts
+	config := p.Live && p.Record.Captures(e)
+	if p.Leave[e.Path] {
+		return nil
+	}
+	if o := f.At(e.Path); o != nil && leaves(o) {
+		return p.leave(e.Path, o.Detail, config)
+	}
+	if n == nil {
+		if above := f.Tree.Above(e.Path); above != nil && (above.Foreign() || above.Err() != nil && tree.Means(above.Err()) != tree.Damage) {
+			return p.leave(e.Path, "its directory is not Tandem's", config)
+		}
+		if why := p.fixedParent(e.Path); why != "" {
+			return p.leave(e.Path, why, config)
+		}
+		p.put(nil, e, config)
+		return nil
+	}
+	if e.Type == manifest.Hardlink && n.Link() == e.Link && !p.replaced[e.Link] {
+		return nil
+	}
+	has := f.Has(e.Path)
+	if has != nil && manifest.SameContent(has, e) && (has.Type == manifest.Dir || n.Type() == fsys.Type(has.Type) || has.Type == manifest.Hardlink) {
+		same := manifest.SameAttr(has, e) || f.Weak && !p.Live
+		if e.Type == manifest.Hardlink && p.replaced[e.Link] {
+			return p.replace(n, has, e, config)
+		}
+		if same && (config && !e.Adopted && !p.Times || e.Type != manifest.File || tree.SameTime(n.Mtime, e.Mtime)) {
+			return nil
+		}
+		if n.Nlink > 1 && e.Type == manifest.File && p.Live { // others would be changed with it
+			return p.replace(n, has, e, config)
+		}
+		if n.Fixed() {
+			return p.leave(e.Path, fixed(n), config)
+		}
+		p.Ops = append(p.Ops, Op{Path: e.Path, Old: has, New: e, Attr: true, Config: config, seen: info(n)})
+		return nil
+	}
+	return p.replace(n, has, e, config)
+}
+
+// leaves reports whether what a fact is about stays as it is.
+func leaves(o *tree.Fact) bool {
+	return o.Finding == tree.Busy || o.Finding == tree.Skipped || o.Finding == tree.Unknown
+}
+
+// foreign reports whether n is left alone.
+func (p *planner) foreign(n *tree.Node) bool { return n.Foreign() && (p.Live || n.IsDir()) }
+
+func (p *planner) replace(n *tree.Node, has, e *manifest.Entry, config bool) error {
+	switch {
+	case p.foreign(n) && (config || n.IsDir()):
+		return p.leave(e.Path, "a "+string(n.Type())+" lies there", config)
+	case n.Fixed():
+		return p.leave(e.Path, fixed(n), config)
+	}
+	if why := p.fixedParent(e.Path); why != "" {
+		return p.leave(e.Path, why, config)
+	}
+	if n.IsDir() {
+		for _, below := range p.Facts.Tree.Nodes {
+			if under(n.Path, below.Path) && (below.Fixed() || below.Foreign()) {
+				return p.leave(e.Path, fmt.Sprintf("%s lies below it, and cannot be removed", below.Path), config)
+			}
+		}
+	}
+	p.put(n, e, config)
+	o := &p.Ops[len(p.Ops)-1]
+	o.Old = described(n, has)
+	o.Aside = p.worth(n, has) || !p.Live && e.Type == manifest.File && e.Size == 0 && n.Size > 0
+	return nil
+}
+
+// described returns what lies at n, as far as it is known.
+func described(n *tree.Node, has *manifest.Entry) *manifest.Entry {
+	if has != nil && n.Type() == fsys.Type(has.Type) {
+		return has
+	}
+	return &manifest.Entry{Path: n.Path, Type: manifest.EntryType(n.Type()), Size: n.Size}
+}
+
+// worth reports whether what is displaced at n is to be put aside.
+func (p *planner) worth(n *tree.Node, has *manifest.Entry) bool {
+	o := p.Facts.At(n.Path)
+	switch {
+	case n.IsDir(), p.Known == nil:
+		return false
+	case p.AsideAll:
+		return has == nil || has.SHA256 == nil || !p.Known(*has.SHA256)
+	case o == nil:
+		return p.Facts.Basis.Find(n.Path) == nil // what is ignored, or what a directory goes with
+	case o.Finding != tree.Edited && !o.Aside:
+		return false
+	}
+	return has == nil || has.SHA256 == nil || !p.Known(*has.SHA256)
+}
+
+func fixed(n *tree.Node) string {
+	if n.Foreign() {
+		return "another file system is mounted there"
+	}
+	return "it is immutable, or something is mounted on it"
+}
+
+// fixedParent says why nothing can be made or removed in the directory of q.
+func (p *planner) fixedParent(q manifest.Path) string {
+	dir := manifest.Path(path.Dir(string(q)))
+	if n := p.Facts.Tree.Get(dir); n != nil && n.Fixed() {
+		return "its directory is immutable, or another file system"
+	}
+	return ""
+}
+
+// leave notes that a path stays as it is. An application file has to be as the
+// release has it.
+func (p *planner) leave(q manifest.Path, why string, config bool) error {
+	if p.Live && !config && p.Tag {
+		return fmt.Errorf("%s: %w: %s", p.Facts.Tree.FS.Path(p.Facts.Tree.Name(q)), ErrBlocked, why)
+	}
+	p.Left = append(p.Left, Left{q, why})
+	return nil
+}
+
+func (p *planner) put(n *tree.Node, e *manifest.Entry, config bool) {
+	o := Op{Path: e.Path, New: e, Config: config}
+	if n != nil {
+		o.seen = info(n)
+	} else if e.Type == manifest.Dir {
+		p.whole = e.Path
+	}
+	p.replaced[e.Path] = true
+	p.Ops = append(p.Ops, o)
+}
+
+// staged reports whether what o puts in place has to be made before.
+func (p *planner) staged(o *Op) bool {
+	switch {
+	case o.New == nil || o.Attr || o.New.Type == manifest.Hardlink:
+		return false
+	case o.New.Type == manifest.Dir:
+		return o.Old == nil
+	}
+	return true
+}
+
+func info(n *tree.Node) *fsys.Info {
+	i := n.Info()
+	return &i
+}
+
+// remove plans to remove what the target does not know.
+func (p *planner) remove(n *tree.Node) ([]Op, error) {
+	f := p.Facts
+	if p.foreign(n) || p.Leave[n.Path] {
+		return nil, nil
+	}
+	gone := p.displaced(n.Path) // with the directory that it is in
+	if p.Record.Manifest.IsIgnored(n.Path) && !gone {
+		return nil, nil
+	}
+	if o := f.At(n.Path); o != nil && !gone && (leaves(o) || o.Finding == tree.Unreadable && o.Entry == nil) {
+		return nil, p.leave(n.Path, o.Detail, true)
+	}
+	why := p.fixedParent(n.Path)
+	if n.Fixed() {
+		why = fixed(n)
+	}
+	if why != "" {
+		return nil, p.leave(n.Path, why, true)
+	}
+	has := f.Has(n.Path)
+	config := p.Live && (f.Basis.Manifest.IsConfig(n.Path) || f.Basis.Find(n.Path) == nil)
+	return []Op{{Path: n.Path, Old: described(n, has), Config: config && !gone, Aside: p.worth(n, has), seen: info(n)}}, nil
+}
+
+// displaced reports whether p lies in a directory that has to make way for
+// something that is none.
+func (p *planner) displaced(q manifest.Path) bool {
+	for dir := path.Dir(string(q)); dir != "."; dir = path.Dir(dir) {
+		if e := p.Record.Find(manifest.Path(dir)); e != nil {
+			return e.Type != manifest.Dir
+		}
+	}
+	return false
+}
+
+// Drop leaves out the files whose content cannot be had.
+func (p *Plan) Drop(lost func(*manifest.Entry) bool) {
+	p.Ops = slices.DeleteFunc(p.Ops, func(o Op) bool {
+		return o.New != nil && o.New.Type == manifest.File && o.Slot != "" && lost(o.New)
+	})
+}
+
+// Content is a file whose content has to be staged.
+type Content struct {
+	*manifest.Entry
+	name string
+}
+
+// Content returns the files whose content has to come from somewhere, and where
+// it is staged, in the order of their paths.
+func (p *Plan) Content() []Content {
+	var list []Content
+	for i := range p.Ops {
+		o := &p.Ops[i]
+		switch {
+		case o.Slot == "":
+		case o.New.Type == manifest.File:
+			list = append(list, Content{o.New, path.Join(newDir, o.Slot)})
+		case o.New.Type == manifest.Dir:
+			for e := range p.Record.Entries() {
+				if e.Type == manifest.File && under(o.Path, e.Path) {
+					list = append(list, Content{e, p.member(o, e.Path)})
+				}
+			}
+		}
+	}
+	return list
+}
+
+// member returns where q is staged, as part of the directory of o.
+func (p *Plan) member(o *Op, q manifest.Path) string {
+	rel := string(q)
+	if o.Path != "." {
+		rel = rel[len(o.Path)+1:]
+	}
+	return path.Join(newDir, o.Slot, rel)
+}

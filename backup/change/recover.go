@@ -1,0 +1,75 @@
+package change
+
+import (
+	"errors"
+
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/internal/fsys"
+	"tandem/versioning"
+)
+
+// Recovered is what recovery found to do on a side.
+type Recovered struct {
+	Version versioning.Version // of the change; zero if there was none
+	Undone  bool               // it could not be finished and was taken back
+	Outcome
+}
+
+// Recover finishes or takes back what a power cut or an error interrupted on a
+// side: with a commit.json it rolls forward, without one it discards what was
+// staged.
+//
+// After success nothing is pending. After an error or a power cut it can be run
+// again, from wherever it came to. A change that one path stands in the way of is
+// taken back; that is no error.
+func Recover(fs fsys.FS, live bool, by string) (*Recovered, error) {
+	if info, err := fs.Lstat(OwnDir); err == nil && info.Type != fsys.TypeDir {
+		if err := fs.Remove(OwnDir); err != nil { // the name is ours, what lies there is not
+			return nil, err
+		}
+	}
+	c, err := load(fs)
+	switch {
+	case errors.Is(err, record.ErrNewer):
+		return nil, err
+	case errors.Is(err, manifest.ErrInvalid):
+		// It was durable before anything was moved, so this is flash that went
+		// bad. The record and the other side say what is left to save.
+		a := &applier{fs: fs}
+		return &Recovered{}, a.end()
+	case err != nil:
+		return nil, err
+	case c == nil:
+		return &Recovered{}, discard(fs)
+	}
+	a := &applier{fs: fs, commit: c, live: live, by: by, again: true}
+	out, err := a.run()
+	r := &Recovered{Version: c.Version, Undone: c.Undo, Outcome: *out}
+	if err != nil && !errors.Is(err, ErrBlocked) {
+		return r, err
+	}
+	return r, nil
+}
+
+// discard removes what was staged and never committed.
+func discard(fs fsys.FS) error {
+	// The commit that next belongs to may have been removed, and that not be
+	// durable: it must not come back when next is gone.
+	if _, err := fs.Lstat(nextDir); err == nil {
+		if err := fs.SyncDir(OwnDir); err != nil {
+			return err
+		}
+		if err := clear(fs, nextDir); err != nil {
+			return err
+		}
+	}
+	for _, f := range []string{RecordFile, CommitFile, RevokedFile, PendingFile, IndexFile, TagFile} {
+		if _, err := fs.Lstat(f + ".tmp"); err == nil {
+			if err := fsys.RemoveAll(fs, f+".tmp"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,741 @@
+package change
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"tandem/backup/manifest"
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+	"tandem/versioning"
+)
+
+// ErrContent says that what was given is not the content that was expected.
+var ErrContent = errors.New("content does not match its sha256")
+
+// Verified is content that hashes itself on its way: Read gives io.EOF only
+// after content of that digest.
+type Verified interface {
+	io.Reader
+	Verified() digest.SHA256
+}
+
+// Change is a plan that is being carried out. It ends with Commit or Discard.
+type Change struct {
+	*Plan
+	fs      fsys.FS
+	barrier fsys.Barrier
+	each    bool // each file is synced before its writer is closed
+	direct  bool // files are written over what is there, for want of room
+	content map[manifest.Path]Content
+	given   map[manifest.Path]uint64 // the inodes of what is staged
+	buf     []byte
+	// cannot are paths that the file system cannot hold.
+	cannot []Left
+}
+
+// few is up to how many files are synced one by one: on UBIFS a sync of the
+// whole file system commits its journal.
+const few = 8
+
+// Begin checks that there is room, and prepares to stage what p needs. Recover
+// must have been called before.
+//
+// Where there is too little room the error is a *SpaceError, and nothing was
+// touched. After any error or a power cut the side is as it was; what is left in
+// next goes with the next change.
+func Begin(fs fsys.FS, p *Plan, buf []byte) (*Change, error) {
+	c := newChange(fs, p, buf)
+	if err := c.checkSpace(); err != nil {
+		return nil, err
+	}
+	if err := c.prepare(); err != nil {
+		return nil, errors.Join(err, c.Discard())
+	}
+	return c, nil
+}
+
+func newChange(fs fsys.FS, p *Plan, buf []byte) *Change {
+	c := &Change{Plan: p, fs: fs, buf: buf, content: map[manifest.Path]Content{}, given: map[manifest.Path]uint64{}}
+	for _, f := range p.Content() {
+		c.content[f.Path] = f
+	}
+	c.each = !fs.SyncReports() || len(c.content) <= few
+	return c
+}
+
+func (c *Change) prepare() error {
+	if c.Idle() {
+		return nil
+	}
+	if err := discard(c.fs); err != nil {
+		return err
+	}
+	var err error
+	if c.barrier, err = c.fs.Barrier(); err != nil { // before the first byte is written
+		return err
+	}
+	if err := ownPlace(c.fs, nextDir); err != nil {
+		return err
+	}
+	for _, d := range []string{nextDir, newDir, oldDir, path.Join(oldDir, contentDir), path.Join(oldDir, oddDir)} {
+		if err := c.fs.Mkdir(d, 0o700); err != nil {
+			return err
+		}
+	}
+	return c.makeAll()
+}
+
+// makeAll makes what needs no content. What the file system cannot hold is left out.
+func (c *Change) makeAll() error {
+	kept := c.Ops[:0:0]
+	for _, o := range c.Ops {
+		why, err := c.make(&o)
+		switch {
+		case err != nil:
+			return err
+		case why != "":
+			c.cannot = append(c.cannot, Left{o.Path, why})
+		default:
+			kept = append(kept, o)
+		}
+	}
+	c.Ops = kept
+	return nil
+}
+
+// make makes what of an op needs no content. It says why where the file system
+// cannot hold it.
+func (c *Change) make(o *Op) (why string, err error) {
+	if o.New != nil && len(path.Base(string(o.Path))) > 100 { // some file systems have shorter names
+		if _, err := c.fs.Lstat(Name(o.Path)); err != nil && cannotHold(err) {
+			return c.refuse(o, err)
+		}
+	}
+	switch {
+	case o.Slot == "":
+		return "", nil
+	case o.New.Type == manifest.Symlink:
+		return c.refuse(o, c.symlink(o.New, path.Join(newDir, o.Slot)))
+	case o.New.Type != manifest.Dir:
+		return "", nil
+	}
+	if err := c.fs.Mkdir(path.Join(newDir, o.Slot), 0o700); err != nil {
+		return c.refuse(o, err)
+	}
+	for e := range c.Record.Entries() {
+		if !under(o.Path, e.Path) {
+			continue
+		}
+		switch e.Type {
+		case manifest.Dir:
+			err = c.fs.Mkdir(c.member(o, e.Path), 0o700)
+		case manifest.Symlink:
+			err = c.symlink(e, c.member(o, e.Path))
+		default:
+			continue
+		}
+		if err != nil && !c.Live && cannotHold(err) {
+			c.cannot = append(c.cannot, Left{e.Path, reason(err)})
+		} else if err != nil {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// refuse tells what a backup's file system cannot hold from what went wrong.
+func (c *Change) refuse(o *Op, err error) (string, error) {
+	if err != nil && !c.Live && cannotHold(err) {
+		return reason(err), nil
+	}
+	return "", err
+}
+
+func (c *Change) symlink(e *manifest.Entry, name string) error {
+	if err := c.fs.Symlink(string(e.Target), name); err != nil {
+		return err
+	}
+	was, err := c.fs.Lstat(name)
+	if err != nil {
+		return err
+	}
+	return c.setAttr(e.Path, name, freshAttr(e), was)
+}
+
+// attributes sets what the file system can keep of attributes. What it cannot
+// is noted: the record has it.
+func (c *Change) attributes(p manifest.Path, want fsys.Attr, was fsys.Info, set func(fsys.Attr) error) error {
+	err := set(want)
+	if !c.bearable(err) {
+		return err
+	}
+	c.cannot = append(c.cannot, Left{p, reason(err)})
+	want.Xattrs = nil
+	if err = set(want); c.bearable(err) {
+		want.UID, want.GID = was.UID, was.GID
+		err = set(want)
+	}
+	if c.bearable(err) {
+		return nil
+	}
+	return err
+}
+
+// bearable reports whether an error of setting attributes is one that the
+// content need not wait for: a backup does without any, the live side without
+// extended ones. A file system that has no room for attributes says ENOSPC.
+func (c *Change) bearable(err error) bool {
+	switch {
+	case err == nil:
+		return false
+	case fsys.IsNoSpace(err), errors.Is(err, syscall.EOPNOTSUPP), errors.Is(err, syscall.E2BIG), errors.Is(err, syscall.ERANGE):
+		return true
+	}
+	return !c.Live && cannotHold(err)
+}
+
+func (c *Change) setAttr(p manifest.Path, name string, want fsys.Attr, was fsys.Info) error {
+	was.Ctime = 0 // each attribute that is set moves it
+	return c.attributes(p, want, was, func(a fsys.Attr) error { return c.fs.SetAttr(name, a, was) })
+}
+
+func attr(e *manifest.Entry) fsys.Attr {
+	x := e.Xattrs
+	if x == nil {
+		x = map[string][]byte{}
+	}
+	return fsys.Attr{Mode: uint32(e.Mode), UID: e.UID, GID: e.GID, Mtime: e.Mtime, Xattrs: x}
+}
+
+// freshAttr is attr for what was just made, and has no attributes that would
+// have to go.
+func freshAttr(e *manifest.Entry) fsys.Attr {
+	a := attr(e)
+	a.Xattrs = e.Xattrs
+	return a
+}
+
+// Cannot returns what the file system turned out not to be able to hold.
+func (c *Change) Cannot() []Left { return c.cannot }
+
+// Wants reports whether the content of p has to be given, and was not yet.
+func (c *Change) Wants(p manifest.Path) bool {
+	_, wanted := c.content[p]
+	_, given := c.given[p]
+	return wanted && !given
+}
+
+// Wanted returns the files whose content has to be given, and was not yet.
+func (c *Change) Wanted() []Content {
+	return slices.DeleteFunc(c.Plan.Content(), func(f Content) bool { return !c.Wants(f.Path) })
+}
+
+// Placed returns the inodes of what was staged, by path.
+func (c *Change) Placed() map[manifest.Path]uint64 { return c.given }
+
+// Link stages f by another name of what the side keeps for a rollback, where that
+// has its content, and reports whether it did. Nothing is copied then.
+func (c *Change) Link(f Content, kept string) (bool, error) {
+	if c.direct || c.fs.Link(kept, f.name) != nil {
+		return false, nil
+	}
+	was, err := c.fs.Lstat(f.name)
+	if err == nil {
+		err = c.setAttr(f.Path, f.name, attr(f.Entry), was)
+	}
+	if err == nil && c.each {
+		err = syncFile(c.fs, f.name)
+	}
+	if err != nil {
+		return false, err
+	}
+	c.given[f.Path] = was.Ino
+	return true, nil
+}
+
+// Put stages the content of f, and checks it against size and digest; content
+// that is Verified is not hashed once more. The error wraps ErrContent where it
+// is another.
+func (c *Change) Put(ctx context.Context, f Content, content io.Reader) error {
+	return PutAll(ctx, []*Change{c}, f.Path, content, func(_ *Change, err error) error { return err })
+}
+
+// PutAll stages the content of the file p for several changes at once: it is
+// read and hashed once. failed is told when one of them cannot go on; where it
+// returns nil the others do.
+func PutAll(ctx context.Context, changes []*Change, p manifest.Path, content io.Reader, failed func(*Change, error) error) error {
+	var outs []*staged
+	defer func() {
+		for _, s := range outs {
+			s.out.Close() // of no consequence once it was closed below
+		}
+	}()
+	each := func(step func(s *staged) error) error {
+		for n := 0; n < len(outs); n++ {
+			if err := step(outs[n]); err != nil {
+				if err := failed(outs[n].c, err); err != nil {
+					return err
+				}
+				outs[n].out.Close() // nothing of it is of use
+				outs = slices.Delete(outs, n, n+1)
+				n--
+			}
+		}
+		return nil
+	}
+	var e *manifest.Entry
+	for _, c := range changes {
+		f, ok := c.content[p]
+		if !ok {
+			return fmt.Errorf("%w: %s: content that nobody asked for", manifest.ErrInvalid, p)
+		}
+		e = f.Entry
+		s, err := c.create(f)
+		if err != nil {
+			if err := failed(c, err); err != nil {
+				return err
+			}
+		} else if s != nil {
+			outs = append(outs, s)
+		}
+	}
+	if len(outs) == 0 {
+		return nil // no file system can hold it
+	}
+	var h hash.Hash // nil where content does it
+	if v, ok := content.(Verified); !ok || v.Verified() != *e.SHA256 {
+		h = digest.New()
+	}
+	buf := changes[0].buf
+	var n int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		k, rerr := io.ReadFull(content, buf)
+		if n += int64(k); n > e.Size {
+			return fmt.Errorf("%s: %w", p, ErrContent)
+		}
+		if k > 0 {
+			if h != nil {
+				h.Write(buf[:k])
+			}
+			if err := each(func(s *staged) error { return s.holes.write(buf[:k]) }); err != nil {
+				return err
+			}
+		}
+		if rerr == io.EOF || rerr == io.ErrUnexpectedEOF {
+			break
+		}
+		if rerr != nil {
+			return rerr
+		}
+	}
+	if n != e.Size || h != nil && digest.Sum(h) != *e.SHA256 {
+		return fmt.Errorf("%s: %w", p, ErrContent)
+	}
+	return each((*staged).end)
+}
+
+// staged is a file that is being staged.
+type staged struct {
+	c     *Change
+	f     Content
+	out   fsys.File
+	holes holeWriter
+}
+
+// create makes the file for the content of f; nil if the file system cannot hold it.
+func (c *Change) create(f Content) (*staged, error) {
+	if slices.ContainsFunc(c.cannot, func(l Left) bool { return under(l.Path, f.Path) && c.missing(f.name) }) {
+		return nil, nil // its directory cannot be held either
+	}
+	name := f.name
+	if c.direct {
+		name = Name(f.Path)
+	}
+	out, err := c.fs.Create(name, uint32(f.Mode)&0o777)
+	if err != nil {
+		if !c.Live && cannotHold(err) {
+			c.cannot = append(c.cannot, Left{f.Path, reason(err)})
+			return nil, nil
+		}
+		return nil, err
+	}
+	return &staged{c: c, f: f, out: out, holes: holeWriter{f: out}}, nil
+}
+
+// missing reports whether the directory of a staged file is not there.
+func (c *Change) missing(name string) bool {
+	_, err := c.fs.Lstat(path.Dir(name))
+	return fsys.IsNotExist(err)
+}
+
+// end gives the file its attributes and, if need be, makes it durable.
+func (s *staged) end() error {
+	if err := s.holes.end(); err != nil {
+		return err
+	}
+	was, err := s.out.Stat()
+	if err == nil {
+		err = s.c.attributes(s.f.Path, freshAttr(s.f.Entry), was, s.out.SetAttr)
+	}
+	if err != nil {
+		return err
+	}
+	if s.c.each {
+		if err := s.out.Sync(); err != nil {
+			return err
+		}
+	}
+	s.c.given[s.f.Path] = was.Ino
+	return s.out.Close()
+}
+
+// Restage goes over to another plan for the same side; what is staged already
+// and still wanted is kept. The change that it is called on is used up.
+//
+// After an error or a power cut the side is as it was.
+func (c *Change) Restage(p *Plan) (*Change, error) {
+	next := newChange(c.fs, p, c.buf)
+	next.barrier, c.barrier = c.barrier, nil
+	const was = nextDir + "/was"
+	if next.barrier == nil { // nothing had to be staged until now
+		return next, next.prepare()
+	}
+	if err := c.fs.Rename(newDir, was); err != nil {
+		return next, err
+	}
+	if err := c.fs.Mkdir(newDir, 0o700); err != nil {
+		return next, err
+	}
+	if err := next.makeAll(); err != nil {
+		return next, err
+	}
+	have := map[digest.SHA256][]manifest.Path{}
+	for q := range c.given {
+		sum := *c.content[q].SHA256
+		have[sum] = append(have[sum], q)
+	}
+	for q, f := range next.content {
+		old := have[*f.SHA256]
+		if len(old) == 0 {
+			continue
+		}
+		have[*f.SHA256] = old[1:]
+		from := path.Join(was, strings.TrimPrefix(c.content[old[0]].name, newDir))
+		if err := c.fs.Rename(from, f.name); err != nil {
+			return next, err
+		}
+		info, err := c.fs.Lstat(f.name)
+		if err == nil {
+			err = next.setAttr(q, f.name, attr(f.Entry), info)
+		}
+		if err == nil && next.each {
+			err = syncFile(c.fs, f.name)
+		}
+		if err != nil {
+			return next, err
+		}
+		next.given[q] = info.Ino
+	}
+	return next, clear(c.fs, was)
+}
+
+// Discard forgets what was staged. Nothing else was touched. What cannot be
+// removed is left to the next change.
+func (c *Change) Discard() error {
+	if c.barrier != nil {
+		c.barrier.Close() // nothing depends on what it would tell
+		c.barrier = nil
+	}
+	return clear(c.fs, nextDir)
+}
+
+// Outcome is what became of a change.
+type Outcome struct {
+	Wrote bool
+	Left  []Left          // paths that are not as they should be, and why
+	Newer []manifest.Path // configuration that was written meanwhile, and stays
+	Aside []manifest.Path // what was put aside
+}
+
+// Commit makes the change. written are files of the side that others wrote, and
+// that the new record speaks of: they are made durable first.
+//
+// After success the side is what the plan makes of it, also after a power cut.
+// After an error or a power cut it is that or what it was, whole; Recover
+// finishes or takes back what is left. The error wraps ErrBlocked where the
+// change could not be finished and was taken back.
+func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
+	defer func() {
+		if c.barrier != nil {
+			c.barrier.Close() // what it had to tell was asked for
+		}
+	}()
+	if err := c.syncWritten(written); err != nil {
+		return nil, err
+	}
+	if c.Idle() {
+		wrote, err := c.replaceRecord()
+		return &Outcome{Wrote: wrote, Left: c.Left}, err
+	}
+	for _, f := range c.Wanted() {
+		if !slices.ContainsFunc(c.cannot, func(l Left) bool { return l.Path == f.Path || under(l.Path, f.Path) }) {
+			return nil, fmt.Errorf("%w: %s: its content was never given", manifest.ErrInvalid, f.Path)
+		}
+	}
+	if c.direct {
+		return c.commitDirect()
+	}
+	if err := c.complete(); err != nil {
+		return nil, err
+	}
+	m := commit{Version: c.Record.Manifest.Version, Record: c.Sum, Tag: c.Tag, Ops: c.Ops}
+	if err := m.store(c.fs, c.By); err != nil {
+		return nil, err
+	}
+	a := &applier{fs: c.fs, commit: &m, live: c.Live, by: c.By, barrier: c.barrier}
+	out, err := a.run()
+	if out != nil {
+		out.Left = append(out.Left, c.Left...)
+		out.Wrote = true
+	}
+	return out, err
+}
+
+// complete adds what needs all files to be there, and makes everything durable.
+func (c *Change) complete() error {
+	for i := range c.Ops {
+		if err := c.completeDir(&c.Ops[i]); err != nil {
+			return err
+		}
+	}
+	if err := c.write(path.Join(nextDir, path.Base(RecordFile)), c.writeRecord); err != nil {
+		return err
+	}
+	if c.Tag {
+		if err := c.write(path.Join(nextDir, TagFile), c.writeTag); err != nil {
+			return err
+		}
+		if err := c.keepRecord(); err != nil {
+			return err
+		}
+	}
+	if !c.each {
+		return c.barrier.Sync()
+	}
+	if err := c.syncStaged(newDir); err != nil {
+		return err
+	}
+	return syncDirs(c.fs, newDir, oldDir, nextDir, OwnDir, ".")
+}
+
+// completeDir gives a directory that is staged as a whole its hard links, and
+// all directories in it their attributes.
+func (c *Change) completeDir(o *Op) error {
+	if o.Slot == "" || o.New.Type != manifest.Dir {
+		return nil
+	}
+	dirs := []*manifest.Entry{}
+	if o.Path != "." {
+		dirs = append(dirs, o.New)
+	} else if err := c.rootMode(o); err != nil {
+		return err
+	}
+	for e := range c.Record.Entries() {
+		if !under(o.Path, e.Path) {
+			continue
+		}
+		switch e.Type {
+		case manifest.Dir:
+			dirs = append(dirs, e)
+		case manifest.Hardlink:
+			if !under(o.Path, e.Link) {
+				continue // linked once all is in place
+			}
+			if err := c.fs.Link(c.member(o, e.Link), c.member(o, e.Path)); err != nil {
+				if c.Live || !cannotHold(err) {
+					return err
+				}
+				c.cannot = append(c.cannot, Left{e.Path, reason(err)})
+			}
+		}
+	}
+	for _, e := range slices.Backward(dirs) {
+		name := path.Join(newDir, o.Slot)
+		if e.Path != o.Path {
+			name = c.member(o, e.Path)
+		}
+		was, err := c.fs.Lstat(name)
+		if fsys.IsNotExist(err) {
+			continue // it cannot be held
+		}
+		if err == nil {
+			err = c.setAttr(e.Path, name, freshAttr(e), was)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rootMode lets others look into apps: what lies there is run by others.
+func (c *Change) rootMode(o *Op) error {
+	name := path.Join(newDir, o.Slot)
+	was, err := c.fs.Lstat(name)
+	if err != nil {
+		return err
+	}
+	return c.setAttr(o.Path, name, fsys.Attr{Mode: 0o755, UID: was.UID, GID: was.GID, Mtime: was.Mtime}, was)
+}
+
+// syncStaged makes the directories below dir durable; their files are.
+func (c *Change) syncStaged(dir string) error {
+	infos, err := c.fs.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, i := range infos {
+		if i.Type == fsys.TypeDir {
+			name := path.Join(dir, i.Name)
+			if err := c.syncStaged(name); err != nil {
+				return err
+			}
+			if err := c.fs.SyncDir(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// keepRecord adds the present version to the undo log, which becomes the one that
+// a rollback returns to. What had no name is none.
+func (c *Change) keepRecord() error {
+	if c.Facts == nil || c.Whole || c.Facts.Basis.Manifest.Version.IsZero() {
+		return nil
+	}
+	tag := versioning.EncodeTag(c.Facts.Basis.Manifest.Version)
+	if err := c.write(path.Join(oldDir, TagFile), func(w io.Writer) error { _, err := w.Write(tag); return err }); err != nil {
+		return err
+	}
+	to := path.Join(oldDir, path.Base(RecordFile))
+	if !c.Facts.Sum.IsZero() && c.fs.Link(RecordFile, to) == nil { // nobody writes it in place
+		return nil
+	}
+	return c.write(to, func(w io.Writer) error {
+		_, err := c.Facts.Basis.Write(w, c.By)
+		return err
+	})
+}
+
+// write makes a file of ours. Where one barrier makes all durable, it is left to
+// do so.
+func (c *Change) write(name string, content func(io.Writer) error) error {
+	f, err := c.fs.Create(name, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // of no consequence once it was closed below
+	if err := content(f); err != nil {
+		return err
+	}
+	if path.Base(name) == TagFile { // others read it
+		info, err := f.Stat()
+		if err == nil {
+			err = c.attributes(".", fsys.Attr{Mode: 0o644, UID: info.UID, GID: info.GID, Mtime: info.Mtime}, info, f.SetAttr)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if c.each {
+		if err := f.Sync(); err != nil {
+			return err
+		}
+	}
+	return f.Close()
+}
+
+func (c *Change) writeRecord(w io.Writer) error {
+	_, err := c.Record.Write(w, c.By)
+	return err
+}
+
+func (c *Change) writeTag(w io.Writer) error {
+	_, err := w.Write(versioning.EncodeTag(c.Record.Manifest.Version))
+	return err
+}
+
+// syncWritten makes files durable that others wrote.
+func (c *Change) syncWritten(written []manifest.Path) error {
+	if len(written) > few && c.fs.SyncReports() {
+		return c.fs.Sync()
+	}
+	dirs := map[string]bool{}
+	for _, p := range written {
+		name := Name(p)
+		info, err := c.fs.Lstat(name)
+		switch {
+		case err == nil && info.Type == fsys.TypeFile:
+			err = syncFile(c.fs, name)
+		case err == nil && info.Type == fsys.TypeDir:
+			dirs[name] = true
+		}
+		if err != nil && !fsys.IsNotExist(err) {
+			return c.fs.Sync() // it may not be opened, or is told apart
+		}
+		dirs[path.Dir(name)] = true
+	}
+	for d := range dirs {
+		if err := c.fs.SyncDir(d); err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncFile(fs fsys.FS, name string) error {
+	f, err := fs.Open(name)
+	if err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+// replaceRecord is all there is to do when the files are right already.
+func (c *Change) replaceRecord() (wrote bool, err error) {
+	if c.Facts != nil && c.Sum == c.Facts.Sum {
+		return false, nil
+	}
+	if err := ownPlace(c.fs, RecordFile); err != nil {
+		return false, err
+	}
+	if err := fsys.WriteFileFrom(c.fs, RecordFile, 0o600, c.writeRecord); err != nil {
+		return false, err
+	}
+	return true, c.fs.SyncDir(".")
+}
+
+func syncDirs(fs fsys.FS, names ...string) error {
+	for _, n := range names {
+		if err := fs.SyncDir(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,563 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"time"
+
+	"tandem/backup/change"
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/backup/tree"
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+	"tandem/versioning"
+)
+
+// State is what a look at a side found.
+type State string
+
+// The states of a side.
+const (
+	Intact      State = "intact"      // as its record says; configuration may have been edited
+	Damaged     State = "damaged"     // files are missing, changed, unreadable or have wrong attributes
+	Tagless     State = "tagless"     // files without a tag that can be read: an unfinished copy
+	Absent      State = "absent"      // no application
+	Unavailable State = "unavailable" // not mounted, or not there
+)
+
+// Problem is one damaged file.
+type Problem struct {
+	Side   SideName     `json:"side"`
+	Path   Path         `json:"path"`
+	Kind   tree.Finding `json:"kind"`
+	Detail string       `json:"detail"`
+}
+
+// Snapshot is what lies on a side, compared with what its record says.
+type Snapshot struct {
+	Side     SideName
+	Path     string
+	State    State
+	Version  versioning.Version // zero without a tag
+	Revision int                // 0 without a record of this version
+	Files    int                // files and links of the version
+	Previous versioning.Version // zero if none is kept
+	Detail   string             // why the state is what it is, for people; may be empty
+	Problems []Problem          // damage, sorted by path
+	Edited   []Path             // configuration that differs from its capture, or is gone, sorted
+	Busy     []Path             // configuration that kept changing while it was read: captured another time
+	Skipped  []Path             // of which nothing can be said
+	Foreign  []Path             // sockets, FIFOs, device nodes and mount points, which are left alone
+	Adopted  bool               // there is no record for this tag: what lies there is taken as it is
+	Nested   bool               // the vendor's script put the application one directory too deep
+	Commit   versioning.Version // an interrupted change to this version is still to be finished
+
+	err      error          // why it is unavailable
+	own      *record.Record // its record, be it of this version or another
+	ownSum   digest.SHA256  // of own, as it lies there
+	facts    *tree.Facts    // nil without a directory apps
+	patterns Manifest
+	looked   int64 // when it was, in nanoseconds since 1970-01-01 UTC
+	noRoom   bool  // apps is a mount point: what is staged cannot be moved there
+	noApps   bool  // apps is not there, or is no directory
+	strange  bool  // its tag cannot be read
+}
+
+// forget lets go of all but what is told of a side: the rest takes memory for
+// each of its files.
+func (s *Snapshot) forget() { s.own, s.facts = nil, nil }
+
+// Ignored returns what tells whether a path below apps/ is none of Tandem's
+// business, by the patterns of the manifest that the side's files are judged by.
+func (s *Snapshot) Ignored() func(Path) bool {
+	m := s.patterns
+	return m.IsIgnored
+}
+
+// usable reports whether the side holds a version that can be named.
+func (s *Snapshot) usable() bool { return s.State == Intact || s.State == Damaged }
+
+// basis returns what the side's files were compared with; nil without a version.
+func (s *Snapshot) basis() *record.Record {
+	if !s.usable() || s.facts == nil {
+		return nil
+	}
+	return s.facts.Basis
+}
+
+// inspector looks at both sides, again and again while one job lasts.
+type inspector struct {
+	r        *Reconciler
+	full     bool                       // hash everything
+	suspects map[SideName]map[Path]bool // hash these in any case
+	weak     map[SideName]map[Path]bool // the file system cannot keep these as they should be
+	left     map[SideName]map[Path]bool // these are not to be tried again
+	restless map[Path]bool              // directories whose configuration does not come to rest
+	badKept  map[kept]bool              // contents that are damaged where they are kept for a rollback
+	known    map[digest.SHA256]*record.Record
+	indexes  map[SideName]*tree.Index
+	made     map[SideName]digest.SHA256 // the indexes that were made by this job
+	waited   bool                       // for stamps to grow old
+	buf      []byte
+}
+
+func newInspector(r *Reconciler, o Options) *inspector {
+	sets := func() map[SideName]map[Path]bool { return map[SideName]map[Path]bool{System: {}, UsrData: {}} }
+	return &inspector{
+		r: r, full: o.Full, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
+		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, buf: make([]byte, 128<<10),
+	}
+}
+
+// look takes a snapshot of both sides. It changes nothing.
+func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot, *Snapshot, error) {
+	a, err := in.load(ctx, system)
+	if err != nil {
+		return nil, nil, sideError(system, err)
+	}
+	b, err := in.load(ctx, usrData)
+	if err != nil {
+		return nil, nil, sideError(usrData, err)
+	}
+	if err := straighten(ctx, a, b); err != nil {
+		return nil, nil, err
+	}
+	for _, s := range []struct {
+		side      *Side
+		me, other *found
+	}{{system, a, b}, {usrData, b, a}} {
+		if err := in.compare(ctx, s.side, s.me, s.other); err != nil {
+			return nil, nil, sideError(s.side, err)
+		}
+	}
+	return a.Snapshot, b.Snapshot, nil
+}
+
+// found is a side in the midst of a look.
+type found struct {
+	*Snapshot
+	tree *tree.Tree // nil without a directory apps
+}
+
+// load reads what a side says of itself and walks its tree.
+func (in *inspector) load(ctx context.Context, side *Side) (*found, error) {
+	s := &found{Snapshot: &Snapshot{Side: side.Name, State: Absent}}
+	unavailable := func(err error) (*found, error) {
+		s.State, s.err, s.Detail = Unavailable, err, err.Error()
+		return s, nil
+	}
+	switch err := side.ready(); {
+	case errors.Is(err, fs.ErrNotExist): // not made yet
+		return s, nil
+	case err != nil:
+		return unavailable(err)
+	}
+	disk := side.FS
+	s.Path = disk.Path(".")
+	s.looked = in.r.Now().UnixNano()
+	var err error
+	s.own, s.ownSum, err = record.Load(disk, change.RecordFile, in.known)
+	switch {
+	case errors.Is(err, record.ErrNewer):
+		return unavailable(err)
+	case err != nil && tree.Means(err) == tree.Nothing && !errors.Is(err, manifest.ErrInvalid):
+		return nil, err
+	case err != nil:
+		s.Detail = err.Error()
+	}
+	if prev, err := versioning.ReadTag(disk, path.Join(change.PreviousDir, change.TagFile)); err == nil {
+		s.Previous = prev
+	}
+	if done, err := in.unfinished(disk, s); done || err != nil {
+		if errors.Is(err, record.ErrNewer) {
+			return unavailable(err)
+		}
+		return s, err
+	}
+	apps, err := disk.Lstat(change.AppsDir)
+	switch {
+	case fsys.IsNotExist(err):
+	case err != nil && tree.Means(err) == tree.Nothing:
+		return nil, err
+	case err != nil:
+		s.State, s.Detail = Damaged, err.Error()
+	case apps.Type == fsys.TypeSymlink && side.live():
+		return unavailable(fmt.Errorf("%w: %s: a symbolic link: expected a directory; Tandem follows no links, set the side's path to where the application lies", ErrUnavailable, disk.Path(change.AppsDir)))
+	case apps.Type != fsys.TypeDir:
+		s.Detail = fmt.Sprintf("%s: a %s, expected a directory", disk.Path(change.AppsDir), apps.Type)
+	default:
+		s.noRoom = apps.Mount
+		if s.tree, err = tree.Scan(ctx, disk, change.AppsDir, s.own); err != nil && !fsys.IsNotExist(err) {
+			if tree.Means(err) == tree.Nothing {
+				return nil, err
+			}
+			s.State, s.Detail = Damaged, err.Error()
+		}
+	}
+	return s, in.readTag(disk, s)
+}
+
+// unfinished finds out whether a change was committed and is still to be
+// finished: then the side is the new version already.
+func (in *inspector) unfinished(disk fsys.FS, s *found) (bool, error) {
+	u, err := change.Pending(disk, in.known)
+	if u == nil || err != nil {
+		return false, err
+	}
+	s.Commit = u.Version
+	if u.Undo || u.Record == nil {
+		return false, nil
+	}
+	s.own, s.ownSum = u.Record, u.Sum
+	s.State, s.Version, s.Revision = Intact, u.Version, u.Record.Revision
+	s.Files = u.Record.Files()
+	s.patterns = patterns(u.Record)
+	s.facts = &tree.Facts{Basis: u.Record, Sum: u.Sum, Tree: &tree.Tree{FS: disk, Root: change.AppsDir}}
+	s.Detail = fmt.Sprintf("the change to %s was interrupted: tandem boot finishes it", u.Version)
+	return true, nil
+}
+
+// readTag finds out which version the side says it has.
+func (in *inspector) readTag(disk fsys.FS, s *found) error {
+	v, err := versioning.ReadTag(disk, change.TagFile)
+	s.Version = v
+	var te *versioning.TagError
+	switch {
+	case err == nil:
+	case errors.As(err, &te):
+		s.Detail, s.strange = te.Error(), true
+		if s.own != nil && !s.tree.Empty() { // what the record describes has a name all the same
+			s.Version = s.own.Manifest.Version
+			s.Detail += fmt.Sprintf("; its record says %s", s.Version)
+			in.r.Log.WithField("side", s.Side).Warn(s.Detail)
+		}
+	case err == versioning.ErrNoTag:
+	case errors.Is(err, versioning.ErrNoTag):
+		s.Detail = err.Error()
+	default:
+		return err
+	}
+	switch {
+	case s.State == Damaged && !s.Version.IsZero():
+	case s.Version.IsZero() && !s.tree.Empty():
+		s.State = Tagless
+		if s.Detail == "" {
+			s.Detail = fmt.Sprintf("%s: missing: an unfinished copy", disk.Path(change.TagFile))
+		}
+	case s.tree.Empty() && s.own == nil:
+		s.State, s.Version = Absent, versioning.Version{}
+	case s.Version.IsZero():
+		s.State = Absent
+	}
+	return nil
+}
+
+func patterns(r *record.Record) Manifest {
+	return Manifest{Config: r.Manifest.Config, Ignore: r.Manifest.Ignore}
+}
+
+// compare finds what a side's files are to be compared with, and compares.
+func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) error {
+	if s.State == Unavailable || s.facts != nil {
+		return nil
+	}
+	if s.State == Damaged { // the tree itself cannot be walked
+		return in.unwalked(side, s)
+	}
+	basis := &record.Record{}
+	sum := digest.SHA256{}
+	switch {
+	case s.Version.IsZero():
+	case s.own != nil && s.own.Manifest.Version.String() == s.Version.String():
+		basis, sum = s.own, s.ownSum
+	case s.tree.Empty(): // a tag and a record, but of something else, and no files
+		s.State, s.Version = Absent, versioning.Version{}
+	case s.own == nil && other.own != nil && other.own.Manifest.Version.String() == s.Version.String():
+		basis, s.Adopted = &record.Record{Manifest: other.own.Manifest}, true
+	default:
+		var err error
+		if basis, err = in.adopt(ctx, s); err != nil {
+			return err
+		}
+	}
+	if s.tree == nil {
+		s.noApps = true
+		if basis.Len() == 0 {
+			return nil
+		}
+		s.tree = &tree.Tree{FS: side.FS, Root: change.AppsDir}
+	}
+	index, same, err := in.index(side)
+	if err != nil {
+		return err
+	}
+	s.facts, err = tree.Compare(ctx, s.tree, basis, tree.Options{
+		Live: side.live(), Full: in.full, Suspects: in.suspects[side.Name], Weak: in.weak[side.Name],
+		Index: index, Sum: sum, SameBoot: same, Started: in.r.Started, Buf: in.buf,
+	})
+	if err != nil {
+		return err
+	}
+	s.tell()
+	return nil
+}
+
+// tell fills in what is told of the facts.
+func (s *Snapshot) tell() {
+	f := s.facts
+	s.patterns = patterns(f.Basis)
+	s.Foreign = f.Foreign
+	if s.Version.IsZero() {
+		return
+	}
+	s.Revision, s.Files, s.State = f.Basis.Revision, f.Basis.Files(), Intact
+	for _, o := range f.Odd {
+		switch {
+		case o.Finding.IsDamage():
+			s.Problems = append(s.Problems, Problem{Side: s.Side, Path: o.Path, Kind: o.Finding, Detail: o.Detail})
+		case o.Finding == tree.Edited || o.Finding == tree.Deleted:
+			s.Edited = append(s.Edited, o.Path)
+		case o.Finding == tree.Busy:
+			s.Busy = append(s.Busy, o.Path)
+		case o.Finding == tree.Skipped, o.Finding == tree.Unknown:
+			s.Skipped = append(s.Skipped, o.Path)
+		}
+	}
+	if len(s.Problems) == 0 {
+		return
+	}
+	s.State = Damaged
+	if s.Detail == "" {
+		s.Detail = fmt.Sprintf("%s: %s: %s", s.Problems[0].Path, s.Problems[0].Kind, s.Problems[0].Detail)
+		if n := len(s.Problems) - 1; n > 0 {
+			s.Detail += fmt.Sprintf(" (and %d more)", n)
+		}
+	}
+}
+
+// unwalked makes facts of a tree that the disk does not give.
+func (in *inspector) unwalked(side *Side, s *found) error {
+	basis := s.own
+	if basis == nil || basis.Manifest.Version.String() != s.Version.String() {
+		basis = &record.Record{Manifest: Manifest{Version: s.Version}}
+	}
+	s.facts = &tree.Facts{Basis: basis, Tree: &tree.Tree{FS: side.FS, Root: change.AppsDir}}
+	s.facts.Odd = append(s.facts.Odd, tree.Fact{Path: ".", Finding: tree.Unreadable, Detail: s.Detail})
+	for e := range basis.Entries() {
+		s.facts.Odd = append(s.facts.Odd, tree.Fact{Path: e.Path, Entry: e, Finding: tree.Unreadable, Detail: s.Detail})
+	}
+	s.Snapshot.tell()
+	return nil
+}
+
+// index returns the index of a side, and whether what it saw is known not to
+// have gone through a power cut since.
+func (in *inspector) index(side *Side) (*tree.Index, bool, error) {
+	x, err := tree.LoadIndex(side.FS, change.IndexFile)
+	if err != nil || x == nil {
+		delete(in.indexes, side.Name)
+		return nil, false, err
+	}
+	in.indexes[side.Name] = x
+	if x.Orderly {
+		return x, true, nil
+	}
+	sum := x.Sum()
+	return x, sum == in.made[side.Name] || in.r.Boot != "" && (x.Boot == in.r.Boot || in.r.seen(side.Name) == sum), nil
+}
+
+// at is the moment of an index that is made now.
+func (in *inspector) at(side *Side) tree.Moment {
+	return tree.Moment{Boot: in.r.Boot, Now: in.r.Now().UnixNano(), Live: side.live(), Weak: in.weak[side.Name]}
+}
+
+// adopt makes a record of what lies on a side. It keeps the division of an
+// older record; without one everything is configuration, so that an edit is
+// never mistaken for damage, and each file is marked as being as it was.
+func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error) {
+	s.Adopted = true
+	r := &record.Record{Manifest: Manifest{Version: s.Version}}
+	var defaults []*manifest.Entry
+	if s.own != nil {
+		r.Manifest = s.own.Manifest
+		r.Manifest.Version = s.Version
+		r.Revision = s.own.Revision + 1
+		for _, e := range s.own.Manifest.Files {
+			if r.Manifest.IsConfig(e.Path) {
+				defaults = append(defaults, e)
+			}
+		}
+	}
+	division := r.Manifest
+	r.Manifest.Files = nil
+	for _, n := range s.tree.Nodes {
+		if division.IsIgnored(n.Path) || n.Foreign() {
+			continue
+		}
+		e, err := in.describe(ctx, s.tree, n, &division)
+		if err != nil && tree.Means(err) == tree.Nothing {
+			return nil, err
+		}
+		if err != nil {
+			continue // the comparison tells
+		}
+		if !division.IsConfig(n.Path) {
+			r.Manifest.Files = append(r.Manifest.Files, s.own.Shares(e))
+			continue
+		}
+		e.Adopted = s.own == nil
+		r.Config = append(r.Config, s.own.Shares(e))
+	}
+	if len(defaults) > 0 {
+		r.Manifest.Files = append(r.Manifest.Files, defaults...)
+		slices.SortFunc(r.Manifest.Files, manifest.ByPath)
+	}
+	dropOrphans(r)
+	return r, nil
+}
+
+// describe describes what lies at n as a record has it. A further name of a file
+// is told as a hard link, unless the first is on the other side of the division
+// between application files and configuration: the two do not change together.
+func (in *inspector) describe(ctx context.Context, t *tree.Tree, n *tree.Node, m *Manifest) (*manifest.Entry, error) {
+	if to := n.Link(); to != "" && m.IsConfig(to) == m.IsConfig(n.Path) && !m.IsIgnored(to) {
+		return &manifest.Entry{Path: n.Path, Type: manifest.Hardlink, Link: to}, nil
+	}
+	return tree.Describe(ctx, t, n, in.buf)
+}
+
+// captured is what a fact says lies there, as configuration is recorded.
+func captured(f *tree.Facts, o *tree.Fact) *manifest.Entry {
+	if o.Node != nil && o.Now != nil && o.Now.Type == manifest.File {
+		if to := o.Node.Link(); to != "" && f.Basis.Manifest.IsConfig(to) && !f.Basis.Manifest.IsIgnored(to) {
+			return &manifest.Entry{Path: o.Path, Type: manifest.Hardlink, Link: to}
+		}
+	}
+	return o.Now
+}
+
+// straighten finds the application where the vendor's script nested it.
+func straighten(ctx context.Context, a, b *found) error {
+	da, db := nesting(a, b)
+	for _, s := range []struct {
+		snap  *found
+		depth int
+	}{{a, da}, {b, db}} {
+		for range s.depth {
+			s.snap.Nested = true
+			t, err := tree.Scan(ctx, s.snap.tree.FS, path.Join(s.snap.tree.Root, change.AppsDir), s.snap.own)
+			if err != nil {
+				return err
+			}
+			s.snap.tree = t
+		}
+	}
+	return nil
+}
+
+// nesting returns how many directories too deep the application lies on each
+// side. The vendor's script copies apps into an apps directory it has just
+// made, so each of its copies lies one deeper than what it was made from. A
+// record, where there is one, knows better than any guess.
+func nesting(system, usrData *found) (int, int) {
+	ds, du := depth(system), depth(usrData)
+	for _, r := range []*record.Record{system.own, usrData.own} {
+		if r == nil {
+			continue
+		}
+		if r.Manifest.Knows(change.AppsDir) || r.Find(change.AppsDir) != nil {
+			return 0, 0
+		}
+		if system.own != nil {
+			ds = 0
+		}
+		if usrData.own != nil {
+			du = 0
+		}
+		return max(ds, 0), max(du, 0)
+	}
+	switch {
+	case ds < 0 && du < 0:
+		return 0, 0
+	case ds < 0: // only the backup is left, and the script nested it
+		return 0, du
+	case du < 0: // nothing was ever copied
+		return 0, 0
+	case du > ds:
+		return 0, du - ds
+	case ds > du: // restored by the script from a backup that it had nested
+		base := max(du-1, 0)
+		return ds - base, du - base
+	}
+	return 0, 0
+}
+
+// depth counts the directories that hold nothing but a directory "apps"; -1
+// without an application.
+func depth(s *found) int {
+	if s.tree.Empty() {
+		return -1
+	}
+	n, at := 0, Path("")
+	for {
+		next := Path(path.Join(string(at), change.AppsDir))
+		f := s.tree.Get(next)
+		if f == nil || !f.IsDir() {
+			return n
+		}
+		for _, f := range s.tree.Nodes {
+			if dir := path.Dir(string(f.Path)); f.Path != next && (dir == string(at) || dir == "." && at == "") {
+				return n
+			}
+		}
+		n, at = n+1, next
+	}
+}
+
+// young reports whether something on system was written so shortly before it was
+// looked at that it may be written again without its stamps telling.
+func (in *inspector) young(system *Snapshot) bool {
+	if in.waited || system.facts == nil {
+		return false
+	}
+	for _, n := range system.facts.Tree.Nodes {
+		if age := system.looked - n.Ctime; !n.IsDir() && age >= 0 && age < tree.Tick && n.Ctime%int64(time.Second) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// remember stores the index of a side that is in step with its record, where it
+// says more than the one that lies there.
+func (in *inspector) remember(side *Side, s *Snapshot) error {
+	if s.facts == nil || s.facts.Sum.IsZero() || s.Nested {
+		return nil
+	}
+	m := in.at(side)
+	m.Now = s.looked
+	fresh := tree.NewIndex(s.facts, m)
+	old := in.indexes[side.Name]
+	if fresh.Same(old) && !old.Orderly {
+		if old.Boot != in.r.Boot {
+			return in.r.see(side.Name, old.Sum())
+		}
+		return nil
+	}
+	disk := side.FS
+	if r, ok := disk.(*fsys.Remounting); ok { // an index is not worth a remount
+		disk = r.FS
+	}
+	if err := fresh.Store(disk, change.IndexFile, in.r.By); err != nil {
+		return err
+	}
+	if old != nil && old.Orderly { // the note is used up, durably
+		return side.FS.SyncDir(change.OwnDir)
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+package manifest
+
+import (
+	"bytes"
+	"path"
+)
+
+// IsConfig reports whether what lies at p may change on the device.
+func (m *Manifest) IsConfig(p Path) bool {
+	if len(m.Config) > 0 && MatchAny(m.Config, p) {
+		return !m.IsIgnored(p)
+	}
+	return !m.Knows(p) && !m.IsIgnored(p)
+}
+
+// IsIgnored reports whether p is neither application file nor configuration:
+// an ignore pattern names it, or it is of the passing files that every
+// application leaves about, and no config pattern names it.
+func (m *Manifest) IsIgnored(p Path) bool {
+	switch {
+	case m.Knows(p):
+		return false
+	case len(m.Ignore) > 0 && MatchAny(m.Ignore, p):
+		return !MatchAny(m.Config, p)
+	}
+	return passing(p) && !m.names(p)
+}
+
+// names reports whether a config pattern means p by its name, not just by the
+// directory that it is in.
+func (m *Manifest) names(p Path) bool {
+	for _, c := range m.Config {
+		if last := path.Base(c); last != "*" && last != "**" && match(c, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// passingFiles are what programs make for as long as they run, or while they
+// write: a copy of them is worth nothing, or worse. docs/concepts.md has the list.
+var passingFiles = []string{"*.pid", "*.lock", "*.sock", "*.socket", "*.swp", "*.swo", "*-shm", ".nfs*"}
+
+func passing(p Path) bool {
+	base := path.Base(string(p))
+	for _, pattern := range passingFiles {
+		if ok, _ := path.Match(pattern, base); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// Knows reports whether the release shipped something at p.
+func (m *Manifest) Knows(p Path) bool { return Find(m.Files, p) != nil }
+
+// Equal reports whether two entries of one path describe the same content
+// with the same attributes. Times do not count.
+func Equal(a, b *Entry) bool { return SameContent(a, b) && SameAttr(a, b) }
+
+// SameContent reports whether two entries of one path are the same but for attributes.
+func SameContent(a, b *Entry) bool {
+	if a.Type != b.Type {
+		return false
+	}
+	switch a.Type {
+	case File:
+		return a.Size == b.Size && *a.SHA256 == *b.SHA256
+	case Symlink:
+		return a.Target == b.Target
+	case Hardlink:
+		return a.Link == b.Link
+	}
+	return true
+}
+
+// SameAttr reports whether two entries of one path have the same owner, mode and
+// extended attributes.
+func SameAttr(a, b *Entry) bool {
+	if a.Type == Hardlink { // those of the entry it links to
+		return true
+	}
+	return (a.Type == Symlink || a.Mode == b.Mode) && a.UID == b.UID && a.GID == b.GID && SameXattrs(a.Xattrs, b.Xattrs)
+}
+
+// SameXattrs reports whether two sets of extended attributes are the same.
+func SameXattrs(a, b map[string][]byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for n, v := range a {
+		if w, ok := b[n]; !ok || !bytes.Equal(v, w) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,293 @@
+package backup
+
+import (
+	"path"
+	"slices"
+	"time"
+
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/backup/tree"
+)
+
+// InstallOptions says what an operator at the device asked for by name.
+type InstallOptions struct {
+	AllowDowngrade bool
+	AllowRevoked   bool
+	Reinstall      bool      // the installed version again
+	Now            time.Time // modification time of files whose manifest has none
+	// Pending lets the version wait to be confirmed.
+	Pending bool
+	// InPlace allows to write over what runs where there is no room beside it.
+	// The caller has read the whole bundle before and found it good.
+	InPlace bool
+	// Both stages usr_data in the same pass.
+	Both     bool
+	UID, GID int // owner of all files where Tandem may not choose; below 0 means as the manifest says
+}
+
+// merged is a release on this device: its application files, and configuration
+// merged three ways from the old default, what is here, and the new default.
+type merged struct {
+	record *record.Record
+	// brought has the entries whose content comes from the release, by the path
+	// that it has there.
+	brought map[Path]*manifest.Entry
+	brings  map[Path]bool // the paths that these entries have here
+	beside  []Path        // defaults put beside configuration that was edited here
+	kept    []Path        // configuration that had to make way, and lies beside now
+}
+
+type merger struct {
+	*merged
+	release *Manifest
+	old     Manifest    // what system ran
+	facts   *tree.Facts // nil without an application
+	config  map[Path]*manifest.Entry
+	moved   map[Path]Path // directories that had to make way → where they are now
+}
+
+// merge is pure: the facts say what is here.
+func merge(release *Manifest, system *Snapshot, o InstallOptions) *merged {
+	m := &merger{
+		merged:  &merged{record: &record.Record{Manifest: *release}, brought: map[Path]*manifest.Entry{}},
+		release: release, facts: system.facts, config: map[Path]*manifest.Entry{}, moved: map[Path]Path{},
+	}
+	if b := system.basis(); b != nil {
+		m.old = b.Manifest
+	}
+	m.record.Manifest.Files = make([]*manifest.Entry, len(release.Files))
+	for k, shipped := range release.Files {
+		e := recorded(shipped, o)
+		if release.IsConfig(e.Path) {
+			m.record.Manifest.Files[k] = e
+			m.shipped(e)
+		} else {
+			e = m.unchanged(e)
+			m.record.Manifest.Files[k] = e
+			m.brought[shipped.Path] = e
+		}
+	}
+	if m.facts != nil {
+		for _, n := range m.facts.Tree.Nodes {
+			m.local(n)
+		}
+		m.parents()
+	}
+	for _, e := range m.config {
+		m.record.Config = append(m.record.Config, system.own.Shares(e))
+	}
+	slices.SortFunc(m.record.Config, manifest.ByPath)
+	dropOrphans(m.record)
+	m.brings = map[Path]bool{}
+	for _, e := range m.brought {
+		m.brings[e.Path] = true
+	}
+	return m.merged
+}
+
+// recorded is a release's entry as it is recorded on this device.
+func recorded(shipped *manifest.Entry, o InstallOptions) *manifest.Entry {
+	if o.UID < 0 && shipped.Mtime != 0 {
+		return shipped
+	}
+	e := *shipped
+	if o.UID >= 0 {
+		e.UID, e.GID = o.UID, o.GID
+	}
+	if e.Mtime == 0 {
+		e.Mtime = o.Now.UnixNano()
+	}
+	return &e
+}
+
+// unchanged returns an application file as the release has it. Where the device
+// has it unchanged, it stays as it is, its time included: only what changed is
+// written.
+func (m *merger) unchanged(e *manifest.Entry) *manifest.Entry {
+	if e.Type != manifest.File {
+		return e
+	}
+	if was := manifest.Find(m.old.Files, e.Path); was != nil && manifest.Equal(was, e) {
+		return was
+	}
+	return e
+}
+
+// here returns what lies at p, as far as it is known. A hard link is told as a
+// file of its own, since the file that it shares may not stay.
+func (m *merger) here(p Path) *manifest.Entry {
+	e := m.facts.Has(p)
+	if e == nil || e.Type != manifest.Hardlink {
+		return e
+	}
+	to := m.facts.Has(e.Link)
+	if to == nil {
+		return nil
+	}
+	own := *to
+	own.Path = p
+	return &own
+}
+
+// fixed reports whether what lies at p cannot be replaced.
+func (m *merger) fixed(p Path) bool {
+	if m.facts == nil {
+		return false
+	}
+	n := m.facts.Tree.Get(p)
+	return n != nil && n.Fixed()
+}
+
+func (m *merger) take(e *manifest.Entry) {
+	m.config[e.Path] = e
+	m.brought[e.Path] = e
+}
+
+// shipped merges a default of the release.
+func (m *merger) shipped(e *manifest.Entry) {
+	here := m.here(e.Path)
+	def := manifest.Find(m.old.Files, e.Path)
+	edited := here != nil && (def == nil || !manifest.SameContent(here, def))
+	switch {
+	case here == nil, here.Type == manifest.Dir && e.Type == manifest.Dir:
+		m.take(e)
+	case manifest.SameContent(here, e):
+		m.config[e.Path] = here
+	case here.Type != e.Type && here.Type == manifest.Dir:
+		m.take(e) // what is in it finds its place beside
+	case here.Type != e.Type && (e.Type == manifest.Dir || e.Type == manifest.Symlink && !edited):
+		m.take(e)
+		if edited {
+			m.keep(e.Path, here)
+		}
+	case manifest.MatchAny(m.release.Replace, e.Path) && !m.fixed(e.Path):
+		m.take(e)
+	case !edited && !m.fixed(e.Path): // never edited here
+		m.take(e)
+	case def != nil && manifest.SameContent(def, e): // edited here, the same release after release
+		m.config[e.Path] = here
+	default:
+		m.config[e.Path] = here
+		m.putBeside(e, def)
+	}
+}
+
+// putBeside puts a default beside configuration that was edited here. What an
+// earlier release left there goes, unless somebody edited it.
+func (m *merger) putBeside(e, def *manifest.Entry) {
+	beside := *e
+	beside.Path = besides(e.Path, ".new", e, func(p Path) *manifest.Entry {
+		has := m.here(p)
+		if has == nil || def != nil && manifest.SameContent(has, def) {
+			return m.config[p]
+		}
+		return has
+	})
+	m.config[beside.Path] = &beside
+	m.brought[e.Path] = &beside
+	m.beside = append(m.beside, beside.Path)
+}
+
+// keep puts configuration that has to make way beside its old place.
+func (m *merger) keep(p Path, here *manifest.Entry) {
+	e := *here
+	e.Path = besides(p, ".conflict", here, m.there)
+	m.config[e.Path] = &e
+	m.kept = append(m.kept, e.Path)
+}
+
+func (m *merger) there(p Path) *manifest.Entry {
+	if e := m.config[p]; e != nil {
+		return e
+	}
+	if e := manifest.Find(m.release.Files, p); e != nil {
+		return e
+	}
+	return m.here(p)
+}
+
+// local keeps what the device has and the release does not bring.
+func (m *merger) local(n *tree.Node) {
+	p := n.Path
+	if m.config[p] != nil || n.Foreign() || m.record.Manifest.IsIgnored(p) || manifest.MatchAny(m.release.Remove, p) {
+		return
+	}
+	def := manifest.Find(m.old.Files, p)
+	if def != nil && !m.old.IsConfig(p) {
+		return // an application file of the version before
+	}
+	here := m.here(p)
+	if here == nil || def != nil && here.Type != manifest.Dir && manifest.SameContent(here, def) {
+		return // a default that is shipped no longer, and was never edited
+	}
+	if o := m.facts.At(p); def != nil && here.Type != manifest.Dir && o != nil && o.Finding.IsDamage() && o.Finding != tree.Attributes {
+		return
+	}
+	switch above := m.inTheWay(p); {
+	case above != "":
+		m.move(above, here)
+	case m.release.Knows(p):
+		if brought := manifest.Find(m.release.Files, p); here.Type != manifest.Dir && !manifest.SameContent(here, brought) {
+			m.keep(p, here)
+		}
+	default:
+		m.config[p] = here
+	}
+}
+
+// inTheWay returns the directory above p that the release replaces by something
+// else; "" if there is none.
+func (m *merger) inTheWay(p Path) Path {
+	for dir := path.Dir(string(p)); dir != "."; dir = path.Dir(dir) {
+		d := Path(dir)
+		if e := m.config[d]; e != nil && e.Type != manifest.Dir {
+			return d
+		}
+		if e := manifest.Find(m.release.Files, d); e != nil && e.Type != manifest.Dir && m.config[d] == nil {
+			return d
+		}
+	}
+	return ""
+}
+
+// move puts what lies in a directory that makes way into one beside it.
+func (m *merger) move(dir Path, here *manifest.Entry) {
+	to, ok := m.moved[dir]
+	if !ok {
+		was := m.here(dir)
+		if was == nil || was.Type != manifest.Dir {
+			return
+		}
+		d := *was
+		d.Path = besides(dir, ".conflict", was, m.there)
+		m.config[d.Path], m.moved[dir] = &d, d.Path
+		to = d.Path
+	}
+	e := *here
+	e.Path = to + here.Path[len(dir):]
+	m.config[e.Path] = &e
+	for up := path.Dir(string(e.Path)); Path(up) != to; up = path.Dir(up) {
+		if m.config[Path(up)] == nil {
+			m.config[Path(up)] = &manifest.Entry{Path: Path(up), Type: manifest.Dir, Mode: 0o755, UID: e.UID, GID: e.GID, Mtime: e.Mtime}
+		}
+	}
+	if e.Type != manifest.Dir {
+		m.kept = append(m.kept, e.Path)
+	}
+}
+
+// parents keeps the directories of what is kept.
+func (m *merger) parents() {
+	for p := range m.config {
+		for dir := path.Dir(string(p)); dir != "."; dir = path.Dir(dir) {
+			d := Path(dir)
+			if m.config[d] != nil || m.release.Knows(d) {
+				continue
+			}
+			if here := m.here(d); here != nil && here.Type == manifest.Dir {
+				m.config[d] = here
+			}
+		}
+	}
+}

@@ -1,0 +1,197 @@
+package backup
+
+import (
+	"errors"
+	"slices"
+
+	"tandem/backup/change"
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/internal/fsys"
+	"tandem/versioning"
+)
+
+// What else lies on both sides: the versions that are revoked, and the one that
+// waits to be confirmed.
+
+// Bounds of these files, in bytes.
+const (
+	maxRevoked = 1 << 20
+	maxPending = 1 << 16
+)
+
+// revoked is the content of revoked.json.
+type revoked struct {
+	Versions []versioning.Version `json:"versions"`
+}
+
+// Pending is a version that is installed and not yet confirmed healthy.
+type Pending struct {
+	Version  versioning.Version `json:"version"`
+	Previous versioning.Version `json:"previous"` // zero if there was none
+	Starts   int                `json:"starts"`   // boots since it was installed
+}
+
+// loadOwn reads a file of ours. One that is damaged counts as missing: the other
+// side has it too.
+func (s *Side) loadOwn(kind, name string, limit int64, body any) (bool, error) {
+	there, err := record.ReadJSON(s.FS, kind, name, limit, body)
+	if errors.Is(err, manifest.ErrInvalid) {
+		return false, nil
+	}
+	return there, sideError(s, err)
+}
+
+// saveOwn durably writes a file of ours on both sides, system first. After an
+// error or a power cut some sides may have it.
+func (r *Reconciler) saveOwn(kind, name string, body any) error {
+	data, err := record.Seal(kind, r.By, body)
+	if err != nil {
+		return err
+	}
+	for _, s := range r.sides() {
+		if err := s.ready(); err != nil {
+			return err
+		}
+		if err := change.WriteOwn(s.FS, name, data); err != nil {
+			return sideError(s, err)
+		}
+	}
+	return nil
+}
+
+// Revoked returns the versions that are revoked on either side.
+func (r *Reconciler) Revoked() ([]versioning.Version, error) {
+	var all []versioning.Version
+	for _, s := range r.sides() {
+		if s.ready() != nil {
+			continue
+		}
+		var list revoked
+		if _, err := s.loadOwn("revoked", change.RevokedFile, maxRevoked, &list); err != nil {
+			return nil, err
+		}
+		for _, v := range list.Versions {
+			if !v.In(all) {
+				all = append(all, v)
+			}
+		}
+	}
+	slices.SortFunc(all, versioning.Version.Compare)
+	return all, nil
+}
+
+// Revoke durably marks versions as revoked, on both sides.
+//
+// After success neither survives on its own without the mark. After an error
+// or a power cut some sides may have it; that is enough for it to hold.
+func (r *Reconciler) Revoke(versions ...versioning.Version) error {
+	all, err := r.Revoked()
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if !v.In(all) {
+			all = append(all, v)
+		}
+	}
+	return r.setRevoked(all)
+}
+
+// Unrevoke durably takes the mark from a version, on both sides.
+func (r *Reconciler) Unrevoke(v versioning.Version) error {
+	bad, err := r.Revoked()
+	if err != nil {
+		return err
+	}
+	return r.setRevoked(versioning.Without(bad, v))
+}
+
+func (r *Reconciler) setRevoked(versions []versioning.Version) error {
+	return r.saveOwn("revoked", change.RevokedFile, revoked{versions})
+}
+
+// shareRevoked gives each side what the other one knows to be revoked.
+func (r *Reconciler) shareRevoked() error {
+	all, err := r.Revoked()
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	for _, s := range r.sides() {
+		var list revoked
+		if _, err := s.loadOwn("revoked", change.RevokedFile, maxRevoked, &list); err != nil {
+			return err
+		}
+		if len(list.Versions) < len(all) {
+			return r.setRevoked(all)
+		}
+	}
+	return nil
+}
+
+// Pending returns the version that waits to be confirmed; nil if none does.
+// What a side says of a version that system does not have is left over, and
+// counts for nothing.
+func (r *Reconciler) Pending() (*Pending, error) {
+	if r.System.ready() != nil {
+		return nil, nil
+	}
+	tag, err := versioning.ReadTag(r.System.FS, change.TagFile)
+	if fsys.IsTransient(err) {
+		return nil, sideError(r.System, err)
+	}
+	u, err := change.Pending(r.System.FS, nil)
+	if err != nil {
+		return nil, sideError(r.System, err)
+	}
+	if u != nil {
+		tag = u.Version
+	}
+	for _, s := range r.sides() {
+		if s.ready() != nil {
+			continue
+		}
+		var p Pending
+		there, err := s.loadOwn("pending", change.PendingFile, maxPending, &p)
+		if err != nil {
+			return nil, err
+		}
+		if there && p.Version.String() == tag.String() {
+			return &p, nil
+		}
+	}
+	return nil, nil
+}
+
+// SetPending durably remembers, on both sides, that a version waits to be
+// confirmed.
+//
+// After an error or a power cut one side may have it already, the other one
+// still what it had before; the system side, which comes first, decides.
+func (r *Reconciler) SetPending(p Pending) error {
+	return r.saveOwn("pending", change.PendingFile, p)
+}
+
+// ClearPending durably forgets it, on both sides. After an error or a power
+// cut it may still be there.
+func (r *Reconciler) ClearPending() error {
+	for _, s := range r.sides() {
+		if err := s.ready(); err != nil {
+			return err
+		}
+		if _, err := s.FS.Lstat(change.PendingFile); err != nil {
+			if fsys.IsNotExist(err) {
+				continue
+			}
+			return sideError(s, err)
+		}
+		err := fsys.RemoveAll(s.FS, change.PendingFile)
+		if err == nil {
+			err = s.FS.SyncDir(change.OwnDir)
+		}
+		if err != nil {
+			return sideError(s, err)
+		}
+	}
+	return nil
+}

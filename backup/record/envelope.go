@@ -1,0 +1,260 @@
+package record
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"tandem/backup/manifest"
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+// Format is the version of the form of our files that this Tandem writes, and
+// the newest that it reads.
+const Format = 1
+
+// Head is the first line of each of our files. It never changes its own form, so
+// that a Tandem of any age can read it; the rest of the file is the body.
+type Head struct {
+	Kind   string        `json:"tandem"` // what the body is
+	Format int           `json:"format"` // of the body
+	Reads  int           `json:"reads"`  // the lowest format that a Tandem must know to read the body
+	By     string        `json:"by"`     // the version of the Tandem that wrote it; "" if it has none
+	Size   int64         `json:"size"`   // of the body, in bytes
+	SHA256 digest.SHA256 `json:"sha256"` // of the body
+	// Seal is the SHA-256 of the head as it stands before the seal: a bit that
+	// flips makes a damaged file, never a newer one.
+	Seal digest.SHA256 `json:"seal"`
+}
+
+const (
+	sealMark = `,"seal":"`
+	maxHead  = 1024 // bytes
+)
+
+// line returns the head with its seal and a newline.
+func (h Head) line() []byte {
+	by, _ := json.Marshal(h.By) // a string has no error to give
+	head := fmt.Appendf(nil, `{"tandem":%q,"format":%d,"reads":%d,"by":%s,"size":%d,"sha256":"%s"`, h.Kind, h.Format, h.Reads, by, h.Size, h.SHA256)
+	return fmt.Appendf(head, "%s%s\"}\n", sealMark, digest.Of(head))
+}
+
+// NewerError says that a file was written by a newer Tandem, in a form that
+// this one does not know: it is whole, and is not to be touched.
+type NewerError struct {
+	Path   string
+	By     string // the version of the Tandem that wrote it; "" if it has none
+	Format int
+}
+
+func (e *NewerError) Error() string {
+	by := e.By
+	if by == "" {
+		by = "a newer version"
+	}
+	return fmt.Sprintf("%s: made by Tandem %s, in format %d: this Tandem knows %d", e.Path, by, e.Format, Format)
+}
+
+// ErrNewer is what every *NewerError wraps.
+var ErrNewer = errors.New("made by a newer Tandem")
+
+// Unwrap returns ErrNewer.
+func (e *NewerError) Unwrap() error { return ErrNewer }
+
+// Seal returns a file of ours of that kind, with body as JSON.
+func Seal(kind, by string, body any) ([]byte, error) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	return SealBytes(kind, by, append(raw, '\n')), nil
+}
+
+// SealBytes returns a file of ours of that kind with that body.
+func SealBytes(kind, by string, body []byte) []byte {
+	head := Head{Kind: kind, Format: Format, Reads: Format, By: by, Size: int64(len(body)), SHA256: digest.Of(body)}
+	return append(head.line(), body...)
+}
+
+// Unseal reads what Seal returned. The error wraps manifest.ErrInvalid or is a
+// *NewerError.
+func Unseal(kind string, data []byte, body any) error {
+	raw, err := UnsealBytes(kind, data)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, body); err != nil {
+		return fmt.Errorf("%w: %w", manifest.ErrInvalid, err)
+	}
+	return nil
+}
+
+// UnsealBytes reads what SealBytes returned, as Unseal does.
+func UnsealBytes(kind string, data []byte) ([]byte, error) {
+	var raw []byte
+	_, err := readEnvelope(kind, bytes.NewReader(data), int64(len(data)), func(_ Head, r io.Reader) (err error) {
+		raw, err = io.ReadAll(r)
+		return err
+	})
+	return raw, err
+}
+
+// readEnvelope reads a file of ours, of size bytes, and returns its head. parse
+// is given the body as it is read; what it took from it counts only if there is
+// no error. The error wraps manifest.ErrInvalid or is a *NewerError, unless it
+// is one of reading.
+func readEnvelope(kind string, src io.Reader, size int64, parse func(Head, io.Reader) error) (Head, error) {
+	in := bufio.NewReaderSize(src, 32<<10)
+	h, n, err := readHead(in)
+	switch {
+	case err != nil:
+		return h, err
+	case h.Kind != kind:
+		return h, fmt.Errorf("%w: a %q where a %q was expected", manifest.ErrInvalid, h.Kind, kind)
+	case h.Reads > Format:
+		return h, &NewerError{By: h.By, Format: h.Format}
+	case h.Size != size-n:
+		return h, errCutShort
+	}
+	sum := digest.New()
+	body := &readErrors{r: io.TeeReader(in, sum)}
+	parseErr := parse(h, body)
+	if _, err := io.Copy(io.Discard, body); err != nil { // what parse left
+		return h, err
+	}
+	switch {
+	case digest.Sum(sum) != h.SHA256:
+		return h, fmt.Errorf("%w: its content does not match its sha256", manifest.ErrInvalid)
+	case parseErr != nil && !errors.Is(parseErr, manifest.ErrInvalid):
+		parseErr = fmt.Errorf("%w: %w", manifest.ErrInvalid, parseErr)
+	}
+	return h, parseErr
+}
+
+var errCutShort = fmt.Errorf("%w: not a file of Tandem's, or cut short", manifest.ErrInvalid)
+
+// readErrors remembers the error of a read, which is not one of what was read.
+type readErrors struct {
+	r   io.Reader
+	err error
+}
+
+func (r *readErrors) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	n, err := r.r.Read(p)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
+}
+
+// readHead reads the first line, and returns how long it is.
+func readHead(in *bufio.Reader) (Head, int64, error) {
+	var h Head
+	peeked, err := in.Peek(maxHead)
+	if err != nil && err != io.EOF {
+		return h, 0, err
+	}
+	line, _, ok := bytes.Cut(peeked, []byte("\n"))
+	if !ok {
+		return h, 0, errCutShort
+	}
+	if err := json.Unmarshal(line, &h); err != nil {
+		return h, 0, fmt.Errorf("%w: %w", manifest.ErrInvalid, err)
+	}
+	if !bytes.Equal(h.line(), peeked[:len(line)+1]) { // it is written in one way only
+		return h, 0, fmt.Errorf("%w: its head does not match its seal", manifest.ErrInvalid)
+	}
+	n, err := in.Discard(len(line) + 1)
+	return h, int64(n), err
+}
+
+// ReadHead returns the head of one of our files alone; nil if there is none. The
+// error wraps manifest.ErrInvalid for a damaged one.
+func ReadHead(fs fsys.FS, name string) (*Head, error) {
+	f, size, err := open(fs, name, maxRecord)
+	if f == nil || err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h, n, err := readHead(bufio.NewReaderSize(f, maxHead))
+	if err == nil && h.Size != size-n {
+		err = errCutShort
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
+	}
+	return &h, nil
+}
+
+// open opens one of our files. A missing one gives nil and no error; something
+// else of that name, or one that is too long, wraps manifest.ErrInvalid.
+func open(fs fsys.FS, name string, limit int64) (fsys.File, int64, error) {
+	info, err := fs.Lstat(name)
+	switch {
+	case fsys.IsNotExist(err):
+		return nil, 0, nil
+	case err != nil:
+		return nil, 0, err
+	case info.Type != fsys.TypeFile:
+		return nil, 0, fmt.Errorf("%s: %w: a %s, expected a file", fs.Path(name), manifest.ErrInvalid, info.Type)
+	case info.Size > limit:
+		return nil, 0, fmt.Errorf("%w: %w", manifest.ErrInvalid, &fsys.TooLongError{Path: fs.Path(name), Limit: limit})
+	}
+	f, err := fs.Open(name)
+	if fsys.IsNotExist(err) {
+		return nil, 0, nil
+	}
+	return f, info.Size, asDamage(err)
+}
+
+// asDamage takes an error that the disk says of itself for what it is.
+func asDamage(err error) error {
+	if fsys.IsUnreadable(err) {
+		return fmt.Errorf("%w: %w", manifest.ErrInvalid, err)
+	}
+	return err
+}
+
+// Read reads the body of one of our files whole; nil if there is none. The error
+// wraps manifest.ErrInvalid for a damaged one, is a *NewerError for one of a
+// newer Tandem, and is the disk's otherwise.
+func Read(fs fsys.FS, kind, name string, limit int64) ([]byte, error) {
+	f, size, err := open(fs, name, limit)
+	if f == nil || err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var raw []byte
+	_, err = readEnvelope(kind, f, size, func(_ Head, r io.Reader) (err error) {
+		raw, err = io.ReadAll(r)
+		return err
+	})
+	var newer *NewerError
+	if errors.As(err, &newer) {
+		newer.Path = fs.Path(name)
+		return nil, newer
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
+	}
+	return raw, nil
+}
+
+// ReadJSON is Read for a body that Seal wrote. It reports whether there was a file.
+func ReadJSON(fs fsys.FS, kind, name string, limit int64, body any) (bool, error) {
+	raw, err := Read(fs, kind, name, limit)
+	if raw == nil || err != nil {
+		return false, err
+	}
+	if err := json.Unmarshal(raw, body); err != nil {
+		return false, fmt.Errorf("%s: %w: %w", fs.Path(name), manifest.ErrInvalid, err)
+	}
+	return true, nil
+}

@@ -1,0 +1,239 @@
+// Package record has what a side knows of itself: its record, and the other
+// small files of ours, each in a sealed envelope that tells damage from content
+// and a newer Tandem's file from both.
+package record
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"strconv"
+	"strings"
+
+	"tandem/backup/manifest"
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+// maxRecord bounds a record in bytes: 200,000 entries and more.
+const maxRecord = 128 << 20
+
+// Record is what a side knows of itself: a version and its configuration. It is
+// a value; nobody changes one that others may hold.
+type Record struct {
+	Manifest manifest.Manifest `json:"manifest"`
+	// Config is the configuration as it was captured last, sorted by path: what
+	// the manifest's config patterns name, and what the manifest does not know.
+	Config []*manifest.Entry `json:"config"`
+	// Revision goes up by one each time changed configuration is captured.
+	Revision int `json:"revision"`
+}
+
+// Encode returns the content of record.json, as the Tandem by writes it.
+func (r *Record) Encode(by string) ([]byte, error) {
+	var b bytes.Buffer
+	_, err := r.Write(&b, by)
+	return b.Bytes(), err
+}
+
+// Write writes the content of record.json and returns the digest of its body:
+// two records with one digest describe the same tree.
+func (r *Record) Write(w io.Writer, by string) (digest.SHA256, error) {
+	size, sum, err := r.Sum()
+	if err != nil {
+		return sum, err
+	}
+	head := Head{Kind: "record", Format: Format, Reads: Format, By: by, Size: size, SHA256: sum}
+	if _, err := w.Write(head.line()); err != nil {
+		return sum, err
+	}
+	return sum, r.writeBody(w)
+}
+
+// Sum returns length and digest of the record's body.
+func (r *Record) Sum() (int64, digest.SHA256, error) {
+	h := digest.New()
+	n := &counter{w: h}
+	err := r.writeBody(n)
+	return n.n, digest.Sum(h), err
+}
+
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// writeBody writes the record as json.Marshal would, and a newline, piece by
+// piece: in one piece it would take several times the memory of all that it
+// describes.
+func (r *Record) writeBody(w io.Writer) error {
+	m := r.Manifest
+	m.Files = nil
+	head, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	out := &entryWriter{w: w}
+	out.text(`{"manifest":`)
+	out.text(strings.TrimSuffix(string(head), "null}"))
+	out.list(r.Manifest.Files)
+	out.text(`},"config":`)
+	out.list(r.Config)
+	out.text(`,"revision":`)
+	out.text(strconv.Itoa(r.Revision))
+	out.text("}\n")
+	return out.flush()
+}
+
+// Decode reads the content of record.json and checks every rule of its format.
+// The error wraps manifest.ErrInvalid or is a *NewerError.
+func Decode(data []byte) (*Record, error) {
+	var r *Record
+	_, err := readEnvelope("record", bytes.NewReader(data), int64(len(data)), func(_ Head, body io.Reader) (err error) {
+		r, err = parse(body)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Load reads the record name of a side; a missing one gives nil and no error.
+// Records that are known already by the digest of their body are not parsed
+// again. The error wraps manifest.ErrInvalid for a record that is damaged, is a
+// *NewerError for one of a newer Tandem, and is the disk's otherwise.
+func Load(fs fsys.FS, name string, known map[digest.SHA256]*Record) (*Record, digest.SHA256, error) {
+	f, size, err := open(fs, name, maxRecord)
+	if f == nil || err != nil {
+		return nil, digest.SHA256{}, err
+	}
+	defer f.Close()
+	var r *Record
+	head, err := readEnvelope("record", f, size, func(h Head, body io.Reader) (err error) {
+		if r = known[h.SHA256]; r == nil {
+			r, err = parse(body)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, digest.SHA256{}, fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
+	}
+	if known != nil {
+		known[head.SHA256] = r
+	}
+	return r, head.SHA256, nil
+}
+
+// Check reports what rule of its format r breaks, if any.
+func (r *Record) Check() error {
+	if err := r.Manifest.Check(); err != nil {
+		return err
+	}
+	if r.Revision < 0 {
+		return fmt.Errorf("%w: revision %d is below zero", manifest.ErrInvalid, r.Revision)
+	}
+	return manifest.CheckTree(r.Entries(), r.Find)
+}
+
+// Entries gives the whole tree that the record describes, sorted by path: the
+// manifest's application files and the captured configuration.
+func (r *Record) Entries() iter.Seq[*manifest.Entry] {
+	return func(yield func(*manifest.Entry) bool) {
+		config := r.Config
+		for _, e := range r.Manifest.Files {
+			if r.Manifest.IsConfig(e.Path) {
+				continue
+			}
+			for len(config) > 0 && config[0].Path < e.Path {
+				if !yield(config[0]) {
+					return
+				}
+				config = config[1:]
+			}
+			if !yield(e) {
+				return
+			}
+		}
+		for _, e := range config {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// Find returns the entry of p in the tree that the record describes; nil if it
+// has none. It is safe without a record.
+func (r *Record) Find(p manifest.Path) *manifest.Entry {
+	if r == nil {
+		return nil
+	}
+	if e := manifest.Find(r.Config, p); e != nil {
+		return e
+	}
+	if e := manifest.Find(r.Manifest.Files, p); e != nil && !r.Manifest.IsConfig(p) {
+		return e
+	}
+	return nil
+}
+
+// TypeAt returns the type of the entry at p, "" if there is none.
+func (r *Record) TypeAt(p manifest.Path) manifest.EntryType {
+	if e := r.Find(p); e != nil {
+		return e.Type
+	}
+	return ""
+}
+
+// Captures reports whether e is of the captured configuration.
+func (r *Record) Captures(e *manifest.Entry) bool { return manifest.Find(r.Config, e.Path) != nil }
+
+// Len returns how many entries the record's tree may have.
+func (r *Record) Len() int { return len(r.Manifest.Files) + len(r.Config) }
+
+// Files counts files and links.
+func (r *Record) Files() int {
+	n := 0
+	for e := range r.Entries() {
+		if e.Type != manifest.Dir {
+			n++
+		}
+	}
+	return n
+}
+
+// Names reports whether a file of that content is part of the version.
+func (r *Record) Names(sum digest.SHA256) bool {
+	for _, list := range [][]*manifest.Entry{r.Config, r.Manifest.Files} {
+		for _, e := range list {
+			if e.SHA256 != nil && *e.SHA256 == sum {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Shares returns the entry of an older record in place of an equal new one, so
+// that a tree that stays the same takes no more memory.
+func (r *Record) Shares(e *manifest.Entry) *manifest.Entry {
+	if r == nil {
+		return e
+	}
+	for _, list := range [][]*manifest.Entry{r.Config, r.Manifest.Files} {
+		old := manifest.Find(list, e.Path)
+		if old != nil && old.Mtime == e.Mtime && old.Adopted == e.Adopted && manifest.Equal(old, e) && (e.Type != manifest.Symlink || old.Mode == e.Mode) {
+			return old
+		}
+	}
+	return e
+}

@@ -1,0 +1,212 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"tandem/backup/change"
+	"tandem/backup/manifest"
+	"tandem/backup/tree"
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+// staleError says that a file is not what the look took it for: it is damaged,
+// or it changed meanwhile. The sides must be looked at again.
+type staleError struct {
+	side SideName
+	path Path
+	err  error
+}
+
+func (e *staleError) Error() string {
+	return fmt.Sprintf("%s: %s: changed or damaged: %v", e.side, e.path, e.err)
+}
+
+func (e *staleError) Unwrap() error { return e.err }
+
+// source is where the content of an entry can be read.
+type source struct {
+	fs   fsys.FS
+	name string
+	side SideName
+	path Path       // "" for what is kept for a rollback
+	node *tree.Node // nil there
+}
+
+// kept is a content that a side keeps for a rollback.
+type kept struct {
+	side SideName
+	sum  digest.SHA256
+}
+
+// sources finds content by digest, in what was found on both sides and what they
+// keep for a rollback.
+type sources struct {
+	snaps []*Snapshot
+	sides []*Side
+	in    *inspector
+	bad   map[kept]bool              // what is kept under these turned out to be damaged
+	known map[digest.SHA256][]source // made when it is first asked for
+}
+
+func (in *inspector) sources(snaps ...*Snapshot) *sources {
+	return &sources{snaps: snaps, sides: in.r.sides(), in: in, bad: in.badKept}
+}
+
+// find returns a place that is believed to hold the content of e: its path or
+// else any other one, each on side near if that has it.
+func (s *sources) find(near SideName, e *manifest.Entry) (source, bool) {
+	for _, n := range []SideName{near, near.Other()} {
+		for _, snap := range s.snaps {
+			if snap.Side != n || snap.facts == nil {
+				continue
+			}
+			if has := snap.facts.Has(e.Path); has != nil && has.SHA256 != nil && *has.SHA256 == *e.SHA256 {
+				if node := snap.facts.Tree.Get(e.Path); node != nil && node.IsFile() {
+					return snap.source(e.Path, node), true
+				}
+			}
+		}
+	}
+	list := s.lookup()[*e.SHA256]
+	for _, n := range []SideName{near, near.Other()} {
+		if i := slices.IndexFunc(list, func(o source) bool { return o.side == n }); i >= 0 {
+			return list[i], true
+		}
+	}
+	return s.keeps(near, *e.SHA256)
+}
+
+// keeps finds content in what is kept for a rollback.
+func (s *sources) keeps(near SideName, sum digest.SHA256) (source, bool) {
+	for _, n := range []SideName{near, near.Other()} {
+		for _, side := range s.sides {
+			if side.Name != n || side.ready() != nil || s.bad[kept{n, sum}] {
+				continue
+			}
+			name := change.Kept(change.PreviousDir, sum.String())
+			if info, err := side.FS.Lstat(name); err == nil && info.Type == fsys.TypeFile {
+				return source{fs: side.FS, name: name, side: n}, true
+			}
+		}
+	}
+	return source{}, false
+}
+
+func (s *Snapshot) source(p Path, n *tree.Node) source {
+	t := s.facts.Tree
+	return source{fs: t.FS, name: t.Name(p), side: s.Side, path: p, node: n}
+}
+
+// lookup returns what both sides are known to have.
+func (s *sources) lookup() map[digest.SHA256][]source {
+	if s.known != nil {
+		return s.known
+	}
+	s.known = map[digest.SHA256][]source{}
+	for _, snap := range s.snaps {
+		if snap.facts == nil {
+			continue
+		}
+		for _, n := range snap.facts.Tree.Nodes {
+			if !n.IsFile() {
+				continue
+			}
+			if has := snap.facts.Has(n.Path); has != nil && has.SHA256 != nil {
+				s.known[*has.SHA256] = append(s.known[*has.SHA256], snap.source(n.Path, n))
+			}
+		}
+	}
+	return s.known
+}
+
+// has reports whether the content of e is believed to lie somewhere.
+func (s *sources) has(near SideName, e *manifest.Entry) bool {
+	_, ok := s.find(near, e)
+	return ok
+}
+
+// lost reports whether the content of an entry of a side is damaged there, and
+// found nowhere.
+func (s *sources) lost(snap *Snapshot, o *tree.Fact) bool {
+	switch {
+	case o.Entry == nil || o.Entry.Type != manifest.File || !o.Finding.IsDamage() || o.Finding == tree.Attributes:
+		return false
+	}
+	return !s.has(snap.Side, o.Entry)
+}
+
+// mendable reports whether all application files that snap lacks can be had from
+// somewhere. Configuration that is lost on both sides is a loss to report, but
+// no reason to give up a version.
+func (s *sources) mendable(snap *Snapshot) bool {
+	f := snap.facts
+	if f.At(".") != nil && !slices.ContainsFunc(s.snaps, func(o *Snapshot) bool { return o != snap && o.usable() }) {
+		return false
+	}
+	for i := range f.Odd {
+		if o := &f.Odd[i]; s.lost(snap, o) && !f.Basis.Captures(o.Entry) {
+			return false
+		}
+	}
+	return true
+}
+
+// copy stages the content of f from where the sources have it.
+func (s *sources) copy(ctx context.Context, near SideName, c *change.Change, f change.Content) error {
+	if from, ok := s.keeps(near, *f.SHA256); ok && from.side == near {
+		if whole, err := s.in.whole(ctx, from, *f.SHA256); err != nil {
+			return err
+		} else if whole {
+			if linked, err := c.Link(f, from.name); linked || err != nil {
+				return err
+			}
+		}
+	}
+	from, ok := s.find(near, f.Entry)
+	if !ok {
+		return &staleError{near, f.Path, errors.New("no side has it any more")}
+	}
+	file, err := from.fs.Open(from.name)
+	if err != nil {
+		if tree.Means(err) == tree.Nothing {
+			return err
+		}
+		if from.node == nil {
+			s.bad[kept{from.side, *f.SHA256}] = true
+		}
+		return &staleError{from.side, from.path, err}
+	}
+	defer file.Close()
+	var r io.Reader = file
+	if from.node != nil {
+		r = tree.NewReader(ctx, file, from.node)
+	}
+	content := &readErrors{r: r}
+	err = c.Put(ctx, f, content)
+	if ctx.Err() == nil && (errors.Is(err, change.ErrContent) || content.err != nil && tree.Means(content.err) != tree.Nothing) {
+		if from.node == nil {
+			s.bad[kept{from.side, *f.SHA256}] = true
+		}
+		return &staleError{from.side, from.path, err}
+	}
+	return err
+}
+
+// readErrors tells errors of the source from those of the destination.
+type readErrors struct {
+	r   io.Reader
+	err error
+}
+
+func (r *readErrors) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
+}

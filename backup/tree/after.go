@@ -1,0 +1,67 @@
+package tree
+
+import (
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/internal/digest"
+)
+
+// Moment is when, and of what, an index is made.
+type Moment struct {
+	Boot string
+	Now  int64 // in nanoseconds since 1970-01-01 UTC
+	Live bool  // others write there, too
+	Weak map[manifest.Path]bool
+}
+
+// After returns the index of a side that was changed to rec, whose body has the
+// digest sum: of what was found good before and has not moved since, and of what
+// was placed, by its inode. before may be nil.
+func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed map[manifest.Path]uint64, m Moment) *Index {
+	x := &Index{Boot: m.Boot, Record: sum, Weak: len(m.Weak) > 0 || before != nil && before.Weak}
+	last := manifest.Path("")
+	add := func(n *Node, flags uint64) {
+		x.add(last, n, flags)
+		last = n.Path
+	}
+	for e := range rec.Entries() {
+		n := t.Get(e.Path)
+		if n != nil && after(before, e, n, placed) {
+			add(n, m.racy(n))
+			continue
+		}
+		// It was there a moment ago: what it is now came since then.
+		if ino, ok := placed[e.Path]; ok {
+			add(&Node{Path: e.Path, Ino: ino}, 0)
+		} else if has := before.Has(e.Path); has != nil && manifest.SameContent(has, e) {
+			add(before.Tree.Get(e.Path), 0)
+		}
+	}
+	return x
+}
+
+func (m Moment) racy(n *Node) uint64 {
+	if m.Live && !n.IsDir() && n.Ctime+Granule(n.Ctime) > m.Now {
+		return racy
+	}
+	return 0
+}
+
+func after(before *Facts, e *manifest.Entry, n *Node, placed map[manifest.Path]uint64) bool {
+	switch e.Type {
+	case manifest.Dir:
+		return n.IsDir() && manifest.Mode(n.Mode) == e.Mode && int(n.UID) == e.UID && int(n.GID) == e.GID
+	case manifest.Symlink:
+		return n.kind == kindSymlink && n.Target() == string(e.Target) && int(n.UID) == e.UID && int(n.GID) == e.GID
+	case manifest.Hardlink:
+		return n.Link() == e.Link
+	}
+	if n.kind != kindFile || n.Size != e.Size {
+		return false
+	}
+	if ino, ok := placed[e.Path]; ok {
+		return n.Ino == ino
+	}
+	has := before.Has(e.Path)
+	return has != nil && manifest.Equal(has, e) && before.Tree.Get(e.Path).Same(n)
+}

@@ -1,0 +1,244 @@
+package tree
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+// An Index is what a side remembers of its own inodes: which of them were seen
+// to hold what the record says. It may be lost, and is never copied.
+type Index struct {
+	Boot   string        // in which it was made; "" if that was not known
+	Record digest.SHA256 // of the record's body that it belongs to
+	// Orderly says that nothing was written after it, and all is durable: it was
+	// made when the machine was shut down in order.
+	Orderly bool
+	// Weak says that the file system did not keep all attributes.
+	Weak bool
+
+	raw []byte // entries, sorted by path
+	n   int
+}
+
+// maxIndex bounds an index in bytes.
+const maxIndex = 64 << 20
+
+// LoadIndex reads the index of a side. One that is missing or damaged is nil:
+// everything is read again then. The error is the disk's.
+func LoadIndex(fs fsys.FS, name string) (*Index, error) {
+	raw, err := record.Read(fs, "index", name, maxIndex)
+	switch {
+	case errors.Is(err, manifest.ErrInvalid), errors.Is(err, record.ErrNewer):
+		return nil, nil
+	case err != nil && Means(err) == Nothing:
+		return nil, err
+	case err != nil || raw == nil:
+		return nil, nil
+	}
+	x, err := decodeIndex(raw)
+	if err != nil {
+		return nil, nil
+	}
+	return x, nil
+}
+
+// Store writes the index. It is not made durable: a torn one counts as none.
+func (x *Index) Store(fs fsys.FS, name, by string) error {
+	tmp := name + ".tmp"
+	if err := fsys.RemoveAll(fs, tmp); err != nil {
+		return err
+	}
+	f, err := fs.Create(tmp, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(record.SealBytes("index", by, x.encode())); err != nil {
+		f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return fs.Rename(tmp, name)
+}
+
+// Sum identifies the index.
+func (x *Index) Sum() digest.SHA256 { return digest.Of(x.encode()) }
+
+const (
+	orderly = 1 << iota
+	weak
+)
+
+func (x *Index) encode() []byte {
+	b := binary.AppendUvarint(nil, uint64(len(x.Boot)))
+	b = append(b, x.Boot...)
+	b = append(b, x.Record[:]...)
+	var traits byte
+	if x.Orderly {
+		traits |= orderly
+	}
+	if x.Weak {
+		traits |= weak
+	}
+	b = append(b, traits)
+	b = binary.AppendUvarint(b, uint64(x.n))
+	return append(b, x.raw...)
+}
+
+func decodeIndex(b []byte) (*Index, error) {
+	r := &reader{b: b}
+	x := &Index{}
+	x.Boot = string(r.bytes(r.number()))
+	copy(x.Record[:], r.bytes(uint64(len(x.Record))))
+	if traits := r.bytes(1); len(traits) == 1 {
+		x.Orderly, x.Weak = traits[0]&orderly != 0, traits[0]&weak != 0
+	}
+	x.n = int(r.number())
+	x.raw = r.b
+	if r.bad {
+		return nil, fmt.Errorf("%w: an index that is cut short", manifest.ErrInvalid)
+	}
+	return x, nil
+}
+
+// reader reads what binary.Append wrote. Past the end it reads nothing and is bad.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) number() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.bad, n = true, len(r.b)
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) bytes(n uint64) []byte {
+	if n > uint64(len(r.b)) {
+		r.bad, n = true, uint64(len(r.b))
+	}
+	p := r.b[:n]
+	r.b = r.b[n:]
+	return p
+}
+
+// racy marks an entry whose file could be written again without its stamps
+// telling: it was written within the granule in which it was looked at.
+const racy = 1
+
+// add appends the entry of n to the index; paths come in order.
+func (x *Index) add(before manifest.Path, n *Node, flags uint64) {
+	shared := 0
+	for shared < len(before) && shared < len(n.Path) && before[shared] == n.Path[shared] {
+		shared++
+	}
+	b := binary.AppendUvarint(x.raw, uint64(shared))
+	b = binary.AppendUvarint(b, uint64(len(n.Path)-shared))
+	b = append(b, n.Path[shared:]...)
+	for _, v := range stamps(n) {
+		b = binary.AppendUvarint(b, v)
+	}
+	b = binary.AppendUvarint(b, flags)
+	x.raw, x.n = b, x.n+1
+}
+
+// stamps are what tells whether something happened to n. The times of a
+// directory only tell that something happened in it.
+func stamps(n *Node) [7]uint64 {
+	s := [7]uint64{uint64(n.Mode), uint64(n.UID), uint64(n.GID)}
+	if !n.IsDir() {
+		s[3], s[4], s[5], s[6] = n.Ino, uint64(n.Ctime), uint64(n.Mtime), uint64(n.Size)
+	}
+	return s
+}
+
+// mark notes on the nodes of t what x knows of them, and returns the paths that
+// x saw and that are not there any more.
+func (x *Index) mark(t *Tree) (gone map[manifest.Path]bool) {
+	gone = map[manifest.Path]bool{}
+	if x == nil {
+		return gone
+	}
+	r := &reader{b: x.raw}
+	var buf []byte
+	i := 0
+	for range x.n {
+		shared := r.number()
+		if shared > uint64(len(buf)) {
+			return gone
+		}
+		buf = append(buf[:shared], r.bytes(r.number())...)
+		var was [7]uint64
+		for k := range was {
+			was[k] = r.number()
+		}
+		flags := r.number()
+		if r.bad {
+			return gone
+		}
+		for i < len(t.Nodes) && strings.Compare(string(t.Nodes[i].Path), string(buf)) < 0 {
+			i++
+		}
+		if i == len(t.Nodes) || string(t.Nodes[i].Path) != string(buf) {
+			gone[manifest.Path(buf)] = true
+			continue
+		}
+		n := t.Nodes[i]
+		n.flags |= flagSeen
+		if stamps(n) == was {
+			n.flags |= flagFits
+			if flags&racy != 0 {
+				n.flags |= flagRacy
+			}
+		}
+	}
+	return gone
+}
+
+// Granule returns within how many nanoseconds after a stamp a file may be
+// written again without the stamp telling: a tick of the kernel's clock, or a
+// second where the file system keeps no more.
+func Granule(stamp int64) int64 {
+	if stamp%second == 0 {
+		return second
+	}
+	return Tick
+}
+
+const second = 1_000_000_000
+
+// Tick is how long the stamps of a file may stand still, in nanoseconds: the
+// slowest clocks of Linux tick a hundred times a second.
+const Tick = 10_000_000
+
+// NewIndex returns the index of a side on which a look found what f has. Nodes of
+// files that lie there as the record says enter it.
+func NewIndex(f *Facts, m Moment) *Index {
+	x := &Index{Boot: m.Boot, Record: f.Sum, Weak: f.Weak || len(m.Weak) > 0}
+	before := manifest.Path("")
+	for e := range f.Basis.Entries() {
+		n := f.Tree.Get(e.Path)
+		if n == nil || f.At(e.Path) != nil {
+			continue
+		}
+		x.add(before, n, m.racy(n))
+		before = n.Path
+	}
+	return x
+}
+
+// Same reports whether x and y say the same of the same inodes.
+func (x *Index) Same(y *Index) bool {
+	return x != nil && y != nil && x.Record == y.Record && x.Weak == y.Weak && string(x.raw) == string(y.raw)
+}

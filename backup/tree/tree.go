@@ -1,0 +1,334 @@
+// Package tree finds facts: what lies on a side, and how that compares to what
+// a record says. It changes nothing. Its facts are values that nobody changes
+// afterwards, and it is the one place that decides what an error of the disk
+// means.
+//
+// Work is bounded: no file is read past the size that it had at first, holes are
+// not read, and what is deeper, more or larger than the limits below is named
+// and left alone.
+package tree
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/internal/digest"
+	"tandem/internal/fsys"
+)
+
+// The limits of a tree. What lies beyond is none of Tandem's.
+const (
+	maxDepth   = 64      // directories below each other
+	maxEntries = 250_000 // of a tree
+	maxHole    = 1 << 30 // bytes that a file may have more than it takes on the disk
+)
+
+// ErrBeyond says that something is deeper, more or larger than Tandem keeps.
+var ErrBeyond = errors.New("left alone")
+
+// Node is what lies at a path of a side. A tree has as many as files, so that
+// each field counts: it says what fsys.Info says, and keeps elsewhere what few
+// files have.
+type Node struct {
+	Path  manifest.Path
+	Size  int64
+	Alloc int64
+	Mtime int64
+	Ctime int64
+	Dev   uint64
+	Ino   uint64
+	rare  *rare
+	UID   uint32
+	GID   uint32
+	Nlink uint32
+	Mode  uint16
+	kind  kind
+	flags uint8
+}
+
+// rare is what most files do not have.
+type rare struct {
+	target string        // of a symbolic link
+	link   manifest.Path // the first path of the same inode, if this is not it
+	err    error         // why it cannot be read
+}
+
+// kind is an fsys.Type in one byte.
+type kind uint8
+
+const (
+	kindFile kind = iota
+	kindDir
+	kindSymlink
+	kindOther
+)
+
+var kinds = [...]fsys.Type{kindFile: fsys.TypeFile, kindDir: fsys.TypeDir, kindSymlink: fsys.TypeSymlink, kindOther: fsys.TypeOther}
+
+const (
+	flagMount uint8 = 1 << iota // something is mounted on it, or it is of another file system
+	flagFixed                   // immutable or append-only
+	flagSeen                    // the index has an entry for its path
+	flagFits                    // and that describes what lies there now
+	flagRacy                    // but was made within the granule of its last write
+)
+
+// Type returns what n is.
+func (n *Node) Type() fsys.Type { return kinds[n.kind] }
+
+// IsDir reports whether n is a directory of the tree.
+func (n *Node) IsDir() bool { return n.kind == kindDir }
+
+// IsFile reports whether n is a regular file.
+func (n *Node) IsFile() bool { return n.kind == kindFile }
+
+// Foreign reports whether n is not Tandem's to keep: a socket, FIFO or device
+// node, or a directory that another file system is mounted on.
+func (n *Node) Foreign() bool {
+	return n.kind == kindOther || n.kind == kindDir && n.flags&flagMount != 0
+}
+
+// Fixed reports whether n cannot be replaced: it is immutable or append-only, or
+// something is mounted on it.
+func (n *Node) Fixed() bool { return n.flags&(flagMount|flagFixed) != 0 }
+
+// Target returns where a symbolic link points to.
+func (n *Node) Target() string {
+	if n.rare == nil {
+		return ""
+	}
+	return n.rare.target
+}
+
+// Link returns the first path of the same inode; "" if n is that, or the only one.
+func (n *Node) Link() manifest.Path {
+	if n.rare == nil {
+		return ""
+	}
+	return n.rare.link
+}
+
+// Err returns why n cannot be read, or what is below it.
+func (n *Node) Err() error {
+	if n == nil || n.rare == nil {
+		return nil
+	}
+	return n.rare.err
+}
+
+// Same reports whether nothing seems to have happened to n between two looks.
+func (n *Node) Same(m *Node) bool {
+	return n.kind == m.kind && n.Ino == m.Ino && n.Ctime == m.Ctime && n.Mtime == m.Mtime && n.Size == m.Size &&
+		n.Mode == m.Mode && n.UID == m.UID && n.GID == m.GID && n.Fixed() == m.Fixed()
+}
+
+// SameContent reports whether n was not written to between two looks, whatever
+// name it has now.
+func (n *Node) SameContent(m *Node) bool {
+	return n.kind == m.kind && n.Ino == m.Ino && n.Mtime == m.Mtime && n.Size == m.Size
+}
+
+// Is reports whether i describes what n describes.
+func (n *Node) Is(i *fsys.Info) bool { return n.SameContent(node("", i)) }
+
+func node(p manifest.Path, i *fsys.Info) *Node {
+	n := &Node{
+		Path: p, Size: i.Size, Alloc: i.Alloc, Mtime: i.Mtime, Ctime: i.Ctime, Dev: i.Dev, Ino: i.Ino,
+		UID: uint32(i.UID), GID: uint32(i.GID), Nlink: uint32(i.Nlink), Mode: uint16(i.Mode),
+		kind: kind(slices.Index(kinds[:], i.Type)),
+	}
+	if i.Mount {
+		n.flags |= flagMount
+	}
+	if i.Fixed {
+		n.flags |= flagFixed
+	}
+	return n
+}
+
+func (n *Node) seldom() *rare {
+	if n.rare == nil {
+		n.rare = &rare{}
+	}
+	return n.rare
+}
+
+// Tree is what lies below a directory, as a walk found it.
+type Tree struct {
+	FS    fsys.FS
+	Root  string  // of the tree, on FS
+	Nodes []*Node // sorted by path
+}
+
+// Scan walks the directory root of fs. What cannot be read is part of the
+// result. An error means that nothing was found out: root is missing
+// (fsys.IsNotExist), the kernel had no means (fsys.IsTransient), or ctx ended.
+// Paths that known has are taken from there, so that they are in memory once.
+func Scan(ctx context.Context, fs fsys.FS, root string, known *record.Record) (*Tree, error) {
+	t := &Tree{FS: fs, Root: root}
+	if known != nil {
+		t.Nodes = make([]*Node, 0, known.Len())
+	}
+	if err := t.walk(ctx, nil, 0); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(t.Nodes, func(a, b *Node) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	if known != nil {
+		i := 0
+		for e := range known.Entries() {
+			for i < len(t.Nodes) && t.Nodes[i].Path < e.Path {
+				i++
+			}
+			if i < len(t.Nodes) && t.Nodes[i].Path == e.Path {
+				t.Nodes[i].Path = e.Path
+			}
+		}
+	}
+	t.findLinks()
+	return t, nil
+}
+
+// walk adds what lies in a directory, nil for the root, and below it.
+func (t *Tree) walk(ctx context.Context, dir *Node, depth int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	at := ""
+	if dir != nil {
+		at = string(dir.Path)
+	}
+	infos, err := t.FS.ReadDir(t.Name(manifest.Path(at)))
+	switch {
+	case err == nil:
+	case dir == nil || Means(err) == Nothing:
+		return err
+	default:
+		dir.seldom().err = err
+		return nil
+	}
+	switch {
+	case dir != nil && depth >= maxDepth && len(infos) > 0:
+		dir.seldom().err = fmt.Errorf("%w: deeper than %d directories", ErrBeyond, maxDepth)
+		return nil
+	case dir != nil && len(t.Nodes)+len(infos) > maxEntries:
+		dir.seldom().err = fmt.Errorf("%w: more than %d files", ErrBeyond, maxEntries)
+		return nil
+	}
+	for i := range infos {
+		p := manifest.Path(path.Join(at, infos[i].Name))
+		n := node(p, &infos[i])
+		t.Nodes = append(t.Nodes, n)
+		switch {
+		case manifest.CheckPath(p) != nil:
+			n.seldom().err = fmt.Errorf("%w: its path is too long", ErrBeyond)
+		case n.Foreign():
+		case n.kind == kindDir:
+			if err := t.walk(ctx, n, depth+1); err != nil {
+				return err
+			}
+		case n.kind == kindSymlink:
+			target, err := t.FS.Readlink(t.Name(p))
+			if err != nil && Means(err) == Nothing {
+				return err
+			}
+			r := n.seldom()
+			r.target, r.err = target, err
+		case n.kind == kindFile && n.Size-n.Alloc > maxHole:
+			n.seldom().err = fmt.Errorf("%w: %d bytes long, of which it has %d on the disk", ErrBeyond, n.Size, n.Alloc)
+		}
+	}
+	return nil
+}
+
+// findLinks notes which names are further names of a file.
+func (t *Tree) findLinks() {
+	var several []*Node
+	for _, n := range t.Nodes {
+		if n.kind == kindFile && n.Nlink > 1 {
+			several = append(several, n)
+		}
+	}
+	slices.SortStableFunc(several, func(a, b *Node) int { return cmp.Compare(a.Ino, b.Ino) })
+	for i, first := 1, 0; i < len(several); i++ {
+		if several[i].Ino == several[first].Ino {
+			several[i].seldom().link = several[first].Path
+		} else {
+			first = i
+		}
+	}
+}
+
+// Name returns the name of p on the side's file system.
+func (t *Tree) Name(p manifest.Path) string { return path.Join(t.Root, string(p)) }
+
+// Get returns what lies at p; nil if nothing does. It is safe without a tree.
+func (t *Tree) Get(p manifest.Path) *Node {
+	if t == nil {
+		return nil
+	}
+	i, ok := slices.BinarySearchFunc(t.Nodes, p, func(n *Node, p manifest.Path) int { return strings.Compare(string(n.Path), string(p)) })
+	if !ok {
+		return nil
+	}
+	return t.Nodes[i]
+}
+
+// Empty reports whether there is nothing at all.
+func (t *Tree) Empty() bool { return t == nil || len(t.Nodes) == 0 }
+
+// Above returns the nearest directory above p that is there, or what is in its
+// place; nil for the root.
+func (t *Tree) Above(p manifest.Path) *Node {
+	for dir := path.Dir(string(p)); dir != "."; dir = path.Dir(dir) {
+		if n := t.Get(manifest.Path(dir)); n != nil {
+			return n
+		}
+	}
+	return nil
+}
+
+// content is what a file holds.
+type content struct {
+	sum    digest.SHA256
+	xattrs map[string][]byte
+}
+
+// errUnsettled says that a file is being written.
+var errUnsettled = errors.New("keeps changing while it is read")
+
+// read hashes the file of n, which must be and stay what n says.
+func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err error) {
+	f, err := t.FS.Open(t.Name(n.Path))
+	if err != nil {
+		return c, err
+	}
+	defer f.Close()
+	if c.sum, err = hash(ctx, f, n, buf); err != nil {
+		return c, err
+	}
+	now, err := f.Stat()
+	if err != nil {
+		return c, err
+	}
+	if !n.SameContent(node(n.Path, &now)) || n.Ctime != now.Ctime {
+		return c, fmt.Errorf("%s: %w", t.FS.Path(t.Name(n.Path)), errUnsettled)
+	}
+	c.xattrs, err = f.Xattrs()
+	return c, err
+}
+
+// Info returns what a look at n said of it.
+func (n *Node) Info() fsys.Info {
+	return fsys.Info{
+		Name: path.Base(string(n.Path)), Type: n.Type(), Mode: uint32(n.Mode), UID: int(n.UID), GID: int(n.GID),
+		Size: n.Size, Alloc: n.Alloc, Mtime: n.Mtime, Ctime: n.Ctime, Dev: n.Dev, Ino: n.Ino, Nlink: uint64(n.Nlink),
+		Mount: n.flags&flagMount != 0, Fixed: n.flags&flagFixed != 0,
+	}
+}
