@@ -312,11 +312,12 @@ func (a *applier) put(i int, o *Op, name string, live fsys.Info, there bool) err
 		if staged.Type == fsys.TypeDir && o.Old == nil {
 			return nil // somebody made it meanwhile; what it lacks is found by the next look
 		}
-		if left, err := a.fs.ReadDir(name); err != nil {
-			return err
-		} else if len(left) == 0 {
+		left, err := a.fs.ReadDir(name)
+		switch {
+		case err != nil:
+		case len(left) == 0:
 			err = a.fs.Remove(name)
-		} else {
+		default:
 			o.Aside = true
 			err = a.displace(i, o, name)
 		}

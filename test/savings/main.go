@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 )
 
@@ -86,9 +85,13 @@ func (s *shop) program(version string) func(string) error {
 func (s *shop) sources(changed int) func(string) error {
 	return func(tree string) error {
 		const files = 2000
-		root := filepath.Join(runtime.GOROOT(), "src")
+		out, err := exec.Command("go", "env", "GOROOT").Output()
+		if err != nil {
+			return err
+		}
+		root := filepath.Join(strings.TrimSpace(string(out)), "src")
 		n, every := 0, files/max(changed, 1)
-		err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		return filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() || !strings.HasSuffix(name, ".go") {
 				return err
 			}
@@ -105,7 +108,6 @@ func (s *shop) sources(changed int) func(string) error {
 			to := filepath.Join(tree, "share", strings.TrimPrefix(name, root))
 			return errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, data, 0o644))
 		})
-		return err
 	}
 }
 

@@ -30,7 +30,6 @@ type linker struct {
 	sections []*section
 	names    map[string]uint32 // offsets in .text, later addresses
 	text     *section
-	textSize int
 }
 
 // link returns a program. Its parts are: code, for a C program a linkage table with
