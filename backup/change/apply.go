@@ -42,7 +42,6 @@ type applier struct {
 	again   bool         // after a power cut or an error: nothing is known of how far it came
 	out     Outcome
 	dirs    map[string]bool // whose entries changed
-	moved   map[int]bool    // ops whose displaced content has its place in the undo log
 }
 
 // run finishes the change, or takes it back where that fails.
@@ -80,7 +79,7 @@ func (e *blockedError) Error() string { return fmt.Sprintf("%s: %v: %v", e.name,
 func (e *blockedError) Unwrap() []error { return []error{ErrBlocked, e.err} }
 
 func (a *applier) apply() error {
-	a.dirs, a.moved = map[string]bool{}, map[int]bool{}
+	a.begin()
 	for i := range a.commit.Ops {
 		o := &a.commit.Ops[i]
 		if err := a.place(i, o); err != nil {
@@ -97,6 +96,21 @@ func (a *applier) apply() error {
 		return err
 	}
 	return a.finish()
+}
+
+// begin notes what has to be synced whatever is done now: what an earlier try
+// moved, in this run of the machine, may not be durable yet.
+func (a *applier) begin() {
+	a.dirs = map[string]bool{}
+	if !a.again {
+		return
+	}
+	for _, d := range []string{newDir, path.Join(oldDir, contentDir), path.Join(oldDir, oddDir), "."} {
+		a.dirs[d] = true
+	}
+	for i := range a.commit.Ops {
+		a.dirs[path.Dir(Name(a.commit.Ops[i].Path))] = true
+	}
 }
 
 // stands reports whether err is of the one path that it was met at, and will
@@ -168,7 +182,6 @@ func (a *applier) displace(i int, o *Op, from string) error {
 	if err := clear(a.fs, odd); err != nil {
 		return err
 	}
-	a.moved[i] = true
 	return a.rename(from, to)
 }
 
@@ -421,7 +434,6 @@ func (a *applier) putOver(i int, o *Op, slot, name string, staged fsys.Info) err
 			return err
 		}
 		if err := a.fs.Link(name, to); err == nil {
-			a.moved[i] = true
 			a.dirs[path.Dir(to)] = true
 			return a.rename(slot, name)
 		}
@@ -502,6 +514,11 @@ func (a *applier) finish() error {
 	}
 	if err := a.keep(); err != nil {
 		return err
+	}
+	if a.again { // an earlier try may have moved these, and not come to its sync
+		if err := a.fs.Sync(); err != nil {
+			return err
+		}
 	}
 	return a.end()
 }
@@ -631,7 +648,7 @@ func (a *applier) keep() error {
 // undo takes a change back that could not be finished, the last op first. What
 // cannot be taken back is told, and the next look finds it.
 func (a *applier) undo() error {
-	a.dirs, a.moved = map[string]bool{}, map[int]bool{}
+	a.begin()
 	for i := range slices.Backward(a.commit.Ops) {
 		o := &a.commit.Ops[i]
 		if err := a.takeBack(i, o); err != nil {

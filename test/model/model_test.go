@@ -24,6 +24,7 @@ var (
 	full   = flag.Bool("lab.full", false, "search for minutes, with errors at every operation")
 	states = flag.Int("lab.states", -1, "random states of two kinds after each cut, beside the seven fixed ones")
 	every  = flag.Int("lab.second", -1, "cut each operation of the recovery from every `n`-th state, 1 is from all, 0 from none")
+	looks  = flag.Int("lab.looks", -1, "of the looks that may fail for want of memory or descriptors, try every `n`-th; 1 is all, 0 none")
 	step   = flag.Int("lab.errors", -1, "of the errors that each operation may give, and each reading of a file, try every `n`-th; 1 is all, 0 none")
 	only   = flag.String("lab.run", "", "run the scenarios that match this regular expression")
 	first  = flag.Bool("lab.first", false, "stop after the first scenario that fails")
@@ -71,11 +72,11 @@ func printSummary() {
 
 // options are how far the search goes.
 func options() search.Options {
-	o := search.Options{Seed: *seed, CutStep: 7, Every: 90, FaultStep: 149}
+	o := search.Options{Seed: *seed, CutStep: 7, Every: 90, FaultStep: 149, LookStep: 211}
 	if *full {
-		o = search.Options{Seed: *seed, States: 1, Every: 10, FaultStep: 1}
+		o = search.Options{Seed: *seed, States: 1, Every: 10, FaultStep: 1, LookStep: 7}
 	}
-	for _, set := range []struct{ flag, to *int }{{states, &o.States}, {every, &o.Every}, {step, &o.FaultStep}} {
+	for _, set := range []struct{ flag, to *int }{{states, &o.States}, {every, &o.Every}, {step, &o.FaultStep}, {looks, &o.LookStep}} {
 		if *set.flag >= 0 {
 			*set.to = *set.flag
 		}

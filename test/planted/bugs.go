@@ -36,54 +36,61 @@ var bugs = []bug{
 		where: "^(bump|backup, configuration edited|rollback)/", real: "revoke",
 		edits: []edit{
 			{"internal/fsys/fsys.go", "	return fsys.SyncDir(path.Dir(name))\n", "	return nil\n"},
-			{"backup/commit.go", "		if err := fs.SyncDir(n); err != nil {\n", "		if err := error(nil); n == \"\" || err != nil {\n"},
+			{"backup/change/stage.go", "		if err := fs.SyncDir(n); err != nil {\n", "		if err := error(nil); n == \"\" || err != nil {\n"},
+		},
+	},
+	{
+		name: "barrier-left-out", about: "commit.json is written before what is staged is on flash",
+		where: "^install/", real: "install", ext4: true,
+		edits: []edit{
+			{"backup/change/stage.go", "	if !c.each {\n		return c.barrier.Sync()\n	}\n", "	if !c.each || c.Tag {\n		return nil\n	}\n"},
+			{"backup/change/stage.go", "	if s.c.each {\n		if err := s.out.Sync(); err != nil {\n", "	if s.c.each && !s.c.Tag {\n		if err := s.out.Sync(); err != nil {\n"},
 		},
 	},
 	{
 		name: "tag-before-files", about: "the tag is written when the files are staged, not when they are in place",
 		where: "^install/", real: "install", ext4: true,
 		edits: []edit{{
-			"backup/stage.go", "	c.Version = st.record.Manifest.Version\n",
-			"	c.Version = st.record.Manifest.Version\n	if err := versioning.WriteTag(fs, tagFile, c.Version); err != nil {\n		return err\n	}\n",
+			"backup/change/stage.go", "	if err := m.store(c.fs, c.By); err != nil {\n",
+			"	if err := versioning.WriteTag(c.fs, TagFile, m.Version); err != nil {\n		return nil, err\n	}\n	if err := m.store(c.fs, c.By); err != nil {\n",
 		}},
 	},
 	{
-		name: "commit-removed-early", about: "commit.json is removed before the staged version is in place",
+		name: "commit-removed-early", about: "commit.json is removed before what is staged is in place",
 		where: "^install/", real: "install", ext4: true,
-		edits: []edit{
-			{"backup/commit.go", "	if err := fs.Remove(commitFile); err != nil {\n", "	if err := fs.Remove(commitFile); err != nil && !fsys.IsNotExist(err) {\n"},
-			{
-				"backup/commit.go", "func (c *commit) finish(fs fsys.FS) error {\n",
-				"func (c *commit) finish(fs fsys.FS) error {\n	if err := fs.Remove(commitFile); err != nil {\n		return err\n	}\n",
-			},
-		},
+		edits: []edit{{
+			"backup/change/apply.go", "	if !a.commit.Undo {\n		err := a.apply()\n",
+			"	if !a.commit.Undo {\n		if err := a.fs.Remove(CommitFile); err != nil {\n			return &a.out, err\n		}\n		err := a.apply()\n",
+		}},
 	},
 	{
-		name: "configuration-hard-linked", about: "configuration of system is linked into the next version instead of copied",
-		where: "^rollback, there and back/", real: "there and back", ext4: true,
-		edits: []edit{{"backup/stage.go", "st.side.Name == System && st.record.Manifest.isConfig(", "false && st.record.Manifest.isConfig("}},
+		name: "undo-log-left-out", about: "what a change displaces is dropped instead of kept",
+		where: "^rollback/", real: "^rollback$", ext4: true,
+		edits: []edit{{"backup/change/apply.go", "	return a.rename(from, to)\n}\n\n// untouched", "	return a.fs.Remove(from)\n}\n\n// untouched"}},
 	},
 	{
 		name: "hash-not-checked", about: "a copy is taken for good without comparing its SHA-256",
 		where: "bits flipped",
-		edits: []edit{{"backup/stage.go", "	if n != e.Size || h != nil && digest.Sum(h) != *e.SHA256 {\n", "	if n != e.Size || h != nil && digest.Sum(h) == (digest.SHA256{}) {\n"}},
+		edits: []edit{{"backup/change/stage.go", "	if n != e.Size || h != nil && digest.Sum(h) != *e.SHA256 {\n", "	if n != e.Size || h != nil && digest.Sum(h) == (digest.SHA256{}) {\n"}},
 	},
 	{
 		name: "revoke-after-rollback", about: "the bad version is revoked after system went back, not before",
 		where: "^rollback/", real: "^rollback$", ext4: true,
 		edits: []edit{{
 			"backup/rollback.go",
-			"	if err := r.setRevoked(append(rest, system.Version)); err != nil {\n		return system.Version, now, err\n	}\n	return system.Version, kept.Version, r.returnTo(ctx, in, system, usrData, kept)\n",
-			"	if err := r.returnTo(ctx, in, system, usrData, kept); err != nil {\n		return system.Version, now, err\n	}\n	return system.Version, kept.Version, r.setRevoked(append(rest, system.Version))\n",
+			"	if err := r.setRevoked(append(rest, system.Version)); err != nil {\n		return system.Version, now, err\n	}\n	return system.Version, back, r.returnTo(ctx, in, system, usrData, kept)\n",
+			"	if err := r.returnTo(ctx, in, system, usrData, kept); err != nil {\n		return system.Version, now, err\n	}\n	return system.Version, back, r.setRevoked(append(rest, system.Version))\n",
 		}},
 	},
 	{
-		name: "recovery-not-idempotent", about: "recovery swaps the trees without looking whether they are swapped already",
+		name: "recovery-not-idempotent", about: "recovery places what is staged without looking whether it is what was displaced",
 		where: "^install/", real: "install", ext4: true,
-		edits: []edit{
-			{"backup/commit.go", "	if !exists || now.Ino != c.Apps {\n", "	if true || now.Ino == 0 {\n"},
-			{"backup/commit.go", "		if next.Ino != c.Apps {\n", "		if false && next.Ino == 0 {\n"},
-		},
+		edits: []edit{{"backup/change/apply.go", "	if err != nil || !isNew {\n		return err == nil, err\n	}\n", "	if err != nil || !isNew {\n		return false, err\n	}\n"}},
+	},
+	{
+		name: "error-taken-for-damage", about: "a look that fails for want of memory or descriptors is taken for damage",
+		where: "^(backup, configuration edited|install)/",
+		edits: []edit{{"backup/tree/errors.go", "	case fsys.IsTransient(err), errors.Is(", "	case false, errors.Is("}, {"backup/tree/errors.go", "	case fsys.IsUnreadable(err):\n", "	case fsys.IsUnreadable(err), fsys.IsTransient(err):\n"}},
 	},
 }
 
