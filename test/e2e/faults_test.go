@@ -61,38 +61,37 @@ func TestEditIsBackedUp(t *testing.T) {
 }
 
 // An application that writes its configuration in place has emptied it for a
-// while: nobody takes that for damage, unless it stays like that.
+// while. That is an edit while the device runs: it is backed up like any other,
+// and what the capture before had goes aside.
 func TestEmptiedWhileWritten(t *testing.T) {
 	t.Parallel()
 	d := installed(t, options{hooks: true})
-	const name = "system/apps/etc/hello.conf"
-	captured := d.read(name)
+	const name = "apps/etc/hello.conf"
+	captured := d.read("system/" + name)
 	d.start()
-	empty := func(times int) *os.File {
-		f, err := os.Create(d.path(name))
-		d.check(err)
-		eventually(t, soon, "the agent looks", func() error {
-			if n := strings.Count(d.read("agent.log"), "left alone until it rests"); n < times {
-				return fmt.Errorf("it has looked %d times", n)
-			}
-			return nil
-		})
-		return f
-	}
 	holds := func(what, want string) {
+		t.Helper()
 		eventually(t, soon, what, func() error {
-			if a, b := d.read(name), d.read("usr_data/apps/etc/hello.conf"); a != want || b != want {
+			if a, b := d.read("system/"+name), d.read("usr_data/"+name); a != want || b != want {
 				return fmt.Errorf("system has %q, usr_data %q", a, b)
 			}
 			return nil
 		})
 	}
-
-	d.check(empty(1).Close())
-	holds("it was no writing: it is mended", captured)
-
-	f := empty(2)
-	_, err := f.WriteString("slowly = written\n")
+	f, err := os.Create(d.path("system/" + name))
+	d.check(err)
+	holds("it is backed up as it is", "")
+	eventually(t, soon, "the capture before lies aside", func() error {
+		aside, _ := filepath.Glob(d.path("usr_data/.tandem/aside/*/etc/hello.conf"))
+		if len(aside) != 1 {
+			return fmt.Errorf("there are %q, want one", aside)
+		}
+		if got, err := os.ReadFile(aside[0]); err != nil || string(got) != captured {
+			return fmt.Errorf("it holds %q, %v, want %q", got, err, captured)
+		}
+		return nil
+	})
+	_, err = f.WriteString("slowly = written\n")
 	d.check(errors.Join(err, f.Close()))
 	holds("what was written is backed up", "slowly = written\n")
 }

@@ -87,9 +87,12 @@ func TestEndWhileAskingForHealth(t *testing.T) {
 	d.start()
 	d.comesToRun("1.1.0")
 	want := []string{"pending 1.0.0", "confirmed 1.0.0", "pending 1.1.0", "confirmed 1.1.0"}
-	if got := actions(d.history()); !slices.Equal(got, want) {
-		t.Errorf("history: %q, want %q", got, want)
-	}
+	eventually(t, soon, "it is remembered", func() error {
+		if got := actions(d.history()); !slices.Equal(got, want) {
+			return fmt.Errorf("history: %q, want %q", got, want)
+		}
+		return nil
+	})
 }
 
 // has says whether a line of a file is there.
