@@ -89,7 +89,7 @@ func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName)
 	}
 	if side.live() && from == System && snap.facts != nil {
 		for _, o := range snap.facts.Odd { // what is not captured this time stays
-			if (o.Finding == tree.Edited || o.Finding == tree.Deleted) && !d.take[o.Path] {
+			if (o.Finding == tree.Edited || o.Finding == tree.Deleted) && !d.take[o.Path] && !d.forgotten[o.Path] {
 				t.Leave[o.Path] = true
 			}
 		}

@@ -19,18 +19,20 @@ type desired struct {
 	lost    []Path // captured configuration that neither side has any more
 	written []Path // configuration of system that the record takes as it is
 	take    map[Path]bool
+	// forgotten is configuration that goes because a person said so.
+	forgotten map[Path]bool
 }
 
 // aim works out what both sides shall hold once the side from has won. It is
 // pure: the facts say all. restless are directories whose configuration keeps
-// its last capture.
-func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Path]bool) *desired {
+// its last capture, and forget is configuration that goes; "" for none.
+func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Path]bool, forget Path) *desired {
 	winner, loser := system, usrData
 	if from == UsrData {
 		winner, loser = usrData, system
 	}
 	basis := winner.basis()
-	d := &desired{take: map[Path]bool{}}
+	d := &desired{take: map[Path]bool{}, forgotten: map[Path]bool{}}
 	changes := map[Path]*manifest.Entry{} // of the captured configuration; nil goes
 	now := func(p Path) *manifest.Entry {
 		if e, ok := changes[p]; ok {
@@ -69,6 +71,10 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Pa
 	}
 	if loser == system && loser.usable() && !loser.Adopted {
 		d.merge(basis, loser, now, set)
+	}
+	if forget != "" {
+		d.without(forget, basis.Config, changes, set)
+		changed = true
 	}
 
 	d.record = &record.Record{Manifest: basis.Manifest, Revision: winner.Revision, Config: overlay(basis.Config, changes)}

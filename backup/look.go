@@ -94,6 +94,7 @@ func (s *Snapshot) basis() *record.Record {
 type inspector struct {
 	r        *Reconciler
 	full     bool                       // hash everything
+	forget   Path                       // configuration that is still to be forgotten; "" for none
 	suspects map[SideName]map[Path]bool // hash these in any case
 	weak     map[SideName]map[Path]bool // the file system cannot keep these as they should be
 	left     map[SideName]map[Path]bool // these are not to be tried again
@@ -109,7 +110,7 @@ type inspector struct {
 func newInspector(r *Reconciler, o Options) *inspector {
 	sets := func() map[SideName]map[Path]bool { return map[SideName]map[Path]bool{System: {}, UsrData: {}} }
 	return &inspector{
-		r: r, full: o.Full, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
+		r: r, full: o.Full, forget: o.Forget, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
 		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, buf: make([]byte, 128<<10),
 	}
 }

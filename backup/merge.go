@@ -150,6 +150,7 @@ func (m *merger) shipped(e *manifest.Entry) {
 	def := manifest.Find(m.old.Files, e.Path)
 	edited := here != nil && (def == nil || !manifest.SameContent(here, def))
 	switch {
+	case here == nil && m.deleted(e.Path):
 	case here == nil, here.Type == manifest.Dir && e.Type == manifest.Dir:
 		m.take(e)
 	case manifest.SameContent(here, e):
@@ -171,6 +172,16 @@ func (m *merger) shipped(e *manifest.Entry) {
 		m.config[e.Path] = here
 		m.putBeside(e, def)
 	}
+}
+
+// deleted reports whether a default of the release that runs was removed here on
+// purpose: then the next release does not bring it back.
+func (m *merger) deleted(p Path) bool {
+	if m.facts == nil || !m.old.Knows(p) || !m.old.IsConfig(p) {
+		return false
+	}
+	o := m.facts.At(p)
+	return m.facts.Basis.Find(p) == nil || o != nil && o.Finding == tree.Deleted
 }
 
 // putBeside puts a default beside configuration that was edited here. What an

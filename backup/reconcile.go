@@ -52,6 +52,10 @@ type Options struct {
 	// Hold is a version that is not to replace another one on usr_data yet,
 	// while that is whole: it is what a rollback returns to.
 	Hold versioning.Version
+	// Forget is configuration, a file or a directory, that is removed on both
+	// sides. The error wraps ErrApplicationFile or ErrNoSuchPath where there is no
+	// such configuration.
+	Forget Path
 }
 
 // Result is what a reconciliation found and did.
@@ -259,13 +263,20 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 				in.suspects[s.Side][p.Path] = true
 			}
 		}
+		forgetting, err := in.forgets(res)
+		if err != nil {
+			return total, err
+		}
 		if busy := res.System.Busy; len(busy) > 0 && n+1 < moments {
 			if err := in.unrest(ctx, n, busy[0]); err != nil {
 				return total, err
 			}
 			continue
 		}
-		done, err := r.round(ctx, in, res, total)
+		done, err := r.round(ctx, in, res, total, forgetting)
+		if forgetting && err == nil {
+			in.forget = ""
+		}
 		var stale *staleError
 		switch {
 		case errors.As(err, &stale):
@@ -278,6 +289,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 			}
 		case err != nil:
 			return total, err
+		case done && in.forget != "":
+			return total, errors.Join(fmt.Errorf("%s is not forgotten: the sides are not in step", in.forget), r.remaining(in, res, total))
 		case done:
 			return total, r.remaining(in, res, total)
 		}
@@ -286,7 +299,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 }
 
 // round carries out one decision. It is done when there was nothing to change.
-func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Result) (done bool, err error) {
+func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Result, forgetting bool) (done bool, err error) {
 	total.Version, total.Revision = res.Version, res.Revision
 	switch res.Decision.Action {
 	case Nothing:
@@ -318,7 +331,11 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 		return false, r.returnTo(ctx, in, res.System, res.UsrData, kept)
 	}
 	src := in.sources(res.System, res.UsrData)
-	d := aim(res.Decision.From, res.System, res.UsrData, src, in.restless)
+	forget := in.forget
+	if !forgetting {
+		forget = ""
+	}
+	d := aim(res.Decision.From, res.System, res.UsrData, src, in.restless, forget)
 	changed, err := r.bring(ctx, in, res, d, src, total)
 	if err != nil {
 		return false, err

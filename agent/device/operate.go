@@ -27,10 +27,20 @@ func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*b
 	}
 	d.startAgain(ctx, command, res)
 	changed := res != nil && len(res.Changed)+len(res.Finished) > 0
-	if changed || err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) && !errors.Is(err, backup.ErrBusy) {
+	if changed || err != nil && ctx.Err() == nil && !told(err) {
 		d.Remember(reconciled(command, res, err))
 	}
 	return res, err
+}
+
+// told reports whether err is told to whoever asked, and no event of the device.
+func told(err error) bool {
+	for _, e := range []error{backup.ErrNoApplication, backup.ErrBusy, backup.ErrApplicationFile, backup.ErrNoSuchPath} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // startAgain starts what a tandem that was killed had stopped. At boot that is
@@ -148,6 +158,38 @@ func (d *Device) Bump(ctx context.Context, next func(versioning.Version) (versio
 		return nil, err
 	}
 	return d.Boot(ctx, "bump", backup.Options{})
+}
+
+// Forget removes configuration, a file or a directory, on both sides. The error
+// wraps backup.ErrApplicationFile or backup.ErrNoSuchPath where there is none.
+func (d *Device) Forget(ctx context.Context, p backup.Path) (*backup.Result, error) {
+	return d.Boot(ctx, "forget", backup.Options{Forget: p})
+}
+
+// Aside returns what was put aside on both sides.
+func (d *Device) Aside() ([]backup.Aside, error) { return d.reconciler.ListAside() }
+
+// Recall brings back what was put aside last as p, and captures it. With bump
+// what lies on system becomes a new version then, as it has to with an application
+// file; else the error wraps backup.ErrApplicationFile for one.
+func (d *Device) Recall(ctx context.Context, p backup.Path, bump bool) (*backup.Result, error) {
+	// What was edited here is captured before it is replaced.
+	res, err := d.Boot(ctx, "recall", backup.Options{})
+	if err != nil && !errors.Is(err, backup.ErrDamage) && !errors.Is(err, backup.ErrBusy) {
+		return res, err
+	}
+	a, err := d.reconciler.Recall(ctx, p, bump)
+	if err != nil {
+		return nil, err
+	}
+	d.env.Log.WithField("file", a.File).Infof("brought back %s", p)
+	if bump {
+		next := func(v versioning.Version) (versioning.Version, error) { return v.Bump(versioning.Patch) }
+		if _, err := d.reconciler.Bump(ctx, next); err != nil {
+			return nil, err
+		}
+	}
+	return d.Boot(ctx, "recall", backup.Options{})
 }
 
 // SlowDown bounds how fast the sides are read.

@@ -2,6 +2,7 @@ package change
 
 import (
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strconv"
@@ -46,10 +47,36 @@ type aside struct {
 
 // take moves what lies at from to the set, as p. It is durable once sync was called.
 func (a *aside) take(from string, p manifest.Path) error {
+	to, err := a.room(p)
+	if err != nil {
+		return err
+	}
+	if err := a.fs.Rename(from, to); err != nil {
+		return err
+	}
+	a.note(from, to, p)
+	return nil
+}
+
+// keep is take, but leaves a file where it is, too, if the file system can.
+func (a *aside) keep(from string, p manifest.Path) error {
+	to, err := a.room(p)
+	if err != nil {
+		return err
+	}
+	if err := a.fs.Link(from, to); err != nil {
+		return a.take(from, p)
+	}
+	a.note(from, to, p)
+	return nil
+}
+
+// room returns a free name in the set for p.
+func (a *aside) room(p manifest.Path) (string, error) {
 	if a.set == "" {
 		sets, err := asideSets(a.fs)
 		if err != nil {
-			return err
+			return "", err
 		}
 		last := 0
 		if len(sets) > 0 {
@@ -62,23 +89,21 @@ func (a *aside) take(from string, p manifest.Path) error {
 		if _, err := a.fs.Lstat(to); fsys.IsNotExist(err) {
 			break
 		} else if err != nil {
-			return err
+			return "", err
 		}
 		to = path.Join(a.set, fmt.Sprintf("%s.%d", p, n))
 	}
-	if err := fsys.MkdirAll(a.fs, path.Dir(to), 0o700); err != nil {
-		return err
-	}
-	if err := a.fs.Rename(from, to); err != nil {
-		return err
-	}
+	return to, fsys.MkdirAll(a.fs, path.Dir(to), 0o700)
+}
+
+// note notes what was put there.
+func (a *aside) note(from, to string, p manifest.Path) {
 	a.put = append(a.put, p)
 	for _, d := range []string{path.Dir(from), path.Dir(to)} {
 		if !slices.Contains(a.dirs, d) {
 			a.dirs = append(a.dirs, d)
 		}
 	}
-	return nil
 }
 
 // sync makes the set durable, and lets go of the oldest ones beyond the bounds.
@@ -178,4 +203,96 @@ func ListAside(fs fsys.FS) ([]Aside, error) {
 		}
 	}
 	return list, nil
+}
+
+// Recall puts a copy of what was put aside, on from, in its place in apps on to;
+// what lies there goes aside. The copy is a new file, modified at the time now.
+//
+// After an error or a power cut what was there lies in its place or aside.
+func Recall(from fsys.FS, what Aside, to fsys.FS, now int64) error {
+	const staged = OwnDir + "/recalled"
+	if err := fsys.RemoveAll(to, staged); err != nil {
+		return err
+	}
+	if err := copyAside(from, what.Name, to, staged, now); err != nil {
+		return err
+	}
+	name := Name(what.Path)
+	if err := fsys.MkdirAll(to, path.Dir(name), 0o755); err != nil {
+		return err
+	}
+	s := &aside{fs: to}
+	switch there, err := to.Lstat(name); {
+	case fsys.IsNotExist(err):
+	case err != nil:
+		return err
+	case there.Type == fsys.TypeOther || there.Mount || there.Fixed:
+		return fmt.Errorf("%s: %w: a %s lies there", to.Path(name), ErrBlocked, there.Type)
+	default:
+		if err := s.keep(name, what.Path); err != nil {
+			return err
+		}
+		if err := s.sync(); err != nil {
+			return err
+		}
+	}
+	if err := to.Rename(staged, name); err != nil {
+		return err
+	}
+	return to.SyncDir(path.Dir(name))
+}
+
+// copyAside makes a durable copy of a file or link.
+func copyAside(from fsys.FS, name string, to fsys.FS, staged string, now int64) error {
+	info, err := from.Lstat(name)
+	if err != nil {
+		return err
+	}
+	switch info.Type {
+	case fsys.TypeSymlink:
+		target, err := from.Readlink(name)
+		if err != nil {
+			return err
+		}
+		return to.Symlink(target, staged)
+	case fsys.TypeFile:
+	default:
+		return fmt.Errorf("%s: a %s, expected a file or a link", from.Path(name), info.Type)
+	}
+	src, err := from.Open(name)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	xattrs, err := src.Xattrs()
+	if err != nil {
+		return err
+	}
+	f, err := to.Create(staged, 0o600)
+	if err != nil {
+		return err
+	}
+	w := &holeWriter{f: f}
+	buf := make([]byte, 64<<10)
+	for err == nil {
+		var n int
+		if n, err = src.Read(buf); n > 0 {
+			if e := w.write(buf[:n]); e != nil {
+				err = e
+			}
+		}
+	}
+	if err == io.EOF {
+		err = w.end()
+	}
+	if err == nil {
+		err = f.SetAttr(fsys.Attr{Mode: info.Mode, UID: info.UID, GID: info.GID, Mtime: now, Xattrs: xattrs})
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	return err
 }

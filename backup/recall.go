@@ -1,0 +1,161 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"tandem/backup/change"
+	"tandem/backup/manifest"
+)
+
+// What a person asks for by the name of a path.
+var (
+	// ErrApplicationFile says that a path is not configuration: only a release,
+	// or a bump, changes it.
+	ErrApplicationFile = errors.New("is part of the application")
+	// ErrNoSuchPath says that there is nothing of that name.
+	ErrNoSuchPath = errors.New("there is nothing of that name")
+)
+
+// Aside is something that was put aside on a side.
+type Aside struct {
+	Side SideName `json:"side"`
+	Path Path     `json:"path"`
+	Size int64    `json:"size"` // bytes
+	File string   `json:"file"` // where it lies
+
+	it    change.Aside
+	ctime int64
+}
+
+// ListAside returns what was put aside on both sides, the newest of each path
+// first. It changes nothing. A side that cannot be used has nothing to tell.
+func (r *Reconciler) ListAside() ([]Aside, error) {
+	all := []Aside{}
+	for _, s := range r.sides() {
+		if s.ready() != nil {
+			continue
+		}
+		list, err := change.ListAside(s.FS)
+		if err != nil {
+			return nil, sideError(s, err)
+		}
+		for _, a := range list {
+			info, err := s.FS.Lstat(a.Name)
+			if err != nil {
+				return nil, sideError(s, err)
+			}
+			all = append(all, Aside{Side: s.Name, Path: a.Path, Size: a.Size, File: s.FS.Path(a.Name), it: a, ctime: info.Ctime})
+		}
+	}
+	// Those of one side come in their order already, whatever the clock said.
+	slices.SortStableFunc(all, func(a, b Aside) int {
+		if c := strings.Compare(string(a.Path), string(b.Path)); c != 0 || a.Side == b.Side {
+			return c
+		}
+		return int(min(1, max(-1, b.ctime-a.ctime)))
+	})
+	return all, nil
+}
+
+// Recall puts a copy of what was put aside last as p in place on system; what
+// lies there goes aside itself. The sides are to be reconciled after it.
+//
+// application says that p may be an application file: then the caller makes what
+// lies there a version of its own. Else the error wraps ErrApplicationFile. It
+// wraps ErrNoSuchPath where nothing was put aside as p.
+//
+// After an error or a power cut what was there lies in its place or aside.
+func (r *Reconciler) Recall(ctx context.Context, p Path, application bool) (*Aside, error) {
+	list, err := r.ListAside()
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(list, func(a Aside) bool { return a.Path == p })
+	if i < 0 {
+		return nil, fmt.Errorf("%s: %w among what was put aside", p, ErrNoSuchPath)
+	}
+	res, err := r.Look(ctx, Options{})
+	if err != nil && !errors.Is(err, ErrDamage) {
+		return nil, err
+	}
+	basis := res.System.basis()
+	if basis == nil {
+		return nil, fmt.Errorf("%w: nothing lies on %s that it could be put to", ErrNoApplication, System)
+	}
+	if !application && basis.Manifest.Knows(p) && !basis.Manifest.IsConfig(p) {
+		return nil, fmt.Errorf("%s: %w", p, ErrApplicationFile)
+	}
+	a := &list[i]
+	if err := change.Recall(r.side(a.Side).FS, a.it, r.System.FS, r.Now().UnixNano()); err != nil {
+		return nil, sideError(r.System, fmt.Errorf("recall %s: %w", p, err))
+	}
+	return a, nil
+}
+
+// within reports whether p is dir, or lies below it.
+func within(dir, p Path) bool { return p == dir || strings.HasPrefix(string(p), string(dir)+"/") }
+
+// forgets decides that configuration goes which was asked to be forgotten, if
+// that can be now. Damage is mended, and a version given up, before.
+func (in *inspector) forgets(res *Result) (bool, error) {
+	p := in.forget
+	if p == "" || res.Decision.From == UsrData && res.Decision.Action != Nothing {
+		return false, nil
+	}
+	switch res.Decision.Action {
+	case Hold:
+		return false, fmt.Errorf("%s is not forgotten: %s waits to be confirmed, and usr_data has another version until then", p, res.Decision.To)
+	case Nothing, Capture, Repair:
+	default:
+		return false, nil
+	}
+	f := res.System.facts
+	if f == nil {
+		return false, fmt.Errorf("%s: %w among the configuration", p, ErrNoSuchPath)
+	}
+	m := &f.Basis.Manifest
+	switch {
+	case m.Knows(p) && !m.IsConfig(p):
+		return false, fmt.Errorf("%s: %w", p, ErrApplicationFile)
+	case m.IsIgnored(p):
+		return false, fmt.Errorf("%s: %w: its release says that it is not kept, so there is nothing to forget", p, ErrNoSuchPath)
+	}
+	there := slices.ContainsFunc(f.Basis.Config, func(e *manifest.Entry) bool { return within(p, e.Path) })
+	for i := 0; i < len(f.Tree.Nodes) && !there; i++ {
+		there = within(p, f.Tree.Nodes[i].Path)
+	}
+	if !there {
+		return false, fmt.Errorf("%s: %w among the configuration", p, ErrNoSuchPath)
+	}
+	if res.Decision.Action == Nothing {
+		res.Decision.Action, res.Decision.From = Capture, System
+		res.Decision.Reason = fmt.Sprintf("configuration of %s is to be forgotten", res.Version)
+	}
+	return true, nil
+}
+
+// without leaves p, and what is below it, out of the configuration that is
+// desired. A further name of a file that goes becomes a file.
+func (d *desired) without(p Path, config []*manifest.Entry, changes map[Path]*manifest.Entry, set func(*manifest.Entry)) {
+	config = overlay(config, changes)
+	for _, e := range config {
+		switch {
+		case within(p, e.Path):
+			changes[e.Path] = nil
+			delete(d.take, e.Path)
+			d.forgotten[e.Path] = true
+		case e.Type == manifest.Hardlink && within(p, e.Link):
+			if first := manifest.Find(config, e.Link); first != nil {
+				file := *first
+				file.Path = e.Path
+				set(&file)
+			}
+		}
+	}
+	here := func(q Path) bool { return within(p, q) }
+	d.written, d.lost = slices.DeleteFunc(d.written, here), slices.DeleteFunc(d.lost, here)
+}
