@@ -213,6 +213,33 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// A release over what a factory laid down takes its files for the version before;
+// only what was written since then is kept beside.
+func TestInstallOverAdopted(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	l.release(System, "1.0.0")
+	l.mustBoot()
+	l.m.Advance(time.Second)
+	l.write(System, "apps/bin/helper", "mine")
+	l.mustInstall("1.1.0", nil, InstallOptions{})
+	for name, want := range map[string]string{
+		"bin/app":             "binary of 1.1.0",
+		"bin/helper":          "the same in all versions",
+		"bin/helper.conflict": "mine",
+		"share/1.0.0":         "only in 1.0.0",
+	} {
+		if got := l.read(System, "apps/"+name); got != want {
+			t.Errorf("%s has %q, want %q", name, got, want)
+		}
+	}
+	if got := l.read(System, "apps/bin/app.conflict"); !strings.HasPrefix(got, "error:") {
+		t.Errorf("a file of the factory is kept beside: %q", got)
+	}
+	if err := l.inStep("1.1.0"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestTwoEditsInASecond has a file system that keeps whole seconds, as UBIFS
 // does: an edit that leaves size and time as they were is captured all the same,
 // and never taken for damage.

@@ -239,7 +239,8 @@ func (m *merger) local(n *tree.Node) {
 	case above != "":
 		m.move(above, here)
 	case m.release.Knows(p):
-		if brought := manifest.Find(m.release.Files, p); here.Type != manifest.Dir && !manifest.SameContent(here, brought) {
+		// What is as it was adopted is an application file of the version before.
+		if brought := manifest.Find(m.release.Files, p); here.Type != manifest.Dir && !here.Adopted && !manifest.SameContent(here, brought) {
 			m.keep(p, here)
 		}
 	default:
