@@ -95,6 +95,7 @@ type inspector struct {
 	r        *Reconciler
 	full     bool                       // hash everything
 	forget   Path                       // configuration that is still to be forgotten; "" for none
+	shutdown bool                       // the machine is about to stop
 	suspects map[SideName]map[Path]bool // hash these in any case
 	weak     map[SideName]map[Path]bool // the file system cannot keep these as they should be
 	left     map[SideName]map[Path]bool // these are not to be tried again
@@ -103,6 +104,8 @@ type inspector struct {
 	known    map[digest.SHA256]*record.Record
 	indexes  map[SideName]*tree.Index
 	made     map[SideName]digest.SHA256 // the indexes that were made by this job
+	notes    map[SideName]bool          // of an orderly end, that were found; false for looked and found none
+	noted    []SideName                 // the sides that this job noted an orderly end on
 	waited   bool                       // for stamps to grow old
 	buf      []byte
 }
@@ -110,8 +113,8 @@ type inspector struct {
 func newInspector(r *Reconciler, o Options) *inspector {
 	sets := func() map[SideName]map[Path]bool { return map[SideName]map[Path]bool{System: {}, UsrData: {}} }
 	return &inspector{
-		r: r, full: o.Full, forget: o.Forget, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
-		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, buf: make([]byte, 128<<10),
+		r: r, full: o.Full, forget: o.Forget, shutdown: o.Shutdown, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
+		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}, buf: make([]byte, 128<<10),
 	}
 }
 
@@ -360,6 +363,9 @@ func (in *inspector) unwalked(side *Side, s *found) error {
 // have gone through a power cut since.
 func (in *inspector) index(side *Side) (*tree.Index, bool, error) {
 	x, err := tree.LoadIndex(side.FS, change.IndexFile)
+	if err == nil {
+		in.notes[side.Name] = in.notes[side.Name] || x != nil && x.Orderly
+	}
 	if err != nil || x == nil {
 		delete(in.indexes, side.Name)
 		return nil, false, err
@@ -543,6 +549,9 @@ func (in *inspector) remember(side *Side, s *Snapshot) error {
 	m := in.at(side)
 	m.Now = s.looked
 	fresh := tree.NewIndex(s.facts, m)
+	if in.shutdown {
+		return in.note(side, fresh)
+	}
 	old := in.indexes[side.Name]
 	if fresh.Same(old) && !old.Orderly {
 		if old.Boot != in.r.Boot {
@@ -550,15 +559,64 @@ func (in *inspector) remember(side *Side, s *Snapshot) error {
 		}
 		return nil
 	}
-	disk := side.FS
-	if r, ok := disk.(*fsys.Remounting); ok { // an index is not worth a remount
-		disk = r.FS
+	return fresh.Store(bare(side), change.IndexFile, in.r.By)
+}
+
+// bare is the file system of a side as it is mounted: an index is not worth a remount.
+func bare(side *Side) fsys.FS {
+	if r, ok := side.FS.(*fsys.Remounting); ok {
+		return r.FS
 	}
-	if err := fresh.Store(disk, change.IndexFile, in.r.By); err != nil {
-		return err
+	return side.FS
+}
+
+// note durably notes on a side that the machine comes to an orderly end: what x
+// says holds at the next start. On a side that cannot be written nothing is noted:
+// nobody else writes it, either.
+func (in *inspector) note(side *Side, x *tree.Index) error {
+	disk := bare(side)
+	x.Orderly = true
+	err := disk.Sync() // what the index tells of comes before it
+	if err == nil {
+		err = x.Store(disk, change.IndexFile, in.r.By)
 	}
-	if old != nil && old.Orderly { // the note is used up, durably
-		return side.FS.SyncDir(change.OwnDir)
+	if err == nil {
+		err = disk.Sync()
 	}
+	if err == nil {
+		err = disk.SyncDir(change.OwnDir)
+	}
+	if fsys.IsNotWritable(err) {
+		return nil
+	}
+	if err != nil {
+		return sideError(side, fmt.Errorf("note the orderly end: %w", err))
+	}
+	delete(in.notes, side.Name)
+	in.noted = append(in.noted, side.Name)
 	return nil
+}
+
+// useUp durably takes back the notes of an orderly end that a job found, however it
+// ended: what comes after it is not covered by them. What they say of the files
+// holds in this run of the machine.
+func (in *inspector) useUp() {
+	for _, side := range in.r.sides() {
+		found, looked := in.notes[side.Name]
+		if slices.Contains(in.noted, side.Name) || looked && !found || side.ready() != nil {
+			continue
+		}
+		disk := bare(side)
+		x, err := tree.LoadIndex(disk, change.IndexFile)
+		if err == nil && x != nil && x.Orderly {
+			found, x.Orderly, x.Boot = true, false, in.r.Boot
+			err = x.Store(disk, change.IndexFile, in.r.By)
+		}
+		if err == nil && found {
+			err = disk.SyncDir(change.OwnDir)
+		}
+		if err != nil {
+			in.r.Log.WithField("side", side.Name).WithError(err).Warn("the note of an orderly end stays")
+		}
+	}
 }

@@ -56,6 +56,10 @@ type Options struct {
 	// sides. The error wraps ErrApplicationFile or ErrNoSuchPath where there is no
 	// such configuration.
 	Forget Path
+	// Shutdown says that the machine is about to stop, in order: once the sides are
+	// in step all of them is made durable, and noted as such. What differs from it
+	// at the next start was done on purpose.
+	Shutdown bool
 }
 
 // Result is what a reconciliation found and did.
@@ -238,11 +242,12 @@ const rounds = 24
 // ErrDamage, ErrBusy, ErrUnavailable, ErrBlocked, ErrNewer or ErrNoSpace where
 // that is the reason.
 func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) {
+	in := newInspector(r, o)
+	defer in.useUp()
 	finished, err := r.Recover()
 	if err != nil {
 		return &Result{Finished: finished}, err
 	}
-	in := newInspector(r, o)
 	var total *Result
 	for n := range rounds {
 		if total != nil { // what was found first is told, but not used any more
@@ -313,7 +318,9 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 					return false, sideError(s, err)
 				}
 			}
-			if err := in.remember(s, res.of(s.Name)); err != nil {
+			if err := in.remember(s, res.of(s.Name)); in.shutdown && err != nil {
+				return false, err
+			} else if err != nil {
 				r.Log.WithField("side", s.Name).WithError(err).Debug("the index could not be written: files are read again next time")
 			}
 		}

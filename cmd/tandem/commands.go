@@ -85,12 +85,18 @@ func count(n int, thing string) string {
 }
 
 func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
-	var dryRun bool
+	var dryRun, shutdown bool
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the decision, change nothing")
+	if cmd.Name() == "backup" {
+		cmd.Flags().BoolVar(&shutdown, "shutdown", false, "the machine is about to stop: note its orderly end")
+	}
 	cmd.Args = cli.Exactly()
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		o := backup.Options{}
+		o := backup.Options{Shutdown: shutdown}
 		access := device.Change
+		if dryRun && shutdown {
+			return cli.Usage(cmd, "--dry-run and --shutdown do not go together")
+		}
 		if dryRun {
 			access = device.Look
 		}
@@ -137,9 +143,15 @@ func newBackupCommand(p *program) *cobra.Command {
 		Use:   "backup",
 		Short: "Bring both sides in step, by hand",
 		Long: `backup runs the same reconciler as boot. Run it after a change to the
-configuration that must not be lost.`,
+configuration that must not be lost.
+
+With --shutdown it is the last thing that is done before the partitions are
+unmounted: all is made durable, and the orderly end noted. What differs at the
+next start was done on purpose, then; without that note what is empty or gone may
+be the work of a power cut, and comes back. The next boot uses the note up.`,
 		Example: `  tandem backup
-  tandem backup --json`,
+  tandem backup --json
+  tandem backup --shutdown        # when the machine stops, after the application`,
 	})
 }
 

@@ -84,12 +84,14 @@ links() { (cd "$root/etc" && ls -d rc?.d/*tandem* 2>/dev/null) || :; }
 
 package -i "$deb"
 same "start sequence" "$(links)" "rc0.d/K05tandem-agent
+rc0.d/K99tandem-boot
 rc1.d/K05tandem-agent
 rc2.d/S95tandem-agent
 rc3.d/S95tandem-agent
 rc4.d/S95tandem-agent
 rc5.d/S95tandem-agent
 rc6.d/K05tandem-agent
+rc6.d/K99tandem-boot
 rcS.d/S36tandem-boot"
 same "the step before tandem boot" "$(cd "$root/etc/rcS.d" && echo *)" \
 	"S36find_partitions.sh S36tandem-boot"
@@ -115,6 +117,9 @@ cmp "$root/usrapp/apprun/apps/hello" "$root/usrdata/appbackup/apps/hello"
 cmp "$root/usrapp/apprun/app_ver.txt" "$root/usrdata/appbackup/app_ver.txt"
 grep -q 'backed up: in step at 1.0.0' "$root/var/log/tandem.log" || fail "the log does not tell of the backup"
 in_device /etc/init.d/tandem-boot start | grep -q 'in step at 1.0.0' || fail "the second start"
+# The machine stops: only then the orderly end is noted.
+same "what stop says" "$(in_device /etc/init.d/tandem-boot stop)" ""
+(export RUNLEVEL=6; in_device /etc/rc6.d/K99tandem-boot stop) | grep -q 'in step at 1.0.0' || fail "the orderly end"
 in_device /etc/init.d/tandem-boot status | grep -q 'the sides are in step' || fail "status"
 
 # What boot cannot do is said, and given to whoever called.
@@ -203,12 +208,14 @@ chmod 755 "$root/lib/systemd/systemd"
 D=$root sh "$scratch/ipk-amd64/control/postinst" configure >/dev/null
 enabled() { (cd "$root/etc" && find systemd rc?.d -name '*tandem*' | sort); }
 same "start sequence of the image" "$(enabled)" "rc0.d/K05tandem-agent
+rc0.d/K99tandem-boot
 rc1.d/K05tandem-agent
 rc2.d/S95tandem-agent
 rc3.d/S95tandem-agent
 rc4.d/S95tandem-agent
 rc5.d/S95tandem-agent
 rc6.d/K05tandem-agent
+rc6.d/K99tandem-boot
 rcS.d/S36tandem-boot
 systemd/system/multi-user.target.wants/tandem-agent.service
 systemd/system/sysinit.target.wants/tandem-boot.service"
