@@ -87,6 +87,9 @@ func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName)
 	if snap.noApps {
 		t.Facts = nil
 	}
+	if !side.live() {
+		t.Aside = d.aside
+	}
 	if side.live() && from == System && snap.facts != nil {
 		for _, o := range snap.facts.Odd { // what is not captured this time stays
 			if (o.Finding == tree.Edited || o.Finding == tree.Deleted) && !d.take[o.Path] && !d.forgotten[o.Path] {
@@ -97,9 +100,6 @@ func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName)
 	p, err := change.NewPlan(t)
 	if err != nil {
 		return nil, err
-	}
-	if snap.noRoom && !p.Idle() {
-		return nil, fmt.Errorf("%w: %s is a mount point: only what lies on one file system with %s can be changed", ErrBlocked, side.FS.Path(change.AppsDir), side.FS.Path(change.OwnDir))
 	}
 	return &work{side: side, snap: snap, plan: p}, nil
 }
@@ -171,9 +171,7 @@ func (r *Reconciler) fill(ctx context.Context, w *work, src *sources) error {
 	for _, f := range content {
 		all += f.Size
 	}
-	if !w.plan.Idle() {
-		r.Log.WithFields(logrus.Fields{"side": w.side.Name, "version": w.plan.Record.Manifest.Version, "files": len(content), "bytes": all}).Info("writing")
-	}
+	r.announce(w)
 	for _, f := range content {
 		if err := src.copy(ctx, w.side.Name, w.change, f); err != nil {
 			return err
@@ -184,6 +182,19 @@ func (r *Reconciler) fill(ctx context.Context, w *work, src *sources) error {
 		}
 	}
 	return nil
+}
+
+// announce logs what a change is going to write.
+func (r *Reconciler) announce(w *work) {
+	if w.plan.Idle() {
+		return
+	}
+	content := w.plan.Content()
+	var all int64
+	for _, f := range content {
+		all += f.Size
+	}
+	r.Log.WithFields(logrus.Fields{"side": w.side.Name, "version": w.plan.Record.Manifest.Version, "files": len(content), "bytes": all}).Info("writing")
 }
 
 // commit makes the change of a side, and reports whether there was one.
@@ -214,6 +225,9 @@ func (r *Reconciler) commit(ctx context.Context, in *inspector, w *work, d *desi
 			total.Files++
 			total.Bytes += f.Size
 		}
+	}
+	for _, p := range out.Aside {
+		total.Aside = append(total.Aside, Left{w.side.Name, p, w.side.FS.Path(change.AsideDir)})
 	}
 	for _, l := range w.change.Cannot() {
 		r.Log.WithFields(logrus.Fields{"side": w.side.Name, "file": l.Path}).Warn("not kept as it is: " + l.Why)

@@ -19,6 +19,7 @@ type desired struct {
 	lost    []Path // captured configuration that neither side has any more
 	written []Path // configuration of system that the record takes as it is
 	take    map[Path]bool
+	aside   map[Path]bool // what usr_data has of these may be missed by somebody
 	// forgotten is configuration that goes because a person said so.
 	forgotten map[Path]bool
 }
@@ -32,7 +33,7 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Pa
 		winner, loser = usrData, system
 	}
 	basis := winner.basis()
-	d := &desired{take: map[Path]bool{}, forgotten: map[Path]bool{}}
+	d := &desired{take: map[Path]bool{}, aside: map[Path]bool{}, forgotten: map[Path]bool{}}
 	changes := map[Path]*manifest.Entry{} // of the captured configuration; nil goes
 	now := func(p Path) *manifest.Entry {
 		if e, ok := changes[p]; ok {
@@ -58,6 +59,7 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Pa
 			d.written = append(d.written, o.Path)
 		case o.Finding == tree.Deleted:
 			changes[o.Path], changed = nil, true
+			d.aside[o.Path] = o.Aside
 			d.take[o.Path] = true
 		case o.Entry != nil && basis.Captures(o.Entry) && src.lost(winner, o):
 			d.lost = append(d.lost, o.Path)

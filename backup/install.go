@@ -422,6 +422,7 @@ func (i *Install) Commit(ctx context.Context) error {
 		return sideError(i.r.System, err)
 	}
 	if i.usrData != nil {
+		i.r.announce(i.usrData)
 		if _, err := i.r.commit(ctx, i.in, i.usrData, d, i.src, total); err != nil {
 			i.r.Log.WithError(sideError(i.r.UsrData, err)).Warn("usr_data does not have the release yet") // Reconcile says what came of it
 		}

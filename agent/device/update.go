@@ -95,6 +95,7 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		return d.hook(ctx, "stop", d.cfg.Hooks.Stop, hookTimeout, f, t)
 	}
 	o.Pending = len(d.cfg.Hooks.Health) > 0
+	o.Both = d.cfg.Agent.Backup == config.Immediate || !o.Pending
 	done, err := in.Install(ctx, open, o)
 	if errors.Is(err, backup.ErrInstalled) {
 		return d.installedAlready(ctx, command, done)

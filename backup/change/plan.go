@@ -39,6 +39,8 @@ type Target struct {
 	// AsideAll says that what was there is worth keeping for people, not for a
 	// rollback: a version that could not be mended.
 	AsideAll bool
+	// Aside are paths of which what goes is put where people find it.
+	Aside map[manifest.Path]bool
 	// Leave are paths that are left as they are, whatever the record says.
 	Leave map[manifest.Path]bool
 }
@@ -310,7 +312,7 @@ func (p *planner) remove(n *tree.Node) ([]Op, error) {
 	}
 	has := f.Has(n.Path)
 	config := p.Live && (f.Basis.Manifest.IsConfig(n.Path) || f.Basis.Find(n.Path) == nil)
-	return []Op{{Path: n.Path, Old: described(n, has), Config: config && !gone, Aside: p.worth(n, has), seen: info(n)}}, nil
+	return []Op{{Path: n.Path, Old: described(n, has), Config: config && !gone, Aside: p.worth(n, has) || p.Aside[n.Path] && !n.IsDir(), seen: info(n)}}, nil
 }
 
 // displaced reports whether p lies in a directory that has to make way for

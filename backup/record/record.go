@@ -6,6 +6,7 @@ package record
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -124,6 +125,11 @@ func Load(fs fsys.FS, name string, known map[digest.SHA256]*Record) (*Record, di
 		}
 		return err
 	})
+	var newer *NewerError
+	if errors.As(err, &newer) {
+		newer.Path = fs.Path(name)
+		return nil, digest.SHA256{}, newer
+	}
 	if err != nil {
 		return nil, digest.SHA256{}, fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
 	}

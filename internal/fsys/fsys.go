@@ -124,8 +124,8 @@ type FS interface {
 	// Xattrs gives the extended attributes that a copy keeps. A file system
 	// without extended attributes has none.
 	Xattrs(name string) (map[string][]byte, error)
-	// Open opens a regular file for reading. It does not block on FIFOs and
-	// refuses anything but a regular file.
+	// Open opens a regular file for reading, also one that another is mounted on. It
+	// does not block on FIFOs and refuses anything but a regular file.
 	Open(name string) (File, error)
 
 	// Create makes a new regular file for writing; it fails if name exists.

@@ -201,6 +201,15 @@ func (o *OS) Open(name string) (File, error) {
 	f := &osFile{of: o, path: o.Path(name)}
 	err := o.at("open", name, func(dir *parent, base string) (err error) {
 		f.fd, err = o.openEntry(dir, base)
+		if errors.Is(err, syscall.EXDEV) { // a file that something is mounted on: its content can be read
+			f.fd, err = quiet(func(noatime int) (fd int, err error) {
+				err = retry(func() error {
+					fd, err = unix.Openat(dir.fd, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC|noatime, 0)
+					return err
+				})
+				return fd, err
+			})
+		}
 		if err != nil {
 			return elsewhere(err)
 		}

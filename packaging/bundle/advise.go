@@ -68,8 +68,6 @@ func keepable(m *release.Manifest) error {
 				a, b = b, a
 			}
 			return fmt.Errorf("%w: %q, which is not configuration, and %q, which is, are one file: expected two", ErrTree, a, b)
-		case e.Type == manifest.File && config && len(path.Base(string(e.Path)))+len(beside) > maxElement:
-			return fmt.Errorf("%w: %q: the name of configuration may have %d bytes, so that a device can put %q beside it", ErrTree, e.Path, maxElement-len(beside), "NAME"+beside)
 		}
 		size := 0
 		for name, value := range e.Xattrs {

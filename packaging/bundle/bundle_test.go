@@ -1349,7 +1349,7 @@ func TestCreateTells(t *testing.T) {
 		t.Errorf("a long name that is not configuration: %v", err)
 	}
 	write1(t, dir, "etc/"+long, "x", 0o644)
-	if _, err := tell(t, dir, o); !errors.Is(err, ErrTree) || !strings.Contains(err.Error(), "may have 246 bytes") {
+	if _, err := tell(t, dir, o); err != nil { // a device shortens what it puts beside it
 		t.Errorf("a long name of configuration: error %v", err)
 	}
 	must(t, os.Remove(filepath.Join(dir, "etc", long)))

@@ -174,6 +174,7 @@ func (d *device) installBundle(data []byte, t trust.Options, o backup.InstallOpt
 
 // installAndBackUp is tandem install.
 func (d *device) installAndBackUp(version string, o backup.InstallOptions) error {
+	o.Both = true
 	if err := d.install(version, o); err != nil {
 		return err
 	}

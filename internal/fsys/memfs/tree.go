@@ -124,10 +124,10 @@ func (t *tree) regular(name string) (place, error) {
 		return p, err
 	}
 	switch {
-	case n.mount, n.typ == fsys.TypeSymlink:
-		return p, fsys.ErrElsewhere
 	case n.typ == fsys.TypeFile:
 		return p, nil
+	case n.mount, n.typ == fsys.TypeSymlink:
+		return p, fsys.ErrElsewhere
 	case n.typ == fsys.TypeDir:
 		return p, syscall.EISDIR
 	}
