@@ -121,6 +121,9 @@ func (l *life) happen() {
 			return
 		}
 		l.hurt[name] = true
+		if side == backup.System { // it was meant, unless a power cut comes: both may be found
+			delete(l.backed, name)
+		}
 		if l.rng.IntN(2) == 0 {
 			l.say("delete %s on %s", name, side)
 			l.remove(side, path.Join(appsDir, name))
