@@ -101,6 +101,9 @@ func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName)
 	if err != nil {
 		return nil, err
 	}
+	if snap.mounted && !p.Idle() {
+		return nil, fmt.Errorf("%w: %s: another file system is mounted there, and all of a side has to lie on one: mount it at the side's path instead", ErrBlocked, side.FS.Path(change.AppsDir))
+	}
 	return &work{side: side, snap: snap, plan: p}, nil
 }
 
@@ -208,6 +211,12 @@ func (r *Reconciler) commit(ctx context.Context, in *inspector, w *work, d *desi
 	var written []Path
 	if w.side.live() {
 		written = d.written
+	}
+	if w.snap.mounted && len(written) > 0 {
+		if err := w.snap.facts.Tree.FS.Sync(); err != nil {
+			return false, err
+		}
+		written = nil
 	}
 	out, err := w.change.Commit(written)
 	if out != nil {
@@ -359,7 +368,7 @@ func (in *inspector) moment(ctx context.Context, system *Snapshot, d *desired) e
 	if len(d.take) == 0 || system.facts == nil {
 		return nil
 	}
-	now, err := tree.Scan(ctx, in.r.System.FS, system.facts.Tree.Root, system.facts.Basis)
+	now, err := tree.Scan(ctx, system.facts.Tree.FS, system.facts.Tree.Root, system.facts.Basis)
 	if err != nil {
 		if tree.Means(err) == tree.Nothing {
 			return err

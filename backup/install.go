@@ -336,7 +336,7 @@ func (i *Install) refresh(ctx context.Context) error {
 		return nil
 	}
 	for range moments {
-		now, err := tree.Scan(ctx, i.r.System.FS, i.system.snap.facts.Tree.Root, i.merged.record)
+		now, err := tree.Scan(ctx, i.system.snap.facts.Tree.FS, i.system.snap.facts.Tree.Root, i.merged.record)
 		if err != nil {
 			return err
 		}

@@ -63,6 +63,7 @@ type Snapshot struct {
 	facts    *tree.Facts    // nil without a directory apps
 	patterns Manifest
 	looked   int64 // when it was, in nanoseconds since 1970-01-01 UTC
+	mounted  bool  // apps is a file system of its own: nothing that is staged can be moved there
 	noApps   bool  // apps is not there, or is no directory
 	strange  bool  // its tag cannot be read
 }
@@ -191,8 +192,17 @@ func (in *inspector) load(ctx context.Context, side *Side) (*found, error) {
 		s.State, s.Detail = Damaged, err.Error()
 	case apps.Type == fsys.TypeSymlink && side.live():
 		return unavailable(fmt.Errorf("%w: %s: a symbolic link: expected a directory; Tandem follows no links, set the side's path to where the application lies", ErrUnavailable, disk.Path(change.AppsDir)))
-	case apps.Mount:
-		return unavailable(fmt.Errorf("%w: %s: another file system is mounted there: all of a side lies on one file system; mount it at the side's path instead", ErrUnavailable, disk.Path(change.AppsDir)))
+	case apps.Mount && side.Mounted != nil:
+		s.mounted = true
+		var sub fsys.FS
+		if sub, err = side.Mounted(); err == nil {
+			s.tree, err = tree.Scan(ctx, sub, ".", s.own)
+		}
+		if err != nil && tree.Means(err) == tree.Nothing {
+			return nil, err
+		} else if err != nil {
+			return unavailable(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		}
 	case apps.Type != fsys.TypeDir:
 		s.Detail = fmt.Sprintf("%s: a %s, expected a directory", disk.Path(change.AppsDir), apps.Type)
 	default:

@@ -46,6 +46,9 @@ type Side struct {
 	// Ready makes sure that the side can be used: mounted, there. Its error
 	// wraps ErrUnavailable. nil means always ready.
 	Ready func() error
+	// Mounted opens apps where another file system is mounted there: it can be
+	// looked at and backed up then, but not changed. nil means never.
+	Mounted func() (fsys.FS, error)
 }
 
 // NewSide is a side on fs that is always ready. A file that fs cannot give at

@@ -224,6 +224,13 @@ func (d *Device) side(name backup.SideName, c config.Side, access Access) (*back
 	}
 	d.open = append(d.open, disk)
 	s = backup.NewSide(name, disk)
+	s.Mounted = func() (fsys.FS, error) {
+		apps, err := fsys.OpenOS(filepath.Join(c.Path, "apps"))
+		if err == nil {
+			d.open = append(d.open, apps)
+		}
+		return apps, err
+	}
 	if c.Remount && access == Change {
 		s.FS = fsys.OnReadOnly(s.FS, func() error { return d.remount(c.Path) })
 	}
