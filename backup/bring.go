@@ -30,13 +30,6 @@ type work struct {
 // change. The side that won is committed first: what the other one needs is
 // staged by then.
 func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *desired, src *sources, total *Result) (bool, error) {
-	if len(d.take) > 0 && r.Still != nil {
-		release, err := r.Still(ctx)
-		if err != nil {
-			return false, err
-		}
-		defer release()
-	}
 	if err := in.settle(ctx, res.System, d); err != nil {
 		return false, err
 	}

@@ -42,7 +42,9 @@ type Reconciler struct {
 	Session Session // may be nil
 	By      string  // the version of this Tandem
 	// Still asks the application to hold still while its configuration is
-	// captured, and returns what lets it go on. It may be nil.
+	// captured, and returns what lets it go on. It may be nil. It is called once,
+	// and the sides are looked at again after it: what the application wrote for it
+	// is part of the capture.
 	Still func(context.Context) (release func(), err error)
 }
 
@@ -248,6 +250,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 	if err != nil {
 		return &Result{Finished: finished}, err
 	}
+	release := func() {}
+	defer func() { release() }()
+	asked := r.Still == nil
 	var total *Result
 	for n := range rounds {
 		if total != nil { // what was found first is told, but not used any more
@@ -271,6 +276,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 		forgetting, err := in.forgets(res)
 		if err != nil {
 			return total, err
+		}
+		if !asked && res.Decision.Action != Hold && len(res.System.Edited)+len(res.System.Busy) > 0 {
+			asked = true
+			if release, err = r.Still(ctx); err != nil {
+				release = func() {}
+				return total, err
+			}
+			continue
 		}
 		if busy := res.System.Busy; len(busy) > 0 && n+1 < moments {
 			if err := in.unrest(ctx, n, busy[0]); err != nil {

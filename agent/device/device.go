@@ -134,6 +134,9 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 		Log: env.Log, Progress: env.Progress, Now: env.Now, Wait: wait, By: env.Version,
 		Boot: boot.ID(), Started: boot.Started(env.Now()), Session: boot.Note(cfg.Agent.Lock + ".seen"),
 	}
+	if len(cfg.Hooks.Capture) > 0 {
+		d.reconciler.Still = d.still
+	}
 	if d.reconciler.System, err = d.side(backup.System, cfg.System, access); err != nil {
 		return d, err
 	}

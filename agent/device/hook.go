@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"tandem/backup/change"
 	"tandem/internal/child"
 	"tandem/internal/config"
 	"tandem/versioning"
@@ -25,6 +27,28 @@ const hookGrace = 3 * time.Second
 
 // hookTimeout bounds every hook but the health check, which has its own.
 const hookTimeout = 5 * time.Minute
+
+// captureTimeout bounds each call of the capture hook.
+const captureTimeout = 30 * time.Second
+
+// still has the capture hook ask the application to hold still, and returns what
+// lets it go on: that follows each call that asked, however it ended. A hook that
+// fails or cannot run is told, and the capture goes on without.
+func (d *Device) still(ctx context.Context) (release func(), err error) {
+	argv := d.cfg.Hooks.Capture
+	call := func(ctx context.Context, what string) {
+		tag, _ := versioning.ReadTag(d.reconciler.System.FS, change.TagFile) // it is only told to the hook
+		if err := d.hook(ctx, "capture", append(slices.Clone(argv), what), captureTimeout, tag, tag); err != nil {
+			d.env.Log.WithError(err).Warnf("the capture hook failed at %q: configuration is captured all the same", what)
+		}
+	}
+	if err := child.Check(argv); err != nil {
+		d.env.Log.WithError(err).Warn("the capture hook cannot run: configuration is captured all the same")
+		return func() {}, nil
+	}
+	call(ctx, "begin")
+	return func() { call(context.WithoutCancel(ctx), "end") }, nil
+}
 
 // hook runs a command of the configuration: the update is from one version to
 // another. An empty command succeeds. Its output goes to the log, line by line;
@@ -60,6 +84,8 @@ func (d *Device) listenToHook(ctx context.Context, name string, argv []string, t
 	switch name {
 	case "start":
 		p.Grace, p.Inherit = hookGrace, d.env.Output
+	case "capture":
+		p.Grace = hookGrace
 	case "stop":
 		p.Grace = hookGrace
 		d.writeNote(stoppedNote, to.String())

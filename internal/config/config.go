@@ -144,6 +144,7 @@ type Hooks struct {
 	Start         []string
 	Health        []string
 	HealthTimeout time.Duration
+	Capture       []string // called with "begin" and "end"
 }
 
 // Firmware names the handler of a firmware.

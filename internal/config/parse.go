@@ -193,6 +193,7 @@ func (r *reader) sections(source *Source, report *Report) map[string]section {
 			"start":          r.command(&c.Hooks.Start, true),
 			"health":         r.command(&c.Hooks.Health, true),
 			"health_timeout": duration(&c.Hooks.HealthTimeout),
+			"capture":        r.command(&c.Hooks.Capture, true),
 		},
 	}
 	maps.Copy(all["source"], r.hawkBitKeys(&source.DDI))

@@ -88,7 +88,7 @@ func TestSampleShowsTheDefaults(t *testing.T) {
 	want.Source.User, want.Source.PasswordFile = examples.User, examples.PasswordFile
 	ignore := cmp.Options{
 		cmpopts.IgnoreFields(Config{}, "Device", "Firmware"),
-		cmpopts.IgnoreFields(Hooks{}, "PreInstall", "Stop", "Start", "Health"),
+		cmpopts.IgnoreFields(Hooks{}, "PreInstall", "Stop", "Start", "Health", "Capture"),
 		cmpopts.EquateEmpty(),
 	}
 	if diff := cmp.Diff(want, got, ignore); diff != "" {

@@ -19,7 +19,7 @@ import (
 func (x *examination) programs(context.Context) {
 	h := &x.Config.Hooks
 	hooks := []program{
-		{"hooks.pre_install", h.PreInstall}, {"hooks.stop", h.Stop}, {"hooks.start", h.Start}, {"hooks.health", h.Health},
+		{"hooks.pre_install", h.PreInstall}, {"hooks.stop", h.Stop}, {"hooks.start", h.Start}, {"hooks.health", h.Health}, {"hooks.capture", h.Capture},
 	}
 	for _, f := range x.Config.Firmware {
 		hooks = append(hooks, program{"firmware " + f.Name, f.Handler})
@@ -161,7 +161,7 @@ func orNone(version string) string {
 func (x *examination) permissions(context.Context) {
 	c, bad := x.Config, x.wrongs
 	relied := []string{c.File, c.Trust.Root, c.Agent.State, c.System.Path, c.UsrData.Path}
-	for _, argv := range [][]string{c.Hooks.PreInstall, c.Hooks.Stop, c.Hooks.Start, c.Hooks.Health} {
+	for _, argv := range [][]string{c.Hooks.PreInstall, c.Hooks.Stop, c.Hooks.Start, c.Hooks.Health, c.Hooks.Capture} {
 		if len(argv) > 0 && filepath.IsAbs(argv[0]) {
 			relied = append(relied, argv[0])
 		}
