@@ -381,11 +381,17 @@ func (in *inspector) index(side *Side) (*tree.Index, bool, error) {
 		return nil, false, err
 	}
 	in.indexes[side.Name] = x
+	return x, in.holds(side, x), nil
+}
+
+// holds reports whether what an index saw is known not to have gone through a power
+// cut since.
+func (in *inspector) holds(side *Side, x *tree.Index) bool {
 	if x.Orderly {
-		return x, true, nil
+		return true
 	}
 	sum := x.Sum()
-	return x, sum == in.made[side.Name] || in.r.Boot != "" && (x.Boot == in.r.Boot || in.r.seen(side.Name) == sum), nil
+	return sum == in.made[side.Name] || in.r.Boot != "" && (x.Boot == in.r.Boot || in.r.seen(side.Name) == sum)
 }
 
 // at is the moment of an index that is made now.
@@ -559,10 +565,16 @@ func (in *inspector) remember(side *Side, s *Snapshot) error {
 	m := in.at(side)
 	m.Now = s.looked
 	fresh := tree.NewIndex(s.facts, m)
+	old := in.indexes[side.Name]
+	if old != nil && len(s.facts.Of(tree.Deleted)) > 0 && in.holds(side, old) {
+		// They are not captured yet, and that they were there tells deletion from damage.
+		same := *old
+		same.Boot, same.Orderly = in.r.Boot, false
+		fresh = &same
+	}
 	if in.shutdown {
 		return in.note(side, fresh)
 	}
-	old := in.indexes[side.Name]
 	if fresh.Same(old) && !old.Orderly {
 		if old.Boot != in.r.Boot {
 			return in.r.see(side.Name, old.Sum())
