@@ -66,8 +66,8 @@ test: ## go vet, and all tests but the long searches; three minutes on two proce
 search: ## the tests that search for long: ten releases with faults and kills, very large trees, each planted bug; LABFLAGS are go test's
 	TANDEM_LONG=1 go test -timeout 1h -run '^TestLong' $(LABFLAGS) ./cmd/... ./test/...
 
-race: ## the quicker tests under the race detector
-	go test -timeout 20m -short -race ./...
+race: ## the quicker tests of what runs on a device, under the race detector
+	go test -timeout 20m -short -race ./agent/... ./backup/... ./internal/... ./ota/... ./versioning/...
 
 demo: build ## run the main job in a scratch folder and check each step
 	@sh test/demo/demo.sh bin

@@ -12,15 +12,9 @@ import (
 	"tandem/packaging/release"
 )
 
-const (
-	// maxAttributes is how much extended attributes a file can have, names and
-	// values together, in bytes: ext4 and UBIFS have a block for them.
-	maxAttributes = 4000
-	// beside is the longest that a device adds to the name of a configuration file.
-	beside = ".conflict"
-	// maxElement is how long the name of a file can be, in bytes.
-	maxElement = 255
-)
+// maxAttributes is how much extended attributes a file can have, names and
+// values together, in bytes: ext4 and UBIFS have a block for them.
+const maxAttributes = 4000
 
 // tellers gathers what is to be told of a tree, kind by kind.
 type tellers struct {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -112,8 +113,9 @@ func (c countingWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // Times lets the first n requests be answered by h.
 func Times(n int, h Handler) Handler {
+	var asked atomic.Int64
 	return func(w http.ResponseWriter, req *http.Request) bool {
-		if n--; n < 0 {
+		if asked.Add(1) > int64(n) {
 			return false
 		}
 		return h(w, req)
