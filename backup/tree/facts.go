@@ -196,7 +196,7 @@ func (l *looker) unknown(n *Node) error {
 		return nil
 	case l.f.Basis.Manifest.IsIgnored(n.Path):
 		return nil
-	case n.Err() != nil && !n.IsDir():
+	case n.Err() != nil && (!n.IsDir() || n.flags&flagUnnamed != 0):
 		return l.failed(&o, n.Err())
 	case !l.Live:
 		o.Finding, o.Detail, o.Aside = Extra, "not part of the version", true

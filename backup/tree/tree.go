@@ -27,6 +27,7 @@ import (
 const (
 	maxDepth   = 64      // directories below each other
 	maxEntries = 250_000 // of a tree
+	maxPath    = 3500    // bytes of a path: where a file is staged it is longer, and Linux has 4,095
 	maxHole    = 1 << 30 // bytes that a file may have more than it takes on the disk
 )
 
@@ -73,11 +74,12 @@ const (
 var kinds = [...]fsys.Type{kindFile: fsys.TypeFile, kindDir: fsys.TypeDir, kindSymlink: fsys.TypeSymlink, kindOther: fsys.TypeOther}
 
 const (
-	flagMount uint8 = 1 << iota // something is mounted on it, or it is of another file system
-	flagFixed                   // immutable or append-only
-	flagSeen                    // the index has an entry for its path
-	flagFits                    // and that describes what lies there now
-	flagRacy                    // but was made within the granule of its last write
+	flagMount   uint8 = 1 << iota // something is mounted on it, or it is of another file system
+	flagFixed                     // immutable or append-only
+	flagSeen                      // the index has an entry for its path
+	flagFits                      // and that describes what lies there now
+	flagUnnamed                   // its path cannot be written down
+	flagRacy                      // but was made within the granule of its last write
 )
 
 // Type returns what n is.
@@ -226,7 +228,8 @@ func (t *Tree) walk(ctx context.Context, dir *Node, depth int) error {
 		n := node(p, &infos[i])
 		t.Nodes = append(t.Nodes, n)
 		switch {
-		case manifest.CheckPath(p) != nil:
+		case len(p) > maxPath || manifest.CheckPath(p) != nil:
+			n.flags |= flagUnnamed
 			n.seldom().err = fmt.Errorf("%w: its path is too long", ErrBeyond)
 		case n.Foreign():
 		case n.kind == kindDir:
