@@ -162,7 +162,7 @@ func (b *bug) search(ctx context.Context, root string, all bool) (found string, 
 	err = b.inScratch(root, func(overlay string) error {
 		args := []string{"test", "-count=1", "-overlay", overlay, "./test/model", "-run", "TestPowerCut", "-lab.first"}
 		if !all {
-			args = append(args, "-lab.run", b.where)
+			args = append(args, "-lab.run", b.where, "-lab.looks=3")
 		}
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Dir = root
