@@ -27,7 +27,7 @@ import (
 const (
 	maxDepth   = 64      // directories below each other
 	maxEntries = 250_000 // of a tree
-	maxPath    = 3500    // bytes of a path: where a file is staged it is longer, and Linux has 4,095
+	maxPath    = 3900    // bytes of a path: where a file is staged it is longer, and Linux has 4,095
 	maxHole    = 1 << 30 // bytes that a file may have more than it takes on the disk
 )
 
