@@ -19,9 +19,10 @@ type Passed struct {
 
 func (p Passed) String() string { return p.Offer.Name + ": " + p.Reason }
 
-// Choose finds the offer that d should take: one for its application, hardware
-// and channel, higher than what is installed, not revoked, whose rollout has
-// reached d and whose base, if it needs one, is installed. Of those the
+// Choose finds the offer that d should take: one for its application and hardware,
+// in one of its channels, higher than what is installed, not revoked or halted, whose
+// rollout in one of these channels has reached d and whose base, if it needs one, is
+// installed. Of those the
 // highest version wins, in its smallest form. best is nil where there is none.
 // All other offers are passed over, in the order in which they were given.
 func Choose(offers []Offer, d Device) (best *Offer, passed []Passed) {
@@ -62,27 +63,64 @@ func choose(offers []Offer, d Device, kind release.Kind) (best *Offer, passed []
 // against says why d cannot take o, or "".
 func against(o *Offer, d Device) string {
 	r := &o.Release
+	where := reach(r, d)
 	switch {
 	case r.App != d.App:
 		return fmt.Sprintf("for the application %s, this device runs %s", r.App, d.App)
 	case !suits(r, d):
 		return fmt.Sprintf("for the hardware %s, this device is %s", list(r.Compatible), list(d.Compatible))
-	case r.Channel != d.Channel:
-		return fmt.Sprintf("in the channel %s, this device follows %s", r.Channel, d.Channel)
-	case r.Yanked:
+	case len(where.common) == 0:
+		return fmt.Sprintf("in the %s, this device follows %s", channels(r.ChannelNames()), list(d.Channels))
+	case r.TakenBack():
 		return fmt.Sprintf("version %s was taken back by its publisher", r.Version)
+	case !where.offered:
+		return fmt.Sprintf("version %s was taken back by its publisher from the %s", r.Version, channels(where.common))
+	case o.Halted:
+		return fmt.Sprintf("the rollout of version %s was halted by its publisher", r.Version)
 	case r.Version.In(d.Revoked):
 		return fmt.Sprintf("version %s is revoked here", r.Version)
 	case r.Version.Compare(d.Installed) <= 0: // never for the zero Version: nothing is installed
 		return fmt.Sprintf("version %s is not higher than %s, which is installed", r.Version, d.Installed)
 	case !r.Base.IsZero() && r.Base.Compare(d.Installed) != 0:
 		return fmt.Sprintf("builds on version %s, which is not installed", r.Base)
-	case r.Rollout < 100 && d.ID == "":
-		return fmt.Sprintf("rolled out to %d %% of devices, and this one has no device.id", r.Rollout)
-	case r.Rollout < 100 && RolloutPlace(d.ID, r.Version) >= r.Rollout:
-		return fmt.Sprintf("rolled out to %d %% of devices, this one comes after %d %%", r.Rollout, RolloutPlace(d.ID, r.Version))
+	case where.rollout < 100 && d.ID == "":
+		return fmt.Sprintf("rolled out to %d %% of devices, and this one has no device.id", where.rollout)
+	case where.rollout < 100 && RolloutPlace(d.ID, r.Version) >= where.rollout:
+		return fmt.Sprintf("rolled out to %d %% of devices, this one comes after %d %%", where.rollout, RolloutPlace(d.ID, r.Version))
 	}
 	return ""
+}
+
+// reached is how a release is offered to a device in the channels that it follows.
+type reached struct {
+	common  []string // channels of both, in the order of the device's
+	offered bool     // one of them offers it
+	rollout int      // the highest of those
+}
+
+// reach finds out how far a release has come in the channels that d follows. A
+// device has one place for all of them, so that the highest percentage decides.
+func reach(r *release.Target, d Device) (where reached) {
+	for _, name := range d.Channels {
+		o, ok := r.Channels[name]
+		if !ok {
+			continue
+		}
+		where.common = append(where.common, name)
+		if !r.Yanked && !o.Yanked {
+			where.offered = true
+			where.rollout = max(where.rollout, o.Rollout)
+		}
+	}
+	return where
+}
+
+// channels names channels in a message.
+func channels(names []string) string {
+	if len(names) == 1 {
+		return "channel " + names[0]
+	}
+	return "channels " + list(names)
 }
 
 // suits reports whether a release is for the hardware of d.
@@ -117,9 +155,9 @@ func unfit(offers []Offer, d Device, kind release.Kind) error {
 			"releases of " + d.App + " for the hardware %s, and this device is %s", list(d.Compatible),
 		},
 		{
-			func(r *release.Target) bool { return r.Channel == d.Channel },
-			func(r *release.Target) []string { return []string{r.Channel} },
-			"releases of " + d.App + " for it in the channel %s, and this device follows %s", d.Channel,
+			func(r *release.Target) bool { return len(reach(r, d).common) > 0 },
+			func(r *release.Target) []string { return r.ChannelNames() },
+			"releases of " + d.App + " for it in the channel %s, and this device follows %s", list(d.Channels),
 		},
 	} {
 		if len(left) == 0 {
@@ -148,7 +186,7 @@ func (unfitError) Unwrap() error { return ErrIncompatible }
 
 // Hint says what can be done.
 func (unfitError) Hint() string {
-	return "see whether device.app, device.compatible and source.channel are spelt as the publisher spells them (tandem-release repo list)"
+	return "see whether device.app, device.compatible and source.channels are spelt as the publisher spells them (tandem-release repo list)"
 }
 
 func outdone(o, by *Offer) string {

@@ -27,11 +27,14 @@ func TestChoose(t *testing.T) {
 			t.Fatal(err)
 		}
 		fmt.Sscan(text, &o.Name, &v, &o.Size)
-		o.Release = release.Target{App: "hello", Version: version(t, v), Compatible: []string{"demo"}, Channel: "stable", Rollout: 100}
+		o.Release = release.Target{App: "hello", Version: version(t, v), Compatible: []string{"demo"}, Channels: map[string]release.Offering{"stable": {Rollout: 100}}}
 		for _, f := range changes {
 			f(&o.Release)
 		}
 		return o
+	}
+	in := func(channel string, percent int) map[string]release.Offering {
+		return map[string]release.Offering{channel: {Rollout: percent}}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -95,8 +98,50 @@ func TestChoose(t *testing.T) {
 		},
 		{
 			name:   "channel",
-			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Channel = "beta" })},
+			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Channels = in("beta", 100) })},
 			passed: []string{"a: in the channel beta, this device follows stable"},
+		},
+		{
+			name: "the highest that any of several channels offers",
+			offers: []Offer{
+				offer("a 3.0.0", func(r *release.Target) { r.Channels = in("alpha", 100) }),
+				offer("b 2.0.0", func(r *release.Target) {
+					r.Channels = map[string]release.Offering{"beta": {Rollout: place + 1}, "stable": {Rollout: place - 1}}
+				}),
+				offer("c 1.9.0"),
+			},
+			device: func(d *Device) { d.Channels = []string{"stable", "beta"} },
+			want:   "b",
+			passed: []string{
+				"a: in the channel alpha, this device follows stable, beta",
+				"c: version 1.9.0 is lower than 2.0.0, which is offered too",
+			},
+		},
+		{
+			name: "each channel has its own percentage and mark",
+			offers: []Offer{
+				offer("a 2.0.0", func(r *release.Target) {
+					r.Channels = map[string]release.Offering{"beta": {Rollout: 100, Yanked: true}, "stable": {Rollout: place}}
+				}),
+				offer("b 1.9.0", func(r *release.Target) {
+					r.Channels = map[string]release.Offering{"alpha": {Rollout: 100}, "stable": {Rollout: 100, Yanked: true}}
+				}),
+				offer("c 1.8.0", func(r *release.Target) {
+					r.Channels = map[string]release.Offering{"beta": {Rollout: 100, Yanked: true}, "stable": {Rollout: 100, Yanked: true}}
+				}),
+			},
+			device: func(d *Device) { d.Channels = []string{"stable", "beta"} },
+			passed: []string{
+				fmt.Sprintf("a: rolled out to %d %% of devices, this one comes after %d %%", place, RolloutPlace("gate-17", version(t, "2.0.0"))),
+				"b: version 1.9.0 was taken back by its publisher from the channel stable",
+				"c: version 1.8.0 was taken back by its publisher",
+			},
+		},
+		{
+			name:   "halted",
+			offers: []Offer{halted(offer("a 2.0.0")), offer("b 1.9.0")},
+			want:   "b",
+			passed: []string{"a: the rollout of version 2.0.0 was halted by its publisher"},
 		},
 		{
 			name:   "revoked here, and taken back there",
@@ -114,18 +159,18 @@ func TestChoose(t *testing.T) {
 		},
 		{
 			name:   "rollout has not come so far",
-			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Rollout = place }), offer("b 1.1.0")},
+			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Channels = in("stable", place) }), offer("b 1.1.0")},
 			want:   "b",
 			passed: []string{fmt.Sprintf("a: rolled out to %d %% of devices, this one comes after %d %%", place, place)},
 		},
 		{
 			name:   "rollout has come",
-			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Rollout = place + 1 })},
+			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Channels = in("stable", place+1) })},
 			want:   "a",
 		},
 		{
 			name:   "rollout to nobody, to a device without a name",
-			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Rollout = 0 }), offer("b 2.0.0", func(r *release.Target) { r.Rollout = 99 }), offer("c 2.0.0")},
+			offers: []Offer{offer("a 2.0.0", func(r *release.Target) { r.Channels = in("stable", 0) }), offer("b 2.0.0", func(r *release.Target) { r.Channels = in("stable", 99) }), offer("c 2.0.0")},
 			device: func(d *Device) { d.ID = "" },
 			want:   "c",
 			passed: []string{
@@ -154,7 +199,7 @@ func TestChoose(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channel: "stable", Installed: version(t, "1.0.0")}
+			d := Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channels: []string{"stable"}, Installed: version(t, "1.0.0")}
 			if tt.device != nil {
 				tt.device(&d)
 			}
@@ -175,6 +220,11 @@ func TestChoose(t *testing.T) {
 			}
 		})
 	}
+}
+
+func halted(o Offer) Offer {
+	o.Halted = true
+	return o
 }
 
 func TestRolloutPlace(t *testing.T) {
@@ -202,9 +252,9 @@ func TestRolloutPlace(t *testing.T) {
 // A device that nothing is meant for is told what does not fit.
 func TestUnfit(t *testing.T) {
 	offer := func(app, hardware, channel string) Offer {
-		return Offer{Release: release.Target{App: app, Version: version(t, "1.0.0"), Compatible: []string{hardware}, Channel: channel, Rollout: 100}}
+		return Offer{Release: release.Target{App: app, Version: version(t, "1.0.0"), Compatible: []string{hardware}, Channels: map[string]release.Offering{channel: {Rollout: 100}}}}
 	}
-	here := Device{App: "hello", Compatible: []string{"demo"}, Channel: "stable", Installed: version(t, "2.0.0")}
+	here := Device{App: "hello", Compatible: []string{"demo"}, Channels: []string{"stable"}, Installed: version(t, "2.0.0")}
 	for _, tt := range []struct {
 		offers []Offer
 		want   string

@@ -228,7 +228,7 @@ func (r *Repo) Rest(ctx context.Context, o Offer, want func(backup.Path) bool, p
 		return "", err
 	}
 	for _, whole := range l.offers {
-		if whole.Release.Release != o.Release.Release || !whole.Release.Base.IsZero() || whole.Release.Yanked {
+		if whole.Release.Release != o.Release.Release || !whole.Release.Base.IsZero() || whole.Release.TakenBack() {
 			continue
 		}
 		f := r.fetcher()

@@ -223,7 +223,7 @@ func (p *publisher) addTo(role, v string, content []byte, change ...func(*releas
 // change may change.
 func (p *publisher) add(v string, content []byte, change ...func(*release.Target)) {
 	r := release.Target{
-		Kind: release.App, App: "hello", Version: version(p.t, v), Compatible: []string{"demo"}, Channel: "stable", Rollout: 100,
+		Kind: release.App, App: "hello", Version: version(p.t, v), Compatible: []string{"demo"}, Channels: map[string]release.Offering{"stable": {Rollout: 100}},
 		Release: digest.Of([]byte("release " + v)),
 	}
 	for _, f := range change {
@@ -258,7 +258,7 @@ type device struct {
 func newDevice(t testing.TB, s *webtest.Server, p *publisher) *device {
 	return &device{
 		t: t, fs: memfs.NewMachine().NewDisk("state", memfs.Options{}).FS(), root: p.provisioned(), clock: start, url: s.URL, patience: time.Minute,
-		about: Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channel: "stable", Installed: version(t, "1.0.0")},
+		about: Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channels: []string{"stable"}, Installed: version(t, "1.0.0")},
 	}
 }
 

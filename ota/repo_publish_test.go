@@ -80,7 +80,7 @@ func TestPublishedRepository(t *testing.T) {
 
 	d := &device{
 		t: t, fs: openDir(t), root: provisioned, clock: start.Add(time.Hour), url: srv.URL, patience: time.Minute,
-		about: Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channel: "stable", Installed: version(t, "1.0.0")},
+		about: Device{ID: "gate-17", App: "hello", Compatible: []string{"demo"}, Channels: []string{"stable"}, Installed: version(t, "1.0.0")},
 	}
 	d.wants("1.2.0")
 	requests = 0

@@ -28,8 +28,8 @@ type Source interface {
 type Device struct {
 	ID         string // tells this device from others; "" is outside every partial rollout
 	App        string
-	Compatible []string // the hardware names it answers to
-	Channel    string
+	Compatible []string           // the hardware names it answers to
+	Channels   []string           // that it follows
 	Installed  versioning.Version // the zero Version: nothing is installed
 	Revoked    []versioning.Version
 }
@@ -41,6 +41,8 @@ type Offer struct {
 	Size    int64  // bytes
 	SHA256  digest.SHA256
 	Form    Form // in which it is to be had; zero if that was not asked about
+	// Halted says that devices which do not have the release are not to take it for now.
+	Halted bool
 }
 
 // Progress is told how many bytes of a file are here, out of how many. It may

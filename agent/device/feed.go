@@ -113,7 +113,7 @@ func (d *Device) source() (_ Source, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d.feed = &repoFeed{repo, ota.Device{ID: d.cfg.Device.ID, Compatible: d.cfg.Device.Compatible, Channel: c.Channel}}
+	d.feed = &repoFeed{repo, ota.Device{ID: d.cfg.Device.ID, Compatible: d.cfg.Device.Compatible, Channels: c.Channels}}
 	return d.feed, nil
 }
 

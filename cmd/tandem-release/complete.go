@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,6 +19,29 @@ func (p *program) completeReleases(root *cobra.Command) {
 		}
 		p.completeReleases(cmd)
 	}
+}
+
+// completeChannels has the shell offer the channels of a repository to a flag of
+// a command whose first argument names it.
+func (p *program) completeChannels(cmd *cobra.Command, flag string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) { // it fails only without such a flag
+		if len(args) == 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		err := p.look(args[0], func(r *repository.Repository) error {
+			all, err := r.Releases()
+			for i := range all {
+				names = append(names, all[i].ChannelNames()...)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		slices.Sort(names)
+		return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
+	})
 }
 
 func (p *program) releases(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -38,6 +62,7 @@ func (p *program) releases(_ *cobra.Command, args []string, _ string) ([]string,
 		for i := range status.Releases {
 			names = append(names, status.Releases[i].App+"/"+status.Releases[i].Version.String())
 		}
+		names = slices.Compact(names) // they are sorted
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 	return nil, cobra.ShellCompDirectiveNoFileComp

@@ -13,6 +13,7 @@ import (
 	"tandem/internal/cli"
 	"tandem/internal/fsys"
 	"tandem/internal/text"
+	"tandem/packaging/release"
 	"tandem/packaging/repository"
 )
 
@@ -40,16 +41,32 @@ type listed struct {
 	App        string   `json:"app"`
 	Version    string   `json:"version"`
 	Kind       string   `json:"kind"`
-	Channel    string   `json:"channel"`
+	Release    string   `json:"release"` // SHA-256
 	Compatible []string `json:"compatible"`
 	Base       string   `json:"base,omitempty"`
-	Rollout    int      `json:"rollout"`
-	Yanked     bool     `json:"yanked"`
+	Channels   []offer  `json:"channels"`
+	Yanked     bool     `json:"yanked"` // from every channel
+	Halted     bool     `json:"halted"`
 	Urgent     bool     `json:"urgent"`
+	Recall     *recall  `json:"recall,omitempty"`
 	Name       string   `json:"name"`
 	File       string   `json:"file"`
 	Size       int64    `json:"size"` // bytes
 	SHA256     string   `json:"sha256"`
+}
+
+// offer is how a release is offered in a channel.
+type offer struct {
+	Name    string `json:"name"`
+	Rollout int    `json:"rollout"` // per cent
+	Yanked  bool   `json:"yanked"`
+}
+
+// recall is what devices that run a release are told.
+type recall struct {
+	To      string `json:"to,omitempty"`
+	Rollout int    `json:"rollout"` // per cent
+	Urgent  bool   `json:"urgent"`
 }
 
 func newRepoListCommand(p *program) *cobra.Command {
@@ -57,14 +74,16 @@ func newRepoListCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list REPO [--json]",
 		Short: "List the releases of a repository",
-		Long: `List the releases of a repository, by application and version: on which channel, to
-how many per cent of the devices they are offered, and for which hardware. No key is
-needed. The columns:
+		Long: `List the releases of a repository, by application and version, and each channel that
+they stand in: to how many per cent of the devices they are offered, and for which
+hardware. No key is needed. The columns:
 
 RELEASE     application and version, as other commands take them
-CHANNEL     devices that follow it, by [source] channel, are offered the release
+CHANNEL     devices that follow it, by [source] channels, are offered the release
 OFFERED TO  per cent of those devices, by a hash of id and version; "yanked" is to
-            none any more, "urgent" is outside of their maintenance window, too
+            none any more, "recalled" tells those that run it to return, "halted" is
+            for now to none that does not have it, "urgent" is outside of their
+            maintenance window, too
 HARDWARE    a device must be one of these, by [device] compatible
 BASE        the version that a device must run for this bundle; "-": any or none
 SIZE        of the bundle; most devices fetch a part of it ("bundle diff")
@@ -98,22 +117,19 @@ func (p *program) list(s *repository.Status) error {
 		fmt.Fprintln(w, "RELEASE\tCHANNEL\tOFFERED TO\tHARDWARE\tBASE\tSIZE\tBUNDLE")
 	}
 	for _, r := range s.Releases {
-		offered := fmt.Sprintf("%d %%", r.Rollout)
-		if r.Yanked {
-			offered = "yanked"
-		}
-		if r.Urgent {
-			offered += ", urgent"
-		}
 		base := r.Base.String()
 		if base == "" {
 			base = "-"
 		}
-		cells := []string{r.App + "/" + r.Version.String(), r.Channel, offered, strings.Join(r.Compatible, ","), base, cli.Size(r.Length), r.Name}
-		for i := range cells {
-			cells[i] = text.Line(cells[i])
+		for _, channel := range r.ChannelNames() {
+			cells := []string{
+				r.App + "/" + r.Version.String(), channel, offeredTo(&r, channel, s.Halts), strings.Join(r.Compatible, ","), base, cli.Size(r.Length), r.Name,
+			}
+			for i := range cells {
+				cells[i] = text.Line(cells[i])
+			}
+			fmt.Fprintln(w, strings.Join(cells, "\t"))
 		}
-		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -123,6 +139,25 @@ func (p *program) list(s *repository.Status) error {
 	}
 	p.say("%d releases; root version %d; devices trust the timestamp until %s", len(s.Releases), s.Root.Version, s.Timestamp.Expires.Format(time.RFC3339))
 	return nil
+}
+
+// offeredTo says to whom a release is offered in a channel.
+func offeredTo(r *release.Target, channel string, halts release.Halts) string {
+	o := r.Channels[channel]
+	text := fmt.Sprintf("%d %%", o.Rollout)
+	if r.Yanked || o.Yanked {
+		text = "yanked"
+	}
+	if c := r.Recall; c != nil {
+		text += fmt.Sprintf(", recalled %d %%", c.Rollout)
+	}
+	if halts[r.Release] {
+		text += ", halted"
+	}
+	if r.Urgent {
+		text += ", urgent"
+	}
+	return text
 }
 
 func (p *program) listJSON(s *repository.Status) error {
@@ -138,11 +173,18 @@ func (p *program) listJSON(s *repository.Status) error {
 		TargetsBytes: s.TargetsLength, Releases: []listed{},
 	}
 	for _, r := range s.Releases {
-		doc.Releases = append(doc.Releases, listed{
-			App: r.App, Version: r.Version.String(), Kind: string(r.Kind), Channel: r.Channel, Compatible: list(r.Compatible),
-			Base: r.Base.String(), Rollout: r.Rollout, Yanked: r.Yanked, Urgent: r.Urgent,
+		l := listed{
+			App: r.App, Version: r.Version.String(), Kind: string(r.Kind), Release: r.Release.String(), Compatible: list(r.Compatible),
+			Base: r.Base.String(), Yanked: r.Yanked, Halted: s.Halts[r.Release], Urgent: r.Urgent,
 			Name: r.Name, File: repository.File(r), Size: r.Length, SHA256: r.SHA256.String(),
-		})
+		}
+		for _, name := range r.ChannelNames() {
+			l.Channels = append(l.Channels, offer{name, r.Channels[name].Rollout, r.Channels[name].Yanked})
+		}
+		if c := r.Recall; c != nil {
+			l.Recall = &recall{c.To.String(), c.Rollout, c.Urgent}
+		}
+		doc.Releases = append(doc.Releases, l)
 	}
 	return p.document(doc)
 }

@@ -12,7 +12,6 @@ import (
 	"tandem/internal/cli"
 	"tandem/internal/fsys"
 	"tandem/internal/lock"
-	"tandem/packaging/release"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
 )
@@ -136,121 +135,6 @@ func (p *program) warnSize(r *repository.Repository) error {
 		p.say("warning: the list of releases has %d bytes, and devices read at most %d: take old releases off it with \"tandem-release repo remove\"", s.TargetsLength, repository.MaxTargets)
 	}
 	return nil
-}
-
-func newRepoRolloutCommand(p *program) *cobra.Command {
-	var (
-		f       publishFlags
-		percent int
-		lower   bool
-	)
-	cmd := &cobra.Command{
-		Use:   "rollout REPO RELEASE --percent N --keys KEYS",
-		Short: "Offer a release to more devices",
-		Long: `Offer a release to N per cent of the devices. RELEASE is APP/VERSION, VERSION where
-only one application has it, or the name of one bundle as "repo list" shows it.
-
-A device's place in a rollout follows from its id and the version, and does not
-change: a device that was offered the release at a lower percentage is offered it
-at a higher one. A lower percentage needs --allow-lower: it stops further devices,
-and takes the release from none that has it ("repo yank" does not either).`,
-		Example: `  tandem-release repo rollout repo hello/1.1.0 --percent 25 --keys keys`,
-		Args:    cli.Exactly("REPO", "RELEASE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if !cmd.Flags().Changed("percent") {
-				return cli.Usage(cmd, "--percent is missing")
-			}
-			if percent < 0 || percent > 100 {
-				return cli.Usage(cmd, "--percent %d: expected 0 to 100", percent)
-			}
-			return p.edit(cmd, &f, args[0], fmt.Sprintf("is offered to %d %% of devices", percent), func(r *repository.Repository) ([]release.Target, *repository.Change, error) {
-				return r.StageRollout(args[1], percent, lower)
-			})
-		},
-	}
-	f.register(cmd, true)
-	cmd.Flags().IntVar(&percent, "percent", 0, "per cent of the devices, 0 to 100")
-	cmd.Flags().BoolVar(&lower, "allow-lower", false, "allow a lower percentage than before")
-	return cmd
-}
-
-func newRepoYankCommand(p *program) *cobra.Command {
-	var (
-		f    publishFlags
-		undo bool
-	)
-	cmd := &cobra.Command{
-		Use:   "yank REPO RELEASE --keys KEYS",
-		Short: "Take a release back",
-		Long: `Take a release back: no device chooses it any more. Devices that have it keep it
-until a higher version is published; "tandem rollback" returns from it at once, on
-the device. RELEASE is named as for "repo rollout".
-
-With --undo it is offered again.`,
-		Example: `  tandem-release repo yank repo hello/1.1.0 --keys keys`,
-		Args:    cli.Exactly("REPO", "RELEASE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			what := "is taken back"
-			if undo {
-				what = "is offered again"
-			}
-			return p.edit(cmd, &f, args[0], what, func(r *repository.Repository) ([]release.Target, *repository.Change, error) {
-				return r.StageYank(args[1], undo)
-			})
-		},
-	}
-	f.register(cmd, true)
-	cmd.Flags().BoolVar(&undo, "undo", false, "offer it again")
-	return cmd
-}
-
-func newRepoRemoveCommand(p *program) *cobra.Command {
-	var f publishFlags
-	cmd := &cobra.Command{
-		Use:   "remove REPO RELEASE --keys KEYS",
-		Short: "Take an old release off the list",
-		Long: `Take a release off the list that devices read, which should stay short. RELEASE is
-named as for "repo rollout". Its bundle stays, for devices that are fetching it, and
-its path is printed: it can be deleted later. To take back a bad release, yank it:
-a version that is off the list could be published again by mistake.`,
-		Example: `  tandem-release repo remove repo hello/1.0.0 --keys keys`,
-		Args:    cli.Exactly("REPO", "RELEASE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.edit(cmd, &f, args[0], "is off the list", func(r *repository.Repository) ([]release.Target, *repository.Change, error) {
-				return r.StageRemove(args[1])
-			})
-		},
-	}
-	f.register(cmd, true)
-	return cmd
-}
-
-// edit changes releases, and prints the bundles that it was about, or the file
-// that holds the change.
-func (p *program) edit(cmd *cobra.Command, f *publishFlags, repo, what string, stage func(*repository.Repository) ([]release.Target, *repository.Change, error)) error {
-	return p.change(cmd, f, repo, nil, func(r *repository.Repository, keys *signing.Ring) error {
-		list, c, err := stage(r)
-		if err != nil {
-			return err
-		}
-		switch {
-		case c == nil:
-			what += " already"
-		case f.out != "":
-			return p.publish(cmd, f, r, c, keys)
-		default:
-			if err := p.publish(cmd, f, r, c, keys); err != nil {
-				return err
-			}
-		}
-		for _, rel := range list {
-			p.say("%s %s for %s %s", rel.App, rel.Version, strings.Join(rel.Compatible, ", "), what)
-			if err := p.result(repository.File(rel)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
 }
 
 func newRepoRefreshCommand(p *program) *cobra.Command {

@@ -15,6 +15,7 @@ import (
 	"tandem/internal/cli"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/packaging/repository"
 	"tandem/packaging/signing"
 )
@@ -35,7 +36,7 @@ root or targets keys are, and "repo apply" publishes it where the others are.`,
 	group(cmd)
 	cmd.AddCommand(
 		newRepoInitCommand(p), newRepoAddCommand(p), newRepoListCommand(p), newRepoCheckCommand(p),
-		newRepoRolloutCommand(p), newRepoYankCommand(p), newRepoRemoveCommand(p),
+		newRepoRolloutCommand(p), newRepoPromoteCommand(p), newRepoYankCommand(p), newRepoRemoveCommand(p),
 		newRepoRefreshCommand(p), newRepoRotateCommand(p), newRepoSignCommand(p), newRepoApplyCommand(p),
 		newRepoResignCommand(p), newRepoServeCommand(p),
 	)
@@ -113,11 +114,11 @@ new. A power cut at any time leaves a repository that devices accept.
 
 --deltas N makes delta bundles from the last N releases of the channel, and publishes
 them with it, so that devices which have one of these fetch what changed. Only
-those to the newest release stay on the list. --workers and --memory bound what
+those to a channel's newest release stay on the list. --workers and --memory bound what
 making them takes.
 
 A bundle that is there already but was signed anew, after a change of the targets
-key, takes the place of the old one; channel, rollout and marks stay, its delta
+key, takes the place of the old one; channels, rollouts and marks stay, its delta
 bundles go off the list.`,
 		Example: `  tandem-release repo add repo hello-1.1.0.tandem --keys keys
   tandem-release repo add repo hello-1.1.0.tandem --keys keys --deltas 3
@@ -128,8 +129,11 @@ bundles go off the list.`,
 			if o.Channel == "" {
 				return cli.Usage(cmd, "--channel is empty")
 			}
-			if percent < 0 || percent > 100 {
-				return cli.Usage(cmd, "--percent %d: expected 0 to 100", percent)
+			if err := checkChannel(cmd, "channel", o.Channel); err != nil {
+				return err
+			}
+			if err := checkPercent(cmd, percent); err != nil {
+				return err
 			}
 			o.Rollout = &percent
 			if deltas < 0 || deltas > maxDeltas {
@@ -164,7 +168,7 @@ bundles go off the list.`,
 					if err != nil {
 						return fmt.Errorf("%s: %w", args[1], err)
 					}
-					p.say("published %s %s on channel %s, offered to %s", rel.App, rel.Version, rel.Channel, devices(rel.Rollout))
+					p.say("published %s %s %s", rel.App, rel.Version, offered(&rel, "offered"))
 					if err := p.warnSize(r); err != nil {
 						return err
 					}
@@ -175,7 +179,7 @@ bundles go off the list.`,
 				if err != nil {
 					return fmt.Errorf("%s: %w", args[1], err)
 				}
-				p.say("staged %s %s on channel %s, to be offered to %s", rel.App, rel.Version, rel.Channel, devices(rel.Rollout))
+				p.say("staged %s %s %s", rel.App, rel.Version, offered(&rel, "to be offered"))
 				return p.publish(cmd, &f, r, c, k)
 			})
 		},
@@ -184,6 +188,7 @@ bundles go off the list.`,
 	cmd.Flags().StringVar(&o.Channel, "channel", repository.DefaultChannel, "channel that the release is for")
 	cmd.Flags().IntVar(&percent, "percent", 100, "per cent of the devices that it is offered to")
 	cmd.Flags().BoolVar(&o.Urgent, "urgent", false, "devices do not wait for their maintenance window")
+	p.completeChannels(cmd, "channel")
 	cmd.Flags().IntVar(&deltas, "deltas", 0, "how many releases before to make delta bundles from")
 	effort.register(cmd)
 	return cmd
@@ -191,6 +196,15 @@ bundles go off the list.`,
 
 // maxDeltas is from how many releases delta bundles are made.
 const maxDeltas = 32
+
+// offered says in which channels a release stands, and for whom.
+func offered(rel *release.Target, how string) string {
+	var parts []string
+	for _, name := range rel.ChannelNames() {
+		parts = append(parts, fmt.Sprintf("on channel %s, %s to %s", name, how, devices(rel.Channels[name].Rollout)))
+	}
+	return strings.Join(parts, "; ")
+}
 
 // devices says how much of a fleet a percentage is.
 func devices(percent int) string {
@@ -210,7 +224,7 @@ func newRepoResignCommand(p *program) *cobra.Command {
 		Short: "Sign bundles anew after a change of keys",
 		Long: `Sign those bundles of a repository anew that devices do not trust any more, since
 the targets key was changed, and publish them in the place of the old ones, at the
-same channel, rollout and marks. RELEASE is named as for "repo rollout"; with --all it
+same channels, rollouts and marks. RELEASE is named as for "repo rollout"; with --all it
 is every release that is not yanked. Bundles that devices trust stay as they are, and
 old ones stay beside the new, for devices that are fetching them.
 

@@ -75,9 +75,9 @@ const (
 // password, or both in the URL; a client certificate may be shown as well.
 // Secrets stand in files of their own, which Access reads.
 type Source struct {
-	Type    SourceType
-	URL     string // http, https or file, without a slash at its end
-	Channel string
+	Type     SourceType
+	URL      string   // http, https or file, without a slash at its end
+	Channels []string // whose releases are taken; one at least
 
 	CA           string // ca: PEM file of the authorities that may vouch for the server; "": the system's
 	ClientCert   string // client_cert: PEM file of the certificate shown to the server, and those above it; "": none

@@ -55,7 +55,7 @@ func TestEveryKey(t *testing.T) {
 		UsrData: Side{Path: "/usrdata/appbackup", Mount: "/usrdata"},
 		Trust:   Trust{Root: "/etc/tandem/root.json"},
 		Source: &Source{
-			Type: Repo, URL: "https://updates.example.com/hello", Channel: "stable",
+			Type: Repo, URL: "https://updates.example.com/hello", Channels: []string{"stable"},
 			CA: beside("ca.pem"), ClientCert: beside("client.pem"), ClientKey: beside("client.key"),
 			User: "gate-17", PasswordFile: beside("password"), Bandwidth: 200 << 10,
 			DDI: DDI{Tenant: "DEFAULT"},
@@ -183,7 +183,7 @@ func TestMistakes(t *testing.T) {
 		{"no boots", "[agent]\nboots = 0\n", `:2: agent.boots: 0 is out of range: expected 1 to 1000`},
 		{"backup policy", "[agent]\nbackup = \"never\"\n", `:2: agent.backup: "never" is unknown: expected "immediate" or "confirmed"`},
 		{"source type", "[source]\ntype = \"ftp\"\n", `:2: source.type: "ftp" is unknown: expected "repo" or "hawkbit"`},
-		{"no url", "[device]\n[source]\nchannel = \"beta\"\n", `:2: source: has no url: expected one such as "https://updates.example.com/hello"`},
+		{"no url", "[device]\n[source]\nchannels = [\"beta\"]\n", `:2: source: has no url: expected one such as "https://updates.example.com/hello"`},
 		{"empty url", "[source]\nurl = \"\"\n", `:2: source.url: "" has no scheme: expected a URL such as "https://updates.example.com/hello"`},
 		{"no scheme", "[source]\nurl = \"updates.example.com\"\n", `:2: source.url: "updates.example.com" has no scheme: expected a URL such as "https://updates.example.com/hello"`},
 		{"other scheme", "[source]\nurl = \"ftp://x/y\"\n", `:2: source.url: "ftp://x/y" has the scheme ftp: expected http, https or file`},
@@ -191,7 +191,10 @@ func TestMistakes(t *testing.T) {
 		{"query", "[source]\nurl = \"https://x/y?z=1\"\n", `:2: source.url: "https://x/y?z=1" has a query or a fragment: expected a URL such as "https://updates.example.com/hello"`},
 		{"file on a host", "[source]\nurl = \"file://srv/y\"\n", `:2: source.url: "file://srv/y" names a host: expected a URL such as "https://updates.example.com/hello"`},
 		{"file without path", "[source]\nurl = \"file://\"\n", `:2: source.url: "file://" names no directory: expected a URL such as "https://updates.example.com/hello"`},
-		{"channel with space", "[source]\nchannel = \"not so stable\"\n", `:2: source.channel: "not so stable" holds a space or a control character: expected a name without`},
+		{"no channels", "[source]\nchannels = []\n", `:2: source.channels: an empty list: expected one name or more, such as ["stable"]`},
+		{"channel twice", "[source]\nchannels = [\"a\", \"a\"]\n", `:2: source.channels: "a" is listed twice`},
+		{"one channel", "[source]\nchannel = \"stable\"\n", `:2: source.channel: unknown key: [source] knows attributes, auto_confirm, bandwidth, ca, channels, client_cert, client_key, controller, distribution_set, gateway_token_file, metadata, password_file, target_token_file, tenant, token_file, type, url, user`},
+		{"channel with space", "[source]\nchannels = [\"not so stable\"]\n", `:2: source.channels: "not so stable" holds a space or a control character: expected a name without`},
 		{"certificate without key", "[source]\nurl = \"https://x\"\nclient_cert = \"c\"\n", `:3: source.client_cert: there is no client_key: expected both or neither`},
 		{"key without certificate", "[source]\nurl = \"https://x\"\nclient_key = \"c\"\n", `:3: source.client_key: there is no client_cert: expected both or neither`},
 		{"user without password", "[source]\nurl = \"https://x\"\nuser = \"u\"\n", `:3: source.user: there is no password_file: expected both or neither`},
@@ -323,7 +326,7 @@ func TestNeedSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := c.NeedSource()
-	if want := (Source{Type: Repo, URL: "http://host/app", Channel: "stable", DDI: DDI{Tenant: "DEFAULT"}}); err != nil || !cmp.Equal(want, got) {
+	if want := (Source{Type: Repo, URL: "http://host/app", Channels: []string{"stable"}, DDI: DDI{Tenant: "DEFAULT"}}); err != nil || !cmp.Equal(want, got) {
 		t.Errorf("source %+v, %v, want %+v", got, err, want)
 	}
 	none := &Config{File: "/etc/tandem.toml"}

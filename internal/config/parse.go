@@ -117,8 +117,8 @@ func (r *reader) read(md toml.MetaData, values map[string]any) error {
 		if source.Type == "" {
 			source.Type = Repo
 		}
-		if source.Channel == "" {
-			source.Channel = "stable"
+		if source.Channels == nil {
+			source.Channels = []string{"stable"}
 		}
 		r.c.Source = &source
 	}
@@ -151,9 +151,9 @@ func (r *reader) sections(source *Source, report *Report) map[string]section {
 		"usr_data": side(&c.UsrData),
 		"trust":    {"root": r.path(&c.Trust.Root), "allow_unsigned": boolean(&c.Trust.AllowUnsigned)},
 		"source": {
-			"type":    oneOf(&source.Type, Repo, HawkBit),
-			"url":     r.url(&source.URL),
-			"channel": name(&source.Channel),
+			"type":     oneOf(&source.Type, Repo, HawkBit),
+			"url":      r.url(&source.URL),
+			"channels": someNames(&source.Channels),
 
 			"ca":            r.optionalPath(&source.CA),
 			"client_cert":   r.optionalPath(&source.ClientCert),
@@ -590,6 +590,20 @@ func nameList(dst *[]string) setter {
 			}
 		}
 		*dst = list
+		return nil
+	}
+}
+
+// someNames is nameList for a list that has one name at least.
+func someNames(dst *[]string) setter {
+	read := nameList(dst)
+	return func(value any) error {
+		if err := read(value); err != nil {
+			return err
+		}
+		if len(*dst) == 0 {
+			return errors.New(`an empty list: expected one name or more, such as ["stable"]`)
+		}
 		return nil
 	}
 }

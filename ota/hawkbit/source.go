@@ -283,7 +283,7 @@ func (p *Part) offer(urgent bool) ota.Offer {
 		Name: p.Artifact, Size: p.Size, SHA256: p.SHA256,
 		Release: release.Target{
 			Name: p.Artifact, Length: p.Size, SHA256: p.SHA256, Kind: p.Kind, App: p.App, Version: p.Version,
-			Release: p.Release, Head: p.Head, Rollout: 100, Unpacked: p.Unpacked, Urgent: urgent,
+			Release: p.Release, Head: p.Head, Unpacked: p.Unpacked, Urgent: urgent,
 		},
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -29,7 +31,8 @@ type Target struct {
 	App        string             `json:"app"`
 	Version    versioning.Version `json:"version"`
 	Compatible []string           `json:"compatible"`
-	Channel    string             `json:"channel"`
+	// Channels are those that the release stands in, one or more, by name.
+	Channels map[string]Offering `json:"channels"`
 	// Release is the SHA-256 of release.json: whatever is fetched must be that.
 	Release digest.SHA256 `json:"release"`
 	// Head is how many bytes of the bundle come before its first frame; 0 is
@@ -38,16 +41,91 @@ type Target struct {
 	// Base is the version that a device must have to use the bundle; the zero
 	// Version means any or none.
 	Base versioning.Version `json:"base,omitzero"`
-	// Rollout is how many per cent of the devices the release is for; absent means 100.
-	Rollout int `json:"rollout"`
 	// Unpacked is what the files of the release have together, in bytes, so that
 	// a device can tell before it fetches whether it has the room; 0 is not said.
 	Unpacked int64 `json:"unpacked,omitempty"`
-	// Yanked releases are taken back: no device may choose them any more.
+	// Yanked releases are taken back from every channel: no device may choose them
+	// any more.
 	Yanked bool `json:"yanked,omitempty"`
+	// Recall tells devices that run a yanked release to return; nil does not. It
+	// counts in the top-level targets metadata only.
+	Recall *Recall `json:"recall,omitempty"`
 	// Urgent releases do not wait for a device's maintenance window.
 	Urgent bool `json:"urgent,omitempty"`
 }
+
+// Offering is how a release is offered in one channel.
+type Offering struct {
+	// Rollout is how many per cent of the devices it is for; absent means 100.
+	Rollout int `json:"rollout"`
+	// Yanked says that it is taken back from this channel.
+	Yanked bool `json:"yanked,omitempty"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (o *Offering) UnmarshalJSON(data []byte) error {
+	type plain Offering
+	p := plain{Rollout: 100}
+	if err := json.Unmarshal(data, &p); err != nil {
+		return err
+	}
+	*o = Offering(p)
+	return nil
+}
+
+// MarshalJSON implements json.Marshaler: what has its default value is left out.
+func (o Offering) MarshalJSON() ([]byte, error) {
+	p := struct {
+		Rollout *int `json:"rollout,omitempty"`
+		Yanked  bool `json:"yanked,omitempty"`
+	}{Yanked: o.Yanked}
+	if o.Rollout != 100 {
+		p.Rollout = &o.Rollout
+	}
+	return json.Marshal(p)
+}
+
+// Recall tells devices that run a release to return to a version that they kept.
+type Recall struct {
+	// To is the version to return to; the zero Version is the highest that is kept.
+	To versioning.Version `json:"to,omitzero"`
+	// Rollout is how many per cent of the devices that run it are told; absent
+	// means 100.
+	Rollout int `json:"rollout"`
+	// Urgent recalls do not wait for a device's maintenance window.
+	Urgent bool `json:"urgent,omitempty"`
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (r *Recall) UnmarshalJSON(data []byte) error {
+	type plain Recall
+	p := plain{Rollout: 100}
+	if err := json.Unmarshal(data, &p); err != nil {
+		return err
+	}
+	*r = Recall(p)
+	return nil
+}
+
+// TakenBack reports whether no channel offers the release any more.
+func (t *Target) TakenBack() bool {
+	if t.Yanked {
+		return true
+	}
+	for _, o := range t.Channels {
+		if !o.Yanked {
+			return false
+		}
+	}
+	return true
+}
+
+// ChannelNames returns the channels that the release stands in, sorted.
+func (t *Target) ChannelNames() []string { return slices.Sorted(maps.Keys(t.Channels)) }
+
+// ValidChannel reports whether a channel can have that name: up to 128 bytes of
+// printable text without spaces.
+func ValidChannel(name string) bool { return isWord(name) }
 
 // ParseTarget reads the release that a target describes. What it does not
 // know is ignored, so that later publishers can say more. The error wraps ErrTarget.
@@ -61,7 +139,7 @@ func ParseTarget(name string, t *metadata.TargetFiles) (Target, error) {
 	if !ValidName(name) {
 		return fail("its name is no plain file name")
 	}
-	r := Target{Kind: App, Rollout: 100}
+	r := Target{Kind: App}
 	if err := json.Unmarshal(*t.Custom, &r); err != nil {
 		return fail("custom: %w", err)
 	}
@@ -70,15 +148,25 @@ func ParseTarget(name string, t *metadata.TargetFiles) (Target, error) {
 		return fail("expected a length and a sha256 of %d bytes", len(r.SHA256))
 	}
 	switch {
-	case r.App == "" || r.Version.IsZero() || r.Channel == "" || r.Release.IsZero():
-		return fail("custom: expected app, version, channel and release")
-	case r.Rollout < 0 || r.Rollout > 100:
-		return fail("custom: rollout %d: expected 0 to 100 per cent", r.Rollout)
+	case r.App == "" || r.Version.IsZero() || len(r.Channels) == 0 || r.Release.IsZero():
+		return fail("custom: expected app, version, channels and release")
+	case r.Recall != nil && !isPercent(r.Recall.Rollout):
+		return fail("custom: recall: rollout %d: expected 0 to 100 per cent", r.Recall.Rollout)
 	case r.Head < 0 || r.Head >= r.Length:
 		return fail("custom: head %d: expected less than the %d bytes of the bundle", r.Head, r.Length)
 	}
+	for name, o := range r.Channels {
+		switch {
+		case !ValidChannel(name):
+			return fail("custom: channel %.80q: expected up to 128 characters without spaces", name)
+		case !isPercent(o.Rollout):
+			return fail("custom: channel %s: rollout %d: expected 0 to 100 per cent", name, o.Rollout)
+		}
+	}
 	return r, nil
 }
+
+func isPercent(n int) bool { return n >= 0 && n <= 100 }
 
 // ParseListed is ParseTarget for what a repository lists. The name of a release
 // that a delegated role lists begins with its application's and a dash, so that

@@ -15,15 +15,15 @@ func TestParseTarget(t *testing.T) {
 		raw := json.RawMessage(custom)
 		return &metadata.TargetFiles{Length: 5, Hashes: metadata.Hashes{"sha256": make([]byte, 32)}, Custom: &raw}
 	}
-	r, err := ParseTarget("a.tandem", target(`{"app":"a","version":"1.0.0","channel":"stable","release":"`+some+`","later":{"x":1}}`))
-	if err != nil || r.Rollout != 100 || r.Kind != App || r.Yanked || !r.Base.IsZero() {
+	r, err := ParseTarget("a.tandem", target(`{"app":"a","version":"1.0.0","channels":{"stable":{}},"release":"`+some+`","later":{"x":1}}`))
+	if err != nil || r.Channels["stable"].Rollout != 100 || r.Kind != App || r.Yanked || !r.Base.IsZero() {
 		t.Errorf("defaults: %+v, %v", r, err)
 	}
-	r, err = ParseTarget("a.tandem", target(`{"app":"a","version":"1.0.0","channel":"stable","release":"`+some+`","rollout":0,"yanked":true,"urgent":true,"base":"0.9.0","kind":"firmware"}`))
-	if err != nil || r.Rollout != 0 || !r.Yanked || !r.Urgent || r.Base.String() != "0.9.0" || r.Kind != Firmware {
+	r, err = ParseTarget("a.tandem", target(`{"app":"a","version":"1.0.0","channels":{"stable":{"rollout":0,"later":1},"beta":{"yanked":true}},"recall":{"to":"0.9.0","rollout":10},"release":"`+some+`","yanked":true,"urgent":true,"base":"0.9.0","kind":"firmware"}`))
+	if err != nil || r.Channels["stable"].Rollout != 0 || !r.Channels["beta"].Yanked || r.Recall.Rollout != 10 || r.Recall.To.String() != "0.9.0" || !r.TakenBack() || !r.Yanked || !r.Urgent || r.Base.String() != "0.9.0" || r.Kind != Firmware {
 		t.Errorf("all given: %+v, %v", r, err)
 	}
-	const ok = `{"app":"a","version":"1.0.0","channel":"stable","release":"` + some + `"}`
+	const ok = `{"app":"a","version":"1.0.0","channels":{"stable":{}},"release":"` + some + `"}`
 	noHash := target(ok)
 	noHash.Hashes = nil
 	longHash := target(ok)
@@ -37,13 +37,17 @@ func TestParseTarget(t *testing.T) {
 		"nil":           {"a", nil},
 		"no custom":     {"a", &metadata.TargetFiles{Length: 5, Hashes: target("").Hashes}},
 		"garbage":       {"a", target(`garbage`)},
-		"no version":    {"a", target(`{"app":"a","channel":"stable","release":"` + some + `"}`)},
-		"bad version":   {"a", target(`{"app":"a","channel":"stable","release":"` + some + `","version":"v1"}`)},
-		"no release":    {"a", target(`{"app":"a","version":"1.0.0","channel":"stable"}`)},
-		"zero release":  {"a", target(`{"app":"a","version":"1.0.0","channel":"stable","release":"` + strings.Repeat("0", 64) + `"}`)},
+		"no version":    {"a", target(`{"app":"a","channels":{"stable":{}},"release":"` + some + `"}`)},
+		"bad version":   {"a", target(`{"app":"a","channels":{"stable":{}},"release":"` + some + `","version":"v1"}`)},
+		"no release":    {"a", target(`{"app":"a","version":"1.0.0","channels":{"stable":{}}}`)},
+		"zero release":  {"a", target(`{"app":"a","version":"1.0.0","channels":{"stable":{}},"release":"` + strings.Repeat("0", 64) + `"}`)},
 		"long head":     {"a", target(strings.Replace(ok, "{", `{"head":5,`, 1))},
-		"rollout 101":   {"a", target(`{"app":"a","version":"1.0.0","channel":"stable","release":"` + some + `","rollout":101}`)},
-		"rollout -1":    {"a", target(`{"app":"a","version":"1.0.0","channel":"stable","release":"` + some + `","rollout":-1}`)},
+		"rollout 101":   {"a", target(`{"app":"a","version":"1.0.0","channels":{"stable":{"rollout":101}},"release":"` + some + `"}`)},
+		"recall 101":    {"a", target(`{"app":"a","version":"1.0.0","channels":{"stable":{}},"recall":{"rollout":101},"release":"` + some + `"}`)},
+		"no channels":   {"a", target(`{"app":"a","version":"1.0.0","channels":{},"release":"` + some + `"}`)},
+		"a channel":     {"a", target(`{"app":"a","version":"1.0.0","channels":{"a b":{}},"release":"` + some + `"}`)},
+		"channels list": {"a", target(`{"app":"a","version":"1.0.0","channels":["stable"],"release":"` + some + `"}`)},
+		"rollout -1":    {"a", target(`{"app":"a","version":"1.0.0","channels":{"stable":{"rollout":-1}},"release":"` + some + `"}`)},
 		"no hash":       {"a", noHash},
 		"long hash":     {"a", longHash},
 		"length 0":      {"a", empty},

@@ -294,12 +294,25 @@ func describeTarget(name string, t *metadata.TargetFiles) string {
 	if err != nil {
 		return err.Error()
 	}
-	text := fmt.Sprintf("%s %s (%s) for %s on channel %s, %d %%", r.App, r.Version, r.Kind, strings.Join(r.Compatible, ", "), r.Channel, r.Rollout)
+	text := fmt.Sprintf("%s %s (%s) for %s", r.App, r.Version, r.Kind, strings.Join(r.Compatible, ", "))
+	for _, name := range r.ChannelNames() {
+		o := r.Channels[name]
+		text += fmt.Sprintf(", channel %s %d %%", name, o.Rollout)
+		if o.Yanked {
+			text += " (yanked)"
+		}
+	}
 	if r.Urgent {
 		text += ", urgent"
 	}
 	if r.Yanked {
 		text += ", yanked"
+	}
+	if c := r.Recall; c != nil {
+		text += fmt.Sprintf(", recalled from %d %% of devices", c.Rollout)
+		if !c.To.IsZero() {
+			text += " to " + c.To.String()
+		}
 	}
 	return fmt.Sprintf("%s, %d bytes, SHA-256 %s", text, r.Length, r.SHA256)
 }

@@ -102,11 +102,11 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case err == nil:
-		case rel.Yanked && fsys.IsNotExist(err):
+		case rel.TakenBack() && fsys.IsNotExist(err):
 			r.note(rep, File(*rel), "is missing, and its release is yanked")
 		case errors.Is(err, bundle.ErrBase):
 			r.note(rep, File(*rel), "%w", err)
-		case rel.Yanked && errors.Is(err, trust.ErrUntrusted):
+		case rel.TakenBack() && errors.Is(err, trust.ErrUntrusted):
 			r.note(rep, File(*rel), "its release is yanked: %w", err)
 		default:
 			r.problem(rep, File(*rel), err)

@@ -23,6 +23,16 @@ var (
 	ErrAmbiguous = errors.New("ambiguous")
 	// ErrLower says that a rollout would be taken from devices that have it.
 	ErrLower = errors.New("would be lowered")
+	// ErrYanked says that a release was taken back.
+	ErrYanked = errors.New("was taken back")
+	// ErrRecall says that a release cannot be recalled like that.
+	ErrRecall = errors.New("recall")
+	// ErrRecalled says that a release is recalled.
+	ErrRecalled = errors.New("is recalled")
+	// ErrLast says that a release would stand in no channel.
+	ErrLast = errors.New("only channel")
+	// ErrHalted says that the rollout of a release is halted.
+	ErrHalted = errors.New("halted")
 )
 
 // Find gives the releases of list that name stands for: all bundles of a
@@ -76,8 +86,9 @@ func Find(list []release.Target, name string) ([]release.Target, error) {
 }
 
 // edit gives the change that does f to each release that name stands for, and
-// those releases as they were before. Where f changes nothing the change is nil.
-func (r *Repository) edit(name string, f func(rel release.Target, targets map[string]*metadata.TargetFiles) (bool, error)) ([]release.Target, *Change, error) {
+// those releases as they were before, but for the ones that f has nothing to do
+// with. Where f changes nothing the change is nil.
+func (r *Repository) edit(name string, f func(s *state, rel *release.Target, targets *metadata.Metadata[metadata.TargetsType]) (does, error)) ([]release.Target, *Change, error) {
 	s, err := r.load()
 	if err != nil {
 		return nil, nil, err
@@ -91,18 +102,41 @@ func (r *Repository) edit(name string, f func(rel release.Target, targets map[st
 		return nil, nil, err
 	}
 	targets, changed := r.next(s), false
-	for _, rel := range found {
-		did, err := f(rel, targets.Signed.Targets)
+	var about []release.Target
+	for i := range found {
+		did, err := f(s, &found[i], targets)
 		if err != nil {
 			return nil, nil, err
 		}
-		changed = changed || did
+		if did != notAbout {
+			about = append(about, found[i])
+		}
+		changed = changed || did == changes
 	}
 	if !changed {
-		return found, nil, nil
+		return about, nil, nil
+	}
+	if err := tidyDeltas(targets); err != nil {
+		return nil, nil, err
 	}
 	c, err := r.change(s, nil, targets)
-	return found, c, err
+	return about, c, err
+}
+
+// does is what an edit does to a release.
+type does int
+
+const (
+	notAbout does = iota
+	leaves
+	changes
+)
+
+func changesIf(differs bool) does {
+	if differs {
+		return changes
+	}
+	return leaves
 }
 
 // custom changes fields of a target, in a copy that takes its place.
@@ -115,39 +149,204 @@ func custom(targets map[string]*metadata.TargetFiles, name string, f func(map[st
 	return nil
 }
 
+// customChannel changes how a target is offered in a channel; nil for o takes it
+// out of the channel.
+func customChannel(targets map[string]*metadata.TargetFiles, name, channel string, o *release.Offering) error {
+	var failed error
+	err := custom(targets, name, func(f map[string]json.RawMessage) { failed = setChannel(f, channel, o) })
+	return errors.Join(err, failed)
+}
+
+// channelOf returns the one of a release's channels that is meant: the one that
+// is named, or the only one there is; "" if that is not one of its channels. The
+// error wraps ErrAmbiguous.
+func channelOf(rel *release.Target, named string) (string, error) {
+	if named == "" && len(rel.Channels) > 1 {
+		return "", fmt.Errorf("%w: %s %s stands in the channels %s: expected one of them", ErrAmbiguous, rel.App, rel.Version, strings.Join(rel.ChannelNames(), ", "))
+	}
+	if named == "" {
+		named = rel.ChannelNames()[0]
+	}
+	if _, ok := rel.Channels[named]; !ok {
+		return "", nil
+	}
+	return named, nil
+}
+
+// inChannel is edit for those releases that stand in a channel: the one that is
+// named, or the only one of each. The error wraps ErrNoRelease if there is none.
+func (r *Repository) inChannel(name, channel string, f func(s *state, rel *release.Target, channel string, targets *metadata.Metadata[metadata.TargetsType]) (does, error)) ([]release.Target, *Change, error) {
+	var elsewhere []string
+	list, c, err := r.edit(name, func(s *state, rel *release.Target, targets *metadata.Metadata[metadata.TargetsType]) (does, error) {
+		in, err := channelOf(rel, channel)
+		if err != nil {
+			return notAbout, err
+		}
+		if in == "" {
+			elsewhere = append(elsewhere, rel.ChannelNames()...)
+			return notAbout, nil
+		}
+		return f(s, rel, in, targets)
+	})
+	if err == nil && len(list) == 0 {
+		slices.Sort(elsewhere)
+		return nil, nil, fmt.Errorf("%w: %s in the channel %s: it stands in %s", ErrNoRelease, name, channel, strings.Join(slices.Compact(elsewhere), ", "))
+	}
+	return list, c, err
+}
+
 // StageRollout gives the change that offers a release, named as Find says, to
-// percent of the devices. A lower percentage than before is refused with
-// ErrLower unless lower is true: devices that have the release keep it, and
-// those that come after them stop being offered it. Where nothing would change
-// the change is nil. Nothing is written before Apply.
-func (r *Repository) StageRollout(name string, percent int, lower bool) ([]release.Target, *Change, error) {
+// percent of the devices that follow a channel; "" is the only one that the release
+// stands in. A lower percentage than before is refused with ErrLower unless lower is
+// true: devices that have the release keep it, and those that come after them stop
+// being offered it. A higher one of a release that is halted is refused with
+// ErrHalted. Where nothing would change the change is nil. Nothing is written before
+// Apply.
+func (r *Repository) StageRollout(name, channel string, percent int, lower bool) ([]release.Target, *Change, error) {
 	if err := checkPercent(percent); err != nil {
 		return nil, nil, err
 	}
-	return r.edit(name, func(rel release.Target, targets map[string]*metadata.TargetFiles) (bool, error) {
-		if percent < rel.Rollout && !lower {
-			return false, fmt.Errorf("the rollout of %s %s %w: it is at %d per cent", rel.App, rel.Version, ErrLower, rel.Rollout)
+	return r.inChannel(name, channel, func(s *state, rel *release.Target, channel string, targets *metadata.Metadata[metadata.TargetsType]) (does, error) {
+		o := rel.Channels[channel]
+		switch {
+		case percent < o.Rollout && !lower:
+			return notAbout, fmt.Errorf("the rollout of %s %s in the channel %s %w: it is at %d per cent", rel.App, rel.Version, channel, ErrLower, o.Rollout)
+		case percent > o.Rollout && s.halts[rel.Release]:
+			return notAbout, haltedError(rel)
 		}
-		return percent != rel.Rollout, custom(targets, rel.Name, func(f map[string]json.RawMessage) { setRollout(f, percent) })
+		did := changesIf(percent != o.Rollout)
+		o.Rollout = percent
+		return did, customChannel(targets.Signed.Targets, rel.Name, channel, &o)
 	})
+}
+
+// StagePromote gives the change that offers a release, named as Find says, in one
+// more channel as well, to percent of the devices that follow it: the same bundles,
+// in all their forms, but for delta bundles of a release that is not the channel's
+// newest. Where it is offered so already the change is nil; at another percentage the
+// error wraps ErrExists. It wraps ErrYanked for one that was taken back, there or
+// everywhere, and ErrHalted for one that is halted. Nothing is written before Apply.
+func (r *Repository) StagePromote(name, channel string, percent int) ([]release.Target, *Change, error) {
+	if err := errors.Join(checkPercent(percent), checkChannel(channel)); err != nil {
+		return nil, nil, err
+	}
+	return r.edit(name, func(s *state, rel *release.Target, targets *metadata.Metadata[metadata.TargetsType]) (does, error) {
+		there, ok := rel.Channels[channel]
+		switch {
+		case rel.TakenBack(), there.Yanked:
+			return notAbout, fmt.Errorf("%s %s %w: expected one that is offered", rel.App, rel.Version, ErrYanked)
+		case ok && there.Rollout == percent:
+			return leaves, nil
+		case ok:
+			return notAbout, fmt.Errorf("%s %s %w in the channel %s, offered to %d per cent: raise that with a rollout", rel.App, rel.Version, ErrExists, channel, there.Rollout)
+		case s.halts[rel.Release]:
+			return notAbout, haltedError(rel)
+		}
+		return changes, customChannel(targets.Signed.Targets, rel.Name, channel, &release.Offering{Rollout: percent})
+	})
+}
+
+// Yanking says how a release is taken back.
+type Yanking struct {
+	From string // the channel; "" is every one
+	Undo bool   // it is offered again
+	// Recall tells devices that run it to return; nil leaves them as they are.
+	Recall *release.Recall
 }
 
 // StageYank gives the change that takes a release back, named as Find says, so
-// that no device chooses it any more; with undo the one that offers it again.
-// Where nothing would change the change is nil. Nothing is written before Apply.
-func (r *Repository) StageYank(name string, undo bool) ([]release.Target, *Change, error) {
-	return r.edit(name, func(rel release.Target, targets map[string]*metadata.TargetFiles) (bool, error) {
-		return rel.Yanked == undo, custom(targets, rel.Name, func(f map[string]json.RawMessage) { setYanked(f, !undo) })
+// that no device chooses it any more, from one channel or from all; with Undo the
+// one that offers it again, without a recall. Where nothing would change the change
+// is nil. A recall is of every bundle of the release; the error wraps ErrRecall where
+// the version to return to is not lower, not on the list, or taken back itself.
+// Nothing is written before Apply.
+func (r *Repository) StageYank(name string, y Yanking) ([]release.Target, *Change, error) {
+	if y.From != "" {
+		return r.inChannel(name, y.From, func(_ *state, rel *release.Target, channel string, targets *metadata.Metadata[metadata.TargetsType]) (does, error) {
+			o := rel.Channels[channel]
+			did := changesIf(o.Yanked == y.Undo)
+			o.Yanked = !y.Undo
+			return did, customChannel(targets.Signed.Targets, rel.Name, channel, &o)
+		})
+	}
+	return r.edit(name, func(s *state, rel *release.Target, targets *metadata.Metadata[metadata.TargetsType]) (does, error) {
+		recall := y.Recall
+		if recall != nil {
+			if err := s.checkRecall(rel, recall); err != nil {
+				return notAbout, err
+			}
+		}
+		if recall == nil && !y.Undo {
+			recall = rel.Recall
+		}
+		did := changesIf(rel.Yanked == y.Undo || !sameRecall(rel.Recall, recall))
+		var failed error
+		err := custom(targets.Signed.Targets, rel.Name, func(f map[string]json.RawMessage) {
+			setYanked(f, !y.Undo)
+			failed = setRecall(f, recall)
+		})
+		return did, errors.Join(err, failed)
 	})
 }
 
+func sameRecall(a, b *release.Recall) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
+
+// checkRecall reports what is wrong with a recall.
+func (s *state) checkRecall(rel *release.Target, recall *release.Recall) error {
+	if err := checkPercent(recall.Rollout); err != nil {
+		return err
+	}
+	if rel.Kind != release.App {
+		return fmt.Errorf("%w: %s %s is a firmware: expected an application, which devices keep the version before of", ErrRecall, rel.App, rel.Version)
+	}
+	if recall.To.IsZero() {
+		return nil
+	}
+	if recall.To.Compare(rel.Version) >= 0 {
+		return fmt.Errorf("%w: %s is not lower than %s: to move devices on, publish it", ErrRecall, recall.To, rel.Version)
+	}
+	all, err := s.releases()
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		to := &all[i]
+		if to.App != rel.App || to.Version.String() != recall.To.String() || !shareHardware(to, rel) {
+			continue
+		}
+		if to.TakenBack() {
+			return fmt.Errorf("%w: %s is taken back itself", ErrRecall, recall.To)
+		}
+		return nil
+	}
+	return fmt.Errorf("%w: %s %s for %s is not in the repository", ErrRecall, rel.App, recall.To, strings.Join(rel.Compatible, ", "))
+}
+
 // StageRemove gives the change that drops a release from the list, named as
-// Find says. Its bundle stays where it is, for devices that are fetching it.
-// Nothing is written before Apply.
-func (r *Repository) StageRemove(name string) ([]release.Target, *Change, error) {
-	return r.edit(name, func(rel release.Target, targets map[string]*metadata.TargetFiles) (bool, error) {
-		delete(targets, rel.Name)
-		return true, nil
+// Find says, or only takes it out of a channel if one is given. Its bundle stays
+// where it is, for devices that are fetching it. The error wraps ErrRecalled for one
+// that is recalled, as devices would not be told any more, and ErrLast if the channel
+// is the only one. Nothing is written before Apply.
+func (r *Repository) StageRemove(name, channel string) ([]release.Target, *Change, error) {
+	if channel != "" {
+		return r.inChannel(name, channel, func(_ *state, rel *release.Target, channel string, targets *metadata.Metadata[metadata.TargetsType]) (does, error) {
+			if len(rel.Channels) == 1 {
+				return notAbout, fmt.Errorf("%s is the %w that %s %s stands in", channel, ErrLast, rel.App, rel.Version)
+			}
+			return changes, customChannel(targets.Signed.Targets, rel.Name, channel, nil)
+		})
+	}
+	return r.edit(name, func(_ *state, rel *release.Target, targets *metadata.Metadata[metadata.TargetsType]) (does, error) {
+		if rel.Recall != nil {
+			return notAbout, fmt.Errorf("%s %s %w: devices that run it would not be told any more", rel.App, rel.Version, ErrRecalled)
+		}
+		delete(targets.Signed.Targets, rel.Name)
+		return changes, nil
 	})
 }
 
@@ -170,6 +369,11 @@ func (r *Repository) Refresh(keys Keys) error {
 	if err != nil {
 		return err
 	}
+	return r.refresh(s, keys)
+}
+
+// refresh signs snapshot and timestamp anew.
+func (r *Repository) refresh(s *state, keys Keys) error {
 	files, err := r.documents(s, keys, nil, s.root)
 	if err != nil {
 		return err
@@ -199,6 +403,7 @@ type Status struct {
 	// TargetsLength is how long the list of releases is, in bytes, of at most MaxTargets.
 	TargetsLength int64
 	Releases      []release.Target // by application and version
+	Halts         release.Halts
 }
 
 // Signed is one document in force.
@@ -224,5 +429,6 @@ func (r *Repository) Status() (*Status, error) {
 		Timestamp:     Signed{s.timestamp.Signed.Version, s.timestamp.Signed.Expires},
 		TargetsLength: s.snapshot.Signed.Meta["targets.json"].Length,
 		Releases:      list,
+		Halts:         s.halts,
 	}, nil
 }

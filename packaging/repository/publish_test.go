@@ -173,15 +173,15 @@ func TestEveryPowerCut(t *testing.T) {
 			return err
 		},
 		"rollout": func(r *Repository) error {
-			_, c, err := r.StageRollout("1.0.0", 50, true)
+			_, c, err := r.StageRollout("1.0.0", "", 50, true)
 			return apply(r, testkeys.Keys{}, c, err)
 		},
 		"yank": func(r *Repository) error {
-			_, c, err := r.StageYank("1.0.0", false)
+			_, c, err := r.StageYank("1.0.0", Yanking{})
 			return apply(r, testkeys.Keys{}, c, err)
 		},
 		"remove": func(r *Repository) error {
-			_, c, err := r.StageRemove("1.0.0")
+			_, c, err := r.StageRemove("1.0.0", "")
 			return apply(r, testkeys.Keys{}, c, err)
 		},
 		"refresh": func(r *Repository) error { return r.Refresh(testkeys.Keys{}) },
@@ -431,21 +431,24 @@ func TestEditKeepsUnknownFields(t *testing.T) {
 	s, err := r.load()
 	must(t, err)
 	targets := r.next(s)
-	must(t, custom(targets.Signed.Targets, "hello-1.0.0.tandem", func(f map[string]json.RawMessage) { f["later"] = json.RawMessage(`{"x":1}`) }))
+	must(t, custom(targets.Signed.Targets, "hello-1.0.0.tandem", func(f map[string]json.RawMessage) {
+		f["later"] = json.RawMessage(`{"x":1}`)
+		f["channels"] = json.RawMessage(`{"stable":{"later":[1]}}`)
+	}))
 	c, err := r.change(s, nil, targets)
 	must(t, err)
 	must(t, r.Apply(c, testkeys.Keys{}))
-	_, c, err = r.StageRollout("1.0.0", 30, true)
+	_, c, err = r.StageRollout("1.0.0", "", 30, true)
 	must(t, err)
 	must(t, r.Apply(c, testkeys.Keys{}))
-	_, c, err = r.StageYank("1.0.0", false)
+	_, c, err = r.StageYank("1.0.0", Yanking{})
 	must(t, err)
 	must(t, r.Apply(c, testkeys.Keys{}))
 	s, err = r.load()
 	must(t, err)
 	got := string(*s.targets.Signed.Targets["hello-1.0.0.tandem"].Custom)
 	got = regexp.MustCompile(`"head":[0-9]+,`).ReplaceAllString(regexp.MustCompile(`"release":"[0-9a-f]{64}",`).ReplaceAllString(got, ""), "")
-	if want := `{"app":"hello","channel":"stable","compatible":["demo"],"later":{"x":1},"rollout":30,"unpacked":9,"version":"1.0.0","yanked":true}`; got != want {
+	if want := `{"app":"hello","channels":{"stable":{"later":[1],"rollout":30}},"compatible":["demo"],"later":{"x":1},"unpacked":9,"version":"1.0.0","yanked":true}`; got != want {
 		t.Errorf("custom field\n%s\nwant\n%s", got, want)
 	}
 }
@@ -496,7 +499,7 @@ func filled(t testing.TB, n int) (string, *Repository) {
 		v := fmt.Sprintf("1.%d.%d", i/100, i%100)
 		rel := release.Target{
 			Name: "hello-" + v + ".tandem", Length: 12_345_678, SHA256: digest.Of([]byte(v)), Kind: release.App, App: "hello",
-			Version: version(t, v), Compatible: []string{"quectel-ec25"}, Channel: "stable", Rollout: 100, Release: digest.Of([]byte("release " + v)), Head: 4096,
+			Version: version(t, v), Compatible: []string{"quectel-ec25"}, Channels: map[string]release.Offering{"stable": {Rollout: 100}}, Release: digest.Of([]byte("release " + v)), Head: 4096,
 		}
 		target, err := targetOf(&rel)
 		must(t, err)
@@ -569,7 +572,7 @@ func TestParseChangeRefuses(t *testing.T) {
 	_, r := initialised(t)
 	_, err := r.Add(context.Background(), bytes.NewReader(pack(t, "1.0.0", "demo", "targets")), testkeys.Keys{}, AddOptions{})
 	must(t, err)
-	_, c, err := r.StageYank("1.0.0", false)
+	_, c, err := r.StageYank("1.0.0", Yanking{})
 	must(t, err)
 	good, err := c.Encode()
 	must(t, err)

@@ -29,15 +29,43 @@ func targetOf(r *release.Target) (*metadata.TargetFiles, error) {
 		if r.Kind == release.App {
 			delete(fields, "kind")
 		}
-		setRollout(fields, r.Rollout)
 	})
 }
 
-func setRollout(fields map[string]json.RawMessage, percent int) {
-	delete(fields, "rollout")
-	if percent != 100 {
-		fields["rollout"] = json.RawMessage(strconv.Itoa(percent))
+// setChannel changes how a release is offered in a channel, and leaves alone what
+// else is said of it there; nil takes it out of the channel.
+func setChannel(fields map[string]json.RawMessage, channel string, o *release.Offering) error {
+	all := map[string]map[string]json.RawMessage{}
+	if err := json.Unmarshal(fields["channels"], &all); err != nil {
+		return err
 	}
+	if o == nil {
+		delete(all, channel)
+	} else {
+		there := all[channel]
+		if there == nil {
+			there = map[string]json.RawMessage{}
+		}
+		delete(there, "rollout")
+		if o.Rollout != 100 {
+			there["rollout"] = json.RawMessage(strconv.Itoa(o.Rollout))
+		}
+		setYanked(there, o.Yanked)
+		all[channel] = there
+	}
+	raw, err := json.Marshal(all)
+	fields["channels"] = raw
+	return err
+}
+
+func setRecall(fields map[string]json.RawMessage, recall *release.Recall) error {
+	delete(fields, "recall")
+	if recall == nil {
+		return nil
+	}
+	raw, err := json.Marshal(recall)
+	fields["recall"] = raw
+	return err
 }
 
 func setYanked(fields map[string]json.RawMessage, yanked bool) {

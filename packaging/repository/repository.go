@@ -23,6 +23,7 @@
 package repository
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -321,6 +322,7 @@ type state struct {
 	timestamp *metadata.Metadata[metadata.TimestampType]
 	snapshot  *metadata.Metadata[metadata.SnapshotType]
 	targets   *metadata.Metadata[metadata.TargetsType]
+	halts     release.Halts // what the snapshot withholds, or the next one shall
 }
 
 // Root gives the newest root of the repository, which follows from root.json.
@@ -372,6 +374,9 @@ func (r *Repository) load() (*state, error) {
 	pin = s.snapshot.Signed.Meta["targets.json"]
 	if pin == nil {
 		return nil, fmt.Errorf("%s: %w: names no targets", r.fs.Path(snapshotName(s.snapshot.Signed.Version)), ErrDamaged)
+	}
+	if s.halts, err = release.HaltsIn(&s.snapshot.Signed); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", r.fs.Path(snapshotName(s.snapshot.Signed.Version)), ErrDamaged, err)
 	}
 	s.targets, err = read[metadata.TargetsType](r, root, metadata.TARGETS, targetsName(pin.Version), pin)
 	return s, err
@@ -442,7 +447,10 @@ func (r *Repository) documents(s *state, keys Keys, targets *metadata.Metadata[m
 	if s.snapshot != nil {
 		snap.Signed.Version = s.snapshot.Signed.Version + 1
 		snap.Signed.Meta = maps.Clone(s.snapshot.Signed.Meta) // delegated roles, too
+		snap.Signed.UnrecognizedFields = s.snapshot.Signed.UnrecognizedFields
+		s.halts.Write(&snap.Signed)
 		ts.Signed.Version = s.timestamp.Signed.Version + 1
+		ts.Signed.UnrecognizedFields = s.timestamp.Signed.UnrecognizedFields
 	}
 	if targets != nil {
 		raw, err := signed(targets, keys, metadata.TARGETS, roots...)
@@ -511,9 +519,12 @@ func (r *Repository) Releases() ([]release.Target, error) {
 	return s.releases()
 }
 
-func (s *state) releases() ([]release.Target, error) {
-	list := make([]release.Target, 0, len(s.targets.Signed.Targets))
-	for name, t := range s.targets.Signed.Targets {
+func (s *state) releases() ([]release.Target, error) { return releases(s.targets) }
+
+// releases lists what targets metadata has, by application and version.
+func releases(targets *metadata.Metadata[metadata.TargetsType]) ([]release.Target, error) {
+	list := make([]release.Target, 0, len(targets.Signed.Targets))
+	for name, t := range targets.Signed.Targets {
 		rel, err := release.ParseTarget(name, t)
 		if err != nil {
 			return nil, err
@@ -553,7 +564,7 @@ type Delta struct {
 // Add verifies a bundle as a device would, copies it into the repository and
 // publishes it. A bundle of a release that the repository has already, signed or
 // cut into frames anew, takes the place of that one and is offered as that was.
-// Delta bundles of lower versions on the channel are not offered any more: a
+// Delta bundles of lower versions in the channel are not offered there any more: a
 // device goes to the newest at once. Nor are those of a release whose bundle is replaced,
 // as the key that signed them may be of no worth.
 //
@@ -589,16 +600,14 @@ func (r *Repository) StageAdd(ctx context.Context, src io.Reader, o AddOptions) 
 }
 
 func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o AddOptions) (release.Target, *Change, error) {
-	rel := release.Target{Channel: o.Channel, Rollout: 100, Urgent: o.Urgent}
-	if rel.Channel == "" {
-		rel.Channel = DefaultChannel
-	}
+	channel, offering := cmp.Or(o.Channel, DefaultChannel), release.Offering{Rollout: 100}
 	if o.Rollout != nil {
-		rel.Rollout = *o.Rollout
+		offering.Rollout = *o.Rollout
 	}
-	if err := checkPercent(rel.Rollout); err != nil {
+	if err := errors.Join(checkPercent(offering.Rollout), checkChannel(channel)); err != nil {
 		return release.Target{}, nil, err
 	}
+	rel := release.Target{Channels: map[string]release.Offering{channel: offering}, Urgent: o.Urgent}
 	targets := r.next(s)
 	add := func(src io.Reader, rel *release.Target, base bundle.Base) error {
 		err := r.take(ctx, src, s, rel, base)
@@ -620,13 +629,16 @@ func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o Ad
 		return release.Target{}, nil, err
 	}
 	for _, d := range o.Deltas {
-		delta := release.Target{Channel: rel.Channel, Rollout: rel.Rollout, Urgent: rel.Urgent, Yanked: rel.Yanked}
+		delta := release.Target{Channels: rel.Channels, Urgent: rel.Urgent, Yanked: rel.Yanked, Recall: rel.Recall}
 		if err := add(d.Src, &delta, d.Base); err != nil {
 			return release.Target{}, nil, fmt.Errorf("delta bundle: %w", err)
 		}
 		if delta.Release != rel.Release {
 			return release.Target{}, nil, fmt.Errorf("%w: the delta bundle from %s makes the release %s: expected %s", ErrChange, delta.Base, delta.Release, rel.Release)
 		}
+	}
+	if err := tidyDeltas(targets); err != nil {
+		return release.Target{}, nil, err
 	}
 	c, err := r.change(s, nil, targets)
 	if err != nil {
@@ -635,19 +647,57 @@ func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o Ad
 	return rel, c, r.fs.SyncDir(targetsDir)
 }
 
-// dropDeltas takes the delta bundles off the list that rel, which is being
-// added, leaves no use for.
+// dropDeltas takes the delta bundles off the list that make rel, whose bundle is
+// being replaced.
 func (s *state) dropDeltas(targets *metadata.Metadata[metadata.TargetsType], rel *release.Target) error {
 	all, err := s.releases()
 	if err != nil {
 		return err
 	}
 	for _, old := range all {
-		if !old.Base.IsZero() && old.App == rel.App && old.Channel == rel.Channel && old.Version.Compare(rel.Version) <= 0 && shareHardware(&old, rel) {
+		if !old.Base.IsZero() && old.Release == rel.Release {
 			delete(targets.Signed.Targets, old.Name)
 		}
 	}
 	return nil
+}
+
+// tidyDeltas takes each delta bundle out of the channels that offer a higher
+// version to the same devices, and off the list where none is left: a device goes to
+// the newest at once.
+func tidyDeltas(targets *metadata.Metadata[metadata.TargetsType]) error {
+	all, err := releases(targets)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		delta := &all[i]
+		if delta.Base.IsZero() {
+			continue
+		}
+		left := len(delta.Channels)
+		for _, channel := range delta.ChannelNames() {
+			if !slices.ContainsFunc(all, func(by release.Target) bool { return outdates(&by, delta, channel) }) {
+				continue
+			}
+			if left--; left == 0 {
+				delete(targets.Signed.Targets, delta.Name)
+				break
+			}
+			if err := customChannel(targets.Signed.Targets, delta.Name, channel, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// outdates reports whether a channel offers a higher version to devices that a
+// delta bundle is for.
+func outdates(by, delta *release.Target, channel string) bool {
+	o, ok := by.Channels[channel]
+	return ok && !o.Yanked && !by.Yanked && by.Base.IsZero() && by.App == delta.App && by.Kind == delta.Kind &&
+		by.Version.Compare(delta.Version) > 0 && shareHardware(by, delta)
 }
 
 func shareHardware(a, b *release.Target) bool {
@@ -661,13 +711,12 @@ func (r *Repository) DeltaBases(m *release.Manifest, channel string, n int) ([]r
 	if err != nil {
 		return nil, err
 	}
-	if channel == "" {
-		channel = DefaultChannel
-	}
+	channel = cmp.Or(channel, DefaultChannel)
 	want := release.Target{Compatible: m.Compatible}
 	var list []release.Target
 	for _, old := range slices.Backward(all) {
-		if len(list) < n && old.Base.IsZero() && !old.Yanked && old.Kind == release.App && old.App == m.App && old.Channel == channel &&
+		o, ok := old.Channels[channel]
+		if len(list) < n && ok && !o.Yanked && !old.Yanked && old.Base.IsZero() && old.Kind == release.App && old.App == m.App &&
 			old.Version.Compare(m.Version) < 0 && shareHardware(&old, &want) {
 			list = append(list, old)
 		}
@@ -695,6 +744,13 @@ func (r *Repository) Archive(ctx context.Context, rel release.Target) (*bundle.A
 func checkPercent(n int) error {
 	if n < 0 || n > 100 {
 		return fmt.Errorf("rollout %d: expected 0 to 100 per cent", n)
+	}
+	return nil
+}
+
+func checkChannel(name string) error {
+	if !release.ValidChannel(name) {
+		return fmt.Errorf("channel %.80q: expected up to 128 characters without spaces", name)
 	}
 	return nil
 }
@@ -785,7 +841,7 @@ func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Rea
 		if rel.SHA256 == old.SHA256 {
 			return published(rel, old)
 		}
-		rel.Name, rel.Channel, rel.Rollout, rel.Yanked, rel.Urgent = old.Name, old.Channel, old.Rollout, old.Yanked, old.Urgent
+		rel.Name, rel.Channels, rel.Yanked, rel.Recall, rel.Urgent = old.Name, old.Channels, old.Yanked, old.Recall, old.Urgent
 	}
 	return nil
 }
@@ -799,6 +855,13 @@ func readBundle(src io.Reader, v bundle.Verifier, base bundle.Base) (*bundle.Rea
 }
 
 func published(rel, old *release.Target) error {
+	if old.Release == rel.Release {
+		for name := range rel.Channels {
+			if _, ok := old.Channels[name]; !ok {
+				return fmt.Errorf("%s %s %w in the repository: promote it, to have it in the channel %s, too", rel.App, rel.Version, ErrExists, name)
+			}
+		}
+	}
 	common := slices.IndexFunc(rel.Compatible, func(c string) bool { return slices.Contains(old.Compatible, c) })
 	return fmt.Errorf("%s %s for %s %w in the repository: raise the version to publish a change", rel.App, rel.Version, rel.Compatible[common], ErrExists)
 }

@@ -197,7 +197,7 @@ func TestAdd(t *testing.T) {
 	want := release.Target{
 		Release: head.Release(), Head: head.Length(),
 		Name: "hello-1.0.0.tandem", Length: int64(len(raw)), SHA256: digest.Of(raw), Kind: release.App,
-		App: "hello", Version: version(t, "1.0.0"), Compatible: []string{"demo"}, Channel: "stable", Unpacked: 9, Rollout: 100,
+		App: "hello", Version: version(t, "1.0.0"), Compatible: []string{"demo"}, Channels: map[string]release.Offering{"stable": {Rollout: 100}}, Unpacked: 9,
 	}
 	same := cmp.Comparer(func(a, b versioning.Version) bool { return a.String() == b.String() })
 	if diff := cmp.Diff(want, rel, same); diff != "" {
@@ -231,9 +231,9 @@ func TestAdd(t *testing.T) {
 	must(t, err)
 	var names []string
 	for _, rel := range list {
-		names = append(names, fmt.Sprintf("%s %s %d", rel.Name, rel.Channel, rel.Rollout))
+		names = append(names, fmt.Sprintf("%s %v", rel.Name, rel.Channels))
 	}
-	if diff := cmp.Diff([]string{"hello-1.0.0-for-quectel_ec25.tandem stable 100", "hello-1.0.0.tandem stable 100", "hello-1.1.0-rc.1.tandem beta 10"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"hello-1.0.0-for-quectel_ec25.tandem map[stable:{100 false}]", "hello-1.0.0.tandem map[stable:{100 false}]", "hello-1.1.0-rc.1.tandem map[beta:{10 false}]"}, names); diff != "" {
 		t.Errorf("Releases (-want +got):\n%s", diff)
 	}
 	if _, err := device(dir, start); err != nil {

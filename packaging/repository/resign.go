@@ -46,7 +46,7 @@ func (r *Repository) StageResign(ctx context.Context, s bundle.Signing, names ..
 	targets := r.next(st)
 	var done []release.Target
 	for _, rel := range found {
-		if rel.Yanked && len(names) == 0 {
+		if rel.TakenBack() && len(names) == 0 {
 			continue
 		}
 		fresh, err := r.resign(ctx, st, s, rel)

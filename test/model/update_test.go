@@ -103,7 +103,7 @@ func (d *device) poll(p *publisher, root *trust.Root) (*ota.Offer, error) {
 		return nil, err
 	}
 	return r.Check(context.Background(), ota.Device{
-		ID: "model", App: "hello", Compatible: []string{"model"}, Channel: repository.DefaultChannel, Installed: look.Version,
+		ID: "model", App: "hello", Compatible: []string{"model"}, Channels: []string{repository.DefaultChannel}, Installed: look.Version,
 	})
 }
 
