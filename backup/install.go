@@ -58,7 +58,7 @@ type Install struct {
 //
 // The error wraps ErrDowngrade, ErrInstalled or ErrRevoked for a release that may not.
 func (r *Reconciler) Admit(ctx context.Context, m *Manifest, o InstallOptions) (versioning.Version, error) {
-	res, err := r.Look(ctx, Options{})
+	res, err := r.inspect(ctx)
 	var installed versioning.Version
 	switch {
 	case err == nil:

@@ -93,6 +93,7 @@ func (s *Snapshot) basis() *record.Record {
 // inspector looks at both sides, again and again while one job lasts.
 type inspector struct {
 	r        *Reconciler
+	fresh    bool                       // nothing was looked at yet, and the sides need not be read if they rest
 	full     bool                       // hash everything
 	forget   Path                       // configuration that is still to be forgotten; "" for none
 	shutdown bool                       // the machine is about to stop
@@ -113,7 +114,7 @@ type inspector struct {
 func newInspector(r *Reconciler, o Options) *inspector {
 	sets := func() map[SideName]map[Path]bool { return map[SideName]map[Path]bool{System: {}, UsrData: {}} }
 	return &inspector{
-		r: r, full: o.Full, forget: o.Forget, shutdown: o.Shutdown, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
+		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
 		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}, buf: make([]byte, 128<<10),
 	}
 }
@@ -140,6 +141,57 @@ func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot
 		}
 	}
 	return a.Snapshot, b.Snapshot, nil
+}
+
+// rest returns snapshots of both sides if they lie as their indexes saw them, and
+// hold the same record, which is not revoked: then there is nothing to do, and what else a look finds is not
+// needed. nil if anything is otherwise, or cannot be read: then the look tells.
+func (in *inspector) rest(ctx context.Context) (system, usrData *Snapshot) {
+	snaps := [2]*Snapshot{}
+	for i, side := range in.r.sides() {
+		if snaps[i] = in.restOf(ctx, side); snaps[i] == nil || snaps[i].ownSum != snaps[0].ownSum {
+			return nil, nil
+		}
+	}
+	if bad, err := in.r.Revoked(); err != nil || snaps[0].Version.In(bad) {
+		return nil, nil
+	}
+	return snaps[0], snaps[1]
+}
+
+func (in *inspector) restOf(ctx context.Context, side *Side) *Snapshot {
+	if side.ready() != nil {
+		return nil
+	}
+	disk := side.FS
+	s := &Snapshot{Side: side.Name, Path: disk.Path("."), State: Intact, looked: in.r.Now().UnixNano()}
+	if u, err := change.Pending(disk, nil); u != nil || err != nil {
+		return nil
+	}
+	index, same, err := in.index(side)
+	if err != nil || !same {
+		return nil
+	}
+	outline, sum, err := record.Outline(disk, change.RecordFile)
+	if err != nil || outline == nil || index.Record != sum {
+		return nil
+	}
+	if s.Version, err = versioning.ReadTag(disk, change.TagFile); err != nil || s.Version.String() != outline.Version.String() {
+		return nil
+	}
+	if apps, err := disk.Lstat(change.AppsDir); err != nil || apps.Type != fsys.TypeDir || apps.Mount {
+		return nil
+	}
+	rest := index.AtRest(ctx, disk, change.AppsDir, outline, side.live(), s.looked)
+	if rest == nil {
+		return nil
+	}
+	if prev, err := versioning.ReadTag(disk, path.Join(change.PreviousDir, change.TagFile)); err == nil {
+		s.Previous = prev
+	}
+	s.ownSum, s.patterns, s.Foreign = sum, Manifest{Config: outline.Config, Ignore: outline.Ignore}, rest.Foreign
+	s.Revision, s.Files = index.Revision, index.Files
+	return s
 }
 
 // found is a side in the midst of a look.

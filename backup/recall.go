@@ -78,7 +78,7 @@ func (r *Reconciler) Recall(ctx context.Context, p Path, application bool) (*Asi
 	if i < 0 {
 		return nil, fmt.Errorf("%s: %w among what was put aside", p, ErrNoSuchPath)
 	}
-	res, err := r.Look(ctx, Options{})
+	res, err := r.inspect(ctx)
 	if err != nil && !errors.Is(err, ErrDamage) {
 		return nil, err
 	}

@@ -160,11 +160,32 @@ func (r *Reconciler) Look(ctx context.Context, o Options) (*Result, error) {
 	return r.look(ctx, newInspector(r, o), o)
 }
 
+// inspect is Look for those who need the facts, also where there is nothing to do.
+func (r *Reconciler) inspect(ctx context.Context) (*Result, error) {
+	in := newInspector(r, Options{})
+	in.fresh = false
+	return r.look(ctx, in, Options{})
+}
+
+// look looks at both sides and decides. Where there is nothing to do the first look of
+// an inspector may have no facts.
 func (r *Reconciler) look(ctx context.Context, in *inspector, o Options) (*Result, error) {
+	if in.fresh {
+		in.fresh = false
+		if system, usrData := in.rest(ctx); system != nil {
+			if res, err := r.decide(ctx, in, system, usrData, o); err == nil && res.Decision.Action == Nothing {
+				return res, nil
+			}
+		}
+	}
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return nil, err
 	}
+	return r.decide(ctx, in, system, usrData, o)
+}
+
+func (r *Reconciler) decide(ctx context.Context, in *inspector, system, usrData *Snapshot, o Options) (*Result, error) {
 	res := &Result{System: system, UsrData: usrData}
 	for _, s := range []*Snapshot{system, usrData} {
 		if s.err != nil {
@@ -266,6 +287,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 		}
 		if err != nil {
 			return total, err
+		}
+		if res.System.facts == nil && res.Decision.Action == Nothing { // both sides rest
+			return total, r.shareRevoked()
 		}
 		in.full = false // what was found damaged is a suspect from here on
 		for _, s := range []*Snapshot{res.System, res.UsrData} {

@@ -114,7 +114,7 @@ func (w *entryWriter) marshal(v any) {
 func parse(src io.Reader) (*Record, error) {
 	r := &Record{}
 	m := &r.Manifest
-	in := &scanner{in: bufio.NewReaderSize(src, 32<<10)}
+	in := newScanner(src)
 	entries := func(to *[]*manifest.Entry) func() error {
 		return func() error {
 			return in.list(func(raw []byte) error {
@@ -128,13 +128,7 @@ func parse(src io.Reader) (*Record, error) {
 		}
 	}
 	err := in.object(map[string]func() error{
-		"manifest": func() error {
-			return in.object(map[string]func() error{
-				"app": in.into(&m.App), "version": in.into(&m.Version), "compatible": in.into(&m.Compatible),
-				"config": in.into(&m.Config), "ignore": in.into(&m.Ignore), "replace": in.into(&m.Replace), "remove": in.into(&m.Remove),
-				"files": entries(&m.Files),
-			})
-		},
+		"manifest": func() error { return in.manifest(m, entries(&m.Files)) },
 		"config":   entries(&r.Config),
 		"revision": in.into(&r.Revision),
 	})
@@ -150,12 +144,26 @@ func parse(src io.Reader) (*Record, error) {
 	return r, nil
 }
 
+// manifest reads the manifest that a record begins with; its files are read by that
+// function.
+func (s *scanner) manifest(m *manifest.Manifest, files func() error) error {
+	return s.object(map[string]func() error{
+		"app": s.into(&m.App), "version": s.into(&m.Version), "compatible": s.into(&m.Compatible),
+		"config": s.into(&m.Config), "ignore": s.into(&m.Ignore), "replace": s.into(&m.Replace), "remove": s.into(&m.Remove),
+		"files": files,
+	})
+}
+
 // scanner finds the values of a JSON document while it is read. encoding/json
 // reads each of them, so that what is accepted is what that accepts; it would
 // take twenty times as long to find them.
 type scanner struct {
 	in  *bufio.Reader
 	raw []byte // of the value found last
+}
+
+func newScanner(src io.Reader) *scanner {
+	return &scanner{in: bufio.NewReaderSize(src, 32<<10)}
 }
 
 func (s *scanner) skip() (byte, error) {
@@ -182,39 +190,50 @@ func (s *scanner) expect(want byte) error {
 
 // value reads one value whole. What it returns is good until the next call.
 func (s *scanner) value() ([]byte, error) {
-	c, err := s.skip()
-	if err != nil {
+	if _, err := s.skip(); err != nil {
 		return nil, err
 	}
-	s.raw = append(s.raw[:0], c)
-	depth, quoted := 0, false
+	_ = s.in.UnreadByte() // it was read a moment ago
+	s.raw = s.raw[:0]
+	depth, quoted, escaped := 0, false, false
 	for {
-		switch {
-		case quoted && c == '\\':
-			if c, err = s.in.ReadByte(); err != nil {
-				return nil, err
-			}
-			s.raw = append(s.raw, c)
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			depth++
-		case c == '}' || c == ']':
-			depth--
-		}
-		if depth == 0 && !quoted {
-			if next, err := s.in.Peek(1); err == io.EOF || err == nil && (next[0] == ',' || next[0] == '}' || next[0] == ']' || next[0] == ':' || next[0] == '\n') {
-				return s.raw, nil
-			}
-		}
-		if c, err = s.in.ReadByte(); err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+		switch _, err := s.in.Peek(1); {
+		case err == io.EOF && depth == 0 && !quoted:
+			return s.raw, nil
+		case err == io.EOF:
+			return nil, io.ErrUnexpectedEOF
+		case err != nil:
 			return nil, err
 		}
-		s.raw = append(s.raw, c)
+		window, _ := s.in.Peek(s.in.Buffered())
+		n := len(window)
+	search:
+		for i, c := range window {
+			switch {
+			case escaped:
+				escaped = false
+			case quoted:
+				quoted, escaped = c != '"', c == '\\'
+			case c == '"':
+				quoted = true
+			case c == '{' || c == '[':
+				depth++
+			case depth > 0 && (c == '}' || c == ']'):
+				depth--
+			case depth == 0 && (c == ',' || c == '}' || c == ']' || c == ':' || c == '\n'):
+				n = i
+				break search
+			}
+		}
+		s.raw = append(s.raw, window[:n]...)
+		_, _ = s.in.Discard(n) // they are buffered
+		switch {
+		case n == len(window):
+		case len(s.raw) == 0:
+			return nil, fmt.Errorf("found %q, expected a value", window[0])
+		default:
+			return s.raw, nil
+		}
 	}
 }
 
@@ -361,7 +380,8 @@ func (p *plain) entry(s *summed) bool {
 		}
 		s.SHA256 = &s.sum
 	}
-	return string(p.raw) == "}"
+	s.Adopted = string(p.raw) == `,"adopted":true}`
+	return s.Adopted || string(p.raw) == "}"
 }
 
 // quoted takes a string that stands for itself, after name.

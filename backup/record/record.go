@@ -113,31 +113,63 @@ func Decode(data []byte) (*Record, error) {
 // again. The error wraps manifest.ErrInvalid for a record that is damaged, is a
 // *NewerError for one of a newer Tandem, and is the disk's otherwise.
 func Load(fs fsys.FS, name string, known map[digest.SHA256]*Record) (*Record, digest.SHA256, error) {
-	f, size, err := open(fs, name, maxRecord)
-	if f == nil || err != nil {
-		return nil, digest.SHA256{}, err
-	}
-	defer f.Close()
 	var r *Record
-	head, err := readEnvelope("record", f, size, func(h Head, body io.Reader) (err error) {
+	head, err := load(fs, name, func(h Head, body io.Reader) (err error) {
 		if r = known[h.SHA256]; r == nil {
 			r, err = parse(body)
 		}
 		return err
 	})
-	var newer *NewerError
-	if errors.As(err, &newer) {
-		newer.Path = fs.Path(name)
-		return nil, digest.SHA256{}, newer
-	}
-	if err != nil {
-		return nil, digest.SHA256{}, fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
+	if head == nil || err != nil {
+		return nil, digest.SHA256{}, err
 	}
 	if known != nil {
 		known[head.SHA256] = r
 	}
 	return r, head.SHA256, nil
 }
+
+// load reads a record by parse; a missing one has no head.
+func load(fs fsys.FS, name string, parse func(Head, io.Reader) error) (*Head, error) {
+	f, size, err := open(fs, name, maxRecord)
+	if f == nil || err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	head, err := readEnvelope("record", f, size, parse)
+	var newer *NewerError
+	if errors.As(err, &newer) {
+		newer.Path = fs.Path(name)
+		return nil, newer
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
+	}
+	return &head, nil
+}
+
+// Outline returns what the manifest in the record name says but for its files, and the
+// digest of the record's body, which is checked; nil for none. The error is one of
+// Load's.
+func Outline(fs fsys.FS, name string) (*manifest.Manifest, digest.SHA256, error) {
+	m := &manifest.Manifest{}
+	head, err := load(fs, name, func(_ Head, body io.Reader) error {
+		in := newScanner(body)
+		err := in.object(map[string]func() error{
+			"manifest": func() error { return in.manifest(m, func() error { return errOutlined }) },
+		})
+		if errors.Is(err, errOutlined) {
+			return nil
+		}
+		return err
+	})
+	if head == nil || err != nil {
+		return nil, digest.SHA256{}, err
+	}
+	return m, head.SHA256, nil
+}
+
+var errOutlined = errors.New("the rest is not needed")
 
 // Check reports what rule of its format r breaks, if any.
 func (r *Record) Check() error {

@@ -25,6 +25,7 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 		last = n.Path
 	}
 	for e := range rec.Entries() {
+		x.count(e)
 		n := t.Get(e.Path)
 		if n != nil && after(before, e, n, placed) {
 			add(n, m.racy(n))
@@ -37,6 +38,7 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 			add(before.Tree.Get(e.Path), 0)
 		}
 	}
+	x.finish(rec)
 	return x
 }
 

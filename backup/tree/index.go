@@ -22,6 +22,11 @@ type Index struct {
 	Orderly bool
 	// Weak says that the file system did not keep all attributes.
 	Weak bool
+	// Whole says that all that the record knows was seen: no file of the release
+	// was deleted, and none is missing.
+	Whole    bool
+	Revision int // of the record
+	Files    int // files and links that it knows
 
 	raw []byte // entries, sorted by path
 	n   int
@@ -75,6 +80,7 @@ func (x *Index) Sum() digest.SHA256 { return digest.Of(x.encode()) }
 const (
 	orderly = 1 << iota
 	weak
+	whole
 )
 
 func (x *Index) encode() []byte {
@@ -88,7 +94,12 @@ func (x *Index) encode() []byte {
 	if x.Weak {
 		traits |= weak
 	}
+	if x.Whole {
+		traits |= whole
+	}
 	b = append(b, traits)
+	b = binary.AppendUvarint(b, uint64(x.Revision))
+	b = binary.AppendUvarint(b, uint64(x.Files))
 	b = binary.AppendUvarint(b, uint64(x.n))
 	return append(b, x.raw...)
 }
@@ -99,8 +110,9 @@ func decodeIndex(b []byte) (*Index, error) {
 	x.Boot = string(r.bytes(r.number()))
 	copy(x.Record[:], r.bytes(uint64(len(x.Record))))
 	if traits := r.bytes(1); len(traits) == 1 {
-		x.Orderly, x.Weak = traits[0]&orderly != 0, traits[0]&weak != 0
+		x.Orderly, x.Weak, x.Whole = traits[0]&orderly != 0, traits[0]&weak != 0, traits[0]&whole != 0
 	}
+	x.Revision, x.Files = int(r.number()), int(r.number())
 	x.n = int(r.number())
 	x.raw = r.b
 	if r.bad {
@@ -227,15 +239,38 @@ const Tick = 10_000_000
 func NewIndex(f *Facts, m Moment) *Index {
 	x := &Index{Boot: m.Boot, Record: f.Sum, Weak: f.Weak || len(m.Weak) > 0}
 	before := manifest.Path("")
+	nodes := f.Tree.Nodes
 	for e := range f.Basis.Entries() {
-		n := f.Tree.Get(e.Path)
-		if n == nil || f.At(e.Path) != nil {
+		x.count(e)
+		for len(nodes) > 0 && nodes[0].Path < e.Path {
+			nodes = nodes[1:]
+		}
+		if len(nodes) == 0 || nodes[0].Path != e.Path || f.At(e.Path) != nil {
 			continue
 		}
-		x.add(before, n, m.racy(n))
-		before = n.Path
+		x.add(before, nodes[0], m.racy(nodes[0]))
+		before = e.Path
 	}
+	x.finish(f.Basis)
 	return x
+}
+
+// count notes that the record knows e.
+func (x *Index) count(e *manifest.Entry) {
+	if e.Type != manifest.Dir {
+		x.Files++
+	}
+}
+
+// finish notes what the index is of, once all of it was added.
+func (x *Index) finish(r *record.Record) {
+	known := len(r.Config)
+	for _, e := range r.Manifest.Files {
+		if manifest.Find(r.Config, e.Path) == nil {
+			known++
+		}
+	}
+	x.Revision, x.Whole = r.Revision, x.n == known
 }
 
 // Same reports whether x and y say the same of the same inodes.

@@ -148,10 +148,15 @@ func (o *OS) ReadDir(name string) ([]Info, error) {
 	return infos, nil
 }
 
+// dirents are buffers that directories are read into.
+var dirents = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
 // readNames lists an open directory.
 func readNames(fd int) ([]string, error) {
 	var names []string
-	buf := make([]byte, 32<<10)
+	b := dirents.Get().(*[32 << 10]byte)
+	defer dirents.Put(b)
+	buf := b[:]
 	for {
 		var n int
 		err := retry(func() (err error) { n, err = unix.ReadDirent(fd, buf); return err })

@@ -1,6 +1,7 @@
 package fsys
 
 import (
+	"errors"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -29,20 +30,24 @@ func (r *root) lstat(dir int, base, in string) (Info, error) {
 func (r *root) statFD(fd int) (Info, told, error) { return r.stat(fd, "", unix.AT_EMPTY_PATH) }
 
 func (r *root) stat(dir int, base string, flags int) (Info, told, error) {
+	// retry would put what is filled here on the heap, once for each file of a tree.
 	if !r.statx {
 		var st unix.Stat_t
-		err := retry(func() error {
+		err := error(unix.EINTR)
+		for errors.Is(err, unix.EINTR) {
 			if base == "" {
-				return unix.Fstat(dir, &st)
+				err = unix.Fstat(dir, &st)
+			} else {
+				err = unix.Fstatat(dir, base, &st, flags|unix.AT_NO_AUTOMOUNT)
 			}
-			return unix.Fstatat(dir, base, &st, flags|unix.AT_NO_AUTOMOUNT)
-		})
+		}
 		return infoOf(&st), 0, err
 	}
 	var st unix.Statx_t
-	err := retry(func() error {
-		return unix.Statx(dir, base, flags|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS, &st)
-	})
+	err := error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Statx(dir, base, flags|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS, &st)
+	}
 	var t told
 	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
 		t = tellsMounts

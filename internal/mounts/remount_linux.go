@@ -12,16 +12,9 @@ import (
 // Point returns the mount point of the file system that dir, or the nearest
 // directory above it that exists, lies on.
 func Point(dir string) (string, error) {
-	for {
-		real, err := filepath.EvalSymlinks(dir)
-		if err == nil {
-			dir = real
-			break
-		}
-		if !os.IsNotExist(err) || dir == "/" {
-			return "", err
-		}
-		dir = filepath.Dir(dir)
+	dir, err := existing(dir)
+	if err != nil {
+		return "", err
 	}
 	for {
 		ok, err := point(dir)
@@ -30,6 +23,17 @@ func Point(dir string) (string, error) {
 		}
 		if dir == "/" {
 			return "", fmt.Errorf("%s: %s does not list the root", dir, table)
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// existing returns dir, or the nearest directory above it that exists, without links.
+func existing(dir string) (string, error) {
+	for {
+		real, err := filepath.EvalSymlinks(dir)
+		if !os.IsNotExist(err) || dir == "/" {
+			return real, err
 		}
 		dir = filepath.Dir(dir)
 	}

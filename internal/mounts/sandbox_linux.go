@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // OnlyHere reports whether dir, or the nearest directory above it that exists, is
@@ -14,6 +16,14 @@ import (
 // not. So a service's sandbox has what it does not let the service write
 // (ProtectSystem=, ProtectHome= of systemd).
 func OnlyHere(dir string) (bool, error) {
+	dir, err := existing(dir)
+	if err != nil {
+		return false, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil || st.Flags&unix.ST_RDONLY == 0 {
+		return false, err
+	}
 	at, err := Point(dir)
 	if err != nil {
 		return false, err

@@ -1,0 +1,90 @@
+package backup
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"tandem/backup/tree"
+	"tandem/internal/fsys"
+	"tandem/internal/fsys/memfs"
+)
+
+// Whatever happens to the sides: where they are said to rest, a whole look finds
+// nothing to do, and the same.
+func TestRestAgreesWithALook(t *testing.T) {
+	t.Parallel()
+	names := []string{"bin/app", "etc/app.conf", "etc/own.conf", "etc/own.conf-x", "etc/own.conf/below", "etc/app.pid", "share/deep", "a-b", "a/c", "a"}
+	rested := 0
+	for seed := range uint64(400) {
+		rng := rand.New(rand.NewPCG(seed, 17))
+		l := newLab(t, memfs.Options{})
+		l.release(System, "1.0.0")
+		l.mustBoot()
+		var done []string
+		for range 12 {
+			side := System
+			if rng.IntN(4) == 0 {
+				side = UsrData
+			}
+			name := "apps/" + names[rng.IntN(len(names))]
+			disk, fs := l.m.Disk(string(side)), l.fs(side)
+			info, err := fs.Lstat(name)
+			file := err == nil && info.Type == fsys.TypeFile
+			what := rng.IntN(10)
+			switch {
+			case what == 0 && file:
+				l.must(disk.Edit(name, func(b []byte) []byte { return append(b, 'e') }))
+			case what == 1 && file && info.Size > 0:
+				l.must(disk.Damage(name, func(b []byte) []byte { b[0] ^= 1; return b }))
+			case what == 2 && err == nil:
+				l.remove(side, name)
+			case what == 3 && fsys.IsNotExist(err):
+				_ = fs.Mkdir(name, 0o700) // the directory above may not be there
+			case what == 4 && fsys.IsNotExist(err):
+				if f, err := fs.Create(name, 0o644); err == nil {
+					l.must(f.Close())
+				}
+			case what == 5 && fsys.IsNotExist(err):
+				_ = disk.Mkfifo(name, 0o600)
+			case what == 6 && file:
+				l.must(fs.SetAttr(name, fsys.Attr{Mode: info.Mode ^ 0o022, UID: info.UID, GID: info.GID, Mtime: info.Mtime}, info))
+			case what == 7:
+				l.m.Advance(time.Duration(rng.IntN(3)) * tree.Tick)
+			case what == 8:
+				l.m.Restart(memfs.Random(rng))
+			default:
+				_, _ = l.reconciler().Reconcile(context.Background(), Options{Shutdown: rng.IntN(3) == 0})
+			}
+			done = append(done, fmt.Sprint(what, " ", side, " ", name))
+			r := l.reconciler()
+			system, usrData := newInspector(r, Options{}).rest(context.Background())
+			if system == nil {
+				continue
+			}
+			rested++
+			in := newInspector(r, Options{})
+			in.fresh = false
+			res, err := r.look(context.Background(), in, Options{})
+			if err == nil && in.young(res.System) {
+				t.Fatalf("seed %d: at rest, but just written after\n%q", seed, done)
+			}
+			if err != nil || res.Decision.Action != Nothing {
+				t.Fatalf("seed %d: at rest, but a whole look says %v, %v after\n%q", seed, res.Decision, err, done)
+			}
+			for _, s := range [][2]*Snapshot{{system, res.System}, {usrData, res.UsrData}} {
+				a, b := s[0], s[1]
+				if a.Revision != b.Revision || a.Files != b.Files || a.Version.String() != b.Version.String() || !slices.Equal(a.Foreign, b.Foreign) || a.ownSum != b.ownSum || len(b.facts.Odd) > 0 {
+					t.Fatalf("seed %d: at rest %+v, by a whole look %+v after\n%q", seed, a, b, done)
+				}
+			}
+		}
+	}
+	if rested < 100 {
+		t.Errorf("at rest %d times: this compares nothing", rested)
+	}
+	t.Logf("at rest %d times", rested)
+}
