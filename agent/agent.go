@@ -51,6 +51,7 @@ type Agent struct {
 	cfg    *config.Config
 	log    *logrus.Logger
 	ledger *ledger
+	began  time.Time // by the device's clock: since then the ledger counts
 
 	sides, network, scrubbing, reporting lane
 	jobs                                 sync.WaitGroup
@@ -96,6 +97,9 @@ type situation struct {
 
 	NextReport     time.Time // zero: nothing is left to report
 	ReportFailures int
+
+	NextMetrics     time.Time // zero: nobody is told
+	MetricsFailures int       // in a row
 }
 
 // validate says what is missing.
@@ -131,7 +135,7 @@ func New(o Options) (*Agent, error) {
 		o: o, cfg: o.Config, log: o.Environment.Log,
 		ended: make(chan func()), asked: make(chan func()),
 	}
-	a.ledger = newLedger(o.Environment.Now)
+	a.ledger, a.began = newLedger(o.Environment.Now), o.Environment.Now()
 	a.config.changed = make(chan struct{}, 1)
 	a.config.captures = rate.NewLimiter(rate.Every(captureEvery), captureBurst)
 	return a, nil
@@ -274,11 +278,15 @@ func (a *Agent) schedule(ctx context.Context) time.Time {
 			until = sooner(until, p.Until)
 		}
 	}
-	if a.cfg.Report != nil && a.reporting.job == "" && !a.now.NextReport.IsZero() {
-		if now.Before(a.now.NextReport) {
-			until = sooner(until, a.now.NextReport)
-		} else {
+	if a.reporting.job == "" {
+		due := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
+		switch {
+		case due(a.now.NextReport):
 			a.start(ctx, &a.reporting, "reporting", a.reportJob(a.mem.Reported))
+		case due(a.now.NextMetrics):
+			a.start(ctx, &a.reporting, "reporting", a.metricsJob)
+		default:
+			until = sooner(until, sooner(a.now.NextReport, a.now.NextMetrics))
 		}
 	}
 	return until

@@ -58,6 +58,9 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 				a.mem.Hold(askedFirst)
 				a.now.NextPoll = now.Add(FirstPoll(min(a.cfg.Agent.Poll, maxFirstAsk), a.o.Random()))
 			}
+			if r := a.cfg.Report; r != nil && r.Format == config.OTLP {
+				a.now.NextMetrics = now.Add(reportDelay + spread(r.Metrics, a.o.Random()))
+			}
 			a.now.NextScrub = firstScrub(mem.Scrubbed, now, a.cfg.Agent.Scrub, a.o.Random())
 			if a.now.Pending != nil {
 				a.now.Health, a.now.Unstarted = now, !started

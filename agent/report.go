@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,8 @@ import (
 
 	"tandem/agent/device"
 	"tandem/backup"
+	"tandem/internal/config"
+	"tandem/internal/disclose"
 	"tandem/ota"
 	"tandem/versioning"
 )
@@ -39,8 +42,15 @@ type Report struct {
 
 // queueReport looks soon whether there is something to report.
 func (a *Agent) queueReport() {
-	if a.cfg.Report != nil && a.now.NextReport.IsZero() {
-		a.now.NextReport = a.clock().Add(reportDelay)
+	if a.cfg.Report == nil {
+		return
+	}
+	soon := a.clock().Add(reportDelay)
+	if a.now.NextReport.IsZero() {
+		a.now.NextReport = soon
+	}
+	if a.now.MetricsFailures == 0 && soon.Before(a.now.NextMetrics) {
+		a.now.NextMetrics = soon
 	}
 }
 
@@ -108,8 +118,11 @@ func (a *Agent) report(ctx context.Context, last string) (sent string, left bool
 		switch {
 		case err == nil:
 			return batch[len(batch)-1].ID, len(batch) < len(events), nil
-		case errors.As(err, &refused) && len(batch) > 1: // one of them is to blame
+		case errors.As(err, &refused) && !refused.all && len(batch) > 1: // one of them is to blame
 			batch = batch[:len(batch)/2]
+		case errors.As(err, &refused) && refused.all:
+			a.log.WithError(err).WithField("events", len(batch)).Error("the server refuses events: they are left out")
+			return batch[len(batch)-1].ID, len(batch) < len(events), err
 		case errors.As(err, &refused):
 			a.log.WithError(err).WithField("event", batch[0].ID).Error("the server refuses an event: it is left out")
 			return batch[0].ID, len(events) > 1, nil
@@ -120,19 +133,22 @@ func (a *Agent) report(ctx context.Context, last string) (sent string, left bool
 }
 
 // refusedError says that the server understood a report and does not want it.
-type refusedError struct{ status int }
+type refusedError struct {
+	status int
+	all    bool // whatever is in it
+}
 
 func (e *refusedError) Error() string {
 	return fmt.Sprintf("report.url: the server answered %d %s", e.status, http.StatusText(e.status))
 }
 
-// send posts events.
+// send posts events, in the format that is set.
 func (a *Agent) send(ctx context.Context, d *device.Device, events []device.Event) error {
-	c := a.cfg.Report
-	access, err := c.Access()
+	o, err := a.outlet()
 	if err != nil {
 		return err
 	}
+	defer o.client.CloseIdleConnections()
 	r := Report{
 		Device: a.cfg.Device.ID, App: a.cfg.Device.App, Compatible: a.cfg.Device.Compatible,
 		Agent: a.o.Environment.Version, Time: a.o.Environment.Now().UTC().Truncate(time.Second), Events: events,
@@ -146,34 +162,74 @@ func (a *Agent) send(ctx context.Context, d *device.Device, events []device.Even
 	if p, err := d.Pending(); err == nil && p != nil {
 		r.Pending = p.Version
 	}
-	body, err := json.Marshal(&r)
+	r = disclose.Copy(o.filter, "report", r)
+	if a.cfg.Report.Format == config.OTLP {
+		return a.sendLogs(ctx, o, &r)
+	}
+	_, err = o.post(ctx, "", &r)
+	return err
+}
+
+// outlet is the way to the server that is reported to.
+type outlet struct {
+	to     *config.Report
+	client *http.Client
+	filter disclose.Filter // all that is sent goes through it
+}
+
+// outlet reads what shows the server who reports.
+func (a *Agent) outlet() (*outlet, error) {
+	c := a.cfg.Report
+	access, err := c.Access()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	client := ota.NewClient(ota.ClientOptions{
 		UserAgent: "tandem/" + a.o.Environment.Version, Proxy: http.ProxyFromEnvironment, CAs: access.CAs,
 		Origin: c.URL, Credentials: ota.Credentials{Token: string(access.Token)},
 	})
-	defer client.CloseIdleConnections()
-	return post(ctx, client, c.URL, body)
+	return &outlet{c, client, disclose.New(a.cfg.Secrets())}, nil
 }
 
-// post delivers a report. After success a server has accepted it, with its body:
-// a redirection that makes a GET of the POST is none.
-func post(ctx context.Context, client *http.Client, address string, body []byte) error {
+// maxReply bounds what is read of an answer, in bytes.
+const maxReply = 64 << 10
+
+// post delivers a JSON document, to a path below the server's URL. After success a
+// server has accepted it, with its body: a redirection that makes a GET of the POST
+// is none. It returns what the server answered.
+func (o *outlet) post(ctx context.Context, path string, doc any) (answer []byte, err error) {
+	body, err := json.Marshal(doc)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	packed := o.to.Compression == config.Gzip
+	if packed {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		if _, err := w.Write(body); err != nil {
+			return nil, err
+		}
+		if err := w.Close(); err != nil {
+			return nil, err
+		}
+		body = b.Bytes()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, o.to.URL+path, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	keeping := *client
+	if packed {
+		req.Header.Set("Content-Encoding", "gzip")
+	}
+	keeping := *o.client
 	keeping.CheckRedirect = func(next *http.Request, via []*http.Request) error {
 		if next.Method != http.MethodPost {
 			return http.ErrUseLastResponse
 		}
-		return client.CheckRedirect(next, via)
+		return o.client.CheckRedirect(next, via)
 	}
 	resp, err := keeping.Do(req)
 	if err != nil {
@@ -181,17 +237,53 @@ func post(ctx context.Context, client *http.Client, address string, body []byte)
 		if errors.As(err, &u) {
 			err = u.Err
 		}
-		return fmt.Errorf("report.url: %w", err)
+		return nil, fmt.Errorf("report.url: %w", err)
 	}
 	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection ends in peace
-	switch s := resp.StatusCode; {
-	case s/100 == 2:
-		return nil
-	case s == http.StatusBadRequest, s == http.StatusRequestEntityTooLarge, s == http.StatusUnprocessableEntity:
-		return &refusedError{s}
-	case s/100 == 3:
-		return fmt.Errorf("report.url: the server answered %d and names another place, %q: expected the report to be taken; name that place", s, resp.Header.Get("Location"))
+	// All of it, so that the connection ends in peace. The status says what counts.
+	answer, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	switch judge(o.to.Format, resp.StatusCode) {
+	case taken:
+		return answer, nil
+	case unfit:
+		return nil, &refusedError{status: resp.StatusCode}
+	case unwanted:
+		return nil, &refusedError{status: resp.StatusCode, all: true}
 	}
-	return fmt.Errorf("report.url: %w", ota.StatusError(req.URL.Redacted(), resp))
+	if s := resp.StatusCode; s/100 == 3 {
+		return nil, fmt.Errorf("report.url: the server answered %d and names another place, %q: expected the report to be taken; name that place", s, disclose.Text(resp.Header.Get("Location")))
+	}
+	return nil, fmt.Errorf("report.url: %w", ota.StatusError(req.URL.Redacted(), resp))
+}
+
+// verdict is what a server's status means for a report.
+type verdict int
+
+const (
+	later    verdict = iota // send it again
+	taken                   // delivered
+	unfit                   // something in it is to blame
+	unwanted                // to be left out as a whole
+)
+
+// judge says what a status means. A server of OTLP says by 429, 502, 503 and 504, and
+// by nothing else, that a request is to come again
+// (https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes); but where the
+// device or the place is not known (yet) its events wait all the same: that is for
+// people to set right, and events are told once.
+func judge(format config.ReportFormat, status int) verdict {
+	switch status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
+		return unfit
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound,
+		http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return later
+	}
+	switch {
+	case status/100 == 2:
+		return taken
+	case format == config.OTLP && status >= 400:
+		return unwanted
+	}
+	return later
 }

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 
+	"tandem/internal/config"
 	"tandem/ota"
 )
 
@@ -40,11 +42,39 @@ func TestReportIsDelivered(t *testing.T) {
 		})
 		server := httptest.NewServer(mux)
 		client := ota.NewClient(ota.ClientOptions{UserAgent: "tandem/test"})
-		err := post(t.Context(), client, server.URL+"/report", []byte(report))
+		o := outlet{to: &config.Report{URL: server.URL + "/report"}, client: client}
+		_, err := o.post(t.Context(), "", json.RawMessage(report))
 		client.CloseIdleConnections()
 		server.Close()
 		if (err == nil) != want || (got == report) != want {
 			t.Errorf("%d: %v, and a server has %q; want it delivered: %t", status, err, got, want)
+		}
+	}
+}
+
+// What each status means, to a server of either format.
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	otlp := map[int]verdict{}
+	for s := 400; s < 600; s++ {
+		otlp[s] = unwanted
+	}
+	for v, list := range map[verdict][]int{
+		taken: {200, 201, 202, 204}, unfit: {400, 413, 422}, later: {301, 302, 303, 304, 401, 403, 404, 429, 502, 503, 504},
+	} {
+		for _, s := range list {
+			otlp[s] = v
+		}
+	}
+	for s, want := range otlp {
+		if got := judge(config.OTLP, s); got != want {
+			t.Errorf("otlp: %d is %d, want %d", s, got, want)
+		}
+		if want == unwanted {
+			want = later
+		}
+		if got := judge(config.OwnReports, s); got != want {
+			t.Errorf("tandem: %d is %d, want %d", s, got, want)
 		}
 	}
 }

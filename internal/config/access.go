@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"strings"
 	"unicode"
@@ -54,6 +55,31 @@ func (s Source) Access() (*Access, error) { return s.access("source") }
 // Access is Source.Access for the server that is reported to.
 func (r Report) Access() (*Access, error) {
 	return Source{CA: r.CA, TokenFile: r.TokenFile}.access("report")
+}
+
+// Secrets returns what must be shown to nobody but the servers that [source] and
+// [report] name: what their files hold, as far as these can be read now, and what
+// stands in the URLs.
+func (c *Config) Secrets() []string {
+	var all []string
+	add := func(address string, a *Access, err error) {
+		if u, err := url.Parse(address); err == nil && u.User != nil {
+			password, _ := u.User.Password()
+			all = append(all, password, u.User.String())
+		}
+		if err == nil {
+			all = append(all, string(a.Token), string(a.Password))
+		}
+	}
+	if c.Source != nil {
+		a, err := c.Source.Access()
+		add(c.Source.URL, a, err)
+	}
+	if c.Report != nil {
+		a, err := c.Report.Access()
+		add(c.Report.URL, a, err)
+	}
+	return all
 }
 
 func (s Source) access(section string) (*Access, error) {

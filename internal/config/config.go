@@ -130,9 +130,31 @@ type Agent struct {
 	ScrubBandwidth int64         // scrub_bandwidth: bytes a second that one may read; 0: all there are
 }
 
+// ReportFormat is the form in which the daemon reports.
+type ReportFormat string
+
+// The formats of reports.
+const (
+	OwnReports ReportFormat = "tandem" // events, as Tandem's own JSON
+	OTLP       ReportFormat = "otlp"   // events as logs, and metrics, for an OpenTelemetry collector
+)
+
+// Compression is how what is reported is compressed on its way.
+type Compression string
+
+// The compressions.
+const (
+	Uncompressed Compression = "none"
+	Gzip         Compression = "gzip"
+)
+
 // Report says where the daemon reports to.
 type Report struct {
-	URL       string // http or https
+	URL         string // http or https, without a slash at its end
+	Format      ReportFormat
+	Metrics     time.Duration // between two reports of the metrics; of OTLP alone
+	Compression Compression
+
 	CA        string // ca: PEM file of the authorities that may vouch for the server; "": the system's
 	TokenFile string // token_file: holds the bearer token; "": none
 }

@@ -17,6 +17,8 @@ import (
 	"unicode"
 
 	"github.com/BurntSushi/toml"
+
+	"tandem/internal/disclose"
 )
 
 // maxName bounds device, application, channel and hardware names.
@@ -80,7 +82,7 @@ func defaults(file string) Config {
 func (r *reader) read(md toml.MetaData, values map[string]any) error {
 	r.c = defaults(r.file)
 	source := Source{DDI: DDI{Tenant: defaultTenant}}
-	var report Report
+	report := Report{Format: OwnReports, Metrics: 5 * time.Minute, Compression: Uncompressed}
 	sections := r.sections(&source, &report)
 	firmwareRead := false
 	for _, key := range md.Keys() {
@@ -183,9 +185,12 @@ func (r *reader) sections(source *Source, report *Report) map[string]section {
 			"scrub_bandwidth": bandwidth(&c.Agent.ScrubBandwidth),
 		},
 		"report": {
-			"url":        r.url(&report.URL),
-			"ca":         r.optionalPath(&report.CA),
-			"token_file": r.optionalPath(&report.TokenFile),
+			"url":         r.url(&report.URL),
+			"format":      oneOf(&report.Format, OwnReports, OTLP),
+			"metrics":     duration(&report.Metrics),
+			"compression": oneOf(&report.Compression, Uncompressed, Gzip),
+			"ca":          r.optionalPath(&report.CA),
+			"token_file":  r.optionalPath(&report.TokenFile),
 		},
 		"hooks": {
 			"pre_install":    r.command(&c.Hooks.PreInstall, true),
@@ -698,7 +703,7 @@ func (r *reader) url(dst *string) setter {
 			return err
 		}
 		bad := func(why string) error {
-			return fmt.Errorf(`%q %s: expected a URL such as "https://updates.example.com/hello"`, s, why)
+			return fmt.Errorf(`%q %s: expected a URL such as "https://updates.example.com/hello"`, disclose.Text(s), why)
 		}
 		u, err := url.Parse(s)
 		if err != nil {
@@ -729,7 +734,7 @@ func (r *reader) url(dst *string) setter {
 		case "":
 			return bad("has no scheme")
 		default:
-			return fmt.Errorf("%q has the scheme %s: expected http, https or file", s, u.Scheme)
+			return fmt.Errorf("%q has the scheme %s: expected http, https or file", disclose.Text(s), u.Scheme)
 		}
 		*dst = strings.TrimRight(u.String(), "/")
 		return nil
