@@ -446,6 +446,10 @@ func (a *Agent) summary() string {
 	switch {
 	case !a.up:
 		return "bringing the sides in step"
+	case c.Recall && (a.sides.job == "installing" || c.Step == device.Installing):
+		return fmt.Sprintf("returning from %s %s to %s", c.App, c.From, c.Version)
+	case c.Recall && c.Step != device.Idle:
+		return fmt.Sprintf("the return from %s %s to %s waits: %s", c.App, c.From, c.Version, a.waiting(c))
 	case a.sides.job == "installing" || c.Step == device.Installing:
 		return fmt.Sprintf("installing %s %s", c.App, c.Version)
 	case a.sides.job == "obeying":

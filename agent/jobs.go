@@ -90,6 +90,13 @@ func (a *Agent) resume(ctx context.Context, d *device.Device, c device.Course, r
 		from, to = c.Version, c.From
 	}
 	started = d.StartApplication(ctx, from, to)
+	if committed && c.Recall {
+		log.Info("the return was cut off after its commit")
+		if err := d.Watch(c); err != nil {
+			log.WithError(err).Warn("it could not be noted that the version is to be confirmed")
+		}
+		return idle, started
+	}
 	if committed {
 		log.Info("the installation was cut off after its commit")
 		return idle, started
@@ -107,7 +114,10 @@ func (a *Agent) pollJob(ctx context.Context) func() {
 	d, err := a.open(device.Look)
 	var ans *device.Answers
 	if err == nil {
-		ans, err = d.Ask(ctx)
+		if ans, err = d.Ask(ctx); err == nil {
+			ans.Metered = a.cfg.Agent.Metered
+			d.TellRecall(ans)
+		}
 		a.close(d)
 	}
 	return func() {
@@ -154,6 +164,10 @@ func (a *Agent) polled(ans *device.Answers, err error) {
 	}
 	a.now.ClockBehind = ans.Behind
 	for _, c := range a.mem.Choose(ans, now) {
+		if c.Recall {
+			a.about(c).WithField("from", c.From).Warn("the release that runs is recalled by its publisher: the device returns")
+			continue
+		}
 		a.about(c).WithField("bytes", c.Size).Info("a release is available")
 	}
 	for i := range a.mem.Works {
@@ -241,7 +255,7 @@ func (a *Agent) settle(c, next device.Course, free map[string]int64, err error) 
 			log.Info("downloaded")
 		}
 	case device.Installed:
-		log.Info("installed")
+		log.Info(map[bool]string{false: "installed", true: "returned"}[c.Recall])
 		if err != nil {
 			log.WithError(err).Error("the start hook is tried again")
 			a.now.Unstarted = true

@@ -63,7 +63,7 @@ func (l *ledger) happened(e device.Event) {
 	c.written += e.Bytes
 	c.repairs += len(e.Repaired)
 	switch {
-	case e.Action == "rolled back":
+	case e.Command == "rollback" && e.Action != "":
 		c.rollbacks++
 	case e.Error != "":
 		c.failed++

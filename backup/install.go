@@ -10,6 +10,7 @@ import (
 	"tandem/backup/change"
 	"tandem/backup/manifest"
 	"tandem/backup/tree"
+	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/versioning"
 )
@@ -405,8 +406,12 @@ func (i *Install) Commit(ctx context.Context) error {
 	if err := i.refresh(ctx); err != nil {
 		return errors.Join(sideError(i.r.System, err), i.Discard())
 	}
-	if len(i.before) < len(i.bad) { // or boot would turn away from it at once
-		if err := i.r.setRevoked(i.before); err != nil {
+	stands, err := i.stands()
+	if err != nil {
+		return errors.Join(err, i.Discard())
+	}
+	if len(i.before) < len(i.bad) || len(stands) > 0 { // or boot would turn away from it at once
+		if err := i.r.setRevoked(i.before, stands...); err != nil {
 			return err
 		}
 	}
@@ -432,6 +437,19 @@ func (i *Install) Commit(ctx context.Context) error {
 		return i.r.setRevoked(i.after)
 	}
 	return nil
+}
+
+// stands returns the release, where a person wants it though it may be revoked and
+// that is not noted yet: no recall takes it from the device then.
+func (i *Install) stands() ([]digest.SHA256, error) {
+	if !i.o.AllowRevoked || i.release.Release.IsZero() {
+		return nil, nil
+	}
+	noted, err := i.r.Returned(i.release.Release)
+	if noted || err != nil {
+		return nil, err
+	}
+	return []digest.SHA256{i.release.Release}, nil
 }
 
 // Discard forgets what was staged. Nothing else was touched.

@@ -44,6 +44,7 @@ type Snapshot struct {
 	Path     string
 	State    State
 	Version  versioning.Version // zero without a tag
+	Release  digest.SHA256      // SHA-256 of its release.json; zero if it did not come as a release
 	Revision int                // 0 without a record of this version
 	Files    int                // files and links of the version
 	Previous versioning.Version // zero if none is kept
@@ -190,7 +191,7 @@ func (in *inspector) restOf(ctx context.Context, side *Side) *Snapshot {
 		s.Previous = prev
 	}
 	s.ownSum, s.patterns, s.Foreign = sum, Manifest{Config: outline.Config, Ignore: outline.Ignore}, rest.Foreign
-	s.Revision, s.Files = index.Revision, index.Files
+	s.Release, s.Revision, s.Files = outline.Release, index.Revision, index.Files
 	return s
 }
 
@@ -280,7 +281,7 @@ func (in *inspector) unfinished(disk fsys.FS, s *found) (bool, error) {
 		return false, nil
 	}
 	s.own, s.ownSum = u.Record, u.Sum
-	s.State, s.Version, s.Revision = Intact, u.Version, u.Record.Revision
+	s.State, s.Version, s.Release, s.Revision = Intact, u.Version, u.Record.Manifest.Release, u.Record.Revision
 	s.Files = u.Record.Files()
 	s.patterns = patterns(u.Record)
 	s.facts = &tree.Facts{Basis: u.Record, Sum: u.Sum, Tree: &tree.Tree{FS: disk, Root: change.AppsDir}}
@@ -381,7 +382,7 @@ func (s *Snapshot) tell() {
 	if s.Version.IsZero() {
 		return
 	}
-	s.Revision, s.Files, s.State = f.Basis.Revision, f.Basis.Files(), Intact
+	s.Release, s.Revision, s.Files, s.State = f.Basis.Manifest.Release, f.Basis.Revision, f.Basis.Files(), Intact
 	for _, o := range f.Odd {
 		switch {
 		case o.Finding.IsDamage():
@@ -460,7 +461,7 @@ func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error
 	var defaults []*manifest.Entry
 	if s.own != nil {
 		r.Manifest = s.own.Manifest
-		r.Manifest.Version = s.Version
+		r.Manifest.Version, r.Manifest.Release = s.Version, digest.SHA256{}
 		r.Revision = s.own.Revision + 1
 		for _, e := range s.own.Manifest.Files {
 			if r.Manifest.IsConfig(e.Path) {

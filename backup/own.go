@@ -7,15 +7,17 @@ import (
 	"tandem/backup/change"
 	"tandem/backup/manifest"
 	"tandem/backup/record"
+	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/versioning"
 )
 
-// What else lies on both sides: the versions that are revoked, and the one that
-// waits to be confirmed.
+// What else lies on both sides: the versions that are revoked, the releases whose
+// recall is done with, and the version that waits to be confirmed.
 
 // Bounds of these files, in bytes.
 const (
+	maxRecalls = 100 // releases, the newest
 	maxRevoked = 1 << 20
 	maxPending = 1 << 16
 )
@@ -23,6 +25,10 @@ const (
 // revoked is the content of revoked.json.
 type revoked struct {
 	Versions []versioning.Version `json:"versions"`
+	// Recalls are releases whose recall counts for nothing here any more, oldest
+	// first: the device has returned from them once, or a person has installed them
+	// all the same.
+	Recalls []digest.SHA256 `json:"recalls,omitempty"`
 }
 
 // Pending is a version that is installed and not yet confirmed healthy.
@@ -60,25 +66,44 @@ func (r *Reconciler) saveOwn(kind, name string, body any) error {
 	return nil
 }
 
-// Revoked returns the versions that are revoked on either side.
-func (r *Reconciler) Revoked() ([]versioning.Version, error) {
-	var all []versioning.Version
+// loadRevoked returns what either side has.
+func (r *Reconciler) loadRevoked() (revoked, error) {
+	var all revoked
 	for _, s := range r.sides() {
 		if s.ready() != nil {
 			continue
 		}
 		var list revoked
 		if _, err := s.loadOwn("revoked", change.RevokedFile, maxRevoked, &list); err != nil {
-			return nil, err
+			return all, err
 		}
 		for _, v := range list.Versions {
-			if !v.In(all) {
-				all = append(all, v)
+			if !v.In(all.Versions) {
+				all.Versions = append(all.Versions, v)
+			}
+		}
+		for _, sum := range list.Recalls {
+			if !slices.Contains(all.Recalls, sum) {
+				all.Recalls = append(all.Recalls, sum)
 			}
 		}
 	}
-	slices.SortFunc(all, versioning.Version.Compare)
+	slices.SortFunc(all.Versions, versioning.Version.Compare)
 	return all, nil
+}
+
+// Revoked returns the versions that are revoked on either side.
+func (r *Reconciler) Revoked() ([]versioning.Version, error) {
+	all, err := r.loadRevoked()
+	return all.Versions, err
+}
+
+// Returned reports whether the recall of a release counts for nothing here any
+// more: the device has returned from it once, or a person has installed it all the
+// same.
+func (r *Reconciler) Returned(sum digest.SHA256) (bool, error) {
+	all, err := r.loadRevoked()
+	return slices.Contains(all.Recalls, sum), err
 }
 
 // Revoke durably marks versions as revoked, on both sides.
@@ -107,14 +132,26 @@ func (r *Reconciler) Unrevoke(v versioning.Version) error {
 	return r.setRevoked(versioning.Without(bad, v))
 }
 
-func (r *Reconciler) setRevoked(versions []versioning.Version) error {
-	return r.saveOwn("revoked", change.RevokedFile, revoked{versions})
+// setRevoked replaces the versions that are revoked, and notes releases whose
+// recall is done with.
+func (r *Reconciler) setRevoked(versions []versioning.Version, recalls ...digest.SHA256) error {
+	all, err := r.loadRevoked()
+	if err != nil {
+		return err
+	}
+	for _, sum := range recalls {
+		if !slices.Contains(all.Recalls, sum) {
+			all.Recalls = append(all.Recalls, sum)
+		}
+	}
+	all.Recalls = all.Recalls[max(0, len(all.Recalls)-maxRecalls):]
+	return r.saveOwn("revoked", change.RevokedFile, revoked{versions, all.Recalls})
 }
 
 // shareRevoked gives each side what the other one knows to be revoked.
 func (r *Reconciler) shareRevoked() error {
-	all, err := r.Revoked()
-	if err != nil || len(all) == 0 {
+	all, err := r.loadRevoked()
+	if err != nil || len(all.Versions)+len(all.Recalls) == 0 {
 		return err
 	}
 	for _, s := range r.sides() {
@@ -122,8 +159,8 @@ func (r *Reconciler) shareRevoked() error {
 		if _, err := s.loadOwn("revoked", change.RevokedFile, maxRevoked, &list); err != nil {
 			return err
 		}
-		if len(list.Versions) < len(all) {
-			return r.setRevoked(all)
+		if len(list.Versions) < len(all.Versions) || len(list.Recalls) < len(all.Recalls) {
+			return r.setRevoked(all.Versions)
 		}
 	}
 	return nil

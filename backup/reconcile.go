@@ -201,7 +201,7 @@ func (r *Reconciler) decide(ctx context.Context, in *inspector, system, usrData 
 	choice := Choice{Hold: o.Hold}
 	res.Decision, err = Decide(a, b, choice)
 	if err == nil && system.usable() && res.Decision.To.In(bad) {
-		kept, kerr := r.kept(ctx, in, system, usrData, bad, versioning.Version{})
+		kept, kerr := r.kept(ctx, in, system, usrData, wish{bad: bad})
 		switch {
 		case kerr == nil:
 			choice.Kept = kept.record.Manifest.Version
@@ -366,7 +366,7 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 		total.Held = true
 		return true, in.remember(r.System, res.System)
 	case Return:
-		kept, err := r.kept(ctx, in, res.System, res.UsrData, nil, res.Decision.To)
+		kept, err := r.kept(ctx, in, res.System, res.UsrData, wish{to: res.Decision.To})
 		if err != nil {
 			return false, err
 		}

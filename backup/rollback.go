@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 
 	"tandem/backup/change"
 	"tandem/backup/manifest"
@@ -37,39 +38,154 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 	if _, err := r.Recover(); err != nil {
 		return from, now, err
 	}
-	in := newInspector(r, Options{})
-	system, usrData, err := in.look(ctx, r.System, r.UsrData)
-	if err != nil {
+	l, err := r.leave(ctx, func(bad []versioning.Version) wish { return wish{to: to, bad: bad} })
+	if l == nil || err != nil {
+		return l.from(), now, err
+	}
+	stop(l.from(), l.back())
+	if err := l.revoke(); err != nil {
+		return l.from(), now, err
+	}
+	return l.from(), l.back(), r.returnTo(ctx, l.in, l.system, l.usrData, l.kept)
+}
+
+// Withdrawal says from which release a device returns, and where to.
+type Withdrawal struct {
+	Release digest.SHA256        // that runs
+	To      versioning.Version   // to return to; zero: the highest that is kept
+	Never   []versioning.Version // not to be returned to, beside those that are revoked
+	Pending bool                 // the version that comes back is to be confirmed
+}
+
+// ErrOtherRelease says that the release to be left does not run.
+var ErrOtherRelease = errors.New("another release runs")
+
+// Withdraw leaves a release that its publisher recalled, as Rollback does, but never
+// for a version that is revoked; that recall is done with then, also if the release
+// comes back. With Pending the version that it returns to waits to be confirmed, and
+// what was left is what a rollback goes back to.
+//
+// agree is asked before anything is changed, stop called before the commit; an error
+// of either ends it. After success system is the version it returns, also after a
+// power cut. After an error or a power cut the release may be revoked already; then
+// the next Reconcile carries it through. The version that was left stays kept as
+// long as there is room. The error wraps ErrOtherRelease, or ErrNothingToReturnTo.
+func (r *Reconciler) Withdraw(ctx context.Context, wd Withdrawal, agree, stop func(from, now versioning.Version) error) (from, now versioning.Version, err error) {
+	if _, err := r.Recover(); err != nil {
 		return from, now, err
 	}
-	for _, s := range []*Snapshot{system, usrData} {
+	l, err := r.withdraw(ctx, wd)
+	if err != nil {
+		return l.from(), now, err
+	}
+	for _, ask := range []func(from, now versioning.Version) error{agree, stop} {
+		if err := ask(l.from(), l.back()); err != nil {
+			return l.from(), now, err
+		}
+	}
+	pending, err := r.Pending()
+	if err != nil {
+		return l.from(), now, err
+	}
+	// A version that waits to be confirmed is revoked first: it must not be without
+	// that mark and without a watch. Else the watch comes first, so that the version
+	// that comes back never runs without.
+	steps := []func() error{
+		func() error { return r.SetPending(Pending{Version: l.back(), Previous: l.from()}) },
+		func() error { return l.revoke(wd.Release) },
+	}
+	switch {
+	case !wd.Pending:
+		steps = steps[1:]
+	case pending != nil:
+		slices.Reverse(steps)
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return l.from(), now, err
+		}
+	}
+	return l.from(), l.back(), r.returnTo(ctx, l.in, l.system, l.usrData, l.kept)
+}
+
+// CanWithdraw returns the version that Withdraw would return to. It changes
+// nothing, and its error wraps what that of Withdraw does.
+func (r *Reconciler) CanWithdraw(ctx context.Context, wd Withdrawal) (versioning.Version, error) {
+	l, err := r.withdraw(ctx, wd)
+	if err != nil {
+		return versioning.Version{}, err
+	}
+	return l.back(), nil
+}
+
+// withdraw is leave for a release that is recalled.
+func (r *Reconciler) withdraw(ctx context.Context, wd Withdrawal) (*leaving, error) {
+	l, err := r.leave(ctx, func(bad []versioning.Version) wish {
+		return wish{to: wd.To, bad: bad, never: append(slices.Clone(bad), wd.Never...)}
+	})
+	if l != nil && l.system.Release != wd.Release {
+		return l, fmt.Errorf("%w: %s is not the one that was recalled", ErrOtherRelease, l.from())
+	}
+	return l, err
+}
+
+// leaving is a version that is about to be left for another one that is kept.
+type leaving struct {
+	r               *Reconciler
+	in              *inspector
+	system, usrData *Snapshot
+	bad             []versioning.Version // revoked so far
+	kept            *keptVersion
+}
+
+func (l *leaving) from() versioning.Version {
+	if l == nil {
+		return versioning.Version{}
+	}
+	return l.system.Version
+}
+
+func (l *leaving) back() versioning.Version { return l.kept.record.Manifest.Version }
+
+// revoke durably revokes the version that is left, on both sides, and not the one
+// that comes back. The recall of a release that is named is done with.
+func (l *leaving) revoke(recalled ...digest.SHA256) error {
+	rest := versioning.Without(l.bad, l.back())
+	if len(rest) < len(l.bad) { // first, or a cut between the sides would leave both versions revoked
+		if err := l.r.setRevoked(rest); err != nil {
+			return err
+		}
+	}
+	return l.r.setRevoked(append(rest, l.system.Version), recalled...)
+}
+
+// leave looks at the sides and finds the version to return to. Where the error wraps ErrNothingToReturnTo there is a result all the same.
+func (r *Reconciler) leave(ctx context.Context, want func(bad []versioning.Version) wish) (*leaving, error) {
+	l := &leaving{r: r, in: newInspector(r, Options{})}
+	var err error
+	if l.system, l.usrData, err = l.in.look(ctx, r.System, r.UsrData); err != nil {
+		return nil, err
+	}
+	for _, s := range []*Snapshot{l.system, l.usrData} {
 		if s.err != nil {
-			return from, now, unusable(s)
+			return nil, unusable(s)
 		}
 	}
-	if !system.usable() {
-		return from, now, fmt.Errorf("%w: %s is %s", ErrNoApplication, System, system.State)
+	if !l.system.usable() {
+		return nil, fmt.Errorf("%w: %s is %s", ErrNoApplication, System, l.system.State)
 	}
-	bad, err := r.Revoked()
-	if err != nil {
-		return from, now, err
+	if l.bad, err = r.Revoked(); err != nil {
+		return nil, err
 	}
-	kept, err := r.kept(ctx, in, system, usrData, bad, to)
-	if err != nil {
-		return system.Version, now, err
-	}
-	back := kept.record.Manifest.Version
-	stop(system.Version, back)
-	rest := versioning.Without(bad, back)
-	if len(rest) < len(bad) { // first, or a cut between the sides would leave both versions revoked
-		if err := r.setRevoked(rest); err != nil {
-			return system.Version, now, err
-		}
-	}
-	if err := r.setRevoked(append(rest, system.Version)); err != nil {
-		return system.Version, now, err
-	}
-	return system.Version, back, r.returnTo(ctx, in, system, usrData, kept)
+	l.kept, err = r.kept(ctx, l.in, l.system, l.usrData, want(l.bad))
+	return l, err
+}
+
+// wish is which version is to come back.
+type wish struct {
+	to    versioning.Version   // that one alone; zero: the highest that is not bad
+	bad   []versioning.Version // revoked
+	never []versioning.Version // not to come back in any case
 }
 
 // kept finds the version to return to: the one named, or the highest that is
@@ -77,14 +193,20 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 // over counts, revoked or not, until that is confirmed. Another build of the
 // version on system is none: it would be revoked with it. usr_data's own version
 // counts, too: it is what the device returns to while a backup is held back.
-func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *Snapshot, bad []versioning.Version, to versioning.Version) (*keptVersion, error) {
+func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *Snapshot, want wish) (*keptVersion, error) {
+	to, bad := want.to, want.bad
 	pending, err := r.Pending()
 	if err != nil {
 		return nil, err
 	}
 	var found *record.Record
+	var passed []string
 	consider := func(k *record.Record) {
 		v := k.Manifest.Version
+		if v.In(want.never) && v.Compare(system.Version) != 0 {
+			passed = append(passed, v.String())
+			return
+		}
 		before := pending != nil && v.String() == pending.Previous.String()
 		switch {
 		case v.Compare(system.Version) == 0:
@@ -110,6 +232,8 @@ func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *S
 	switch {
 	case found != nil:
 		return &keptVersion{found}, nil
+	case len(passed) > 0 && (to.IsZero() || slices.Contains(passed, to.String())):
+		return nil, fmt.Errorf("%w: %s is kept, and is revoked or was taken back itself", ErrNothingToReturnTo, passed[0])
 	case to.IsZero():
 		return nil, fmt.Errorf("%w: no other version is kept whole on this device", ErrNothingToReturnTo)
 	}

@@ -89,7 +89,9 @@ func (s *sources) keeps(near SideName, sum digest.SHA256) (source, bool) {
 				continue
 			}
 			name := change.Kept(change.PreviousDir, sum.String())
-			if info, err := side.FS.Lstat(name); err == nil && info.Type == fsys.TypeFile {
+			// What cannot be looked at now may well be there: whoever reads it finds out.
+			info, err := side.FS.Lstat(name)
+			if err == nil && info.Type == fsys.TypeFile || err != nil && tree.Means(err) == tree.Nothing {
 				return source{fs: side.FS, name: name, side: n}, true
 			}
 		}

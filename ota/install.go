@@ -216,6 +216,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 		return &Installed{Kind: m.Kind, App: m.App, From: from, Version: m.Version}, nil
 	}
 	recorded := m.Backup()
+	recorded.Release = r.Release()
 	installed, err := in.Reconciler.Admit(ctx, &recorded, o)
 	if errors.Is(err, backup.ErrInstalled) {
 		return &Installed{Kind: m.Kind, App: m.App, From: installed, Version: m.Version}, err

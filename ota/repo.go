@@ -70,6 +70,8 @@ type Decision struct {
 	// Unfit says why nothing that the source has is meant for the device; nil if
 	// something is. It wraps ErrIncompatible.
 	Unfit error
+	// Recall says that the installed release is to be left; nil: it may stay.
+	Recall *Recall
 }
 
 // Check implements Source. What it changes on the disk is said at List.
@@ -137,7 +139,9 @@ func (r *Repo) list(ctx context.Context) (*Listing, error) {
 // it is removed; or, if releases may be missing from the listing, the error says why.
 func (l *Listing) Choose(d Device) (Decision, error) {
 	best, passed := Choose(l.offers, d)
-	return l.decide(d, release.App, best, passed)
+	dec, err := l.decide(d, release.App, best, passed)
+	dec.Recall = recalled(l.offers, d) // the top level, which says it, is there
+	return dec, err
 }
 
 // ChooseFirmware is Choose for one firmware of a device: d.App is its name.
@@ -652,6 +656,10 @@ func (r *Repo) offers(trusted *trustedmetadata.TrustedMetadata, listed []tuf.Lis
 	if !pinned(metadata.TARGETS) {
 		return nil, unpinned(metadata.TARGETS)
 	}
+	halts, err := release.HaltsIn(&trusted.Snapshot.Signed)
+	if err != nil { // what can be read counts: it can only withhold
+		r.o.Log.WithError(err).Warn("the snapshot says of some releases that they are halted, and of which cannot be read")
+	}
 	var offers []Offer
 	for _, l := range listed {
 		if slices.Contains(bundleTargets, l.Name) {
@@ -668,7 +676,12 @@ func (r *Repo) offers(trusted *trustedmetadata.TrustedMetadata, listed []tuf.Lis
 			r.o.Log.WithError(err).Warn("a release is left out")
 			continue
 		}
-		offers = append(offers, Offer{Release: rel, Name: rel.Name, Size: rel.Length, SHA256: rel.SHA256})
+		delegated := l.Role != metadata.TARGETS
+		if delegated && rel.Recall != nil {
+			r.o.Log.Warnf("the recall of %s %s by the delegated role %.80q is left out: only the top-level targets metadata can recall", rel.App, rel.Version, l.Role)
+			rel.Recall = nil
+		}
+		offers = append(offers, Offer{Release: rel, Name: rel.Name, Size: rel.Length, SHA256: rel.SHA256, Halted: halts[rel.Release], Delegated: delegated})
 	}
 	return offers, nil
 }

@@ -31,6 +31,7 @@ type Device struct {
 	Compatible []string           // the hardware names it answers to
 	Channels   []string           // that it follows
 	Installed  versioning.Version // the zero Version: nothing is installed
+	Release    digest.SHA256      // of what is installed; zero if it did not come as a release
 	Revoked    []versioning.Version
 }
 
@@ -43,6 +44,8 @@ type Offer struct {
 	Form    Form // in which it is to be had; zero if that was not asked about
 	// Halted says that devices which do not have the release are not to take it for now.
 	Halted bool
+	// Delegated says that a delegated role lists it, not the top level.
+	Delegated bool
 }
 
 // Progress is told how many bytes of a file are here, out of how many. It may

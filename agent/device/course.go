@@ -27,6 +27,10 @@ type Step string
 //	                                                     health hook decides; taken back since:
 //	                                                     the start hook runs, then idle
 //
+// The return from a release that is recalled takes the last two steps, without a
+// bundle: "ready" it waits for its hour, "installing" it is under way
+// (backup.Reconciler.Withdraw).
+//
 // A version that waits to be confirmed is not a step: the sides remember it
 // (backup.Pending), and it may have been installed by hand. The agent asks the
 // health hook about it until that says yes or no.
@@ -49,6 +53,9 @@ type Course struct {
 	Size    int64              `json:"size,omitempty"` // bytes
 	SHA256  digest.SHA256      `json:"sha256,omitzero"`
 	File    string             `json:"file,omitempty"` // the path of the verified bundle
+	// Recall says that From is recalled, and Version is kept here to return to:
+	// nothing is downloaded, and SHA256 is that of the release that is left.
+	Recall bool `json:"recall,omitempty"`
 	// Hold says why it is not to be installed yet, though it is here.
 	Hold string `json:"hold,omitempty"`
 	// Unpacked is how much the release takes on a side, in bytes.

@@ -113,6 +113,8 @@ type Updated struct {
 	New      []backup.Path      `json:"new,omitempty"`
 	BackedUp bool               `json:"backed_up"`
 	InPlace  bool               `json:"in_place,omitempty"`
+	Recalled bool               `json:"recalled,omitempty"` // From was recalled by its publisher, and Version came back
+	Recall   *Recalled          `json:"recall,omitempty"`   // of the installed release, where it was there before
 	Firmware []UpdatedFirmware  `json:"firmware,omitempty"` // those that something came of
 	Remarks  []string           `json:"remarks,omitempty"`
 	Source   *SourceStatus      `json:"source,omitempty"` // of a hawkBit server: what it wants
@@ -175,8 +177,8 @@ func describeFirmware(results []firmware.Result) (docs []UpdatedFirmware, err er
 // describeInstalled describes an installation of the application.
 func describeInstalled(u *Update, err error) *Updated {
 	i := u.Installed
-	doc := &Updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, InPlace: i.InPlace}
-	doc.BackedUp = err == nil && u.BackUp != nil
+	doc := &Updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, InPlace: i.InPlace, Recalled: u.Recalled}
+	doc.BackedUp = err == nil && u.BackUp != nil && !u.BackUp.Held
 	if errors.Is(err, ErrUnhealthy) && u.BackUp != nil {
 		doc.Updated, doc.Version = false, u.BackUp.Version
 	}
@@ -203,6 +205,7 @@ type Answer struct {
 	Form      ota.FormKind       `json:"form,omitempty"`     // in which it would come
 	Download  int64              `json:"download,omitempty"` // bytes that are still to come, in that form
 	Passed    []string           `json:"passed"`             // the other releases, with the reason
+	Recall    *Recalled          `json:"recall,omitempty"`   // of the installed release
 	Firmware  []AnswerFirmware   `json:"firmware,omitempty"`
 	Source    *SourceStatus      `json:"source,omitempty"` // of a hawkBit server: what it wants
 	Failure
@@ -228,6 +231,7 @@ func (d *Device) describeAnswers(ans *Answers) (*Answer, error) {
 		doc.Available, doc.Version, doc.Size = true, b.Release.Version, b.Size
 		doc.Form, doc.Download = b.Form.Kind, b.Form.Bytes
 	}
+	doc.Recall = app.Recalled
 	for _, a := range ans.firmwares() {
 		f := AnswerFirmware{
 			Name: a.Name, Installed: a.Installed, State: a.Unpacked.State, Unpacked: a.Unpacked.Version,
@@ -283,6 +287,9 @@ func (d *Device) RunUpdate(ctx context.Context) (*Updated, error) {
 	if doc != nil {
 		if d.fromHawkBit() {
 			doc.Source = d.sourceStatus()
+		}
+		if doc.Recall = done.Answers.app().Recalled; doc.Recall != nil && doc.Recall.Stays != "" {
+			doc.Remarks = append(doc.Remarks, fmt.Sprintf("%s is %s, and stays: %s", doc.Recall.Version, recallReason, doc.Recall.Stays))
 		}
 		doc.Failure = d.explain(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"tandem/agent/firmware"
 	"tandem/backup"
 	"tandem/internal/config"
+	"tandem/internal/digest"
 	"tandem/ota"
 	"tandem/ota/download"
 	"tandem/packaging/release"
@@ -22,6 +23,7 @@ type Unit struct {
 	Kind      release.Kind
 	Name      string
 	Installed versioning.Version   // zero: nothing
+	Release   digest.SHA256        // of an application that is installed; zero if it did not come as a release
 	Pending   versioning.Version   // installed, and waits to be confirmed healthy
 	Begun     versioning.Version   // unpacked for its handler, or written by it for after a restart
 	Revoked   []versioning.Version // those that failed here, or were gone back from
@@ -158,7 +160,7 @@ func (f *repoFeed) Ask(ctx context.Context, units []Unit) (*Wanted, error) {
 			continue
 		}
 		about := f.about
-		about.App, about.Installed, about.Revoked = u.Name, u.Installed, u.Revoked
+		about.App, about.Installed, about.Release, about.Revoked = u.Name, u.Installed, u.Release, u.Revoked
 		choose := listing.Choose
 		if u.Kind == release.Firmware {
 			choose = listing.ChooseFirmware
@@ -188,6 +190,7 @@ func (f *repoFeed) Rest(ctx context.Context, o ota.Offer, want func(backup.Path)
 type UnitAnswer struct {
 	Unit
 	Offered  Offered
+	Recalled *Recalled       // of an application whose release is recalled; else nil
 	Unpacked firmware.Result // of a firmware that is here and has yet to be installed; else its state is none
 }
 
@@ -196,10 +199,12 @@ type Answers struct {
 	Units  []UnitAnswer // in the order in which they are updated: the firmwares, then the application
 	Urgent bool
 	Hold   string
-	Free   map[string]int64 // bytes, by where a release needs them
-	Behind bool             // the clock shows a time that has passed for sure
-	Wish   time.Duration    // how soon the server wants to be asked again at the earliest; 0: it did not say
-	Every  time.Duration    // how often it wants to be asked; 0: as the configuration says
+	// Metered says that nothing is downloaded on this link.
+	Metered bool
+	Free    map[string]int64 // bytes, by where a release needs them
+	Behind  bool             // the clock shows a time that has passed for sure
+	Wish    time.Duration    // how soon the server wants to be asked again at the earliest; 0: it did not say
+	Every   time.Duration    // how often it wants to be asked; 0: as the configuration says
 }
 
 // app returns the answer for the application.
@@ -243,6 +248,11 @@ func (d *Device) Ask(ctx context.Context) (*Answers, error) {
 	for i := range ans.Units {
 		ans.Units[i].Offered = wanted.Offers[i]
 	}
+	if app := ans.app(); app.Offered.Recall != nil {
+		if app.Recalled, err = d.recalled(ctx, app.Offered.Recall); err != nil {
+			app.Offered.Err = errors.Join(app.Offered.Err, err)
+		}
+	}
 	ans.Urgent, ans.Hold, ans.Wish = wanted.Urgent, wanted.Hold, wanted.Fresh
 	ans.Every = wanted.Every
 	ans.Behind = d.ClockBehind() // the source may know the time
@@ -277,6 +287,9 @@ func (d *Device) units(ctx context.Context) []UnitAnswer {
 		return append(all, app)
 	}
 	app.Installed = res.Version
+	if res.System.Version.String() == res.Version.String() {
+		app.Release = res.System.Release
+	}
 	app.Revoked, app.Err = d.reconciler.Revoked()
 	if p, err := d.reconciler.Pending(); err == nil && p != nil {
 		app.Pending = p.Version

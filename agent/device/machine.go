@@ -77,41 +77,62 @@ func (m *Machine) Choose(ans *Answers, now time.Time) (begun []Course) {
 			continue
 		}
 		w.Barred = ""
-		next, ok := u.course(ans)
-		switch {
-		case !ok && u.Offered.Err != nil: // not known: what was begun goes on
-		case !ok:
-			w.begin(Course{Step: Idle, Kind: u.Kind, App: u.Name})
-		default:
-			if b := m.barred(next.SHA256, now, ans.Free); b != nil {
-				w.begin(Course{Step: Idle, Kind: u.Kind, App: u.Name})
-				w.Barred = next.App + " " + next.Version.String() + ": " + b.Reason
-				continue
-			}
-			if w.Step == Idle || !w.about(next) {
-				w.begin(next)
-				begun = append(begun, next)
-			}
-			w.Urgent, w.Hold = next.Urgent, next.Hold
+		options := u.courses(ans, w)
+		if len(options) == 0 && u.Offered.Err != nil { // not known: what was begun goes on
+			continue
 		}
+		next := Course{Step: Idle, Kind: u.Kind, App: u.Name}
+		for _, c := range options {
+			b := m.barred(c.SHA256, now, ans.Free)
+			if b == nil {
+				next = c
+				break
+			}
+			if w.Barred == "" {
+				w.Barred = c.App + " " + c.Version.String() + ": " + b.Reason
+			}
+		}
+		if next.Step == Idle {
+			barred := w.Barred
+			w.begin(next)
+			w.Barred = barred
+			continue
+		}
+		w.Barred = ""
+		if w.Step == Idle || !w.about(next) {
+			w.begin(next)
+			begun = append(begun, next)
+		}
+		w.Urgent, w.Hold = next.Urgent, next.Hold
 	}
 	return begun
 }
 
-// course is what there is to do for a unit.
-func (u *UnitAnswer) course(ans *Answers) (Course, bool) {
+// patience is how often the download of a higher version may fail until a device
+// leaves a release that is recalled for the one before.
+const patience = 3
+
+// courses are what can be done for a unit, the best first. A release that is
+// recalled is left for a higher one where that can be had, else for the one before.
+func (u *UnitAnswer) courses(ans *Answers, w *Work) (all []Course) {
 	best := u.Offered.Best
+	if r := u.Recalled; r != nil && r.Stays == "" {
+		all = append(all, r.course(u.Name))
+	}
 	switch {
 	case best != nil && best.Release.Version.Compare(u.Unpacked.Version) > 0:
 		c := CourseOf(best, u.Installed)
 		c.Urgent, c.Hold = c.Urgent || ans.Urgent, ans.Hold
-		return c, true
+		if ans.Metered || w.about(c) && w.Step == Downloading && w.Tries > patience {
+			return append(all, c)
+		}
+		all = append([]Course{c}, all...)
 	case u.Unpacked.State.Open():
 		c := unpackedCourse(u.Unpacked)
 		c.From = u.Installed
-		return c, true
+		all = append(all, c)
 	}
-	return Course{}, false
+	return all
 }
 
 // begin makes a work one about c.

@@ -35,6 +35,9 @@ func (d *Device) Advance(ctx context.Context, c Course) (next Course, u *Update,
 	}
 	idle := Course{Step: Idle, Kind: c.Kind, App: c.App}
 	c.Step = Ready
+	if c.Recall {
+		return d.returnFrom(ctx, c)
+	}
 	if c.unpacked() {
 		r := d.goOn(ctx, c.App)
 		if r.State == firmware.Postponed || r.State == firmware.Installing || r.State == firmware.Unpacked {
@@ -125,6 +128,7 @@ func (d *Device) Update(ctx context.Context) (*Updating, error) {
 			return done, ctx.Err()
 		}
 		if a.Kind == release.App {
+			d.TellRecall(ans)
 			done.App, done.Offer = u, a.Offered.Best
 			if err == nil && unasked == nil && c.Step == Idle {
 				err = errors.Join(a.Offered.Err, a.Offered.Unfit)

@@ -21,7 +21,7 @@ func untold(events []Event, runs versioning.Version, pending *backup.Pending, re
 		case "":
 		case "pending":
 			told, waiting = e.Version, e.Version
-		case "installed", "confirmed", "rolled back":
+		case "installed", "confirmed", "rolled back", "recalled":
 			told, waiting = e.Version, versioning.Version{}
 		case "revoked", "unrevoked":
 		default: // a reconciliation
@@ -76,6 +76,12 @@ func (d *Device) CatchUp(ctx context.Context, c Course, runs versioning.Version)
 	e := untold(events, runs, pending, revoked, command)
 	if e == nil {
 		return
+	}
+	if c.Recall && c.Step == Installing && c.Version.String() == runs.String() {
+		e.Command = "rollback"
+		if e.Action != "pending" {
+			e.Action, e.From = "recalled", c.From
+		}
 	}
 	e.Reason = "found at the agent's start"
 	d.Remember(*e)

@@ -22,6 +22,7 @@ type Update struct {
 	BackUp    *backup.Result
 	Firmware  *firmware.Result // of a firmware; nil for the application
 	Already   bool             // it was installed before
+	Recalled  bool             // it was kept here, and came back because the release before it was recalled
 }
 
 // Install installs the bundle that open gives and backs it up at once. What

@@ -66,9 +66,12 @@ type Entry struct {
 // Manifest is the list of a version's application files, with the rules that
 // divide a tree into application files and configuration.
 type Manifest struct {
-	App        string             `json:"app,omitempty"`
-	Version    versioning.Version `json:"version"`
-	Compatible []string           `json:"compatible,omitempty"`
+	App     string             `json:"app,omitempty"`
+	Version versioning.Version `json:"version"`
+	// Release is the SHA-256 of release.json; zero where the version did not come
+	// as a release.
+	Release    digest.SHA256 `json:"release,omitzero"`
+	Compatible []string      `json:"compatible,omitempty"`
 	// Config patterns name the files that may change on the device, Ignore those
 	// that are neither backed up nor restored. Replace names configuration that
 	// a release always brings anew, Remove what earlier releases left and must go.

@@ -148,7 +148,7 @@ func parse(src io.Reader) (*Record, error) {
 // function.
 func (s *scanner) manifest(m *manifest.Manifest, files func() error) error {
 	return s.object(map[string]func() error{
-		"app": s.into(&m.App), "version": s.into(&m.Version), "compatible": s.into(&m.Compatible),
+		"app": s.into(&m.App), "version": s.into(&m.Version), "release": s.into(&m.Release), "compatible": s.into(&m.Compatible),
 		"config": s.into(&m.Config), "ignore": s.into(&m.Ignore), "replace": s.into(&m.Replace), "remove": s.into(&m.Remove),
 		"files": files,
 	})

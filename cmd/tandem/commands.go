@@ -346,12 +346,20 @@ func (p *program) showUpdate(doc *device.Updated, err error) error {
 		lines = append(lines, fmt.Sprintf("nothing newer than %s", orNone(doc.Version)))
 	case ofApp && !doc.Updated && doc.App != "" && doc.Error == "":
 		lines = append(lines, fmt.Sprintf("%s %s is installed already; --reinstall installs it again", doc.App, doc.Version))
+	case ofApp && doc.Recalled && doc.Updated && doc.BackedUp:
+		lines = append(lines, returnedLine(doc, "backed up to usr_data"))
+	case ofApp && doc.Recalled && doc.Updated && doc.Error == "":
+		lines = append(lines, returnedLine(doc, "backed up once it is confirmed"))
 	case ofApp && doc.Updated && doc.BackedUp:
 		lines = append(lines, installedLine(doc, "backed up to usr_data"))
 	case ofApp && doc.Updated && doc.Error == "":
 		lines = append(lines, installedLine(doc, "backed up once it is confirmed"))
 	}
 	return errors.Join(p.report(doc, append(lines, sourceLines(doc.Source)...)...), err)
+}
+
+func returnedLine(doc *device.Updated, end string) string {
+	return fmt.Sprintf("returned from %s %s, which its publisher recalled, to %s; %s", doc.App, doc.From, doc.Version, end)
 }
 
 func installedLine(doc *device.Updated, end string) string {
@@ -457,7 +465,20 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 			line += ", as a delta bundle"
 		}
 	}
-	lines = append(append(lines, line), sourceLines(doc.Source)...)
+	lines = append(lines, line)
+	if r := doc.Recall; r != nil {
+		line := fmt.Sprintf("%s %s is recalled by its publisher", doc.App, r.Version)
+		switch {
+		case r.Stays != "":
+			line += ", and stays: " + r.Stays
+		case doc.Available:
+			line += fmt.Sprintf(": where %s cannot be had the device returns to %s", doc.Version, r.To)
+		default:
+			line += fmt.Sprintf(": the device returns to %s", r.To)
+		}
+		lines = append(lines, line)
+	}
+	lines = append(lines, sourceLines(doc.Source)...)
 	return errors.Join(p.print(doc, lines...), err)
 }
 
@@ -482,7 +503,8 @@ func newUpdateCommand(p *program) *cobra.Command {
 		Short: "Ask the source, download, install and back up, once",
 		Long: `update asks the configured source, downloads the release that this device should
 have, installs it on system and backs it up to usr_data at once. A download that
-was cut off goes on where it stopped. Firmwares that the configuration names a
+was cut off goes on where it stopped. Where the publisher recalled the release that
+runs, and offers no higher one, it returns to the version before. Firmwares that the configuration names a
 handler for come first; one that fails does not keep the application from its own.`,
 		Example: "  tandem update\n  tandem update --json",
 		Args:    cli.Exactly(),

@@ -220,6 +220,21 @@ func (d *device) rollback(to string) error {
 	return r.ClearPending()
 }
 
+// withdraw has a device leave 1.1.0, which its publisher recalled, and watch what
+// comes back.
+func (d *device) withdraw() error {
+	r := d.reconciler()
+	res, err := r.Look(context.Background(), backup.Options{})
+	if err != nil {
+		return err
+	}
+	agree := func(versioning.Version, versioning.Version) error { return nil }
+	if _, _, err := r.Withdraw(context.Background(), backup.Withdrawal{Release: res.System.Release, Pending: true}, agree, agree); err != nil {
+		return err
+	}
+	return d.boot()
+}
+
 func parse(version string) versioning.Version { return get(versioning.Parse(version)) }
 
 // write makes or replaces a file of a side, as a person would.

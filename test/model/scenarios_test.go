@@ -424,7 +424,35 @@ func rollbackScenarios() []*scenario {
 		}
 		return nil
 	}
+	// What came back for a release that was recalled is watched, and that recall is
+	// done with.
+	watched := func(d *device, version string) error {
+		p, err := d.reconciler().Pending()
+		if err != nil || version != "1.0.0" {
+			return err
+		}
+		if p == nil || p.Version.String() != "1.0.0" || p.Previous.String() != "1.1.0" {
+			return fmt.Errorf("1.0.0 came back, and nobody watches it: %v", p)
+		}
+		return judged("1.1.0")(d, version)
+	}
 	return []*scenario{
+		{
+			name: "recall", goal: "1.0.0", prepare: past, world: config, after: watched, during: resolved,
+			work: func(d *device) error { return d.withdraw() },
+		},
+		{
+			name: "recall of a version that waits to be confirmed", goal: "1.0.0", world: config, after: judged("1.1.0"), during: resolved,
+			prepare: then(past, func(d *device) {
+				must(d.reconciler().SetPending(backup.Pending{Version: parse("1.1.0"), Previous: parse("1.0.0")}))
+			}),
+			work: func(d *device) error { return d.withdraw() },
+		},
+		{
+			name: "recall, and what came back is not well", goal: "1.1.0", world: config, after: judged("1.0.0"),
+			prepare: then(past, func(d *device) { must(d.withdraw()) }),
+			work:    func(d *device) error { return d.rollback("1.1.0") },
+		},
 		{
 			name: "rollback", goal: "1.0.0", prepare: past, world: config, after: judged("1.1.0"), during: resolved,
 			work: func(d *device) error { return d.rollback("") },
