@@ -48,7 +48,7 @@ func TestOpenAPI(t *testing.T) {
 		"Failure": device.Failure{}, "Problem": backup.Problem{}, "Finished": backup.Finished{}, "Event": device.Event{},
 		"Side": device.SideStatus{}, "Pending": backup.Pending{}, "FirmwareStatus": device.FirmwareStatus{}, "Progress": device.Progress{},
 		"AgentStatus": device.AgentStatus{}, "Underway": device.Underway{}, "Cancelled": Cancelled{}, "Status": device.Status{}, "Message": Message{}, "AnswerFirmware": device.AnswerFirmware{},
-		"Answer": device.Answer{}, "UpdatedFirmware": device.UpdatedFirmware{}, "Updated": device.Updated{}, "Reconciliation": device.Reconciliation{},
+		"Answer": device.Answer{}, "UpdatedFirmware": device.UpdatedFirmware{}, "Updated": device.Updated{}, "Recalled": device.Recalled{}, "Reconciliation": device.Reconciliation{},
 		"SourceStatus": device.SourceStatus{}, "ActionStatus": device.ActionStatus{}, "Waiting": hawkbit.Waiting{}, "ConfirmedUpdate": device.ConfirmedUpdate{},
 	}
 	if a, b := slices.Sorted(maps.Keys(types)), slices.Sorted(maps.Keys(doc.Components.Schemas)); !slices.Equal(a, b) {

@@ -15,6 +15,7 @@ import (
 	"tandem/agent/device"
 	"tandem/backup"
 	"tandem/internal/config"
+	"tandem/internal/digest"
 	"tandem/internal/disclose"
 	"tandem/ota"
 	"tandem/versioning"
@@ -35,6 +36,7 @@ type Report struct {
 	Agent      string             `json:"agent"` // version of this program
 	Time       time.Time          `json:"time"`  // by the device's clock, when it was sent
 	Version    versioning.Version `json:"version"`
+	Release    digest.SHA256      `json:"release,omitzero"` // SHA-256 of its release.json
 	InStep     bool               `json:"in_step"`
 	Pending    versioning.Version `json:"pending,omitzero"` // installed, and not confirmed yet
 	Events     []device.Event     `json:"events"`
@@ -158,6 +160,11 @@ func (a *Agent) send(ctx context.Context, d *device.Device, events []device.Even
 	}
 	if look, err := d.Plan(ctx, backup.Options{}); err == nil {
 		r.Version, r.InStep = look.Version, look.Decision.Action == backup.Nothing
+		for _, s := range []*backup.Snapshot{look.UsrData, look.System} {
+			if s.Version.String() == look.Version.String() {
+				r.Release = s.Release
+			}
+		}
 	}
 	if p, err := d.Pending(); err == nil && p != nil {
 		r.Pending = p.Version

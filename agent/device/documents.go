@@ -231,7 +231,9 @@ func (d *Device) describeAnswers(ans *Answers) (*Answer, error) {
 		doc.Available, doc.Version, doc.Size = true, b.Release.Version, b.Size
 		doc.Form, doc.Download = b.Form.Kind, b.Form.Bytes
 	}
-	doc.Recall = app.Recalled
+	if app.Recalled != nil {
+		doc.Recall = &app.Recalled.Recalled
+	}
 	for _, a := range ans.firmwares() {
 		f := AnswerFirmware{
 			Name: a.Name, Installed: a.Installed, State: a.Unpacked.State, Unpacked: a.Unpacked.Version,
@@ -288,8 +290,11 @@ func (d *Device) RunUpdate(ctx context.Context) (*Updated, error) {
 		if d.fromHawkBit() {
 			doc.Source = d.sourceStatus()
 		}
-		if doc.Recall = done.Answers.app().Recalled; doc.Recall != nil && doc.Recall.Stays != "" {
-			doc.Remarks = append(doc.Remarks, fmt.Sprintf("%s is %s, and stays: %s", doc.Recall.Version, recallReason, doc.Recall.Stays))
+		if r := done.Answers.app().Recalled; r != nil {
+			doc.Recall = &r.Recalled
+			if r.Stays != "" {
+				doc.Remarks = append(doc.Remarks, fmt.Sprintf("%s is %s, and stays: %s", r.Version, recallReason, r.Stays))
+			}
 		}
 		doc.Failure = d.explain(err)
 	}

@@ -190,7 +190,7 @@ func (f *repoFeed) Rest(ctx context.Context, o ota.Offer, want func(backup.Path)
 type UnitAnswer struct {
 	Unit
 	Offered  Offered
-	Recalled *Recalled       // of an application whose release is recalled; else nil
+	Recalled *recalling      // of an application whose release is recalled; else nil
 	Unpacked firmware.Result // of a firmware that is here and has yet to be installed; else its state is none
 }
 

@@ -221,3 +221,65 @@ func TestChoose(t *testing.T) {
 		t.Errorf("a higher one is not fetched: %+v", w)
 	}
 }
+
+// A release that is recalled is left for a higher one where that can be had, else for
+// the one before.
+func TestChooseRecalled(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	r := &recalling{Recalled: Recalled{Version: version(t, "1.0.0"), To: version(t, "0.9.0"), Urgent: true}, release: digest.Of([]byte("release"))}
+	ask := func(offered string, change func(*Answers)) *Answers {
+		ans := &Answers{Units: []UnitAnswer{answer(t, release.App, "hello", offered)}}
+		ans.Units[0].Recalled = r
+		if change != nil {
+			change(ans)
+		}
+		return ans
+	}
+	var m Machine
+	expect := func(step Step, version string, recall bool) {
+		t.Helper()
+		if w := m.Works[0]; w.Step != step || w.Version.String() != version || w.Recall != recall {
+			t.Errorf("%s %s, recall %t; want %s %s, %t", w.Step, w.Version, w.Recall, step, version, recall)
+		}
+	}
+	if begun := m.Choose(ask("", nil), now); len(begun) != 1 || !begun[0].Urgent {
+		t.Errorf("begun: %v", begun)
+	}
+	expect(Ready, "0.9.0", true)
+	if begun := m.Choose(ask("", nil), now); len(begun) != 0 {
+		t.Errorf("begun again: %v", begun)
+	}
+	m.Choose(ask("2.0.0", nil), now)
+	expect(Downloading, "2.0.0", false)
+	m.Choose(ask("2.0.0", func(a *Answers) { a.Metered = true }), now)
+	expect(Ready, "0.9.0", true)
+	m.Choose(ask("2.0.0", nil), now)
+	m.Works[0].Tries = patience
+	m.Choose(ask("2.0.0", nil), now)
+	expect(Downloading, "2.0.0", false)
+	m.Works[0].Tries = patience + 1
+	m.Choose(ask("2.0.0", nil), now)
+	expect(Ready, "0.9.0", true)
+	m.bar(Bar{SHA256: digest.Of([]byte("hello2.0.0")), Reason: "a hook refused it", Until: now.Add(time.Hour)})
+	m.Choose(ask("2.0.0", nil), now)
+	expect(Ready, "0.9.0", true)
+	// Where the application wants it later, or not at all, it is left alone for a while.
+	c := m.Works[0].Course
+	if v := m.Settle(c, c, child.ErrPostponed, Circumstances{Now: now, Random: 0.5}); v != Postponed || m.Works[0].Step != Ready {
+		t.Errorf("postponed: %s, %s", v, m.Works[0].Step)
+	}
+	if v := m.Settle(c, c, child.ErrRefused, Circumstances{Now: now, Random: 0.5}); v != Refused {
+		t.Errorf("refused: %s", v)
+	}
+	m.Choose(ask("", nil), now)
+	expect(Idle, "", false)
+	m.Choose(ask("", nil), now.Add(barTime))
+	expect(Ready, "0.9.0", true)
+	m.Choose(ask("", func(a *Answers) { a.Units[0].Recalled = &recalling{Recalled: Recalled{Stays: "nothing is kept"}} }), now)
+	expect(Idle, "", false)
+	m.Choose(ask("", nil), now.Add(barTime))
+	m.Works[0].Step = Installing
+	m.Choose(ask("2.0.0", nil), now.Add(barTime))
+	expect(Installing, "0.9.0", true)
+}

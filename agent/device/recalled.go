@@ -18,7 +18,11 @@ type Recalled struct {
 	To      versioning.Version `json:"to,omitzero"`     // that the device returns to
 	Stays   string             `json:"stays,omitempty"` // why the device keeps the release instead
 	Urgent  bool               `json:"urgent,omitempty"`
+}
 
+// recalling is what a poll found out about a recall.
+type recalling struct {
+	Recalled
 	release digest.SHA256
 	told    bool // why it stays is in the history by other words
 }
@@ -26,8 +30,8 @@ type Recalled struct {
 const recallReason = "recalled by its publisher"
 
 // recalled finds out what a recall means for this device. It changes nothing.
-func (d *Device) recalled(ctx context.Context, r *ota.Recall) (*Recalled, error) {
-	out := &Recalled{Version: r.Version, Urgent: r.Urgent, release: r.Release}
+func (d *Device) recalled(ctx context.Context, r *ota.Recall) (*recalling, error) {
+	out := &recalling{Recalled: Recalled{Version: r.Version, Urgent: r.Urgent}, release: r.Release}
 	done, err := d.reconciler.Returned(r.Release)
 	if err != nil {
 		return nil, err
@@ -49,7 +53,7 @@ func (d *Device) recalled(ctx context.Context, r *ota.Recall) (*Recalled, error)
 }
 
 // course is what there is to do about it.
-func (r *Recalled) course(app string) Course {
+func (r *recalling) course(app string) Course {
 	return Course{
 		Step: Ready, Kind: release.App, App: app, From: r.Version, Version: r.To, Recall: true,
 		Urgent: r.Urgent, SHA256: r.release, Release: r.release,
