@@ -25,7 +25,7 @@ const (
 var leaves = map[string]form{
 	// What the device is.
 	"report.device": asIs, "report.app": asIs, "report.compatible": asIs, "report.agent": asIs,
-	"report.time": asIs, "report.version": asIs, "report.in_step": asIs, "report.pending": asIs, "report.events": group,
+	"report.time": asIs, "report.version": asIs, "report.release": asIs, "report.in_step": asIs, "report.pending": asIs, "report.events": group,
 
 	// What happened.
 	"report.events.id": asIs, "report.events.time": asIs, "report.events.command": asIs, "report.events.action": asIs, "report.events.reason": text,
