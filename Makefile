@@ -26,7 +26,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo trial bench bench-delta savings soak fleet lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo trial bench bench-delta savings soak fleet otel lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -97,6 +97,16 @@ soak: ## run the daemon for some minutes with faults, kills and edits; SOAKFLAGS
 
 fleet: ## have 1,000 devices poll nginx, and count what they cost it; FLEETFLAGS are its flags
 	go run ./test/fleet $(FLEETFLAGS)
+
+COLLECTOR = .cache/bin/collector
+
+otel: $(COLLECTOR) ## have ten devices report to an OpenTelemetry Collector, and ask Prometheus what examples/fleet shows of them
+	TANDEM_COLLECTOR='$(abspath $(COLLECTOR))' go test -count=1 -timeout 15m -run '^TestFleet$$' ./test/e2e
+
+# Built from its Go modules, in a module of its own.
+$(COLLECTOR): $(wildcard test/otel/collector/*)
+	cd test/otel/collector && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o '$(abspath $@)' .
+	@touch $@
 
 lab-ubifs: ## cut the power on real UBIFS, in a machine under QEMU; LABFLAGS are its flags
 	go run ./test/ubifs $(LABFLAGS)

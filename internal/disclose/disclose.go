@@ -154,9 +154,13 @@ func (f Filter) words(how form, s string) string {
 // urls finds URLs, with a scheme and without.
 var urls = regexp.MustCompile(`//[^\s"'<>\x60]+`)
 
+// tag finds what a message quotes of a tag that is none: whatever lies in that file.
+var tag = regexp.MustCompile(`(not a version: )"(?:[^"\\]|\\.)*"`)
+
 // Text returns a text for people in which no URL shows a user, a password, a query
-// or a fragment.
+// or a fragment, and nothing is quoted of a file.
 func Text(s string) string {
+	s = tag.ReplaceAllString(s, `$1"…"`)
 	if !strings.Contains(s, "//") {
 		return s
 	}

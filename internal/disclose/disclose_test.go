@@ -23,6 +23,8 @@ func TestText(t *testing.T) {
 		"https://me:sec@ret@host/a@b/c":                                       "https://host/a@b/c",
 		"https://host/a@b?secret@x":                                           "https://host/a@b",
 		"https://host#secret and 1//2":                                        "https://host and 1//2",
+		`app_ver.txt: not a version: "hunter2 \"x\" \\": expected one line`:   `app_ver.txt: not a version: "…": expected one line`,
+		`not a version: "hunter2"… has 200 characters`:                        `not a version: "…"… has 200 characters`,
 		"/usr//lib/x: no such file":                                           "/usr//lib/x: no such file",
 	} {
 		if got := Text(in); got != want {

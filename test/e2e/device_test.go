@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -32,6 +34,8 @@ type options struct {
 	slow    string // [source] bandwidth
 	more    string // lines of [source]
 	report  string // URL; "": none
+	otlp    bool   // for a collector, metrics once a second
+	id      string // [device] id; "" is test
 	agent   string // more lines of [agent]
 	hooks   bool   // start, stop and health
 	pre     bool   // pre_install
@@ -88,7 +92,7 @@ func (d *device) configure(o options) {
 		o.usrData = d.dir
 	}
 	text := fmt.Sprintf(`[device]
-id = "test"
+id = %q
 compatible = ["demo"]
 app = "hello"
 [system]
@@ -101,12 +105,15 @@ root = "root.json"
 state = %q
 lock = "tandem.lock"
 socket = "socket"
-`, filepath.Join(o.usrData, "usr_data"), filepath.Join(o.usrData, "state")) + o.agent + "\n"
+`, cmp.Or(o.id, "test"), filepath.Join(o.usrData, "usr_data"), filepath.Join(o.usrData, "state")) + o.agent + "\n"
 	if o.source != "" {
 		text += fmt.Sprintf("[source]\nurl = %q\nbandwidth = %q\n", o.source, o.slow) + o.more
 	}
 	if o.report != "" {
 		text += fmt.Sprintf("[report]\nurl = %q\n", o.report)
+		if o.otlp {
+			text += "format = \"otlp\"\nmetrics = \"1s\"\n"
+		}
 	}
 	text += "[hooks]\n"
 	if o.hooks {
@@ -259,6 +266,16 @@ func (d *device) signal(s os.Signal) {
 
 // status asks the agent over its socket.
 func (d *device) status() (*dev.Status, error) {
+	body, err := d.get("/v1/status")
+	if err != nil {
+		return nil, err
+	}
+	var s dev.Status
+	return &s, json.Unmarshal(body, &s)
+}
+
+// get asks the agent over its socket.
+func (d *device) get(path string) ([]byte, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		dir, err := os.Open(d.dir)
 		if err != nil {
@@ -268,16 +285,15 @@ func (d *device) status() (*dev.Status, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/socket", dir.Fd()))
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: soon}
-	resp, err := client.Get("http://agent/v1/status")
+	resp, err := client.Get("http://agent" + path)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status: %s", resp.Status)
+		return nil, fmt.Errorf("%s: %s", path, resp.Status)
 	}
-	var s dev.Status
-	return &s, json.NewDecoder(resp.Body).Decode(&s)
+	return io.ReadAll(resp.Body)
 }
 
 // until waits until the agent's status is as it should be.
