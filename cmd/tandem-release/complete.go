@@ -14,7 +14,7 @@ import (
 // that takes one.
 func (p *program) completeReleases(root *cobra.Command) {
 	for _, cmd := range root.Commands() {
-		if strings.Contains(cmd.Use, " REPO RELEASE") {
+		if strings.Contains(cmd.Use, " REPO RELEASE") || strings.Contains(cmd.Use, " REPO [RELEASE]") {
 			cmd.ValidArgsFunction = p.releases
 		}
 		p.completeReleases(cmd)

@@ -172,21 +172,25 @@ func (p *program) listJSON(s *repository.Status) error {
 		Root: document(s.Root), Targets: document(s.Targets), Snapshot: document(s.Snapshot), Timestamp: document(s.Timestamp),
 		TargetsBytes: s.TargetsLength, Releases: []listed{},
 	}
-	for _, r := range s.Releases {
-		l := listed{
-			App: r.App, Version: r.Version.String(), Kind: string(r.Kind), Release: r.Release.String(), Compatible: list(r.Compatible),
-			Base: r.Base.String(), Yanked: r.Yanked, Halted: s.Halts[r.Release], Urgent: r.Urgent,
-			Name: r.Name, File: repository.File(r), Size: r.Length, SHA256: r.SHA256.String(),
-		}
-		for _, name := range r.ChannelNames() {
-			l.Channels = append(l.Channels, offer{name, r.Channels[name].Rollout, r.Channels[name].Yanked})
-		}
-		if c := r.Recall; c != nil {
-			l.Recall = &recall{c.To.String(), c.Rollout, c.Urgent}
-		}
-		doc.Releases = append(doc.Releases, l)
+	for i := range s.Releases {
+		doc.Releases = append(doc.Releases, listedOf(&s.Releases[i], s.Halts))
 	}
 	return p.document(doc)
+}
+
+func listedOf(r *release.Target, halts release.Halts) listed {
+	l := listed{
+		App: r.App, Version: r.Version.String(), Kind: string(r.Kind), Release: r.Release.String(), Compatible: list(r.Compatible),
+		Base: r.Base.String(), Yanked: r.Yanked, Halted: halts[r.Release], Urgent: r.Urgent,
+		Name: r.Name, File: repository.File(*r), Size: r.Length, SHA256: r.SHA256.String(),
+	}
+	for _, name := range r.ChannelNames() {
+		l.Channels = append(l.Channels, offer{name, r.Channels[name].Rollout, r.Channels[name].Yanked})
+	}
+	if c := r.Recall; c != nil {
+		l.Recall = &recall{c.To.String(), c.Rollout, c.Urgent}
+	}
+	return l
 }
 
 func newRepoCheckCommand(p *program) *cobra.Command {

@@ -37,9 +37,10 @@ func newRepoRolloutCommand(p *program) *cobra.Command {
 		percent       int
 		lower, resume bool
 		channel       string
+		g             guarding
 	)
 	cmd := &cobra.Command{
-		Use:   "rollout REPO RELEASE --percent N --keys KEYS",
+		Use:   "rollout REPO [RELEASE] --percent N --keys KEYS",
 		Short: "Offer a release to more devices",
 		Long: `Offer a release to N per cent of the devices that follow a channel; --channel names it
 where the release stands in several. RELEASE is APP/VERSION, VERSION where only one
@@ -50,13 +51,46 @@ change: a device that was offered the release at a lower percentage is offered i
 at a higher one. A lower percentage needs --allow-lower: it stops further devices,
 and takes the release from none that has it ("repo yank" does not either).
 
+--guard REPORTS reads the reports of a fleet, and halts the rollout of each release that
+more than --max-failures of the devices which took it fell back from, once at least
+--min-devices took it: devices that do not have it are not offered it any more. It is
+meant for a timer. It needs the snapshot and the timestamp key only, and never raises,
+promotes or recalls; without --keys it prints what is to be halted, and ends with exit
+code 3. With RELEASE it looks at that one alone.
+
+` + reportsHelp + `
+
 With --resume a rollout that is halted goes on, at the percentages that it had. That
-needs the snapshot and the timestamp key only.`,
+needs the snapshot and the timestamp key only, too.`,
 		Example: `  tandem-release repo rollout repo hello/1.1.0 --percent 25 --keys keys
   tandem-release repo rollout repo hello/1.1.0 --percent 5 --channel stable --keys keys
-  tandem-release repo rollout repo hello/1.1.0 --resume --keys keys`,
-		Args: cli.Exactly("REPO", "RELEASE"),
+  tandem-release repo rollout repo --guard /var/lib/reports --max-failures 5% --min-devices 20 --keys online
+  tandem-release repo rollout repo hello/1.1.0 --resume --keys online`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("guard") && len(args) == 1 {
+				return nil
+			}
+			return cli.Exactly("REPO", "RELEASE")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, flag := range []string{"max-failures", "min-devices", "reports-token-file"} {
+				if cmd.Flags().Changed(flag) && !cmd.Flags().Changed("guard") {
+					return cli.Usage(cmd, "--%s goes with --guard", flag)
+				}
+			}
+			if cmd.Flags().Changed("guard") {
+				if f.out != "" || resume || cmd.Flags().Changed("percent") || cmd.Flags().Changed("channel") {
+					return cli.Usage(cmd, "--guard only halts: it goes with none of --percent, --channel, --resume and --out")
+				}
+				if g.reports == "" {
+					return cli.Usage(cmd, "--guard is empty: expected a directory or a URL of reports")
+				}
+				name := ""
+				if len(args) > 1 {
+					name = args[1]
+				}
+				return p.guard(cmd, &f, &g, args[0], name)
+			}
 			if resume {
 				if f.out != "" || cmd.Flags().Changed("percent") {
 					return cli.Usage(cmd, "--resume lets the rollout go on as it was: it goes with neither --out nor --percent")
@@ -85,6 +119,7 @@ needs the snapshot and the timestamp key only.`,
 	cmd.Flags().IntVar(&percent, "percent", 0, "per cent of the devices, 0 to 100")
 	cmd.Flags().BoolVar(&lower, "allow-lower", false, "allow a lower percentage than before")
 	cmd.Flags().StringVar(&channel, "channel", "", "channel that it is about (default: the only one of the release)")
+	g.register(cmd)
 	cmd.Flags().BoolVar(&resume, "resume", false, "let a rollout that is halted go on")
 	p.completeChannels(cmd, "channel")
 	return cmd

@@ -23,6 +23,8 @@ func outcomes() cli.Outcomes {
 			"give the passphrase at a terminal, with --passphrase-file, or in the environment as "+passphraseVariable),
 		cli.On(1, "", cli.Any(repository.ErrStale), "make the change again, from the repository as it is now"),
 		cli.On(1, "", cli.Any(repository.ErrLower), "add --allow-lower if that is what you want; to take a release back: tandem-release repo yank"),
+		cli.On(3, "a rollout is to be halted", cli.Any(errHalt), "halt it with the same command and --keys KEYS, those of snapshot and timestamp; then look why devices fell back, and yank or raise the version"),
+		cli.On(1, "", cli.Any(errNobody), "keep what the collector takes as DEVICE/NAME.json, where DEVICE is who the collector found the device to be"),
 		cli.On(1, "", cli.Any(repository.ErrHalted), "tandem-release repo status shows why; let it go on with: tandem-release repo rollout REPO RELEASE --resume --keys KEYS"),
 		cli.On(1, "", cli.Any(repository.ErrRecalled), "take the recall back first with: tandem-release repo yank REPO RELEASE --undo --keys KEYS"),
 		cli.On(1, "", cli.Any(repository.ErrYanked), "offer it again with: tandem-release repo yank REPO RELEASE --undo --keys KEYS"),

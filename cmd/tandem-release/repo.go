@@ -35,7 +35,7 @@ root or targets keys are, and "repo apply" publishes it where the others are.`,
 	}
 	group(cmd)
 	cmd.AddCommand(
-		newRepoInitCommand(p), newRepoAddCommand(p), newRepoListCommand(p), newRepoCheckCommand(p),
+		newRepoInitCommand(p), newRepoAddCommand(p), newRepoListCommand(p), newRepoStatusCommand(p), newRepoCheckCommand(p),
 		newRepoRolloutCommand(p), newRepoPromoteCommand(p), newRepoYankCommand(p), newRepoRemoveCommand(p),
 		newRepoRefreshCommand(p), newRepoRotateCommand(p), newRepoSignCommand(p), newRepoApplyCommand(p),
 		newRepoResignCommand(p), newRepoServeCommand(p),

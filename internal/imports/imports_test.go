@@ -26,6 +26,7 @@ var outside = []string{"test", "examples"}
 // or publishes has no place on a device.
 var restricted = map[string][]string{
 	"packaging/delta/encode": {"cmd/tandem-release", "packaging/repository", "test/patches"},
+	"packaging/fleet":        {"cmd/tandem-release"},
 	"packaging/signing":      {"cmd/tandem-release", "packaging/repository", "packaging/signing"},
 	"packaging/repository":   {"cmd/tandem-release", "packaging/repository", "test/device", "test/soak"},
 }

@@ -82,11 +82,15 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 	}
 	tm := r.workflow(rep, s)
 	r.dates(rep, s)
+	if s.badHalts != nil {
+		r.problem(rep, snapshotName(s.snapshot.Signed.Version), s.badHalts)
+	}
 	targets, whole := s.listed(), false
 	if tm != nil {
 		targets, whole = r.delegated(rep, s, tm)
 	}
 	listed := make(map[string]bool)
+	halted := maps.Clone(s.halts)
 	for _, l := range targets {
 		found, err := release.ParseListed(l)
 		if err != nil {
@@ -95,6 +99,13 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 		}
 		rel := &found
 		listed[File(*rel)] = true
+		if halted[rel.Release] {
+			delete(halted, rel.Release)
+			r.note(rep, snapshotName(s.snapshot.Signed.Version), "the rollout of %s %s for %s is halted", rel.App, rel.Version, strings.Join(rel.Compatible, ", "))
+		}
+		if rel.Recall != nil && l.Role != metadata.TARGETS {
+			r.problem(rep, roleName(s, l.Role), fmt.Errorf("%s %s is recalled by a delegated role: devices leave that out", rel.App, rel.Version))
+		}
 		rep.Releases++
 		n, err := r.checkBundle(ctx, s, rel)
 		rep.Bytes += n
@@ -114,6 +125,9 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 	}
 	if !whole { // what is missing may lead to bundles
 		return rep, nil
+	}
+	for _, sum := range slices.SortedFunc(maps.Keys(halted), func(a, b digest.SHA256) int { return slices.Compare(a[:], b[:]) }) {
+		r.note(rep, snapshotName(s.snapshot.Signed.Version), "the release %s is halted, and not listed", sum)
 	}
 	return rep, r.strays(rep, listed)
 }

@@ -323,6 +323,7 @@ type state struct {
 	snapshot  *metadata.Metadata[metadata.SnapshotType]
 	targets   *metadata.Metadata[metadata.TargetsType]
 	halts     release.Halts // what the snapshot withholds, or the next one shall
+	badHalts  error         // what cannot be read of that
 }
 
 // Root gives the newest root of the repository, which follows from root.json.
@@ -375,9 +376,7 @@ func (r *Repository) load() (*state, error) {
 	if pin == nil {
 		return nil, fmt.Errorf("%s: %w: names no targets", r.fs.Path(snapshotName(s.snapshot.Signed.Version)), ErrDamaged)
 	}
-	if s.halts, err = release.HaltsIn(&s.snapshot.Signed); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", r.fs.Path(snapshotName(s.snapshot.Signed.Version)), ErrDamaged, err)
-	}
+	s.halts, s.badHalts = release.HaltsIn(&s.snapshot.Signed)
 	s.targets, err = read[metadata.TargetsType](r, root, metadata.TARGETS, targetsName(pin.Version), pin)
 	return s, err
 }
