@@ -6,7 +6,16 @@ VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null | sed 's/^v//' |
 BUILT   ?= $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 # Who answers for the packages; without DEBEMAIL, who made the commit.
 MAINTAINER ?= $(if $(DEBEMAIL),$(or $(DEBFULLNAME),$(DEBEMAIL)) <$(DEBEMAIL)>,$(shell git log -1 --format='%cn <%ce>' 2>/dev/null))
-FLAGS    = -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)'
+# What is small: HTTP/2 is left out, which a device has no use for, and functions are not inlined,
+# but for the packages in HOT, where the time goes that bytes and files take.
+HOT      = runtime internal/runtime/... internal/bytealg internal/strconv sync/... slices maps cmp unicode/utf8 bytes strings \
+           sort strconv io bufio hash/... encoding/binary encoding/hex crypto/sha256 crypto/internal/fips140/sha256 \
+           crypto/internal/fips140/sha512 crypto/internal/fips140/edwards25519/... crypto/internal/fips140/aes/... \
+           github.com/klauspost/compress/... github.com/minio/sha256-simd tandem/packaging/delta/... \
+           tandem/packaging/bundle tandem/backup/... tandem/internal/fsys
+SMALL    = -tags nethttpomithttp2 -gcflags=all=-l $(HOT:%=-gcflags=%=)
+LDFLAGS  = -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)'
+FLAGS    = -trimpath -buildvcs=false $(LDFLAGS)
 
 # What "make dist" builds, and where it puts it.
 DIST       ?= dist
@@ -32,7 +41,8 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
 
 build: ## build tandem and tandem-release into bin/
-	CGO_ENABLED=0 go build $(FLAGS) -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build $(FLAGS) $(SMALL) -o bin/tandem ./cmd/tandem
+	CGO_ENABLED=0 go build $(FLAGS) -o bin/tandem-release ./cmd/tandem-release
 
 arm: $(DIST)/tandem-linux-armv7 ## build tandem for a device with a 32-bit ARM core, into dist/
 
@@ -43,7 +53,7 @@ dist: $(BINARIES) ## build the programs of a release, with checksums and a bill 
 	@cd $(DIST) && wc -c $(PROGRAMS)
 
 $(DIST)/tandem-linux-%: FORCE
-	$(CROSS_$*) go build $(FLAGS) -o $@ ./cmd/tandem
+	$(CROSS_$*) go build $(FLAGS) $(SMALL) -o $@ ./cmd/tandem
 
 $(DIST)/tandem-release-linux-%: FORCE
 	$(CROSS_$*) go build $(FLAGS) -o $@ ./cmd/tandem-release
