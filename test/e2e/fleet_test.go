@@ -69,7 +69,12 @@ func TestFleet(t *testing.T) {
 			return d.runs("1.0.0")
 		})
 	}
-	eventually(t, soon, "device 8 is up", func() error { _, err := devices[8].status(); return err })
+	devices[8].until(soon, "device 8 has nothing to do", func(s *dev.Status) error {
+		if s.Agent.Doing != "idle" { // it would mend what is damaged before
+			return fmt.Errorf("it is %s", s.Agent.Doing)
+		}
+		return nil
+	})
 	devices[8].write("usr_data/apps/bin/hello", "something else\n") // and no one mends it until tomorrow
 
 	// Each event arrives, as the device tells it.

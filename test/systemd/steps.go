@@ -23,6 +23,8 @@ var steps = []step{
 	{name: "a bundle in /tmp, /root, /home", do: (*lab).places},
 	{name: "hooks, a handler and a source that the sandbox would forbid", do: (*lab).hooks},
 	{name: "usr_data goes and comes back beside the agent", do: (*lab).comesBack},
+	{name: "sides in directories of the device's own, which go and come back", do: (*lab).ownDirectories},
+	{name: "the machine ends in order right after the application removed something", do: (*lab).orderlyEnd},
 	{name: "the package is upgraded in the midst of an installation", do: (*lab).upgraded},
 	{name: "the package is removed and installed again", do: (*lab).reinstalled},
 	{name: "the package is purged and installed again", do: (*lab).purged},
@@ -221,6 +223,52 @@ func (l *lab) comesBack() error {
 		l.holds("umount /usrdata", name("Barbara"), "sleep 8", `[ -z "$(ls /usrdata)" ]`),
 		l.becomes("the agent says that it is gone", "tandem status | grep -q 'nothing is mounted at /usrdata'"),
 		l.holds("mount /usrdata", name("Edsger")), captured("Edsger"),
+	)
+}
+
+// ownDirectories: with the drop-in of the book both sides may lie elsewhere, and
+// each of them may be removed and made again beside the agent.
+func (l *lab) ownDirectories() error {
+	const dropIn = "/run/systemd/system/tandem-agent.service.d"
+	name := func(who string) string { return fmt.Sprintf("echo name=%s >/opt/hello/apps/etc/hello.conf", who) }
+	captured := func(who string) func() error {
+		return l.becomes("the edit is captured", "grep -qx name="+who+" /data/backup/apps/etc/hello.conf")
+	}
+	return checks(
+		l.holds("mkdir -p /opt/hello /data "+dropIn, "cp -a /lab/factory /opt/hello/apps && echo 1.0.0 >/opt/hello/app_ver.txt",
+			file(dropIn+"/own.conf", "[Service]\nReadWritePaths=-/opt -/data"),
+			file("/etc/tandem.toml", "[device]\ncompatible = [\"qemu\"]\napp = \"hello\"\n[system]\npath = \"/opt/hello\"\n[usr_data]\npath = \"/data/backup\"\n[agent]\nstate = \"/data/state\""),
+			"tandem boot", "systemctl daemon-reload", "systemctl restart tandem-agent", name("Ada")),
+		captured("Ada"),
+		l.holds("rm -rf /data/backup", name("Grace")), captured("Grace"),
+		l.holds("rm -rf /data/backup && mkdir -m 700 /data/backup", name("Barbara")), captured("Barbara"),
+		l.holds("rm -rf /opt/hello && tandem boot", "grep -qx name=Barbara /opt/hello/apps/etc/hello.conf", name("Edsger")), captured("Edsger"),
+		l.holds("cp /lab/tandem.toml /etc", "rm -r "+dropIn+" /opt/hello /data", "systemctl daemon-reload", "systemctl restart tandem-agent", noneFailed),
+	)
+}
+
+// orderlyEnd: what the application removed as it ended, after the agent's last
+// capture, is captured when the machine ends, and stays removed. Nothing else in its
+// directory changed: after a power cut it would be damage.
+func (l *lab) orderlyEnd() error {
+	const apps, copied = "/usrapp/apprun/apps/", "/usrdata/appbackup/apps/"
+	n, err := l.installed()
+	if err != nil {
+		return err
+	}
+	return checks(
+		l.holds("mkdir -p /etc/systemd/system/hello.service.d "+apps+"data",
+			file("/etc/systemd/system/hello.service.d/end.conf", "[Service]\nExecStopPost=/bin/sh -c 'rm -f "+apps+"data/late; echo name=last >"+apps+"etc/hello.conf'"),
+			"systemctl daemon-reload", "cd "+apps+"data && for f in early late stays; do echo $f >$f; done"),
+		l.becomes("they are captured", "cd "+copied+"data && [ -e early ] && [ -e late ] && [ -e stays ]"),
+		l.holds("rm "+apps+"data/early"),
+		l.shutdown,
+		func() error { return l.starts("running", "usrapp", "usrdata") },
+		func() error { return l.well(version(n)) },
+		l.saying("ls "+apps+"data", "stays"),
+		l.saying("ls "+copied+"data", "stays"),
+		l.holds("grep -qx name=last "+apps+"etc/hello.conf", "grep -qx name=last "+copied+"etc/hello.conf",
+			"rm -r /etc/systemd/system/hello.service.d "+apps+"data", "systemctl daemon-reload", noneFailed),
 	)
 }
 
