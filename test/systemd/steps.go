@@ -23,6 +23,7 @@ var steps = []step{
 	{name: "a bundle in /tmp, /root, /home", do: (*lab).places},
 	{name: "hooks, a handler and a source that the sandbox would forbid", do: (*lab).hooks},
 	{name: "usr_data goes and comes back beside the agent", do: (*lab).comesBack},
+	{name: "attributes alone change", do: (*lab).attributes},
 	{name: "sides in directories of the device's own, which go and come back", do: (*lab).ownDirectories},
 	{name: "the machine ends in order right after the application removed something", do: (*lab).orderlyEnd},
 	{name: "the package is upgraded in the midst of an installation", do: (*lab).upgraded},
@@ -223,6 +224,23 @@ func (l *lab) comesBack() error {
 		l.holds("umount /usrdata", name("Barbara"), "sleep 8", `[ -z "$(ls /usrdata)" ]`),
 		l.becomes("the agent says that it is gone", "tandem status | grep -q 'nothing is mounted at /usrdata'"),
 		l.holds("mount /usrdata", name("Edsger")), captured("Edsger"),
+	)
+}
+
+// attributes: what changes nothing of a file but its attributes is captured within
+// seconds, as the agent in its sandbox sees them; those of trusted.* do not count.
+func (l *lab) attributes() error {
+	const live, copied = "/usrapp/apprun/apps/etc/hello.conf", "/usrdata/appbackup/apps/etc/hello.conf"
+	return checks(
+		l.holds("setfacl -m u:nobody:r "+live),
+		l.becomes("the ACL is captured", "getfacl -cp "+copied+" | grep -qx user:nobody:r--"),
+		l.holds("setfattr -n user.note -v one "+live),
+		l.becomes("the attribute is captured", `[ "$(getfattr --only-values --absolute-names -n user.note `+copied+`)" = one ]`),
+		l.holds("setcap cap_net_raw=ep "+live),
+		l.becomes("the capability is captured", "getcap "+copied+" | grep -q cap_net_raw=ep"),
+		l.holds("setfattr -n trusted.note -v one "+live, "tandem verify", "tandem status --json | grep -q '\"in_step\": true'",
+			"setfattr -x trusted.note "+live, "setfattr -x user.note "+live, "setfacl -b "+live, "setcap -r "+live),
+		l.becomes("all is as before", "! getfacl -cp "+copied+" | grep -q nobody && [ -z \"$(getcap "+copied+")\" ]"),
 	)
 }
 
