@@ -298,10 +298,15 @@ func headOf(src io.Reader, v Verifier, base Base, look bool) (*Head, error) {
 	if v == nil {
 		return nil, errors.New("bundle: no verifier")
 	}
+	return headFrom(&outer{src: src}, v, base, look)
+}
+
+// headFrom is readHead with a decoder of its own.
+func headFrom(in *outer, v Verifier, base Base, look bool) (*Head, error) {
 	dec, err := newDecoder()
 	if err != nil {
 		return nil, err
 	}
 	defer dec.close()
-	return readHead(&outer{src: src}, v, dec, base, look)
+	return readHead(in, v, dec, base, look)
 }

@@ -47,13 +47,13 @@ func NewReaderOn(src io.Reader, v Verifier, base Base) (*Reader, error) {
 	}
 	in := &outer{src: src}
 	in.seek, _ = src.(io.Seeker)
-	dec, err := newDecoder()
+	h, err := headFrom(in, v, base, false)
 	if err != nil {
 		return nil, err
 	}
-	h, err := readHead(in, v, dec, base, false)
+	// A decoder holds on to what it decoded last: the head's goes with it.
+	dec, err := newDecoder()
 	if err != nil {
-		dec.close()
 		return nil, err
 	}
 	return &Reader{Head: h, base: base, in: in, dec: dec}, nil
