@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -415,4 +416,34 @@ func names(meta map[string]*metadata.MetaFiles, file string) error {
 		return fmt.Errorf("%w: it does not name %s", tuf.ErrMalformed, file)
 	}
 	return nil
+}
+
+// Expiry is until when metadata of a role is valid.
+type Expiry struct {
+	Role    string
+	Expires time.Time
+}
+
+// Expiries returns until when what was trusted last is valid: the root, and the
+// metadata that is stored, delegated roles included. What is not there is left out.
+func (s *Store) Expiries() []Expiry {
+	all := []Expiry{{metadata.ROOT, s.root.Expires()}}
+	roles := []string{metadata.TIMESTAMP, metadata.SNAPSHOT, metadata.TARGETS}
+	if snapshot, err := tuf.Decode[metadata.SnapshotType](s.Document(metadata.SNAPSHOT)); err == nil {
+		var delegated []string
+		for name := range snapshot.Signed.Meta {
+			if role := strings.TrimSuffix(name, ".json"); role != metadata.TARGETS {
+				delegated = append(delegated, role)
+			}
+		}
+		slices.Sort(delegated)
+		roles = append(roles, delegated...)
+	}
+	for _, role := range roles {
+		var h head
+		if data := s.Document(role); data != nil && json.Unmarshal(data, &h) == nil && !h.Signed.Expires.IsZero() {
+			all = append(all, Expiry{role, h.Signed.Expires})
+		}
+	}
+	return all
 }

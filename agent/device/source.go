@@ -39,6 +39,24 @@ func (d *Device) Trusted() (*trust.Root, error) {
 	return d.root()
 }
 
+// Expiries returns until when the root and the metadata that the device trusts are
+// valid, and the time that they are judged by. It makes no directory.
+func (d *Device) Expiries() (all []ota.Expiry, now time.Time, err error) {
+	now = trust.ReferenceTime(d.env.Now(), d.env.Built)
+	root, err := d.provisioned()
+	if err != nil || root == nil {
+		return nil, now, err
+	}
+	if _, err := os.Stat(d.cfg.Agent.State); err != nil {
+		return []ota.Expiry{{Role: "root", Expires: root.Expires()}}, now, nil
+	}
+	store, err := d.store()
+	if err != nil {
+		return nil, now, err
+	}
+	return store.Expiries(), d.now(), nil
+}
+
 func (d *Device) provisioned() (*trust.Root, error) {
 	data, err := os.ReadFile(d.cfg.Trust.Root)
 	if errors.Is(err, fs.ErrNotExist) && d.cfg.Trust.AllowUnsigned {

@@ -83,7 +83,7 @@ func (p *program) serveWith(ctx context.Context, cfg *config.Config, again bool,
 			next <- changed
 		}
 	}()
-	zone, err := posixtz.Device{LookupEnv: os.LookupEnv, ReadFile: os.ReadFile, Load: time.LoadLocation}.Zone()
+	zone, err := zone()
 	if err != nil {
 		env.Log.WithError(err).Warn("the time zone cannot be used: [agent] window is taken for hours of UTC")
 	}
@@ -218,4 +218,9 @@ type dated struct{}
 // Format implements logrus.Formatter.
 func (dated) Format(e *logrus.Entry) ([]byte, error) {
 	return fmt.Appendf(nil, "%s %s: %s\n", e.Time.UTC().Format("2006-01-02T15:04:05Z"), e.Level, entryText(e)), nil
+}
+
+// zone returns the device's time zone; UTC beside an error.
+func zone() (*time.Location, error) {
+	return posixtz.Device{LookupEnv: os.LookupEnv, ReadFile: os.ReadFile, Load: time.LoadLocation}.Zone()
 }

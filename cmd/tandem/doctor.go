@@ -18,7 +18,7 @@ func newDoctorCommand(p *program) *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what would go wrong",
 		Long: `doctor looks at the configuration, hooks and handlers, both sides and the room on
-them, clock, root of trust, source, permissions, and at what starts Tandem on this
+them, clock and zone, root of trust and until when metadata is valid, source, permissions, and at what starts Tandem on this
 machine. Each finding says what would go wrong and what to do. It changes nothing,
 and ends with 0 only if nothing would go wrong.`,
 		Example: "  tandem doctor\n  tandem doctor --json",
@@ -33,6 +33,7 @@ and ends with 0 only if nothing would go wrong.`,
 				Config: cfg, Built: builtAt(), Now: p.now(), EUID: p.euid, Root: "/",
 				Agent: p.agentHere(cfg) != nil, Explain: p.failure,
 			}
+			patient.Zone, patient.ZoneErr = zone()
 			if cfg.Source != nil {
 				patient.Answer, patient.AnswerErr = carryOut(ctx, p, "/v1/check", nil, nil,
 					func(d *device.Device) (*device.Answer, error) { return d.RunCheck(ctx) })

@@ -46,7 +46,11 @@ type Patient struct {
 	Device *device.Device
 	Built  time.Time // when this program was built; zero if unknown
 	Now    time.Time
-	EUID   int
+	// Zone is where the device lives; UTC beside ZoneErr, which says why its zone
+	// cannot be used.
+	Zone    *time.Location
+	ZoneErr error
+	EUID    int
 	// Root is where the directories of the machine begin, such as etc: "/", but
 	// in tests.
 	Root string
@@ -65,7 +69,7 @@ type Patient struct {
 func (p *Patient) Examine(ctx context.Context) (*Diagnosis, error) {
 	x := &examination{Patient: p}
 	x.fine("configuration", "%s can be read", p.Config.File)
-	for _, part := range []func(context.Context){x.programs, x.sides, x.clock, x.watch, x.trust, x.source, x.permissions, x.start} {
+	for _, part := range []func(context.Context){x.programs, x.sides, x.state, x.clock, x.watch, x.trust, x.source, x.permissions, x.start} {
 		part(ctx)
 		if err := ctx.Err(); err != nil {
 			return &Diagnosis{Findings: x.findings}, err

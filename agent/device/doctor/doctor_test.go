@@ -53,7 +53,7 @@ func newMachine(t *testing.T) *machine {
 	m.write("root/proc/sys/fs/inotify/max_user_instances", "128\n", 0o644)
 	m.p = Patient{
 		Built: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), Now: time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC),
-		EUID: os.Geteuid(), Root: filepath.Join(m.dir, "root"), Agent: true,
+		Zone: time.UTC, EUID: os.Geteuid(), Root: filepath.Join(m.dir, "root"), Agent: true,
 		Explain: func(err error) device.Failure { return device.Failure{Error: err.Error(), Hint: "a hint", Exit: 1} },
 	}
 	m.open(device.Change, func(d *device.Device) {
@@ -160,10 +160,47 @@ func TestExamine(t *testing.T) {
 			m.write("token", "secret", 0o644)
 			m.write("tandem.toml", configuration+"[report]\nurl = \"http://127.0.0.1:1/\"\ntoken_file = \"token\"\n", 0o644)
 		}, "permissions: "},
-		"source":        {func(m *machine) { m.p.AnswerErr = errors.New("no answer") }, "source: no answer"},
-		"not in step":   {do(func(m *machine) error { return os.RemoveAll(filepath.Join(m.dir, "usr_data")) }), "usr_data: nothing is there"},
-		"damaged":       {func(m *machine) { m.write("usr_data/apps/bin/hello", "something else\n", 0o755) }, "usr_data: it is damaged"},
-		"signed wanted": {replace("allow_unsigned = true\n", ""), "trust: no root of trust"},
+		"no zone, which nothing counts in": {func(m *machine) { m.p.ZoneErr = errors.New("TZ names no zone") }, ""},
+		"no zone": {func(m *machine) {
+			m.p.ZoneErr = errors.New("TZ names no zone")
+			m.write("tandem.toml", configuration+"window = [\"02:00-04:00\"]\n", 0o644)
+		}, "zone: TZ names no zone"},
+		"a boot script that is no program": {do(func(m *machine) error {
+			return os.Chmod(filepath.Join(m.p.Root, "etc/init.d/tandem-boot"), 0o644)
+		}), "boot: "},
+		"a boot script that is called by nothing": {func(m *machine) { m.write("root/etc/rc2.d/README", "", 0o644) }, "boot: "},
+		"a boot script that a link calls":         {func(m *machine) { m.write("root/etc/rc2.d/S20tandem-boot", "#!/bin/sh\n", 0o755) }, ""},
+		"a boot script after the agent's": {func(m *machine) {
+			m.write("root/etc/rc2.d/S20tandem-boot", "#!/bin/sh\n", 0o755)
+			m.write("root/etc/rc2.d/S19tandem-agent", "#!/bin/sh\n", 0o755)
+		}, "boot: "},
+		"only a comment calls it": {do(func(m *machine) error {
+			m.write("root/etc/rc.local", "#!/bin/sh\n# tandem boot\n", 0o755)
+			return os.Remove(filepath.Join(m.p.Root, "etc/init.d/tandem-boot"))
+		}), "boot: nothing seems to run tandem boot"},
+		"recalled": {func(m *machine) {
+			m.p.Answer = &device.Answer{Recall: &device.Recalled{Stays: "nothing to return to"}}
+		}, "application:  is recalled by its publisher, and stays: nothing to return to"},
+		"recalled, and something is kept": {func(m *machine) { m.p.Answer = &device.Answer{Recall: &device.Recalled{}} }, ""},
+		"a firmware's handler": {func(m *machine) {
+			m.p.Answer = &device.Answer{Firmware: []device.AnswerFirmware{{Name: "modem", Error: "it does not answer"}}}
+		}, "firmware modem: it does not answer"},
+		"no room for what is offered": {func(m *machine) {
+			m.p.Answer = &device.Answer{Available: true, Download: 1 << 60}
+		}, "state: "},
+		"an open directory": {do(func(m *machine) error { return os.Chmod(m.dir, 0o777) }), "permissions: "},
+		"an open script of a hook": {func(m *machine) {
+			m.write("start.sh", "", 0o666)
+			if err := os.Chmod(filepath.Join(m.dir, "start.sh"), 0o666); err != nil {
+				m.t.Fatal(err)
+			}
+			m.write("tandem.toml", strings.Replace(configuration, `"-c", "true"`, `"`+m.dir+`/start.sh"`, 1), 0o644)
+		}, "permissions: "},
+		"what is Tandem's is open": {do(func(m *machine) error { return os.Chmod(filepath.Join(m.dir, "system/.tandem"), 0o755) }), "permissions: "},
+		"source":                   {func(m *machine) { m.p.AnswerErr = errors.New("no answer") }, "source: no answer"},
+		"not in step":              {do(func(m *machine) error { return os.RemoveAll(filepath.Join(m.dir, "usr_data")) }), "usr_data: nothing is there"},
+		"damaged":                  {func(m *machine) { m.write("usr_data/apps/bin/hello", "something else\n", 0o755) }, "usr_data: it is damaged"},
+		"signed wanted":            {replace("allow_unsigned = true\n", ""), "trust: no root of trust"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

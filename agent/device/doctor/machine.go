@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"tandem/internal/child"
 )
@@ -28,8 +31,15 @@ func (x *examination) programs(context.Context) {
 		if len(hook.argv) == 0 {
 			continue
 		}
+		consequence := "no update is installed"
+		switch {
+		case hook.key == "hooks.capture":
+			consequence = "the application does not hold still while its configuration is captured"
+		case strings.HasPrefix(hook.key, "firmware "):
+			consequence = "no update of that firmware is installed"
+		}
 		if err := child.Check(hook.argv); err != nil {
-			x.wrong(hook.key, err.Error(), "no update is installed", "mend the program, or correct the configuration")
+			x.wrong(hook.key, err.Error(), consequence, "mend the program, or correct the configuration")
 		} else {
 			x.fine(hook.key, "%s can be run", hook.argv[0])
 		}
@@ -78,14 +88,31 @@ func (x *examination) clock(context.Context) {
 	case !x.Built.IsZero() && x.Now.After(x.Built.Add(far)):
 		x.wrong("clock", fmt.Sprintf("it says %s", x.Now.UTC().Format(time.RFC3339)),
 			"everything that is signed for a time seems to have expired", "set the clock, such as from the network")
+	case x.hasState() && x.Device.ClockBehind():
+		x.wrong("clock", fmt.Sprintf("it says %s, and what the repository signed later was seen already", x.Now.UTC().Format(time.RFC3339)),
+			"with [agent] window nothing is installed, and the history has wrong times", "set the clock, such as from the network")
 	default:
 		x.fine("clock", "it says %s", x.Now.UTC().Format(time.RFC3339))
 	}
-	if len(x.Config.Agent.Window) > 0 {
-		zone, offset := x.Now.Zone()
+	windows := len(x.Config.Agent.Window) > 0
+	switch {
+	case x.ZoneErr != nil && windows:
+		x.wrong("zone", x.ZoneErr.Error(), "[agent] window is taken for hours of UTC: updates are installed at other times than you want", zoneAdvice)
+	case x.ZoneErr != nil:
+		x.note("zone", x.ZoneErr.Error(), zoneAdvice+", before you set [agent] window")
+	case windows:
+		zone, offset := x.Now.In(x.Zone).Zone()
 		x.fine("zone", "[agent] window counts in %s, %s from UTC", zone, time.Duration(offset)*time.Second)
 	}
 }
+
+// hasState reports whether the agent's state is there: nothing is made to look at it.
+func (x *examination) hasState() bool {
+	_, err := os.Stat(x.Config.Agent.State)
+	return err == nil
+}
+
+const zoneAdvice = "name a zone in TZ, /etc/localtime or /etc/TZ, such as CET-1CEST,M3.5.0,M10.5.0/3"
 
 // watch looks whether the kernel can tell the agent of edits.
 func (x *examination) watch(context.Context) {
@@ -115,24 +142,46 @@ func (x *examination) trust(context.Context) {
 	if x.Config.Trust.AllowUnsigned {
 		x.wrong("trust", "allow_unsigned is set", "whoever can reach the device or its source can install anything", "remove it from [trust]")
 	}
-	root, err := x.Device.Trusted()
-	switch {
-	case err != nil:
+	all, now, err := x.Device.Expiries()
+	if err != nil {
 		x.wrong("trust", err.Error(), "no bundle is installed", x.Explain(err).Hint)
-	case root == nil:
-	case x.Now.After(root.Expires()):
-		x.wrong("trust", fmt.Sprintf("version %d of the root expired on %s", root.Version(), root.Expires().UTC().Format(time.DateOnly)),
-			"no repository is trusted", "have the repository's root rotated, and install a bundle that brings the new one")
-	case x.Now.Add(soon).After(root.Expires()):
-		x.wrong("trust", fmt.Sprintf("version %d of the root expires on %s", root.Version(), root.Expires().UTC().Format(time.DateOnly)),
-			"after that no repository is trusted", "have the repository's root rotated before")
-	default:
-		x.fine("trust", "version %d of the root is valid until %s", root.Version(), root.Expires().UTC().Format(time.DateOnly))
+	}
+	for _, e := range all {
+		x.expiry(e.Role, e.Expires, now)
 	}
 }
 
-// soon is how long before its end an expiry is told.
-const soon = 30 * 24 * time.Hour
+// How long before its end an expiry is told: what is signed off line may need a
+// journey, and a timer should be at work for the rest.
+const (
+	soon       = 30 * 24 * time.Hour
+	soonOnline = 24 * time.Hour
+)
+
+// expiry says until when metadata is valid.
+func (x *examination) expiry(role string, at, now time.Time) {
+	what := fmt.Sprintf("the %s metadata of the repository", role)
+	before, consequence, advice := soon, "nothing that the repository offers is taken", "have the repository's list of releases signed anew"
+	switch role {
+	case "root":
+		what, consequence, advice = "the root", "no repository is trusted", "have the repository's root rotated, and install a bundle that brings the new one"
+	case "timestamp", "snapshot":
+		before, advice = soonOnline, "have the repository refreshed, by a timer; if it was, see why its news does not come here"
+	case "targets":
+	default:
+		what, consequence = fmt.Sprintf("the list of the delegated role %s", role), "its releases are not taken"
+		advice = "have it signed anew by those whom it is delegated to"
+	}
+	until := at.UTC().Format(time.RFC3339)
+	switch {
+	case now.After(at):
+		x.wrong("trust", fmt.Sprintf("%s expired on %s", what, until), consequence, advice)
+	case now.Add(before).After(at):
+		x.wrong("trust", fmt.Sprintf("%s expires on %s", what, until), "after that "+consequence, advice)
+	default:
+		x.fine("trust", "%s is valid until %s", what, until)
+	}
+}
 
 // source tells what the source has for this device.
 func (x *examination) source(context.Context) {
@@ -144,10 +193,62 @@ func (x *examination) source(context.Context) {
 		x.note("source", "there is none", "updates come by hand: tandem install FILE")
 	case x.Answer.Available:
 		x.fine("source", "%s %s is available", x.Answer.App, x.Answer.Version)
+		x.roomToDownload()
 	default:
 		x.fine("source", "nothing newer than %s", orNone(x.Answer.Installed.String()))
 	}
+	if x.Answer == nil {
+		return
+	}
+	for _, f := range x.Answer.Firmware {
+		if f.Error != "" {
+			x.wrong("firmware "+f.Name, f.Error, "no update of it is installed", "see whether its handler and the source work")
+		}
+	}
+	switch r := x.Answer.Recall; {
+	case r == nil:
+	case r.Stays != "":
+		x.wrong("application", fmt.Sprintf("%s is recalled by its publisher, and stays: %s", r.Version, r.Stays),
+			"a release goes on running that its publisher thinks bad", "install another version, or ask the publisher for a higher one")
+	default:
+		x.note("application", fmt.Sprintf("%s is recalled by its publisher", r.Version), fmt.Sprintf("tandem update returns to %s at once; the agent does by itself", r.To))
+	}
 }
+
+// roomToDownload looks whether what is offered fits into the agent's state.
+func (x *examination) roomToDownload() {
+	var st unix.Statfs_t
+	if unix.Statfs(x.Config.Agent.State, &st) != nil {
+		return // it is made when it is needed
+	}
+	if need, free := x.Answer.Download, int64(st.Bavail)*int64(st.Bsize); free < need {
+		x.wrong("state", fmt.Sprintf("%s: %d bytes are free, the update has %d to be downloaded", x.Config.Agent.State, free, need),
+			"it is not downloaded", "make room there")
+	}
+}
+
+// state looks whether the agent can keep what it must between two starts.
+func (x *examination) state(context.Context) {
+	dir := x.Config.Agent.State
+	var st unix.Statfs_t
+	switch err := unix.Statfs(dir, &st); {
+	case err != nil:
+		return // it is made when it is needed, or told where it matters
+	case st.Flags&unix.ST_RDONLY != 0:
+		x.wrong("state", dir+": it is mounted read-only", "nothing is downloaded or remembered, and no metadata is trusted for long", "mount it read-write, or name another directory as state in [agent]")
+	case int64(st.Bavail)*int64(st.Bsize) < leastState, st.Files > 0 && st.Ffree < leastFiles:
+		x.wrong("state", fmt.Sprintf("%s: %d bytes and %d files are free", dir, int64(st.Bavail)*int64(st.Bsize), st.Ffree),
+			"nothing is downloaded or remembered", "make room there")
+	default:
+		x.fine("state", "%s can be written", dir)
+	}
+}
+
+// What the agent's own files need at least.
+const (
+	leastState = 1 << 20
+	leastFiles = 16
+)
 
 func orNone(version string) string {
 	if version == "" {
@@ -160,31 +261,64 @@ func orNone(version string) string {
 // is secret.
 func (x *examination) permissions(context.Context) {
 	c, bad := x.Config, x.wrongs
-	relied := []string{c.File, c.Trust.Root, c.Agent.State, c.System.Path, c.UsrData.Path}
-	for _, argv := range [][]string{c.Hooks.PreInstall, c.Hooks.Stop, c.Hooks.Start, c.Hooks.Health, c.Hooks.Capture} {
-		if len(argv) > 0 && filepath.IsAbs(argv[0]) {
-			relied = append(relied, argv[0])
+	relied := []string{
+		c.File, c.Trust.Root, c.Agent.State, c.System.Path, filepath.Join(c.System.Path, "apps"), c.UsrData.Path, filepath.Join(c.UsrData.Path, "apps"),
+	}
+	programs := [][]string{c.Hooks.PreInstall, c.Hooks.Stop, c.Hooks.Start, c.Hooks.Health, c.Hooks.Capture}
+	for _, f := range c.Firmware {
+		programs = append(programs, f.Handler)
+	}
+	for _, argv := range programs {
+		for i, arg := range argv { // a script may be an argument of its interpreter
+			if i == 0 && !strings.Contains(arg, "/") {
+				arg, _ = exec.LookPath(arg) // "" where there is none, which is told above
+			}
+			if filepath.IsAbs(arg) {
+				relied = append(relied, arg)
+			}
 		}
 	}
 	var secret []string
 	if c.Report != nil {
 		secret = append(secret, c.Report.TokenFile)
+		relied = append(relied, c.Report.CA)
 	}
 	if c.Source != nil {
-		secret = append(secret, c.Source.TokenFile, c.Source.PasswordFile, c.Source.ClientKey)
+		secret = append(secret, c.Source.TokenFile, c.Source.PasswordFile, c.Source.ClientKey, c.Source.DDI.TargetTokenFile, c.Source.DDI.GatewayTokenFile)
+		relied = append(relied, c.Source.CA)
 	}
+	seen := map[string]bool{}
 	for _, name := range relied {
-		x.relied(name)
+		x.relied(name, seen)
 	}
 	for _, name := range secret {
 		x.secret(name)
+	}
+	for _, side := range []string{c.System.Path, c.UsrData.Path} {
+		own := filepath.Join(side, ".tandem")
+		if info, err := os.Stat(own); err == nil && info.Mode().Perm()&0o077 != 0 {
+			x.wrong("permissions", fmt.Sprintf("%s: mode %04o: others can read it", own, info.Mode().Perm()),
+				"what the version before and what was put aside hold is open to other users", "chmod 700 "+own)
+		}
 	}
 	if x.wrongs == bad {
 		x.fine("permissions", "nobody else can write what Tandem relies on")
 	}
 }
 
-func (x *examination) relied(name string) {
+// relied looks who could change a file or directory, and those that it lies in: with
+// one of them another file can be put in its place.
+func (x *examination) relied(name string, seen map[string]bool) {
+	if !filepath.IsAbs(name) {
+		return
+	}
+	for ; !seen[name]; name = filepath.Dir(name) {
+		seen[name] = true
+		x.writers(name)
+	}
+}
+
+func (x *examination) writers(name string) {
 	info, err := os.Stat(name)
 	if err != nil {
 		return // told where it matters
@@ -209,56 +343,9 @@ func (x *examination) secret(name string) {
 	case info.Mode().Perm()&0o077 != 0:
 		x.wrong("permissions", fmt.Sprintf("%s: mode %04o: others can read it", name, info.Mode().Perm()),
 			"whoever can read it can pass for this device", "chmod 600 "+name)
-	}
-}
-
-// start looks for what runs tandem at the start of the machine.
-func (x *examination) start(context.Context) {
-	if where := x.starts("tandem-boot", "tandem boot"); where != "" {
-		x.fine("boot", "%s runs tandem boot", where)
-	} else {
-		x.wrong("boot", "nothing seems to run tandem boot at the start of the machine", "a side that was lost is not filled again, and nothing interrupted is finished",
-			"install Tandem's package, or call it in an init script before the application starts")
-	}
-	where := x.starts("tandem-agent", "tandem agent")
-	switch {
-	case x.Agent:
-		x.fine("agent", "it runs")
-	case where != "":
-		x.wrong("agent", where+" is there, but the agent does not answer", "edits are not backed up, and no update comes by itself", "start it, and see what its log says")
 	default:
-		x.note("agent", "none is installed", "it backs up edits within seconds, and takes updates by itself")
-	}
-}
-
-// starts returns what names a service or calls a command when the machine starts;
-// "" if nothing does.
-func (x *examination) starts(service, command string) string {
-	for _, pattern := range []string{
-		"etc/systemd/system/*.wants/" + service + ".service", "etc/systemd/system/*.requires/" + service + ".service",
-		"lib/systemd/system/*.wants/" + service + ".service", "usr/lib/systemd/system/*.wants/" + service + ".service",
-		"etc/init.d/*", "etc/rc.local", "etc/rc.d/*", "etc/inittab", "etc/crontab", "etc/cron.d/*",
-	} {
-		names, err := filepath.Glob(filepath.Join(x.Root, pattern))
-		if err != nil {
-			continue // never: the patterns are well formed
-		}
-		for _, name := range names {
-			if strings.Contains(filepath.Base(name), service) || mentions(name, command) {
-				return name
-			}
+		if uid, ok := owner(info); ok && uid != 0 && uid != x.EUID {
+			x.wrong("permissions", fmt.Sprintf("%s: user %d owns it", name, uid), "that user can pass for this device", "chown root "+name)
 		}
 	}
-	return ""
-}
-
-// mentions reports whether a small text file has some words in it.
-func mentions(name, words string) bool {
-	const large = 1 << 20
-	info, err := os.Stat(name)
-	if err != nil || !info.Mode().IsRegular() || info.Size() > large {
-		return false
-	}
-	text, err := os.ReadFile(name)
-	return err == nil && bytes.Contains(text, []byte(words))
 }
