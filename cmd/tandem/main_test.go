@@ -20,7 +20,12 @@ var (
 	pubDir string // keys/, repo/, other-keys/, other-repo/ and the bundles
 )
 
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+func TestMain(m *testing.M) {
+	if actor := os.Getenv("ACTOR"); actor != "" {
+		os.Exit(actAs(actor))
+	}
+	os.Exit(runTests(m))
+}
 
 func runTests(m *testing.M) int {
 	flag.Parse()
