@@ -26,23 +26,30 @@ func (p Passed) String() string { return p.Offer.Name + ": " + p.Reason }
 // highest version wins, in its smallest form. best is nil where there is none.
 // All other offers are passed over, in the order in which they were given.
 func Choose(offers []Offer, d Device) (best *Offer, passed []Passed) {
-	return choose(offers, d, release.App)
+	return choose(offers, d, release.App, size)
 }
+
+// size is what an offer costs a device that has nothing of it.
+func size(o *Offer) int64 { return o.Size }
 
 // ChooseFirmware is Choose for one firmware of a device: d.App is its name.
 func ChooseFirmware(offers []Offer, d Device) (best *Offer, passed []Passed) {
-	return choose(offers, d, release.Firmware)
+	return choose(offers, d, release.Firmware, size)
 }
 
-func choose(offers []Offer, d Device, kind release.Kind) (best *Offer, passed []Passed) {
+// choose prefers, of the forms of one version, the one that has the least left to
+// come; left is asked only where there are several.
+func choose(offers []Offer, d Device, kind release.Kind, left func(*Offer) int64) (best *Offer, passed []Passed) {
 	reasons := make([]string, len(offers))
 	chosen := -1
 	for i := range offers {
-		reasons[i] = against(&offers[i], d)
+		if reasons[i] = against(&offers[i], d); reasons[i] == "" {
+			reasons[i] = otherBase(&offers[i], offers, d)
+		}
 		if k := cmp.Or(offers[i].Release.Kind, release.App); k != kind && offers[i].Release.App == d.App {
 			reasons[i] = fmt.Sprintf("of the kind %s, expected %s", k, kind)
 		}
-		if reasons[i] == "" && (chosen < 0 || prefer(&offers[i], &offers[chosen]) < 0) {
+		if reasons[i] == "" && (chosen < 0 || prefer(&offers[i], &offers[chosen], left) < 0) {
 			chosen = i
 		}
 	}
@@ -52,7 +59,7 @@ func choose(offers []Offer, d Device, kind release.Kind) (best *Offer, passed []
 			o := offers[i]
 			best = &o
 		case reasons[i] == "":
-			passed = append(passed, Passed{offers[i], outdone(&offers[i], &offers[chosen])})
+			passed = append(passed, Passed{offers[i], outdone(&offers[i], &offers[chosen], left)})
 		default:
 			passed = append(passed, Passed{offers[i], reasons[i]})
 		}
@@ -130,8 +137,35 @@ func suits(r *release.Target, d Device) bool {
 
 // prefer is negative if a is to be taken before b. Names decide last, so that
 // the order in which a repository lists its releases never matters.
-func prefer(a, b *Offer) int {
-	return cmp.Or(-a.Release.Version.Compare(b.Release.Version), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Name, b.Name))
+func prefer(a, b *Offer, left func(*Offer) int64) int {
+	if c := -a.Release.Version.Compare(b.Release.Version); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(left(a), left(b)), cmp.Compare(a.Size, b.Size), cmp.Compare(a.Name, b.Name))
+}
+
+// otherBase says why a delta bundle does not apply although the version that it
+// builds on is installed: the list has that version, and it is another release.
+// "" is that it may. What the list does not have is found out by trying.
+func otherBase(o *Offer, offers []Offer, d Device) string {
+	if o.Release.Base.IsZero() || d.Release.IsZero() {
+		return ""
+	}
+	other := false
+	for i := range offers {
+		r := &offers[i].Release
+		if !r.Base.IsZero() || r.App != o.Release.App || r.Version.Compare(o.Release.Base) != 0 || r.Release.IsZero() {
+			continue
+		}
+		if r.Release == d.Release {
+			return ""
+		}
+		other = true
+	}
+	if !other {
+		return ""
+	}
+	return fmt.Sprintf("builds on version %s, and what is installed under that version is another release", o.Release.Base)
 }
 
 // unfit returns why none of the releases that a repository lists is meant for a
@@ -189,11 +223,11 @@ func (unfitError) Hint() string {
 	return "see whether device.app, device.compatible and source.channels are spelt as the publisher spells them (tandem-release repo list)"
 }
 
-func outdone(o, by *Offer) string {
+func outdone(o, by *Offer, left func(*Offer) int64) string {
 	if o.Release.Version.Compare(by.Release.Version) < 0 {
 		return fmt.Sprintf("version %s is lower than %s, which is offered too", o.Release.Version, by.Release.Version)
 	}
-	return fmt.Sprintf("%s carries the same version in %d bytes instead of %d", by.Name, by.Size, o.Size)
+	return fmt.Sprintf("%s carries the same version in %d bytes instead of %d", by.Name, left(by), left(o))
 }
 
 // RolloutPlace gives the place of a device in the rollout of a version, 0 to

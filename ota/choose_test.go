@@ -192,6 +192,44 @@ func TestChoose(t *testing.T) {
 			},
 		},
 		{
+			name: "a delta bundle for another release of the version that is installed",
+			offers: []Offer{
+				offer("full 2.0.0 100"),
+				offer("base 1.0.0", func(r *release.Target) { r.Release[0] = 7 }),
+				offer("from-1.0 2.0.0 10", func(r *release.Target) { r.Base = version(t, "1.0.0") }),
+			},
+			device: func(d *Device) { d.Release[0] = 8 },
+			want:   "full",
+			passed: []string{
+				"base: version 1.0.0 is not higher than 1.0.0, which is installed",
+				"from-1.0: builds on version 1.0.0, and what is installed under that version is another release",
+			},
+		},
+		{
+			name: "a delta bundle for the release that is installed",
+			offers: []Offer{
+				offer("full 2.0.0 100"),
+				offer("base 1.0.0", func(r *release.Target) { r.Release[0] = 8 }),
+				offer("from-1.0 2.0.0 10", func(r *release.Target) { r.Base = version(t, "1.0.0") }),
+			},
+			device: func(d *Device) { d.Release[0] = 8 },
+			want:   "from-1.0",
+			passed: []string{
+				"full: from-1.0 carries the same version in 10 bytes instead of 100",
+				"base: version 1.0.0 is not higher than 1.0.0, which is installed",
+			},
+		},
+		{
+			name: "a delta bundle for a release that the list does not have",
+			offers: []Offer{
+				offer("full 2.0.0 100"),
+				offer("from-1.0 2.0.0 10", func(r *release.Target) { r.Base = version(t, "1.0.0") }),
+			},
+			device: func(d *Device) { d.Release[0] = 8 },
+			want:   "from-1.0",
+			passed: []string{"full: from-1.0 carries the same version in 10 bytes instead of 100"},
+		},
+		{
 			name:   "the same in every way but the name",
 			offers: []Offer{offer("b 2.0.0"), offer("a 2.0.0")},
 			want:   "a",

@@ -109,6 +109,31 @@ func (f *Fetcher) cheapest(ctx context.Context, w Wanted) (Form, []download.Span
 	return Form{Frames, n}, spans, nil
 }
 
+// Left returns how many bytes of w are still to come, as far as that can be told
+// from what lies here: nothing is fetched.
+func (f *Fetcher) Left(w Wanted) int64 {
+	left, err := f.Downloads.Left(w.File)
+	if err != nil {
+		return w.Size
+	}
+	if left == 0 || f.Lacks == nil || w.Head <= 0 || w.Head > maxHead || f.Downloads.Whole(w.File) {
+		return left
+	}
+	head := f.head(w)
+	first := download.Span{At: 0, Length: w.Head, Check: head.check}
+	if _, err := f.Downloads.ReadSpan(w.File, first); err != nil {
+		return left
+	}
+	spans, err := f.spans(context.Background(), head, first)
+	if err != nil || spans == nil {
+		return left
+	}
+	if n, err := f.Downloads.Missing(w.File, spans); err == nil {
+		left = min(left, n)
+	}
+	return left
+}
+
 // errHead says that the head of a bundle is not what it should be.
 var errHead = errors.New("the head of the bundle is not the one that was announced")
 
@@ -125,6 +150,13 @@ func (f *Fetcher) plan(ctx context.Context, w Wanted) ([]download.Span, error) {
 			return nil, fmt.Errorf("%w: %w", errHead, err)
 		}
 	}
+	return f.spans(ctx, head, spans[0])
+}
+
+// spans gives the parts of a bundle that the device lacks, the head, which is
+// here, first; nil if that is all of it.
+func (f *Fetcher) spans(ctx context.Context, head *announced, first download.Span) ([]download.Span, error) {
+	spans := []download.Span{first}
 	h := head.parsed
 	want, err := f.Lacks(ctx, h.Manifest())
 	if err != nil || want == nil {

@@ -137,8 +137,10 @@ func (r *Repo) list(ctx context.Context) (*Listing, error) {
 // Choose says which release d should have, as its application; Choose, the
 // function, has the rules. Where that is none, what is left of a download for
 // it is removed; or, if releases may be missing from the listing, the error says why.
+// Of several forms the one is taken that has the least left to come: what lies here
+// of a download that was begun counts.
 func (l *Listing) Choose(d Device) (Decision, error) {
-	best, passed := Choose(l.offers, d)
+	best, passed := choose(l.offers, d, release.App, func(o *Offer) int64 { return l.repo.fetcher().Left(l.repo.wanted(*o)) })
 	dec, err := l.decide(d, release.App, best, passed)
 	dec.Recall = recalled(l.offers, d) // the top level, which says it, is there
 	return dec, err
