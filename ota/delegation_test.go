@@ -1,12 +1,14 @@
 package ota
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
 
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
@@ -258,5 +260,33 @@ func TestOneListingForAll(t *testing.T) {
 	}
 	if got := s.Requests(); len(got) != before {
 		t.Errorf("choosing asked %v", got[before:])
+	}
+}
+
+// A recall counts at the top level, and is left out and told of a delegated role.
+func TestDelegatedRecall(t *testing.T) {
+	for role, wants := range map[string]bool{"targets": true, "A": false} {
+		p := newPublisher(t)
+		p.delegate("A", "*")
+		recall := func(r *release.Target) { r.Yanked, r.Recall = true, &release.Recall{Rollout: 100} }
+		if role == "A" {
+			p.addTo("A", "1.0.0", []byte("1"), recall)
+		} else {
+			p.add("1.0.0", []byte("1"), recall)
+		}
+		p.publish()
+		d := newDevice(t, webtest.New(t, p.files), p)
+		r := d.repo()
+		var log bytes.Buffer
+		r.o.Log = logrus.New()
+		r.o.Log.SetOutput(&log)
+		l := must[*Listing](t)(r.List(t.Context()))
+		d.about.Release = l.offers[0].Release.Release
+		if dec := must[Decision](t)(l.Choose(d.about)); (dec.Recall != nil) != wants {
+			t.Errorf("%s: recalled: %+v", role, dec.Recall)
+		}
+		if told := strings.Contains(log.String(), "the recall of hello 1.0.0 by the delegated role"); told == wants {
+			t.Errorf("%s: told: %t: %s", role, told, log.String())
+		}
 	}
 }
