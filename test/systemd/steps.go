@@ -429,7 +429,7 @@ func (l *lab) emergency() error {
 		l.shutdown,
 		func() error { return l.starts("maintenance", "usrapp") },
 		l.holds("systemctl is-active -q emergency.target", "! systemctl is-active -q tandem-boot", `[ -z "$(ls /usrdata)" ]`),
-		l.holds("mount -o remount,rw /", "cp /lab/fstab /etc/fstab || sed -i '/usrdata/s/ext4 /ext4 nofail,/' /etc/fstab"),
+		l.holds("mount -o remount,rw /", "cp /lab/fstab /etc/fstab || sed -i '/usrdata/s/ext4 /ext4 nofail,/' /etc/fstab", "sync"),
 		l.off,
 		func() error { return l.starts("running", "usrapp", "usrdata") },
 	)
@@ -447,7 +447,7 @@ func (l *lab) purged() error {
 			"cmp /usrapp/apprun/app_ver.txt /usrdata/appbackup/app_ver.txt", "systemctl is-active -q hello", noneFailed,
 			"! ls /etc/systemd/system/*.wants/tandem-* /etc/rc?.d/*tandem* /etc/init.d/tandem-* 2>/dev/null"),
 		l.saying("systemctl is-enabled tandem-agent 2>&1 | tail -1", "Failed to get unit file state for tandem-agent.service: No such file or directory"),
-		l.holds("cp /lab/tandem.toml /etc", "dpkg -i /lab/tandem.deb </dev/null"),
+		l.holds("cp /lab/tandem.toml /etc && sync", "dpkg -i /lab/tandem.deb </dev/null"),
 		l.saying("systemctl is-enabled tandem-boot tandem-agent", "enabled", "enabled"),
 		func() error { return l.well(version(n)) },
 	)
