@@ -431,7 +431,7 @@ func (a *Agent) saveMemory() {
 	}
 	if err == nil {
 		defer a.close(d)
-		err = saveIn(d, data)
+		err = a.mem.save(d)
 	}
 	if err != nil {
 		a.log.WithError(err).Warn("the agent's step could not be written down")

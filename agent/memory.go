@@ -1,13 +1,14 @@
 package agent
 
 import (
-	"encoding/json"
-	"errors"
-	"tandem/agent/device"
-	"tandem/internal/fsys"
+	"fmt"
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"tandem/agent/device"
+	"tandem/backup/record"
+	"tandem/internal/fsys"
 )
 
 // memory is agent.json: all that the agent must know after a power cut and
@@ -20,36 +21,31 @@ type memory struct {
 
 const (
 	memoryFile = "agent.json"
+	memoryKind = "agent"
 	maxMemory  = 64 << 10
 )
 
 // loadMemory reads agent.json. A missing or damaged one is that of a new agent:
 // what is lost with it is found again by looking and asking.
 func loadMemory(disk fsys.FS, log logrus.FieldLogger) memory {
-	data, err := fsys.ReadFile(disk, memoryFile, maxMemory)
-	if fsys.IsNotExist(err) {
-		return memory{}
-	}
 	var m memory
-	if err == nil {
-		err = json.Unmarshal(data, &m)
-	}
-	if err == nil && !m.Sane() {
-		err = errors.New("a step that there is not, or without a version")
+	there, err := record.ReadJSON(disk, memoryKind, memoryFile, maxMemory, &m)
+	if err == nil && there && !m.Sane() {
+		err = fmt.Errorf("%s: a step that there is not, or without a version", disk.Path(memoryFile))
 	}
 	if err != nil {
-		log.WithError(err).Warnf("%s is damaged: ignored", disk.Path(memoryFile))
+		log.WithError(err).Warn("what the agent remembers cannot be used: ignored")
 		return memory{}
 	}
 	return m
 }
 
-// saveIn durably replaces agent.json by data. After an error or a power cut the old or
-// the new one is there, whole.
-func saveIn(d *device.Device, data []byte) error {
+// save durably replaces agent.json. After an error or a power cut the old or the new one
+// is there, whole.
+func (m *memory) save(d *device.Device) error {
 	disk, err := d.State()
 	if err != nil {
 		return err
 	}
-	return fsys.WriteFile(disk, memoryFile, data, 0o600)
+	return d.Author().Write(disk, memoryKind, memoryFile, m, 0o600)
 }

@@ -180,9 +180,9 @@ func hostArch(goarch string) string {
 	return goarch
 }
 
-// record is an event as a log record. Its attributes are the fields of the event,
+// logRecord is an event as a log record. Its attributes are the fields of the event,
 // and tandem.event.id among them tells a repeat.
-func record(e *device.Event, now time.Time) otlpEvent {
+func logRecord(e *device.Event, now time.Time) otlpEvent {
 	severity, name := severityInfo, "INFO"
 	body := e.Command
 	switch {
@@ -235,7 +235,7 @@ func (a *Agent) sendLogs(ctx context.Context, o *outlet, r *Report) error {
 	out := &doc.ResourceLogs[0].ScopeLogs[0]
 	out.Scope = otlpScope{scope, r.Agent}
 	for i := range r.Events {
-		out.LogRecords = append(out.LogRecords, record(&r.Events[i], r.Time))
+		out.LogRecords = append(out.LogRecords, logRecord(&r.Events[i], r.Time))
 	}
 	return a.sendOTLP(ctx, o, "/v1/logs", &doc)
 }

@@ -211,6 +211,8 @@ func (in *inspector) load(ctx context.Context, side *Side) (*found, error) {
 	switch err := side.ready(); {
 	case errors.Is(err, fs.ErrNotExist): // not made yet
 		return s, nil
+	case fsys.IsTransient(err):
+		return nil, err
 	case err != nil:
 		return unavailable(err)
 	}
@@ -220,8 +222,6 @@ func (in *inspector) load(ctx context.Context, side *Side) (*found, error) {
 	var err error
 	s.own, s.ownSum, err = record.Load(disk, change.RecordFile, in.known)
 	switch {
-	case errors.Is(err, record.ErrNewer):
-		return unavailable(err)
 	case err != nil && tree.Means(err) == tree.Nothing && !errors.Is(err, manifest.ErrInvalid):
 		return nil, err
 	case err != nil:
@@ -231,9 +231,6 @@ func (in *inspector) load(ctx context.Context, side *Side) (*found, error) {
 		s.Previous = prev
 	}
 	if done, err := in.unfinished(disk, s); done || err != nil {
-		if errors.Is(err, record.ErrNewer) {
-			return unavailable(err)
-		}
 		return s, err
 	}
 	apps, err := disk.Lstat(change.AppsDir)

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
 
@@ -38,27 +39,55 @@ type Pending struct {
 	Starts   int                `json:"starts"`   // boots since it was installed
 }
 
-// loadOwn reads a file of ours. One that is damaged counts as missing: the other
+// loadPending reads pending.json. One that is damaged counts as missing: the other
 // side has it too.
-func (s *Side) loadOwn(kind, name string, limit int64, body any) (bool, error) {
-	there, err := record.ReadJSON(s.FS, kind, name, limit, body)
+func (s *Side) loadPending() (p Pending, there bool, err error) {
+	there, err = record.ReadJSON(s.FS, "pending", change.PendingFile, maxPending, &p)
 	if errors.Is(err, manifest.ErrInvalid) {
-		return false, nil
+		return p, false, nil
 	}
-	return there, sideError(s, err)
+	return p, there, sideError(s, err)
+}
+
+// listRevoked reads revoked.json, and reports whether it is there and whole.
+func (s *Side) listRevoked() (list revoked, whole bool, err error) {
+	whole, err = record.ReadJSON(s.FS, "revoked", change.RevokedFile, maxRevoked, &list)
+	if errors.Is(err, manifest.ErrInvalid) {
+		return revoked{}, false, nil
+	}
+	return list, whole, sideError(s, err)
+}
+
+// salvageRevoked reads what can be made out of a damaged revoked.json.
+func (s *Side) salvageRevoked() (list revoked) {
+	var found struct{ Versions, Recalls []string }
+	if json.Unmarshal(record.Salvage(s.FS, change.RevokedFile, maxRevoked), &found) != nil {
+		return list
+	}
+	for _, text := range found.Versions {
+		if v, err := versioning.Parse(text); err == nil {
+			list.Versions = append(list.Versions, v)
+		}
+	}
+	for _, text := range found.Recalls {
+		if sum, err := digest.Parse(text); err == nil {
+			list.Recalls = append(list.Recalls, sum)
+		}
+	}
+	return list
 }
 
 // saveOwn durably writes a file of ours on both sides, system first. After an
 // error or a power cut some sides may have it.
 func (r *Reconciler) saveOwn(kind, name string, body any) error {
-	data, err := record.Seal(kind, r.By, body)
+	data, err := r.By.Seal(kind, body)
 	if err != nil {
 		return err
 	}
+	if err := r.ready(); err != nil {
+		return err
+	}
 	for _, s := range r.sides() {
-		if err := s.ready(); err != nil {
-			return err
-		}
 		if err := change.WriteOwn(s.FS, name, data); err != nil {
 			return sideError(s, err)
 		}
@@ -66,17 +95,33 @@ func (r *Reconciler) saveOwn(kind, name string, body any) error {
 	return nil
 }
 
-// loadRevoked returns what either side has.
+// ready makes sure that both sides can be used.
+func (r *Reconciler) ready() error {
+	for _, s := range r.sides() {
+		if err := s.ready(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Known makes sure that nothing on either side was made by a newer Tandem: the error
+// wraps ErrNewer else. A side that cannot be used is passed over.
+func (r *Reconciler) Known() error {
+	for _, s := range r.sides() {
+		if _, err := s.usable(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadRevoked returns what either side has. Where neither side has a whole list, what
+// can be made out of the damaged ones counts: a version that was taken back never comes
+// again for a bit that flipped.
 func (r *Reconciler) loadRevoked() (revoked, error) {
 	var all revoked
-	for _, s := range r.sides() {
-		if s.ready() != nil {
-			continue
-		}
-		var list revoked
-		if _, err := s.loadOwn("revoked", change.RevokedFile, maxRevoked, &list); err != nil {
-			return all, err
-		}
+	add := func(list revoked) {
 		for _, v := range list.Versions {
 			if !v.In(all.Versions) {
 				all.Versions = append(all.Versions, v)
@@ -86,6 +131,29 @@ func (r *Reconciler) loadRevoked() (revoked, error) {
 			if !slices.Contains(all.Recalls, sum) {
 				all.Recalls = append(all.Recalls, sum)
 			}
+		}
+	}
+	whole := false
+	var there []*Side
+	for _, s := range r.sides() {
+		ok, err := s.usable()
+		if err != nil {
+			return all, err
+		}
+		if !ok {
+			continue
+		}
+		there = append(there, s)
+		list, is, err := s.listRevoked()
+		if err != nil {
+			return all, err
+		}
+		whole = whole || is
+		add(list)
+	}
+	if !whole {
+		for _, s := range there {
+			add(s.salvageRevoked())
 		}
 	}
 	slices.SortFunc(all.Versions, versioning.Version.Compare)
@@ -155,8 +223,8 @@ func (r *Reconciler) shareRevoked() error {
 		return err
 	}
 	for _, s := range r.sides() {
-		var list revoked
-		if _, err := s.loadOwn("revoked", change.RevokedFile, maxRevoked, &list); err != nil {
+		list, _, err := s.listRevoked()
+		if err != nil {
 			return err
 		}
 		if len(list.Versions) < len(all.Versions) || len(list.Recalls) < len(all.Recalls) {
@@ -170,8 +238,8 @@ func (r *Reconciler) shareRevoked() error {
 // What a side says of a version that system does not have is left over, and
 // counts for nothing.
 func (r *Reconciler) Pending() (*Pending, error) {
-	if r.System.ready() != nil {
-		return nil, nil
+	if ok, err := r.System.usable(); !ok {
+		return nil, err
 	}
 	tag, err := versioning.ReadTag(r.System.FS, change.TagFile)
 	if fsys.IsTransient(err) {
@@ -185,11 +253,14 @@ func (r *Reconciler) Pending() (*Pending, error) {
 		tag = u.Version
 	}
 	for _, s := range r.sides() {
-		if s.ready() != nil {
+		ok, err := s.usable()
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
 			continue
 		}
-		var p Pending
-		there, err := s.loadOwn("pending", change.PendingFile, maxPending, &p)
+		p, there, err := s.loadPending()
 		if err != nil {
 			return nil, err
 		}
@@ -212,10 +283,10 @@ func (r *Reconciler) SetPending(p Pending) error {
 // ClearPending durably forgets it, on both sides. After an error or a power
 // cut it may still be there.
 func (r *Reconciler) ClearPending() error {
+	if err := r.ready(); err != nil {
+		return err
+	}
 	for _, s := range r.sides() {
-		if err := s.ready(); err != nil {
-			return err
-		}
 		if _, err := s.FS.Lstat(change.PendingFile); err != nil {
 			if fsys.IsNotExist(err) {
 				continue

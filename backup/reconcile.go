@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"tandem/backup/change"
+	"tandem/backup/record"
 	"tandem/backup/tree"
 	"tandem/internal/digest"
 	"tandem/versioning"
@@ -40,7 +41,7 @@ type Reconciler struct {
 	Boot    string
 	Started int64
 	Session Session // may be nil
-	By      string  // the version of this Tandem
+	By      record.Author
 	// Still asks the application to hold still while its configuration is
 	// captured, and returns what lets it go on. It may be nil. It is called once,
 	// and the sides are looked at again after it: what the application wrote for it

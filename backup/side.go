@@ -49,17 +49,42 @@ type Side struct {
 	// Mounted opens apps where another file system is mounted there: it can be
 	// looked at and backed up then, but not changed. nil means never.
 	Mounted func() (fsys.FS, error)
+
+	known bool  // newer was looked for
+	newer error // what a newer Tandem made here; nil for nothing
 }
 
 // NewSide is a side on fs that is always ready. A file that fs cannot give at
 // the first try is asked for again before it counts as damage.
 func NewSide(name SideName, fs fsys.FS) *Side { return &Side{Name: name, FS: fsys.ReadAgain(fs)} }
 
+// ready makes sure that the side can be used, and that all of our files on it are of
+// formats that this Tandem knows: else the error is a *record.NewerError, and the side
+// is left alone.
 func (s *Side) ready() error {
-	if s.Ready == nil {
-		return nil
+	if s.Ready != nil {
+		if err := s.Ready(); err != nil {
+			return err
+		}
 	}
-	return s.Ready()
+	if !s.known {
+		err := change.Newer(s.FS)
+		if fsys.IsTransient(err) {
+			return sideError(s, err)
+		}
+		s.known, s.newer = true, sideError(s, err)
+	}
+	return s.newer
+}
+
+// usable reports whether a side can be used, as ready does: the error is for what
+// must not be passed over.
+func (s *Side) usable() (bool, error) {
+	err := s.ready()
+	if errors.Is(err, ErrNewer) || fsys.IsTransient(err) {
+		return false, err
+	}
+	return err == nil, nil
 }
 
 func (s *Side) live() bool { return s.Name == System }

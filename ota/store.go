@@ -17,6 +17,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
+	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/ota/fault"
@@ -56,12 +57,12 @@ const maxRotations = 256
 //	snapshot.json
 //	targets.json
 //	SHA256.targets.json  of delegated roles, by the SHA-256 of the role's name
-//	poll.json        ETag and time; its first line is the SHA-256 of the rest
-//	time.json        the time once more, in the same form: damage to one of the two
-//	                 takes no time back
+//	poll.json        ETag and time
+//	time.json        the time once more: damage to one of the two takes no time back
 const trustDir = "trust"
 
 const (
+	pollKind = "poll"
 	pollName = "poll.json"
 	timeName = "time.json"
 	maxETag  = 512 // bytes; a longer name is not remembered
@@ -82,6 +83,7 @@ type Poll struct {
 // whatever happens to the files, the device trusts what it was provisioned
 // with, or what that leads to. A damaged file counts as missing.
 type Store struct {
+	By   record.Author
 	fs   fsys.FS
 	log  *logrus.Logger
 	root *trust.Root // in force
@@ -247,16 +249,12 @@ func (s *Store) Poll() Poll {
 
 // readPoll reads a file that SavePoll wrote, and reports whether it could.
 func (s *Store) readPoll(name string) (p Poll, whole bool) {
-	data := s.read(name, maxPoll)
-	if data == nil {
+	whole, err := record.ReadJSON(s.fs, pollKind, path.Join(trustDir, name), maxPoll, &p)
+	if err != nil {
+		s.log.WithError(err).Warn("what is remembered of the last poll cannot be used: ignored")
 		return Poll{}, false
 	}
-	sum, rest, _ := bytes.Cut(data, []byte("\n"))
-	if want, err := digest.Parse(string(sum)); err != nil || want != digest.Of(rest) || json.Unmarshal(rest, &p) != nil {
-		s.log.Warnf("%s is damaged: ignored", s.path(name))
-		return Poll{}, false
-	}
-	return p, true
+	return p, whole
 }
 
 // SavePoll durably remembers a poll.
@@ -272,11 +270,11 @@ func (s *Store) SavePoll(p Poll) error {
 }
 
 func (s *Store) writePoll(name string, p Poll) error {
-	data, err := json.Marshal(p)
+	data, err := s.By.Seal(pollKind, p)
 	if err != nil {
 		return err
 	}
-	return s.write(name, append([]byte(digest.Of(data).String()+"\n"), data...))
+	return s.write(name, data)
 }
 
 // timeStep is by how much the reference time must have moved before it is

@@ -36,6 +36,7 @@ type Environment struct {
 	Now      func() time.Time
 	Built    time.Time // when this program was built; zero if unknown
 	Version  string    // of this program
+	Format   int       // that files of ours are written in; 0 is the newest that this program knows
 	Random   io.Reader
 	Progress backup.Progress
 	// Happened is told of each event that was remembered; it may be nil.
@@ -131,7 +132,7 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 		d.stopped = err == nil
 	}
 	d.reconciler = &backup.Reconciler{
-		Log: env.Log, Progress: env.Progress, Now: env.Now, Wait: wait, By: env.Version,
+		Log: env.Log, Progress: env.Progress, Now: env.Now, Wait: wait, By: d.Author(),
 		Boot: boot.ID(), Started: boot.Started(env.Now()), Session: boot.Note(cfg.Agent.Lock + ".seen"),
 	}
 	if len(cfg.Hooks.Capture) > 0 {

@@ -104,7 +104,7 @@ func (d *Device) source() (_ Source, err error) {
 		URL:       c.URL,
 		Client:    client,
 		Store:     store,
-		Downloads: download.New(download.Options{FS: state, Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names, Hopeless: d.env.Hopeless}),
+		Downloads: download.New(download.Options{FS: state, By: d.Author(), Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names, Hopeless: d.env.Hopeless}),
 		Now:       d.env.Now,
 		Built:     d.env.Built,
 		Log:       d.env.Log,
@@ -229,6 +229,9 @@ func (a *Answers) Unfit() error { return a.app().Offered.Unfit }
 // Ask asks the source for all that the device runs. Where the error is that of the
 // source, what the device knows by itself is there beside it.
 func (d *Device) Ask(ctx context.Context) (*Answers, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
 	ans := &Answers{Units: d.units(ctx), Free: d.Free(), Behind: d.ClockBehind()}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()

@@ -32,7 +32,7 @@ func (d *Device) firmwareIn(state fsys.FS, c config.Firmware) (*firmware.Firmwar
 		return nil, err
 	}
 	f, err := firmware.New(firmware.Options{
-		Name: c.Name, FS: state, Cuts: d.cfg.Agent.Boots, Log: d.env.Log, Progress: d.env.Progress, Handler: handler,
+		Name: c.Name, FS: state, By: d.Author(), Cuts: d.cfg.Agent.Boots, Log: d.env.Log, Progress: d.env.Progress, Handler: handler,
 	})
 	if errors.Is(err, firmware.ErrName) {
 		err = &config.Error{File: d.cfg.File, Key: "firmware.name", Message: err.Error()}

@@ -99,7 +99,7 @@ func (d *Device) openHawkBit(c config.Source) (*hawkFeed, error) {
 		names = append(names, f.Name)
 	}
 	downloads := func(by *http.Client) *download.Downloader {
-		return download.New(download.Options{FS: state, Client: by, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names, Hopeless: d.env.Hopeless})
+		return download.New(download.Options{FS: state, By: d.Author(), Client: by, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names, Hopeless: d.env.Hopeless})
 	}
 	verifier := func() (bundle.Verifier, error) {
 		return trust.New(trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned})
@@ -114,7 +114,7 @@ func (d *Device) openHawkBit(c config.Source) (*hawkFeed, error) {
 		vouch = d.voucher(c.DDI.Metadata, downloads)
 	}
 	server, err := hawkbit.New(hawkbit.Options{
-		Origin: c.URL, Tenant: c.DDI.Tenant, Controller: name, Client: client, FS: state, Log: d.env.Log,
+		Origin: c.URL, Tenant: c.DDI.Tenant, Controller: name, Client: client, FS: state, By: d.Author(), Log: d.env.Log,
 		Fetcher: fetcher, Inspect: inspect(verifier), Vouch: vouch,
 		Code:       func(err error) int { return cmp.Or(d.explain(err).Exit, 1) },
 		After:      after,

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"tandem/backup"
+	"tandem/backup/manifest"
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/internal/text"
 	"tandem/versioning"
@@ -24,6 +26,7 @@ import (
 const (
 	segmentSize = 16 << 10 // bytes; a longer event has a segment of its own
 	maxSegment  = 64 << 10 // bytes that are read back of one
+	historyKind = "history"
 	oldSegments = 12
 )
 
@@ -158,7 +161,7 @@ func readWhole(disk fsys.FS) (events []Event, known bool, err error) {
 		known = known && whole
 		for line := range bytes.Lines(data) {
 			var e Event
-			if known = json.Unmarshal(line, &e) == nil; known {
+			if known = json.Unmarshal(line, &e) == nil && e.Command != ""; known {
 				events = append(events, e)
 			}
 		}
@@ -166,15 +169,12 @@ func readWhole(disk fsys.FS) (events []Event, known bool, err error) {
 	return events, known, nil
 }
 
-// readSegment reads a segment, and reports whether it could.
+// readSegment reads the lines of a segment, and reports whether it is whole: of a damaged
+// one those that are there count.
 func readSegment(disk fsys.FS, n int) (data []byte, whole bool, err error) {
-	data, err = fsys.ReadFile(disk, segment(n), maxSegment)
-	var long *fsys.TooLongError
-	switch {
-	case fsys.IsNotExist(err):
-		return nil, true, nil
-	case errors.As(err, &long):
-		return nil, false, nil
+	data, err = record.Read(disk, historyKind, segment(n), maxSegment)
+	if errors.Is(err, manifest.ErrInvalid) {
+		return record.Salvage(disk, segment(n), maxSegment), false, nil
 	}
 	return data, true, err
 }
@@ -186,7 +186,7 @@ func (d *Device) Remember(e Event) {
 	e.cut()
 	disk, err := d.State()
 	if err == nil {
-		err = appendEvent(disk, &e, d.env.Random)
+		err = appendEvent(disk, d.Author(), &e, d.env.Random)
 	}
 	if err != nil {
 		d.env.Log.WithError(err).Warn("the history could not be written")
@@ -200,7 +200,7 @@ func (d *Device) Remember(e Event) {
 // a power cut the history is as before, or has e, or lacks its oldest part. A
 // failure that comes again, with nothing in between, is not added: what waits for
 // years must not wear out the flash, nor take the place of what happened before.
-func appendEvent(disk fsys.FS, e *Event, random io.Reader) error {
+func appendEvent(disk fsys.FS, by record.Author, e *Event, random io.Reader) error {
 	events, known, err := readWhole(disk)
 	if err != nil {
 		return err
@@ -226,11 +226,7 @@ func appendEvent(disk fsys.FS, e *Event, random io.Reader) error {
 		}
 		data = nil
 	}
-	if n := len(data); n > 0 && data[n-1] != '\n' {
-		data = append(data, '\n')
-	}
-	data = append(append(data, line...), '\n')
-	return fsys.WriteFile(disk, segment(0), data, 0o644)
+	return fsys.WriteFile(disk, segment(0), by.SealBytes(historyKind, append(append(data, line...), '\n')), 0o644)
 }
 
 // repeats reports whether the same happened as before.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tandem/backup"
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 	"tandem/internal/fsys/memfs/search"
@@ -37,7 +38,7 @@ func numbers(m *memfs.Machine) ([]uint64, error) {
 // add appends an event so long that one more starts a new segment.
 func add(m *memfs.Machine) error {
 	e := Event{Time: time.Unix(0, 0).UTC(), Command: "boot", Reason: strings.Repeat("because ", segmentSize/10)}
-	return appendEvent(m.Disk("state").FS(), &e, bytes.NewReader([]byte("name")))
+	return appendEvent(m.Disk("state").FS(), record.Author{}, &e, bytes.NewReader([]byte("name")))
 }
 
 // Whatever an append is cut by, the history has no gap and no event twice, and
@@ -122,7 +123,7 @@ func TestHistoryLongEvents(t *testing.T) {
 		t.Helper()
 		names++
 		e.cut()
-		if err := appendEvent(disk, &e, bytes.NewReader(bytes.Repeat([]byte{names}, 4))); err != nil {
+		if err := appendEvent(disk, record.Author{}, &e, bytes.NewReader(bytes.Repeat([]byte{names}, 4))); err != nil {
 			t.Fatal(err)
 		}
 		if seen[e.ID] {

@@ -16,7 +16,15 @@ import (
 
 // Boot brings the sides in step: backup.Reconciler.Reconcile says what holds
 // afterwards. It remembers what it did under the name of the command.
+//
+// Where a newer Tandem wrote into the agent's state alone, the sides are brought in step
+// all the same, and the error says so.
 func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*backup.Result, error) {
+	res, err := d.reconcile(ctx, command, o)
+	return res, errors.Join(err, d.knownState())
+}
+
+func (d *Device) reconcile(ctx context.Context, command string, o backup.Options) (*backup.Result, error) {
 	var err error
 	if o.Hold, err = d.hold(); err != nil {
 		return nil, err
@@ -27,6 +35,9 @@ func (d *Device) Boot(ctx context.Context, command string, o backup.Options) (*b
 	}
 	d.startAgain(ctx, command, res)
 	changed := res != nil && len(res.Changed)+len(res.Finished) > 0
+	if errors.Is(err, backup.ErrNewer) { // the newer one has the history, too
+		return res, err
+	}
 	if changed || err != nil && ctx.Err() == nil && !told(err) {
 		d.Remember(reconciled(command, res, err))
 	}
@@ -64,6 +75,9 @@ func (d *Device) hold() (versioning.Version, error) {
 		return versioning.Version{}, nil
 	}
 	p, err := d.reconciler.Pending()
+	if errors.Is(err, backup.ErrNewer) { // whoever looks at the sides says so
+		err = nil
+	}
 	if err != nil || p == nil {
 		return versioning.Version{}, err
 	}
@@ -75,11 +89,14 @@ func (d *Device) hold() (versioning.Version, error) {
 // wraps ErrUnhealthy then. The firmwares are gone on with after it.
 func (d *Device) Start(ctx context.Context) (*backup.Result, error) {
 	res, err := d.start(ctx)
+	if e := d.knownState(); e != nil {
+		return res, errors.Join(err, e)
+	}
 	return res, errors.Join(err, d.startFirmware(ctx))
 }
 
 func (d *Device) start(ctx context.Context) (*backup.Result, error) {
-	res, err := d.Boot(ctx, "boot", backup.Options{})
+	res, err := d.reconcile(ctx, "boot", backup.Options{})
 	if err != nil {
 		return res, err
 	}
@@ -124,7 +141,8 @@ func (d *Device) Plan(ctx context.Context, o backup.Options) (*backup.Result, er
 	if o.Hold, err = d.hold(); err != nil {
 		return nil, err
 	}
-	return d.reconciler.Look(ctx, o)
+	res, err := d.reconciler.Look(ctx, o)
+	return res, errors.Join(err, d.knownState())
 }
 
 // Pending returns the version that waits to be confirmed; nil if there is none.
@@ -137,7 +155,7 @@ func (d *Device) Revoked() ([]versioning.Version, error) { return d.reconciler.R
 // a side is not as it should be.
 func (d *Device) Verify(ctx context.Context) (*backup.Result, error) {
 	res, err := d.reconciler.Look(ctx, backup.Options{Full: true})
-	if err != nil {
+	if err = errors.Join(err, d.knownState()); err != nil {
 		return res, err
 	}
 	var wrong []string
@@ -154,6 +172,9 @@ func (d *Device) Verify(ctx context.Context) (*backup.Result, error) {
 
 // Bump makes what lies on system a new version and backs it up.
 func (d *Device) Bump(ctx context.Context, next func(versioning.Version) (versioning.Version, error)) (*backup.Result, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
 	if _, err := d.reconciler.Bump(ctx, next); err != nil {
 		return nil, err
 	}
@@ -163,16 +184,27 @@ func (d *Device) Bump(ctx context.Context, next func(versioning.Version) (versio
 // Forget removes configuration, a file or a directory, on both sides. The error
 // wraps backup.ErrApplicationFile or backup.ErrNoSuchPath where there is none.
 func (d *Device) Forget(ctx context.Context, p backup.Path) (*backup.Result, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
 	return d.Boot(ctx, "forget", backup.Options{Forget: p})
 }
 
 // Aside returns what was put aside on both sides.
-func (d *Device) Aside() ([]backup.Aside, error) { return d.reconciler.ListAside() }
+func (d *Device) Aside() ([]backup.Aside, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
+	return d.reconciler.ListAside()
+}
 
 // Recall brings back what was put aside last as p, and captures it. With bump
 // what lies on system becomes a new version then, as it has to with an application
 // file; else the error wraps backup.ErrApplicationFile for one.
 func (d *Device) Recall(ctx context.Context, p backup.Path, bump bool) (*backup.Result, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
 	// What was edited here is captured before it is replaced.
 	res, err := d.Boot(ctx, "recall", backup.Options{})
 	if err != nil && !errors.Is(err, backup.ErrDamage) && !errors.Is(err, backup.ErrBusy) {
@@ -220,6 +252,9 @@ func (d *Device) SlowDown(ctx context.Context, bandwidth int64) {
 // started says that the application was started with it already; where it could
 // not be, the error wraps ErrNotStarted, and the version waits.
 func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started bool) (*backup.Result, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
 	var err error
 	said := false
 	if !started {
@@ -320,6 +355,9 @@ func (d *Device) rollback(ctx context.Context, to versioning.Version, running bo
 // Rollback returns to the version before, or to the one named. What holds
 // afterwards is said at backup.Reconciler.Rollback.
 func (d *Device) Rollback(ctx context.Context, to versioning.Version) (*backup.Result, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
 	res, from, now, err := d.rollback(ctx, to, true)
 	d.Remember(rolledBack(from, now, "", err))
 	return res, err
@@ -328,6 +366,9 @@ func (d *Device) Rollback(ctx context.Context, to versioning.Version) (*backup.R
 // Confirm takes the version on system for healthy. With backup = "confirmed"
 // it is backed up now.
 func (d *Device) Confirm(ctx context.Context) (*backup.Result, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
 	p, err := d.reconciler.Pending()
 	if err != nil {
 		return nil, err
@@ -347,6 +388,9 @@ func (d *Device) Confirm(ctx context.Context) (*backup.Result, error) {
 // Revoke marks a version as one that is never to be chosen while anything else
 // is intact. If it is the one that runs, the one before comes back.
 func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Result, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
 	look, err := d.reconciler.Look(ctx, backup.Options{})
 	if err != nil {
 		return nil, err
@@ -379,6 +423,9 @@ func (d *Device) Revoke(ctx context.Context, v versioning.Version) (*backup.Resu
 
 // Unrevoke takes that mark away.
 func (d *Device) Unrevoke(v versioning.Version) error {
+	if err := d.Known(); err != nil {
+		return err
+	}
 	before, err := d.reconciler.Revoked()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 )
 
@@ -21,7 +22,7 @@ func TestRepeatedFailure(t *testing.T) {
 	add := func(e Event) Event {
 		now = now.Add(time.Minute)
 		e.Time = now
-		if err := appendEvent(disk, &e, rand.Reader); err != nil {
+		if err := appendEvent(disk, record.Author{}, &e, rand.Reader); err != nil {
 			t.Fatal(err)
 		}
 		return e

@@ -73,7 +73,8 @@ func (d *Device) provisioned() (*trust.Root, error) {
 }
 
 // State opens the agent's state directory, and makes it if need be. Where it
-// belongs on a partition that is not mounted, it is not made on the one below.
+// belongs on a partition that is not mounted, it is not made on the one below. The
+// error wraps record.ErrNewer where a newer Tandem wrote into it.
 func (d *Device) State() (fsys.FS, error) {
 	if d.stateFS != nil {
 		return d.stateFS, nil
@@ -87,6 +88,9 @@ func (d *Device) State() (fsys.FS, error) {
 	disk, err := fsys.OpenOS(d.cfg.Agent.State)
 	if err != nil {
 		return nil, err
+	}
+	if err := newerIn(disk); err != nil {
+		return nil, errors.Join(err, disk.Close())
 	}
 	d.open = append(d.open, disk)
 	d.stateFS = disk
@@ -124,6 +128,7 @@ func (d *Device) store() (*ota.Store, error) {
 		return nil, err
 	}
 	d.trusted = ota.OpenStore(state, provisioned, d.env.Log)
+	d.trusted.By = d.Author()
 	return d.trusted, nil
 }
 

@@ -2,9 +2,12 @@ package device
 
 import (
 	"context"
-	"tandem/backup"
-	"tandem/versioning"
+	"errors"
 	"time"
+
+	"tandem/backup"
+	"tandem/backup/record"
+	"tandem/versioning"
 )
 
 // Status is what is known of the device without reading every file.
@@ -17,6 +20,8 @@ type Status struct {
 	Firmware   []FirmwareStatus               `json:"firmware,omitempty"` // in the order of the configuration
 	Source     *SourceStatus                  `json:"source,omitempty"`   // where releases come from
 	Agent      *AgentStatus                   `json:"agent,omitempty"`    // where one runs and was asked
+	// Newer is a file that a newer Tandem made; absent if there is none.
+	Newer *record.NewerError `json:"newer,omitempty"`
 }
 
 // AgentStatus is what the agent tells of itself.
@@ -77,17 +82,21 @@ func (d *Device) Status(ctx context.Context) (*Status, error) {
 			backup.UsrData: sideStatus(res.UsrData, d.cfg.UsrData.Path),
 		},
 	}
-	if s.Revoked, err = d.reconciler.Revoked(); err != nil {
+	newer := d.Known()
+	if errors.As(newer, &s.Newer) {
+		s.InStep = false
+	}
+	if s.Revoked, err = d.reconciler.Revoked(); err != nil && s.Newer == nil {
 		return nil, err
 	}
 	if s.Revoked == nil {
 		s.Revoked = []versioning.Version{}
 	}
-	if s.Pending, err = d.reconciler.Pending(); err != nil {
+	if s.Pending, err = d.reconciler.Pending(); err != nil && s.Newer == nil {
 		return nil, err
 	}
 	events, err := d.History()
-	if err != nil {
+	if err != nil && s.Newer == nil {
 		d.env.Log.WithError(err).Warn("the history cannot be read")
 	}
 	for i := range events {

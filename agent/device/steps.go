@@ -27,6 +27,9 @@ var ErrNoBundle = errors.New("the bundle is gone")
 // The Update is that of an installation that has changed something, also one
 // that was taken back since.
 func (d *Device) Advance(ctx context.Context, c Course) (next Course, u *Update, err error) {
+	if err := d.Known(); err != nil {
+		return c, nil, err
+	}
 	if c.Step == Downloading {
 		if c.File, err = d.Fetch(ctx, c.Offer()); err == nil {
 			c.Step = Ready

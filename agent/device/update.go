@@ -32,6 +32,9 @@ type Update struct {
 // each side is the old version or the new one, and the next Boot brings them in
 // step. If the backup alone failed, the result is there beside the error.
 func (d *Device) Install(ctx context.Context, open func() (io.ReadCloser, error), o backup.InstallOptions) (*Update, error) {
+	if err := d.Known(); err != nil {
+		return nil, err
+	}
 	return d.install(ctx, "install", open, nil, o)
 }
 

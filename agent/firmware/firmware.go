@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"tandem/backup"
+	"tandem/backup/record"
 	"tandem/internal/child"
 	"tandem/internal/fsys"
 	"tandem/versioning"
@@ -28,6 +29,7 @@ type Firmware struct {
 	name     string
 	fs       fsys.FS // the agent's state
 	handler  Handler
+	by       record.Author
 	cuts     int // that an installation may go through before it has failed
 	log      logrus.FieldLogger
 	progress backup.Progress // may be nil
@@ -37,6 +39,7 @@ type Firmware struct {
 type Options struct {
 	Name     string  // as a bundle's app has it
 	FS       fsys.FS // the agent's state
+	By       record.Author
 	Handler  Handler
 	Cuts     int // of the power, while the handler runs, until it has failed
 	Log      logrus.FieldLogger
@@ -60,7 +63,7 @@ func New(o Options) (*Firmware, error) {
 	case o.Cuts < 0:
 		return nil, errors.New("firmware.Options: Cuts is negative")
 	}
-	return &Firmware{name: o.Name, fs: o.FS, handler: o.Handler, cuts: o.Cuts, log: o.Log, progress: o.Progress}, nil
+	return &Firmware{name: o.Name, fs: o.FS, by: o.By, handler: o.Handler, cuts: o.Cuts, log: o.Log, progress: o.Progress}, nil
 }
 
 func (f *Firmware) path(name string) string { return path.Join(firmwareDir, f.name, name) }

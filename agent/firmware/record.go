@@ -1,10 +1,13 @@
 package firmware
 
 import (
-	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 
+	"tandem/backup/manifest"
+	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/versioning"
@@ -47,6 +50,7 @@ const (
 const (
 	firmwareDir       = "firmware" // below the agent's state
 	firmwareRecord    = "record.json"
+	firmwareKind      = "firmware"
 	maxFirmwareRecord = 64 << 10
 	keepRevoked       = 100 // versions, the newest ones
 )
@@ -90,25 +94,42 @@ func (s *Record) unrevoke(v versioning.Version) {
 	s.Revoked = versioning.Without(s.Revoked, v)
 }
 
-// Load reads the record. A damaged one counts as missing: all that is lost with
-// it is what can be fetched again.
+// Load reads the record. A damaged one counts as missing, but for the versions that are
+// revoked: all that is lost with it is what can be fetched again.
 func (f *Firmware) Load() Record {
 	none := Record{State: None}
-	data, err := fsys.ReadFile(f.fs, f.path(firmwareRecord), maxFirmwareRecord)
-	if fsys.IsNotExist(err) {
-		return none
-	}
-	if err != nil {
-		f.log.WithError(err).Warnf("what is known of the firmware %s cannot be read", f.name)
-		return none
-	}
-	sum, body, _ := bytes.Cut(data, []byte("\n"))
 	var s Record
-	if want, err := digest.Parse(string(sum)); err != nil || want != digest.Of(body) || json.Unmarshal(body, &s) != nil || !s.sane() {
-		f.log.Warnf("%s is damaged: ignored", f.fs.Path(f.path(firmwareRecord)))
-		return none
+	there, err := record.ReadJSON(f.fs, firmwareKind, f.path(firmwareRecord), maxFirmwareRecord, &s)
+	if err == nil && there && !s.sane() {
+		err = fmt.Errorf("%s: %w: a state without what belongs to it", f.fs.Path(f.path(firmwareRecord)), manifest.ErrInvalid)
 	}
-	return s
+	switch {
+	case err == nil && there:
+		return s
+	case errors.Is(err, manifest.ErrInvalid):
+		f.log.WithError(err).Warn("damaged: ignored, but for the versions that are revoked")
+		none.Revoked = f.salvage()
+	case err != nil:
+		f.log.WithError(err).Warnf("what is known of the firmware %s cannot be read", f.name)
+	}
+	return none
+}
+
+// salvage reads the versions that are revoked off a damaged record: one that failed here
+// is not tried again for a bit that flipped.
+func (f *Firmware) salvage() (revoked []versioning.Version) {
+	var s struct {
+		Revoked []string `json:"revoked"`
+	}
+	if json.Unmarshal(record.Salvage(f.fs, f.path(firmwareRecord), maxFirmwareRecord), &s) != nil {
+		return nil
+	}
+	for _, text := range s.Revoked {
+		if v, err := versioning.Parse(text); err == nil {
+			revoked = append(revoked, v)
+		}
+	}
+	return revoked
 }
 
 func (s *Record) sane() bool {
@@ -118,15 +139,11 @@ func (s *Record) sane() bool {
 // save durably replaces the record. After an error or a power cut the old or
 // the new one is there, whole.
 func (f *Firmware) save(s Record) error {
-	body, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
 	name := f.path(firmwareRecord)
 	if info, err := f.fs.Lstat(name); err == nil && info.Type != fsys.TypeFile { // damage
 		if err := fsys.RemoveAll(f.fs, name); err != nil {
 			return err
 		}
 	}
-	return fsys.WriteFile(f.fs, name, append([]byte(digest.Of(body).String()+"\n"), body...), 0o644)
+	return f.by.Write(f.fs, firmwareKind, name, s, 0o644)
 }

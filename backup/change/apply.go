@@ -16,8 +16,8 @@ import (
 	"tandem/internal/fsys"
 )
 
-func (c *commit) store(fs fsys.FS, by string) error {
-	data, err := record.Seal("commit", by, c)
+func (c *commit) store(fs fsys.FS, by record.Author) error {
+	data, err := by.Seal("commit", c)
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ type applier struct {
 	fs      fsys.FS
 	commit  *commit
 	live    bool
-	by      string
+	by      record.Author
 	barrier fsys.Barrier // opened before anything was written; nil at recovery
 	again   bool         // after a power cut or an error: nothing is known of how far it came
 	out     Outcome

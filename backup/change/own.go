@@ -6,6 +6,7 @@ import (
 	"path"
 	"syscall"
 
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/versioning"
 )
@@ -26,6 +27,13 @@ func ownPlace(fs fsys.FS, name string) error {
 		return nil
 	}
 	return clear(fs, name)
+}
+
+// Newer returns a *record.NewerError if one of our files on a side was made by a newer
+// Tandem. The error is one of those of record.Newer.
+func Newer(fs fsys.FS) error {
+	const name = "/record.json"
+	return record.Newer(fs, RecordFile, CommitFile, PendingFile, RevokedFile, IndexFile, PreviousDir+name, nextDir+name, oldDir+name)
 }
 
 // WriteOwn durably replaces a file of ours.

@@ -30,7 +30,7 @@ type Target struct {
 	// Times says that configuration gets the times of the record, too: its content
 	// comes from elsewhere.
 	Times bool
-	By    string // the version of this Tandem
+	By    record.Author
 	// Whole says that apps is replaced as a whole, whatever is in it.
 	Whole bool
 	// Known reports whether what has that content is known to lie elsewhere, or

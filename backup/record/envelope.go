@@ -13,9 +13,22 @@ import (
 	"tandem/internal/fsys"
 )
 
-// Format is the version of the form of our files that this Tandem writes, and
-// the newest that it reads.
-const Format = 1
+// Author is who writes our files, and in which format: the one place that says so.
+type Author struct {
+	Version string // of this Tandem; "" if it has none
+	// Format is the format that is written, which Tandems that know it read; 0, or
+	// one that this Tandem does not know, is Format.
+	Format int
+}
+
+// head returns the head of a body. A body of one format is read by all who know that.
+func (a Author) head(kind string, size int64, sum digest.SHA256) Head {
+	format := a.Format
+	if format < 1 || format > Format {
+		format = Format
+	}
+	return Head{Kind: kind, Format: format, Reads: format, By: a.Version, Size: size, SHA256: sum}
+}
 
 // Head is the first line of each of our files. It never changes its own form, so
 // that a Tandem of any age can read it; the rest of the file is the body.
@@ -46,9 +59,9 @@ func (h Head) line() []byte {
 // NewerError says that a file was written by a newer Tandem, in a form that
 // this one does not know: it is whole, and is not to be touched.
 type NewerError struct {
-	Path   string
-	By     string // the version of the Tandem that wrote it; "" if it has none
-	Format int
+	Path   string `json:"path"`
+	By     string `json:"by"` // the version of the Tandem that wrote it; "" if it has none
+	Format int    `json:"format"`
 }
 
 func (e *NewerError) Error() string {
@@ -66,18 +79,27 @@ var ErrNewer = errors.New("made by a newer Tandem")
 func (e *NewerError) Unwrap() error { return ErrNewer }
 
 // Seal returns a file of ours of that kind, with body as JSON.
-func Seal(kind, by string, body any) ([]byte, error) {
+func (a Author) Seal(kind string, body any) ([]byte, error) {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
-	return SealBytes(kind, by, append(raw, '\n')), nil
+	return a.SealBytes(kind, append(raw, '\n')), nil
 }
 
 // SealBytes returns a file of ours of that kind with that body.
-func SealBytes(kind, by string, body []byte) []byte {
-	head := Head{Kind: kind, Format: Format, Reads: Format, By: by, Size: int64(len(body)), SHA256: digest.Of(body)}
-	return append(head.line(), body...)
+func (a Author) SealBytes(kind string, body []byte) []byte {
+	return append(a.head(kind, int64(len(body)), digest.Of(body)).line(), body...)
+}
+
+// Write durably replaces a file of ours by one with body as JSON. After an error or a
+// power cut the old or the new one is there, whole.
+func (a Author) Write(fs fsys.FS, kind, name string, body any, mode uint32) error {
+	data, err := a.Seal(kind, body)
+	if err != nil {
+		return err
+	}
+	return fsys.WriteFile(fs, name, data, mode)
 }
 
 // Unseal reads what Seal returned. The error wraps manifest.ErrInvalid or is a
@@ -96,29 +118,32 @@ func Unseal(kind string, data []byte, body any) error {
 // UnsealBytes reads what SealBytes returned, as Unseal does.
 func UnsealBytes(kind string, data []byte) ([]byte, error) {
 	var raw []byte
-	_, err := readEnvelope(kind, bytes.NewReader(data), int64(len(data)), func(_ Head, r io.Reader) (err error) {
+	_, err := readEnvelope(kind, bytes.NewReader(data), int64(len(data)), int64(len(data)), func(_ Head, r io.Reader) (err error) {
 		raw, err = io.ReadAll(r)
 		return err
 	})
 	return raw, err
 }
 
-// readEnvelope reads a file of ours, of size bytes, and returns its head. parse
-// is given the body as it is read; what it took from it counts only if there is
-// no error. The error wraps manifest.ErrInvalid or is a *NewerError, unless it
-// is one of reading.
-func readEnvelope(kind string, src io.Reader, size int64, parse func(Head, io.Reader) error) (Head, error) {
+// readEnvelope reads a file of ours, of size bytes and at most limit, and returns its
+// head. parse is given the body as it is read; what it took from it counts only if
+// there is no error. A kind of "" is any. The error wraps manifest.ErrInvalid or is a
+// *NewerError, unless it is one of reading.
+func readEnvelope(kind string, src io.Reader, size, limit int64, parse func(Head, io.Reader) error) (Head, error) {
 	in := bufio.NewReaderSize(src, 32<<10)
 	h, n, err := readHead(in)
+	newer := h.Reads > Format // of what it is, and how long it may be, nothing is known
 	switch {
 	case err != nil:
 		return h, err
-	case h.Kind != kind:
-		return h, fmt.Errorf("%w: a %q where a %q was expected", manifest.ErrInvalid, h.Kind, kind)
-	case h.Reads > Format:
-		return h, &NewerError{By: h.By, Format: h.Format}
 	case h.Size != size-n:
 		return h, errCutShort
+	case newer:
+		parse = func(Head, io.Reader) error { return nil }
+	case kind != "" && h.Kind != kind:
+		return h, fmt.Errorf("%w: a %q where a %q was expected", manifest.ErrInvalid, h.Kind, kind)
+	case size > limit:
+		return h, fmt.Errorf("%w: more than %d bytes", manifest.ErrInvalid, limit)
 	}
 	sum := digest.New()
 	body := &readErrors{r: io.TeeReader(in, sum)}
@@ -129,6 +154,8 @@ func readEnvelope(kind string, src io.Reader, size int64, parse func(Head, io.Re
 	switch {
 	case digest.Sum(sum) != h.SHA256:
 		return h, fmt.Errorf("%w: its content does not match its sha256", manifest.ErrInvalid)
+	case newer:
+		return h, &NewerError{By: h.By, Format: h.Format}
 	case parseErr != nil && !errors.Is(parseErr, manifest.ErrInvalid):
 		parseErr = fmt.Errorf("%w: %w", manifest.ErrInvalid, parseErr)
 	}
@@ -178,7 +205,7 @@ func readHead(in *bufio.Reader) (Head, int64, error) {
 // ReadHead returns the head of one of our files alone; nil if there is none. The
 // error wraps manifest.ErrInvalid for a damaged one.
 func ReadHead(fs fsys.FS, name string) (*Head, error) {
-	f, size, err := open(fs, name, maxRecord)
+	f, size, err := open(fs, name)
 	if f == nil || err != nil {
 		return nil, err
 	}
@@ -194,8 +221,8 @@ func ReadHead(fs fsys.FS, name string) (*Head, error) {
 }
 
 // open opens one of our files. A missing one gives nil and no error; something
-// else of that name, or one that is too long, wraps manifest.ErrInvalid.
-func open(fs fsys.FS, name string, limit int64) (fsys.File, int64, error) {
+// else of that name wraps manifest.ErrInvalid.
+func open(fs fsys.FS, name string) (fsys.File, int64, error) {
 	info, err := fs.Lstat(name)
 	switch {
 	case fsys.IsNotExist(err):
@@ -204,8 +231,6 @@ func open(fs fsys.FS, name string, limit int64) (fsys.File, int64, error) {
 		return nil, 0, err
 	case info.Type != fsys.TypeFile:
 		return nil, 0, fmt.Errorf("%s: %w: a %s, expected a file", fs.Path(name), manifest.ErrInvalid, info.Type)
-	case info.Size > limit:
-		return nil, 0, fmt.Errorf("%w: %w", manifest.ErrInvalid, &fsys.TooLongError{Path: fs.Path(name), Limit: limit})
 	}
 	f, err := fs.Open(name)
 	if fsys.IsNotExist(err) {
@@ -226,25 +251,50 @@ func asDamage(err error) error {
 // wraps manifest.ErrInvalid for a damaged one, is a *NewerError for one of a
 // newer Tandem, and is the disk's otherwise.
 func Read(fs fsys.FS, kind, name string, limit int64) ([]byte, error) {
-	f, size, err := open(fs, name, limit)
+	f, size, err := open(fs, name)
 	if f == nil || err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	var raw []byte
-	_, err = readEnvelope(kind, f, size, func(_ Head, r io.Reader) (err error) {
+	_, err = readEnvelope(kind, f, size, limit, func(_ Head, r io.Reader) (err error) {
 		raw, err = io.ReadAll(r)
 		return err
 	})
+	if err != nil {
+		return nil, named(fs, name, err)
+	}
+	return raw, nil
+}
+
+// named adds the name of the file to an error of reading it.
+func named(fs fsys.FS, name string, err error) error {
 	var newer *NewerError
 	if errors.As(err, &newer) {
 		newer.Path = fs.Path(name)
-		return nil, newer
+		return newer
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
+	return fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
+}
+
+// Newer returns a *NewerError if one of the named files is whole and was made by a
+// newer Tandem. A file that is missing, damaged or unreadable is not: the error is
+// that of a look which has found nothing out, for want of memory and the like.
+func Newer(fs fsys.FS, names ...string) error {
+	for _, name := range names {
+		f, size, err := open(fs, name)
+		if err == nil && f != nil {
+			h, _, headErr := readHead(bufio.NewReaderSize(f, maxHead))
+			f.Close()
+			if err = headErr; err == nil && h.Reads > Format {
+				_, err = Read(fs, "", name, size)
+			}
+		}
+		if errors.Is(err, ErrNewer) || fsys.IsTransient(err) {
+			return err
+		}
 	}
-	return raw, nil
+	return nil
 }
 
 // ReadJSON is Read for a body that Seal wrote. It reports whether there was a file.
@@ -257,4 +307,17 @@ func ReadJSON(fs fsys.FS, kind, name string, limit int64, body any) (bool, error
 		return false, fmt.Errorf("%s: %w: %w", fs.Path(name), manifest.ErrInvalid, err)
 	}
 	return true, nil
+}
+
+// Salvage returns the body of a damaged file of ours as it lies there, unproven; nil
+// if there is none.
+func Salvage(fs fsys.FS, name string, limit int64) []byte {
+	data, err := fsys.ReadFile(fs, name, limit)
+	if err != nil {
+		return nil
+	}
+	if head, body, _ := bytes.Cut(data, []byte("\n")); bytes.HasPrefix(head, []byte(`{"tandem":`)) {
+		return body
+	}
+	return data
 }

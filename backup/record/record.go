@@ -33,7 +33,7 @@ type Record struct {
 }
 
 // Encode returns the content of record.json, as the Tandem by writes it.
-func (r *Record) Encode(by string) ([]byte, error) {
+func (r *Record) Encode(by Author) ([]byte, error) {
 	var b bytes.Buffer
 	_, err := r.Write(&b, by)
 	return b.Bytes(), err
@@ -41,13 +41,12 @@ func (r *Record) Encode(by string) ([]byte, error) {
 
 // Write writes the content of record.json and returns the digest of its body:
 // two records with one digest describe the same tree.
-func (r *Record) Write(w io.Writer, by string) (digest.SHA256, error) {
+func (r *Record) Write(w io.Writer, by Author) (digest.SHA256, error) {
 	size, sum, err := r.Sum()
 	if err != nil {
 		return sum, err
 	}
-	head := Head{Kind: "record", Format: Format, Reads: Format, By: by, Size: size, SHA256: sum}
-	if _, err := w.Write(head.line()); err != nil {
+	if _, err := w.Write(by.head("record", size, sum).line()); err != nil {
 		return sum, err
 	}
 	return sum, r.writeBody(w)
@@ -98,7 +97,7 @@ func (r *Record) writeBody(w io.Writer) error {
 // The error wraps manifest.ErrInvalid or is a *NewerError.
 func Decode(data []byte) (*Record, error) {
 	var r *Record
-	_, err := readEnvelope("record", bytes.NewReader(data), int64(len(data)), func(_ Head, body io.Reader) (err error) {
+	_, err := readEnvelope("record", bytes.NewReader(data), int64(len(data)), maxRecord, func(_ Head, body io.Reader) (err error) {
 		r, err = parse(body)
 		return err
 	})
@@ -131,19 +130,14 @@ func Load(fs fsys.FS, name string, known map[digest.SHA256]*Record) (*Record, di
 
 // load reads a record by parse; a missing one has no head.
 func load(fs fsys.FS, name string, parse func(Head, io.Reader) error) (*Head, error) {
-	f, size, err := open(fs, name, maxRecord)
+	f, size, err := open(fs, name)
 	if f == nil || err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	head, err := readEnvelope("record", f, size, parse)
-	var newer *NewerError
-	if errors.As(err, &newer) {
-		newer.Path = fs.Path(name)
-		return nil, newer
-	}
+	head, err := readEnvelope("record", f, size, maxRecord, parse)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", fs.Path(name), asDamage(err))
+		return nil, named(fs, name, err)
 	}
 	return &head, nil
 }

@@ -35,7 +35,7 @@ func sample(t testing.TB) *Record {
 // damaged, and neither another record nor one of a newer Tandem.
 func TestRoundTrip(t *testing.T) {
 	r := sample(t)
-	data, err := r.Encode("1.0.0")
+	data, err := r.Encode(Author{Version: "1.0.0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := got.Encode("1.0.0")
+	again, err := got.Encode(Author{Version: "1.0.0"})
 	if err != nil || !bytes.Equal(data, again) {
 		t.Errorf("read back as\n%s\nwant\n%s", again, data)
 	}
@@ -76,7 +76,7 @@ func TestNewer(t *testing.T) {
 	}
 	// One that it still writes for us can be read.
 	r := sample(t)
-	old, err := r.Encode("")
+	old, err := r.Encode(Author{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,14 +116,14 @@ func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"manifest":{"version":"1","files":[{"path":"../x","type":"file"}]}}`))
 	f.Add([]byte(`{"manifest":{"version":"1","files":[{"path":"a%2F..%2Fb","type":"dir"}]}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		r, err := Decode(SealBytes("record", "", body)) // the digest is no obstacle for whoever writes the file
+		r, err := Decode(Author{}.SealBytes("record", body)) // the digest is no obstacle for whoever writes the file
 		if err != nil {
 			if !errors.Is(err, manifest.ErrInvalid) {
 				t.Fatalf("not ErrInvalid: %v", err)
 			}
 			return
 		}
-		again, err := r.Encode("")
+		again, err := r.Encode(Author{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +131,7 @@ func FuzzRecord(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%s: %v", again, err)
 		}
-		if third, _ := r2.Encode(""); !bytes.Equal(again, third) {
+		if third, _ := r2.Encode(Author{}); !bytes.Equal(again, third) {
 			t.Fatalf("not stable:\n%s\n%s", again, third)
 		}
 	})

@@ -55,7 +55,7 @@ func LoadIndex(fs fsys.FS, name string) (*Index, error) {
 }
 
 // Store writes the index. It is not made durable: a torn one counts as none.
-func (x *Index) Store(fs fsys.FS, name, by string) error {
+func (x *Index) Store(fs fsys.FS, name string, by record.Author) error {
 	tmp := name + ".tmp"
 	if err := fsys.RemoveAll(fs, tmp); err != nil {
 		return err
@@ -64,7 +64,7 @@ func (x *Index) Store(fs fsys.FS, name, by string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(record.SealBytes("index", by, x.encode())); err != nil {
+	if _, err := f.Write(by.SealBytes("index", x.encode())); err != nil {
 		f.Close()
 		return err
 	}

@@ -209,7 +209,10 @@ func newStatusCommand(p *program) *cobra.Command {
 					lines = append(lines, "last poll failed: "+a.PollError)
 				}
 			}
-			return p.print(statusDocument{s, device.Failure{}}, lines...)
+			if s.Newer != nil {
+				err = s.Newer
+			}
+			return errors.Join(p.print(statusDocument{s, p.failure(err)}, lines...), err)
 		},
 	}
 }

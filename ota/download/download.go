@@ -18,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 )
@@ -83,6 +84,7 @@ type Options struct {
 	// FS is the agent's state directory on the running system: the download
 	// itself is written by path.
 	FS     fsys.FS
+	By     record.Author
 	Client *http.Client
 	Log    *logrus.Logger
 	// For names all that this device downloads for. What is here for anyone

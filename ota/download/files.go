@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/ota/fault"
 )
@@ -39,8 +40,8 @@ func (d *Downloader) Drop(who string) {
 // Until this run is noted the note is that of another, or none: whenever the
 // power goes, no more is believed than is right.
 func (t *transfer) doubt(have int64) (int64, error) {
-	note, err := fsys.ReadFile(t.o.FS, t.boot, 128)
-	if err == nil && t.o.Boot != "" && string(note) == t.o.Boot {
+	var boot string
+	if _, err := record.ReadJSON(t.o.FS, bootKind, t.boot, maxNote, &boot); err == nil && t.o.Boot != "" && boot == t.o.Boot {
 		return have, nil
 	}
 	if have > 0 {
@@ -52,13 +53,21 @@ func (t *transfer) doubt(have int64) (int64, error) {
 			return 0, err
 		}
 	}
-	return have, fsys.WriteFile(t.o.FS, t.boot, []byte(t.o.Boot), 0o644)
+	return have, t.o.By.Write(t.o.FS, bootKind, t.boot, t.o.Boot, 0o644)
 }
+
+// The notes beside a download, each a file of ours.
+const (
+	bootKind  = "boot"  // a text: the boot id
+	spentKind = "spent" // a number of bytes
+	wholeKind = "whole" // true
+	maxNote   = 4096    // bytes
+)
 
 var (
 	validFor     = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`) })
 	downloadName = sync.OnceValue(func() *regexp.Regexp {
-		return regexp.MustCompile(`^(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63})\.)?([0-9a-f]{64}|[0-9a-f]{128})\.(part|bundle|frames|whole|boot|boot\.tmp|spent|spent\.tmp)$`)
+		return regexp.MustCompile(`^(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63})\.)?([0-9a-f]{64}|[0-9a-f]{128})\.(part|bundle|frames|whole|whole\.tmp|boot|boot\.tmp|spent|spent\.tmp)$`)
 	})
 )
 

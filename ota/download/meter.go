@@ -1,12 +1,14 @@
 package download
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
-	"strconv"
-	"strings"
 	"sync"
 
+	"tandem/backup/manifest"
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/ota/fault"
 )
@@ -19,6 +21,7 @@ const ahead = 256 << 10
 // restarts, where there is a limit to them.
 type meter struct {
 	fs   fsys.FS
+	by   record.Author
 	stem string // "" where there is no limit to what a release may cost
 	most int64
 	told int64 // what may come now; 0 is without limit
@@ -32,7 +35,7 @@ type meter struct {
 }
 
 func (d *Downloader) meter(f *File) *meter {
-	m := &meter{fs: d.o.FS, most: f.Most, told: f.Told}
+	m := &meter{fs: d.o.FS, by: d.o.By, most: f.Most, told: f.Told}
 	if f.Most > 0 && !f.Release.IsZero() {
 		stem := f.Release.String()
 		if f.For != "" {
@@ -51,11 +54,12 @@ func (m *meter) load() {
 		return
 	}
 	m.read = true
-	data, err := fsys.ReadFile(m.fs, m.name(), 64)
-	if err != nil {
-		return
+	var n int64
+	_, err := record.ReadJSON(m.fs, spentKind, m.name(), maxNote, &n)
+	if errors.Is(err, manifest.ErrInvalid) { // better than to spend it all again
+		err = json.Unmarshal(record.Salvage(m.fs, m.name(), maxNote), &n)
 	}
-	if n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64); err == nil && n > 0 {
+	if err == nil && n > 0 {
 		m.spent, m.noted = n, n
 	}
 }
@@ -115,7 +119,7 @@ func (m *meter) note(n int64) error {
 	if m.failed != nil {
 		return m.failed
 	}
-	err := fsys.WriteFile(m.fs, m.name(), []byte(strconv.FormatInt(n, 10)+"\n"), 0o600)
+	err := m.by.Write(m.fs, spentKind, m.name(), n, 0o600)
 	if err != nil {
 		m.failed = fault.Unwritable(err)
 		return m.failed

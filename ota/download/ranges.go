@@ -12,6 +12,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/ota/fault"
 	"tandem/packaging/bundle"
@@ -75,8 +76,9 @@ func (d *Downloader) GetSpans(ctx context.Context, f File, spans []Span, p Progr
 
 // Whole reports whether the server was found to send f whole only.
 func (d *Downloader) Whole(f File) bool {
-	_, err := d.o.FS.Lstat(f.stem() + ".whole")
-	return err == nil
+	var whole bool
+	_, err := record.ReadJSON(d.o.FS, wholeKind, f.stem()+".whole", maxNote, &whole)
+	return err == nil && whole
 }
 
 // ReadSpan returns the bytes of a span that GetSpans has brought.
@@ -439,7 +441,7 @@ func (g *gather) exchange(req *http.Request, w *spanWriter) error {
 
 // remember notes that the server sends no parts of the file.
 func (g *gather) remember() error {
-	return fault.Unwritable(fsys.WriteFile(g.o.FS, g.whole, nil, 0o644))
+	return fault.Unwritable(g.o.By.Write(g.o.FS, wholeKind, g.whole, true, 0o644))
 }
 
 // partial returns up to where resp brings what was asked for.

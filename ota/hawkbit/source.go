@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/ota"
 	"tandem/packaging/release"
@@ -25,6 +26,7 @@ type Options struct {
 	Client *http.Client
 	// FS is the agent's state directory.
 	FS  fsys.FS
+	By  record.Author
 	Log logrus.FieldLogger
 	// Fetcher makes what fetches bundles with a client.
 	Fetcher func(*http.Client) *ota.Fetcher
@@ -165,7 +167,7 @@ func (s *Source) load() *State {
 
 // save makes the state durable.
 func (s *Source) save(st *State) error {
-	if err := st.save(s.o.FS); err != nil {
+	if err := st.save(s.o.FS, s.o.By); err != nil {
 		return fmt.Errorf("the state of the server's action could not be written: %w", err)
 	}
 	return nil

@@ -1,13 +1,13 @@
 package hawkbit
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/sirupsen/logrus"
 
+	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/release"
@@ -124,6 +124,7 @@ type Waiting struct {
 
 const (
 	stateFile  = "hawkbit.json"
+	stateKind  = "hawkbit"
 	maxState   = 256 << 10
 	maxBrought = 8
 	maxParts   = 64
@@ -132,14 +133,8 @@ const (
 // Load reads the state. A missing or damaged one is that of a new device: what is
 // lost with it is read off the server and the device again.
 func Load(disk fsys.FS, log logrus.FieldLogger) *State {
-	data, err := fsys.ReadFile(disk, stateFile, maxState)
-	if fsys.IsNotExist(err) {
-		return &State{}
-	}
 	s := &State{}
-	if err == nil {
-		err = json.Unmarshal(data, s)
-	}
+	_, err := record.ReadJSON(disk, stateKind, stateFile, maxState, s)
 	if err == nil && s.Action != nil && !slices.Contains([]Step{Open, Ending, Ended}, s.Action.Step) {
 		err = fmt.Errorf("unknown step %q", s.Action.Step)
 	}
@@ -147,7 +142,7 @@ func Load(disk fsys.FS, log logrus.FieldLogger) *State {
 		err = fmt.Errorf("action %d ends without an outcome", s.Action.Number)
 	}
 	if err != nil {
-		log.WithError(err).Warnf("%s is damaged: ignored", disk.Path(stateFile))
+		log.WithError(err).Warn("what is known of the server's action cannot be used: ignored")
 		return &State{}
 	}
 	return s
@@ -155,12 +150,8 @@ func Load(disk fsys.FS, log logrus.FieldLogger) *State {
 
 // save durably replaces the state. After an error or a power cut the old or the
 // new one is there, whole.
-func (s *State) save(disk fsys.FS) error {
-	data, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	return fsys.WriteFile(disk, stateFile, append(data, '\n'), 0o600)
+func (s *State) save(disk fsys.FS, by record.Author) error {
+	return by.Write(disk, stateKind, stateFile, s, 0o600)
 }
 
 // brought remembers which set brought a version.

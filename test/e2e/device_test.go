@@ -19,6 +19,7 @@ import (
 	"time"
 
 	dev "tandem/agent/device"
+	"tandem/backup/record"
 )
 
 // device is a device of its own: two sides, hooks, and an agent that may run.
@@ -313,7 +314,8 @@ func (d *device) step() dev.Step {
 	var m struct {
 		Works []dev.Work `json:"works"`
 	}
-	if data, err := os.ReadFile(d.path("state/agent.json")); err != nil || json.Unmarshal(data, &m) != nil {
+	data, err := os.ReadFile(d.path("state/agent.json"))
+	if err != nil || record.Unseal("agent", data, &m) != nil {
 		return ""
 	}
 	return (&dev.Machine{Works: m.Works}).Underway().Step
