@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -21,6 +22,9 @@ const (
 	maxAnswer = 4 << 30  // of a server's answer
 	maxTold   = 20       // of what was left out
 )
+
+// extensions are those of files with reports, one after the other in each.
+var extensions = []string{".json", ".jsonl", ".ndjson"}
 
 // LeftOut is what was read and does not count.
 type LeftOut struct {
@@ -69,7 +73,7 @@ func (f *Fleet) ReadDir(ctx context.Context, dir string) (left LeftOut, err erro
 			if strings.HasPrefix(e.Name(), ".") {
 				continue
 			}
-			if !e.Type().IsRegular() || path.Ext(e.Name()) != ".json" {
+			if !e.Type().IsRegular() || !slices.Contains(extensions, path.Ext(e.Name())) {
 				left.add(name, fmt.Errorf("%w: expected a file NAME.json", ErrReport))
 				continue
 			}

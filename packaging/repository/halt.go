@@ -3,6 +3,9 @@ package repository
 import (
 	"fmt"
 	"maps"
+	"slices"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"tandem/internal/digest"
 	"tandem/packaging/release"
@@ -10,6 +13,29 @@ import (
 
 func haltedError(rel *release.Target) error {
 	return fmt.Errorf("the rollout of %s %s is %w: look why, and let it go on first", rel.App, rel.Version, ErrHalted)
+}
+
+// dropHalts forgets the halts of releases that go off the list.
+func (s *state) dropHalts(next *metadata.Metadata[metadata.TargetsType]) error {
+	if len(s.halts) == 0 {
+		return nil
+	}
+	before, err := releases(s.targets)
+	if err != nil {
+		return err
+	}
+	after, err := releases(next)
+	if err != nil {
+		return err
+	}
+	s.halts = maps.Clone(s.halts)
+	for i := range before {
+		gone := before[i].Release
+		if !slices.ContainsFunc(after, func(r release.Target) bool { return r.Release == gone }) {
+			delete(s.halts, gone)
+		}
+	}
+	return nil
 }
 
 // Halt has the snapshot withhold releases, by their hashes, from devices that do

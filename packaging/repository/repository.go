@@ -443,6 +443,11 @@ func (r *Repository) documents(s *state, keys Keys, targets *metadata.Metadata[m
 	var files []file
 	snap := metadata.Snapshot(r.expires(r.expiry.Snapshot))
 	ts := metadata.Timestamp(r.expires(r.expiry.Timestamp))
+	if targets != nil && s.snapshot != nil {
+		if err := s.dropHalts(targets); err != nil {
+			return nil, err
+		}
+	}
 	if s.snapshot != nil {
 		snap.Signed.Version = s.snapshot.Signed.Version + 1
 		snap.Signed.Meta = maps.Clone(s.snapshot.Signed.Meta) // delegated roles, too
@@ -466,6 +471,9 @@ func (r *Repository) documents(s *state, keys Keys, targets *metadata.Metadata[m
 	raw, err := signed(snap, keys, metadata.SNAPSHOT, roots...)
 	if err != nil {
 		return nil, err
+	}
+	if len(raw) > maxSnapshot {
+		return nil, fmt.Errorf("%w: the snapshot would have %d bytes, with what is halted, and devices read at most %d", ErrTooLarge, len(raw), maxSnapshot)
 	}
 	files = append(files, file{snapshotName(snap.Signed.Version), raw})
 	ts.Signed.Meta["snapshot.json"] = pinned(snap.Signed.Version, raw)
