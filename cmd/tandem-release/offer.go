@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -158,6 +159,8 @@ func newRepoPromoteCommand(p *program) *cobra.Command {
 		f       publishFlags
 		percent int
 		to      string
+		deltas  int
+		effort  effortFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "promote REPO RELEASE --to CHANNEL --keys KEYS",
@@ -167,9 +170,12 @@ bytes that ship here. All bundles of the release go along, for every hardware, a
 delta bundles where the release is the channel's newest. The percentage is that of the
 new channel; in the others nothing changes. RELEASE is named as for "repo rollout".
 
+--deltas N makes delta bundles from the last N releases of the new channel, as "repo
+add" does, where there are none yet: devices there come from other releases.
+
 "repo yank --from CHANNEL" and "repo remove --from CHANNEL" take it out of a channel.`,
 		Example: `  tandem-release repo promote repo hello/1.2.0 --to stable --keys keys
-  tandem-release repo promote repo hello/1.2.0 --to stable --percent 5 --keys keys`,
+  tandem-release repo promote repo hello/1.2.0 --to stable --percent 5 --deltas 3 --keys keys`,
 		Args: cli.Exactly("REPO", "RELEASE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if to == "" {
@@ -181,14 +187,39 @@ new channel; in the others nothing changes. RELEASE is named as for "repo rollou
 			if err := checkPercent(cmd, percent); err != nil {
 				return err
 			}
-			return p.edit(cmd, &f, args[0], fmt.Sprintf("is offered to %s in the channel %s", devices(percent), to), func(r *repository.Repository) ([]release.Target, *repository.Change, error) {
-				return r.StagePromote(args[1], to, percent)
+			if err := checkDeltas(cmd, &f, deltas, &effort); err != nil {
+				return err
+			}
+			var ends []func() // of what the delta bundles are read from
+			defer func() {
+				for _, end := range ends {
+					end()
+				}
+			}()
+			what := fmt.Sprintf("is offered to %s in the channel %s", devices(percent), to)
+			return p.change(cmd, &f, args[0], nil, func(r *repository.Repository, keys *signing.Ring) error {
+				var making func(release.Target) ([]repository.Delta, error)
+				if deltas > 0 {
+					making = func(rel release.Target) ([]repository.Delta, error) {
+						m := deltaMaking{program: p, repo: r, dir: args[0], bundle: filepath.Join(args[0], repository.File(rel)), channel: to, keys: keys, effort: effort}
+						made, done, err := m.make(cmd.Context(), deltas)
+						if err == nil {
+							ends = append(ends, done)
+						}
+						return made, err
+					}
+				}
+				return p.edited(cmd, &f, r, keys, what, func() ([]release.Target, *repository.Change, error) {
+					return r.StagePromote(cmd.Context(), args[1], to, percent, making)
+				})
 			})
 		},
 	}
 	f.register(cmd, true)
 	cmd.Flags().StringVar(&to, "to", "", "`CHANNEL` that it is to be offered in, too")
 	cmd.Flags().IntVar(&percent, "percent", 100, "per cent of the devices there that it is offered to")
+	cmd.Flags().IntVar(&deltas, "deltas", 0, "how many releases before, in that channel, to make delta bundles from")
+	effort.register(cmd)
 	p.completeChannels(cmd, "to")
 	return cmd
 }
@@ -326,26 +357,42 @@ again by mistake. One that is recalled stays on the list.`,
 // that holds the change.
 func (p *program) edit(cmd *cobra.Command, f *publishFlags, repo, what string, stage func(*repository.Repository) ([]release.Target, *repository.Change, error)) error {
 	return p.change(cmd, f, repo, nil, func(r *repository.Repository, keys *signing.Ring) error {
-		list, c, err := stage(r)
-		if err != nil {
+		return p.edited(cmd, f, r, keys, what, func() ([]release.Target, *repository.Change, error) { return stage(r) })
+	})
+}
+
+// edited is edit in a repository that is open.
+func (p *program) edited(cmd *cobra.Command, f *publishFlags, r *repository.Repository, keys *signing.Ring, what string, stage func() ([]release.Target, *repository.Change, error)) error {
+	list, c, err := stage()
+	if err != nil {
+		return err
+	}
+	switch {
+	case c == nil:
+		what += " already"
+	case f.out != "":
+		return p.publish(cmd, f, r, c, keys)
+	default:
+		if err := p.publish(cmd, f, r, c, keys); err != nil {
 			return err
 		}
-		switch {
-		case c == nil:
-			what += " already"
-		case f.out != "":
-			return p.publish(cmd, f, r, c, keys)
-		default:
-			if err := p.publish(cmd, f, r, c, keys); err != nil {
-				return err
-			}
+	}
+	for _, rel := range list {
+		p.say("%s %s for %s %s", rel.App, rel.Version, strings.Join(rel.Compatible, ", "), what)
+		if err := p.result(repository.File(rel)); err != nil {
+			return err
 		}
-		for _, rel := range list {
-			p.say("%s %s for %s %s", rel.App, rel.Version, strings.Join(rel.Compatible, ", "), what)
-			if err := p.result(repository.File(rel)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	return nil
+}
+
+// checkDeltas checks what says how many delta bundles are made, and what that may take.
+func checkDeltas(cmd *cobra.Command, f *publishFlags, deltas int, effort *effortFlags) error {
+	if deltas < 0 || deltas > maxDeltas {
+		return cli.Usage(cmd, "--deltas %d: expected 0 to %d", deltas, maxDeltas)
+	}
+	if deltas > 0 && f.out != "" {
+		return cli.Usage(cmd, "--deltas needs the keys: it does not go with --out")
+	}
+	return effort.check(cmd)
 }

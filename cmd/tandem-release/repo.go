@@ -136,13 +136,7 @@ bundles go off the list.`,
 				return err
 			}
 			o.Rollout = &percent
-			if deltas < 0 || deltas > maxDeltas {
-				return cli.Usage(cmd, "--deltas %d: expected 0 to %d", deltas, maxDeltas)
-			}
-			if deltas > 0 && f.out != "" {
-				return cli.Usage(cmd, "--deltas needs the keys: it does not go with --out")
-			}
-			if err := effort.check(cmd); err != nil {
+			if err := checkDeltas(cmd, &f, deltas, &effort); err != nil {
 				return err
 			}
 			if err := f.check(cmd); err != nil {

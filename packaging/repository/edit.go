@@ -1,9 +1,11 @@
 package repository
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -225,8 +227,12 @@ func (r *Repository) StageRollout(name, channel string, percent int, lower bool)
 // in all their forms, but for delta bundles of a release that is not the channel's
 // newest. Where it is offered so already the change is nil; at another percentage the
 // error wraps ErrExists. It wraps ErrYanked for one that was taken back, there or
-// everywhere, and ErrHalted for one that is halted. Nothing is written before Apply.
-func (r *Repository) StagePromote(name, channel string, percent int) ([]release.Target, *Change, error) {
+// everywhere, and ErrHalted for one that is halted. No device is led to anything before
+// Apply.
+//
+// deltas gives delta bundles to be offered with each whole bundle that is promoted; it
+// may be nil.
+func (r *Repository) StagePromote(ctx context.Context, name, channel string, percent int, deltas func(rel release.Target) ([]Delta, error)) ([]release.Target, *Change, error) {
 	if err := errors.Join(checkPercent(percent), checkChannel(channel)); err != nil {
 		return nil, nil, err
 	}
@@ -242,7 +248,20 @@ func (r *Repository) StagePromote(name, channel string, percent int) ([]release.
 		case s.halts[rel.Release]:
 			return notAbout, haltedError(rel)
 		}
-		return changes, customChannel(targets.Signed.Targets, rel.Name, channel, &release.Offering{Rollout: percent})
+		if err := customChannel(targets.Signed.Targets, rel.Name, channel, &release.Offering{Rollout: percent}); err != nil {
+			return notAbout, err
+		}
+		if deltas == nil || !rel.Base.IsZero() {
+			return changes, nil
+		}
+		made, err := deltas(*rel)
+		if err != nil {
+			return notAbout, err
+		}
+		to := *rel
+		to.Channels = maps.Clone(rel.Channels)
+		to.Channels[channel] = release.Offering{Rollout: percent}
+		return changes, errors.Join(r.listDeltas(ctx, s, targets, &to, made), r.fs.SyncDir(targetsDir))
 	})
 }
 

@@ -616,33 +616,14 @@ func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o Ad
 	}
 	rel := release.Target{Channels: map[string]release.Offering{channel: offering}, Urgent: o.Urgent}
 	targets := r.next(s)
-	add := func(src io.Reader, rel *release.Target, base bundle.Base) error {
-		err := r.take(ctx, src, s, rel, base)
-		if err == nil {
-			targets.Signed.Targets[rel.Name], err = targetOf(rel)
-		}
-		if err == nil {
-			err = r.fs.Rename(incoming, File(*rel))
-		}
-		if err != nil {
-			_ = r.fs.Remove(incoming) // the first error is the one to report
-		}
-		return err
-	}
-	if err := add(src, &rel, nil); err != nil {
+	if err := r.list(ctx, s, targets, src, &rel, nil); err != nil {
 		return release.Target{}, nil, err
 	}
 	if err := s.dropDeltas(targets, &rel); err != nil {
 		return release.Target{}, nil, err
 	}
-	for _, d := range o.Deltas {
-		delta := release.Target{Channels: rel.Channels, Urgent: rel.Urgent, Yanked: rel.Yanked, Recall: rel.Recall}
-		if err := add(d.Src, &delta, d.Base); err != nil {
-			return release.Target{}, nil, fmt.Errorf("delta bundle: %w", err)
-		}
-		if delta.Release != rel.Release {
-			return release.Target{}, nil, fmt.Errorf("%w: the delta bundle from %s makes the release %s: expected %s", ErrChange, delta.Base, delta.Release, rel.Release)
-		}
+	if err := r.listDeltas(ctx, s, targets, &rel, o.Deltas); err != nil {
+		return release.Target{}, nil, err
 	}
 	if err := tidyDeltas(targets); err != nil {
 		return release.Target{}, nil, err
@@ -652,6 +633,36 @@ func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o Ad
 		return release.Target{}, nil, err
 	}
 	return rel, c, r.fs.SyncDir(targetsDir)
+}
+
+// list copies a bundle into the repository, durably but for the directory, and puts
+// it on the list.
+func (r *Repository) list(ctx context.Context, s *state, targets *metadata.Metadata[metadata.TargetsType], src io.Reader, rel *release.Target, base bundle.Base) error {
+	err := r.take(ctx, src, s, rel, base)
+	if err == nil {
+		targets.Signed.Targets[rel.Name], err = targetOf(rel)
+	}
+	if err == nil {
+		err = r.fs.Rename(incoming, File(*rel))
+	}
+	if err != nil {
+		_ = r.fs.Remove(incoming) // the first error is the one to report
+	}
+	return err
+}
+
+// listDeltas is list for delta bundles of rel, which are offered as it is.
+func (r *Repository) listDeltas(ctx context.Context, s *state, targets *metadata.Metadata[metadata.TargetsType], rel *release.Target, deltas []Delta) error {
+	for _, d := range deltas {
+		delta := release.Target{Channels: rel.Channels, Urgent: rel.Urgent, Yanked: rel.Yanked, Recall: rel.Recall}
+		if err := r.list(ctx, s, targets, d.Src, &delta, d.Base); err != nil {
+			return fmt.Errorf("delta bundle: %w", err)
+		}
+		if delta.Release != rel.Release {
+			return fmt.Errorf("%w: the delta bundle from %s makes the release %s: expected %s", ErrChange, delta.Base, delta.Release, rel.Release)
+		}
+	}
+	return nil
 }
 
 // dropDeltas takes the delta bundles off the list that make rel, whose bundle is
@@ -712,7 +723,8 @@ func shareHardware(a, b *release.Target) bool {
 }
 
 // DeltaBases returns the last n releases on a channel that are lower than the one that
-// m describes, the highest first: those that devices are likely to have.
+// m describes, the highest first, those that devices are likely to have; but not
+// those that a delta bundle of it builds on already.
 func (r *Repository) DeltaBases(m *release.Manifest, channel string, n int) ([]release.Target, error) {
 	all, err := r.Releases()
 	if err != nil {
@@ -720,12 +732,21 @@ func (r *Repository) DeltaBases(m *release.Manifest, channel string, n int) ([]r
 	}
 	channel = cmp.Or(channel, DefaultChannel)
 	want := release.Target{Compatible: m.Compatible}
+	has := func(old *release.Target) bool {
+		return slices.ContainsFunc(all, func(d release.Target) bool {
+			return d.App == m.App && d.Version.String() == m.Version.String() && d.Base.String() == old.Version.String() && shareHardware(&d, &want)
+		})
+	}
 	var list []release.Target
+	left := n
 	for _, old := range slices.Backward(all) {
 		o, ok := old.Channels[channel]
-		if len(list) < n && ok && !o.Yanked && !old.Yanked && old.Base.IsZero() && old.Kind == release.App && old.App == m.App &&
+		if left > 0 && ok && !o.Yanked && !old.Yanked && old.Base.IsZero() && old.Kind == release.App && old.App == m.App &&
 			old.Version.Compare(m.Version) < 0 && shareHardware(&old, &want) {
-			list = append(list, old)
+			left--
+			if !has(&old) {
+				list = append(list, old)
+			}
 		}
 	}
 	return list, nil
