@@ -14,7 +14,7 @@ HOT      = runtime internal/runtime/... internal/bytealg internal/strconv sync/.
            github.com/klauspost/compress/... github.com/minio/sha256-simd tandem/packaging/delta/... \
            tandem/packaging/bundle tandem/backup/... tandem/internal/fsys
 SMALL    = -tags nethttpomithttp2 -gcflags=all=-l $(HOT:%=-gcflags=%=)
-LDFLAGS  = -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.built=$(BUILT)'
+LDFLAGS  = -ldflags '-s -w -X main.version=$(VERSION) -X "main.mark=tandem program, version:$(VERSION):" -X main.commit=$(COMMIT) -X main.built=$(BUILT)'
 FLAGS    = -trimpath -buildvcs=false $(LDFLAGS)
 
 # What "make dist" builds, and where it puts it.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -37,6 +38,10 @@ type Options struct {
 	// sd_notify(3). Watchdog is how often it wants to hear; 0 for never.
 	Notify   func(state string)
 	Watchdog time.Duration
+	// Listener is the local interface's, where the program before handed it over;
+	// nil: it is opened. Listening is given it; it may be nil.
+	Listener  *net.UnixListener
+	Listening func(*net.UnixListener)
 }
 
 // Agent is the daemon: it polls, downloads, installs, captures configuration and
@@ -60,6 +65,7 @@ type Agent struct {
 	orders                               []*order    // of people, oldest first
 
 	up     bool // the sides were brought in step once
+	anew   bool // another program is in place, and is to go on
 	mem    memory
 	saved  []byte // of it, as it lies on the disk
 	now    situation
@@ -91,6 +97,8 @@ type situation struct {
 	Health       time.Time // when its health is asked for next
 	Unstarted    bool      // the start hook has to run before
 	HealthTries  int
+
+	Settle time.Time // when Tandem itself is looked after; zero: it was, or keeps no copy
 
 	NextScrub time.Time
 	Repair    bool // the last one found something to mend
@@ -151,14 +159,24 @@ const (
 // they do can be cut off anywhere; waiting is for their clean-up.
 const stopTime = 4 * time.Second
 
+// ErrAnew says that another program has taken the place of the one that runs: it is
+// to go on with what the agent was at, as the same process.
+var ErrAnew = errors.New("another tandem is in place")
+
 // Run is the agent's life: it ends when ctx does, within five seconds, and what
-// was under way is resumed by the next Run. The error is one of starting.
+// was under way is resumed by the next Run. The error is one of starting, or ErrAnew:
+// the socket and the file with the process id are left as they are then.
 func (a *Agent) Run(ctx context.Context) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	release, err := lock.AcquirePID(a.cfg.Agent.PID, os.Getpid())
 	if err != nil {
 		return err
 	}
 	defer func() {
+		if a.anew {
+			return // the file is the next program's
+		}
 		if err := release(); err != nil {
 			a.log.WithError(err).Warn("the pid file could not be removed")
 		}
@@ -167,12 +185,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer server.close()
+	defer func() { server.close(a.anew) }()
 	defer a.config.stop()
 	a.log.WithField("version", a.o.Environment.Version).Info("the agent runs")
 
 	told := ""
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !a.anew {
 		until := a.schedule(ctx)
 		if s := a.summary(); s != told {
 			told = s
@@ -186,6 +204,11 @@ func (a *Agent) Run(ctx context.Context) error {
 			until = sooner(until, a.clock().Add(a.o.Watchdog/2))
 		}
 		a.await(ctx, until)
+	}
+	if a.anew {
+		end()
+		a.stop()
+		return ErrAnew
 	}
 	a.o.Notify("STOPPING=1")
 	a.stop()
@@ -323,13 +346,15 @@ func (a *Agent) scheduleSides(ctx context.Context, o outlook) time.Time {
 		a.saveMemory()
 		a.start(ctx, &a.sides, "installing", a.installJob(c))
 		a.sides.about = c
+	case !a.now.Settle.IsZero() && !o.Now.Before(a.now.Settle) && len(a.orders) == 0:
+		a.start(ctx, &a.sides, "looking after itself", a.settleJob)
 	case a.now.Repair:
 		a.start(ctx, &a.sides, "repairing", a.repairJob)
 	case !due.IsZero() && !o.Now.Before(due):
 		a.config.begin(o.Now)
 		a.start(ctx, &a.sides, "capturing", a.captureJob)
 	default:
-		return sooner(p.Until, due)
+		return sooner(sooner(p.Until, due), a.now.Settle)
 	}
 	return time.Time{}
 }
@@ -384,8 +409,10 @@ func (a *Agent) onSides(ctx context.Context, busy func(), work func(d *device.De
 	if err != nil {
 		a.log.WithError(err).Warn("it is not known whether a version waits to be confirmed")
 	}
+	anew := d.Renewed()
 	a.close(d)
 	return func() {
+		a.anew = a.anew || anew
 		a.pending(pending)
 		a.queueReport()
 		after()

@@ -31,6 +31,7 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 		} else {
 			a.log.WithError(err).Warn("the agent's state cannot be used")
 		}
+		d.RecoverItself()
 		res, err := d.Boot(ctx, "agent", backup.Options{})
 		if err != nil && ctx.Err() == nil && !errors.Is(err, backup.ErrNoApplication) {
 			a.log.WithError(err).Error("the sides are not in step")
@@ -52,6 +53,9 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 			}
 			now := a.clock()
 			a.up, a.mem = true, mem
+			if a.o.Environment.Program != "" {
+				a.now.Settle = now.Add(a.cfg.Agent.Trial)
+			}
 			a.saveMemory()
 			a.now.NextPoll = now.Add(FirstPoll(a.cfg.Agent.Poll, a.o.Random()))
 			if a.fromHawkBit() {
@@ -80,7 +84,7 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 // was started again.
 func (a *Agent) resume(ctx context.Context, d *device.Device, c device.Course, res *backup.Result) (left device.Course, started bool) {
 	idle := device.Course{Step: device.Idle, Kind: c.Kind, App: c.App}
-	if c.Kind == release.Firmware { // its own record says how far it has come; the next poll finds it
+	if c.Kind != release.App { // its own record says how far it has come; the next poll finds it
 		return idle, false
 	}
 	log := a.log.WithField("version", c.Version)
@@ -108,6 +112,14 @@ func (a *Agent) resume(ctx context.Context, d *device.Device, c device.Course, r
 	log.Info("the installation was cut off before its commit: it is tried again")
 	c.Step = device.Ready
 	return c, started
+}
+
+// settleJob confirms Tandem itself, once it has polled or was idle for a while.
+func (a *Agent) settleJob(ctx context.Context) func() {
+	return a.onSides(ctx, nothing, func(d *device.Device) func() {
+		d.SettleItself()
+		return func() { a.now.Settle = time.Time{} }
+	})
 }
 
 func (a *Agent) pollJob(ctx context.Context) func() {
@@ -161,6 +173,9 @@ func (a *Agent) polled(ans *device.Answers, err error) {
 	}
 	if !answered {
 		return
+	}
+	if !a.now.Settle.IsZero() {
+		a.now.Settle = now // what has polled works
 	}
 	a.now.ClockBehind = ans.Behind
 	for _, c := range a.mem.Choose(ans, now) {

@@ -49,7 +49,7 @@ func TestOpenAPI(t *testing.T) {
 		"Side": device.SideStatus{}, "Pending": backup.Pending{}, "FirmwareStatus": device.FirmwareStatus{}, "Progress": device.Progress{},
 		"AgentStatus": device.AgentStatus{}, "Underway": device.Underway{}, "Cancelled": Cancelled{}, "Status": device.Status{}, "Message": Message{}, "AnswerFirmware": device.AnswerFirmware{},
 		"Answer": device.Answer{}, "UpdatedFirmware": device.UpdatedFirmware{}, "Updated": device.Updated{}, "Recalled": device.Recalled{}, "Reconciliation": device.Reconciliation{},
-		"SourceStatus": device.SourceStatus{}, "ActionStatus": device.ActionStatus{}, "Waiting": hawkbit.Waiting{}, "ConfirmedUpdate": device.ConfirmedUpdate{},
+		"SourceStatus": device.SourceStatus{}, "ActionStatus": device.ActionStatus{}, "Waiting": hawkbit.Waiting{}, "TandemStatus": device.TandemStatus{}, "ConfirmedUpdate": device.ConfirmedUpdate{},
 	}
 	if a, b := slices.Sorted(maps.Keys(types)), slices.Sorted(maps.Keys(doc.Components.Schemas)); !slices.Equal(a, b) {
 		t.Errorf("described %q, there are %q", b, a)

@@ -82,12 +82,14 @@ func (a *Agent) carryOut(ctx context.Context, o *order) (orderResult, func()) {
 	}
 	defer a.close(d)
 	doc, err := o.run(ctx, d)
+	anew := d.Renewed()
 	pending, pendingErr := d.Pending()
 	look, lookErr := d.Plan(ctx, backup.Options{})
 	if lookErr != nil {
 		look = nil
 	}
 	return orderResult{doc, err}, func() {
+		a.anew = a.anew || anew
 		if pendingErr == nil {
 			a.pending(pending)
 		}
@@ -246,7 +248,7 @@ func (a *Agent) serveRollback(w http.ResponseWriter, r *http.Request) {
 // named, or what is sent.
 func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	o := backup.InstallOptions{AllowDowngrade: q.Get("allow_downgrade") == "true", AllowRevoked: q.Get("allow_revoked") == "true", Reinstall: q.Get("reinstall") == "true"}
+	o := backup.InstallOptions{AllowDowngrade: q.Get("allow_downgrade") == "true", AllowRevoked: q.Get("allow_revoked") == "true", Reinstall: q.Get("reinstall") == "true", Tight: q.Get("tight") == "true"}
 	open := Once(r.Body)
 	if file := q.Get("file"); file != "" {
 		if !filepath.IsAbs(file) {

@@ -24,17 +24,32 @@ type server struct {
 	name string
 }
 
-func (s *server) close() {
-	s.http.Close()    // whoever is connected sees the end
-	os.Remove(s.name) // the next start does it too
+// close ends it. Where another program goes on, whoever was answered has the whole
+// answer, and the socket stays.
+func (s *server) close(anew bool) {
+	if anew {
+		ctx, end := context.WithTimeout(context.Background(), time.Second)
+		defer end()
+		s.http.Shutdown(ctx)
+	}
+	s.http.Close() // whoever is connected sees the end
+	if !anew {
+		os.Remove(s.name) // the next start does it too
+	}
 }
 
 // serve opens the socket. It has its name once it belongs to nobody else.
 func (a *Agent) serve() (*server, error) {
 	name := a.cfg.Agent.Socket
-	l, err := listen(name)
-	if err != nil {
-		return nil, fmt.Errorf("agent.socket: %w", err)
+	l := a.o.Listener
+	if l == nil {
+		var err error
+		if l, err = listen(name); err != nil {
+			return nil, fmt.Errorf("agent.socket: %w", err)
+		}
+	}
+	if a.o.Listening != nil {
+		a.o.Listening(l)
 	}
 	s := &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second, ConnContext: handover.Context}
 	go s.Serve(handover.Listen(l)) // until close; its error says no more than that

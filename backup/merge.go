@@ -14,6 +14,7 @@ import (
 type InstallOptions struct {
 	AllowDowngrade bool
 	AllowRevoked   bool
+	Tight          bool      // of Tandem itself: without room for two, and without keeping the one before
 	Reinstall      bool      // the installed version again
 	Now            time.Time // modification time of files whose manifest has none
 	// Pending lets the version wait to be confirmed.

@@ -61,3 +61,25 @@ func (d *onDevice) Open(sum digest.SHA256, size int64) (bundle.BaseFile, error) 
 	}
 	return f, err
 }
+
+// withOwn is a base that has Tandem itself, too.
+type withOwn struct {
+	bundle.Base
+	own bundle.Base
+}
+
+// Release implements bundle.Base.
+func (w *withOwn) Release(b bundle.BaseRelease) ([]byte, error) {
+	if raw, err := w.own.Release(b); err == nil {
+		return raw, nil
+	}
+	return w.Base.Release(b)
+}
+
+// Open implements bundle.Base.
+func (w *withOwn) Open(sum digest.SHA256, size int64) (bundle.BaseFile, error) {
+	if f, err := w.own.Open(sum, size); err == nil {
+		return f, nil
+	}
+	return w.Base.Open(sum, size)
+}

@@ -32,9 +32,9 @@ func Choose(offers []Offer, d Device) (best *Offer, passed []Passed) {
 // size is what an offer costs a device that has nothing of it.
 func size(o *Offer) int64 { return o.Size }
 
-// ChooseFirmware is Choose for one firmware of a device: d.App is its name.
-func ChooseFirmware(offers []Offer, d Device) (best *Offer, passed []Passed) {
-	return choose(offers, d, release.Firmware, size)
+// ChooseKind is Choose for what else a device runs, of that kind: d.App is its name.
+func ChooseKind(kind release.Kind, offers []Offer, d Device) (best *Offer, passed []Passed) {
+	return choose(offers, d, kind, size)
 }
 
 // choose prefers, of the forms of one version, the one that has the least left to

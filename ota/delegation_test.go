@@ -254,7 +254,7 @@ func TestOneListingForAll(t *testing.T) {
 	before := len(s.Requests())
 	modem := d.about
 	modem.App, modem.Installed = "modem", version(t, "6")
-	app, fw := must[Decision](t)(l.Choose(d.about)), must[Decision](t)(l.ChooseFirmware(modem))
+	app, fw := must[Decision](t)(l.Choose(d.about)), must[Decision](t)(l.ChooseKind(release.Firmware, modem))
 	if app.Best == nil || app.Best.Release.Version.String() != "1.1.0" || fw.Best == nil || fw.Best.Release.Version.String() != "7" {
 		t.Errorf("chosen: %+v and %+v", app.Best, fw.Best)
 	}

@@ -34,6 +34,12 @@ type Installer struct {
 	// reads r to its end and keeps what it holds for the device's handler,
 	// durably, and gives the version that is installed.
 	Firmware map[string]func(ctx context.Context, r *bundle.Reader) (from versioning.Version, err error)
+	// Program takes the bundles that carry Tandem itself, as Firmware does those of
+	// a firmware; nil where Tandem does not keep itself. They are for Arch. Own is
+	// what a delta bundle of them may build on; it may be nil.
+	Program  func(ctx context.Context, r *bundle.Reader) (from versioning.Version, err error)
+	Arch     string
+	Own      bundle.Base
 	Log      logrus.FieldLogger
 	Progress backup.Progress // may be nil
 	// PreInstall is asked once the bundle's manifest was checked, Stop when all
@@ -58,7 +64,7 @@ type Installer struct {
 
 // Installed says what an installation did.
 type Installed struct {
-	Kind    release.Kind // of Firmware only App, From and Version are told: its handler has yet to run
+	Kind    release.Kind // of others than App only App, From and Version are told: its handler has yet to run
 	App     string
 	From    versioning.Version // zero on a device without an application
 	Version versioning.Version
@@ -204,8 +210,12 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if !in.Release.IsZero() && r.Release() != in.Release {
 		return nil, fmt.Errorf("%w: the bundle carries the release %s: expected %s, which was chosen", bundle.ErrMalformed, r.Release(), in.Release)
 	}
-	if m.Kind == release.Firmware {
-		from, err := in.Firmware[m.App](ctx, r)
+	if m.Kind != release.App {
+		take := in.Program
+		if m.Kind == release.Firmware {
+			take = in.Firmware[m.App]
+		}
+		from, err := take(ctx, r)
 		if errors.Is(err, backup.ErrInstalled) {
 			return &Installed{Kind: m.Kind, App: m.App, From: m.Version, Version: m.Version}, err
 		}
@@ -265,7 +275,11 @@ func wanted(m *release.Manifest, i *backup.Install) func(backup.Path) bool {
 
 // base is what lies here that a delta bundle may build on.
 func (in *Installer) base(ctx context.Context) bundle.Base {
-	return &onDevice{ctx, sync.OnceValue(in.Reconciler.Bases)}
+	sides := &onDevice{ctx, sync.OnceValue(in.Reconciler.Bases)}
+	if in.Own == nil {
+		return sides
+	}
+	return &withOwn{sides, in.Own}
 }
 
 // keepRoots remembers the newer roots that a bundle brought along.
@@ -284,6 +298,13 @@ func (in *Installer) suits(m *release.Manifest) error {
 	case m.Kind == release.Firmware && in.Firmware[m.App] == nil:
 		return fmt.Errorf("%w: the bundle carries the firmware %q, this device has handlers for %s",
 			ErrIncompatible, m.App, list(slices.Sorted(maps.Keys(in.Firmware))))
+	case m.Kind == release.Agent && in.Program == nil:
+		return fmt.Errorf("%w: the bundle carries Tandem itself, and this one is of no release: it is replaced by hand", ErrIncompatible)
+	case m.Kind == release.Agent:
+		if !slices.Contains(m.Compatible, in.Arch) {
+			return fmt.Errorf("%w: the bundle carries a Tandem for %s, this one is for %s", ErrIncompatible, list(m.Compatible), in.Arch)
+		}
+		return nil
 	case m.Kind == release.App && m.App != in.App:
 		return fmt.Errorf("%w: the bundle carries application %q, this device runs %q", ErrIncompatible, m.App, in.App)
 	case !slices.ContainsFunc(m.Compatible, func(c string) bool { return slices.Contains(in.Compatible, c) }):

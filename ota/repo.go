@@ -146,10 +146,10 @@ func (l *Listing) Choose(d Device) (Decision, error) {
 	return dec, err
 }
 
-// ChooseFirmware is Choose for one firmware of a device: d.App is its name.
-func (l *Listing) ChooseFirmware(d Device) (Decision, error) {
-	best, passed := ChooseFirmware(l.offers, d)
-	return l.decide(d, release.Firmware, best, passed)
+// ChooseKind is Choose for what else a device runs, of that kind: d.App is its name.
+func (l *Listing) ChooseKind(kind release.Kind, d Device) (Decision, error) {
+	best, passed := ChooseKind(kind, l.offers, d)
+	return l.decide(d, kind, best, passed)
 }
 
 func (l *Listing) decide(d Device, kind release.Kind, best *Offer, passed []Passed) (Decision, error) {
@@ -272,14 +272,14 @@ func (r *Repo) fetcher() *Fetcher {
 	return f
 }
 
-// wanted is the bundle of an offer. A firmware is fetched whole: nothing is
-// known of what is installed.
+// wanted is the bundle of an offer. All but an application is fetched whole: of a
+// firmware nothing is known of what is installed, and Tandem is one file.
 func (r *Repo) wanted(o Offer) Wanted {
 	w := Wanted{Head: o.Release.Head, File: download.File{
 		URL: r.address("targets", o.SHA256.String()+"."+o.Name), Size: o.Size, SHA256: o.SHA256,
 		For: o.Release.App, Room: o.Release.Unpacked, Release: o.Release.Release,
 	}}
-	if o.Release.Kind == release.Firmware {
+	if o.Release.Kind == release.Firmware || o.Release.Kind == release.Agent {
 		w.Head = 0
 	}
 	return w

@@ -88,12 +88,14 @@ func (c *Course) Offer() ota.Offer {
 
 // unpackedCourse is what is left to do for a firmware that waits for its handler. It
 // has no bundle any more; the sum tells it from others.
-func unpackedCourse(r firmware.Result) Course {
+func unpackedCourse(k release.Kind, r firmware.Result) Course {
 	return Course{
-		Step: Ready, Kind: release.Firmware, App: r.Name, From: r.From, Version: r.Version,
+		Step: Ready, Kind: k, App: r.Name, From: r.From, Version: r.Version,
 		SHA256: digest.Of([]byte("unpacked " + r.Name + " " + r.Version.String())),
 	}
 }
 
 // unpacked reports whether that is so of c.
-func (c *Course) unpacked() bool { return c.Kind == release.Firmware && c.Name == "" }
+func (c *Course) unpacked() bool {
+	return (c.Kind == release.Firmware || c.Kind == release.Agent) && c.Name == ""
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"tandem/agent/self"
 	"tandem/backup"
 	"tandem/internal/boot"
 	"tandem/internal/child"
@@ -37,6 +38,7 @@ type Environment struct {
 	Built    time.Time // when this program was built; zero if unknown
 	Version  string    // of this program
 	Format   int       // that files of ours are written in; 0 is the newest that this program knows
+	Program  string    // where it lies; "" where Tandem does not keep itself
 	Random   io.Reader
 	Progress backup.Progress
 	// Happened is told of each event that was remembered; it may be nil.
@@ -91,6 +93,8 @@ type Device struct {
 	idle       []func()   // closes connections that are kept open
 	trusted    *ota.Store // once it is needed
 	feed       Source     // once it is needed
+	own        *self.Self // Tandem's own program, once it is needed
+	tight      bool       // it is put in place also where there is no room for two
 }
 
 // Access says what a command will do with the device.
@@ -126,6 +130,9 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 			}
 			return d, err
 		}
+	}
+	if err := d.modest(); err != nil {
+		return d, err
 	}
 	if access == Change {
 		_, err := os.Stat(d.note(stoppedNote))

@@ -97,7 +97,7 @@ func (d *Device) source() (_ Source, err error) {
 	})
 	d.idle = append(d.idle, client.CloseIdleConnections)
 	names := []string{d.cfg.Device.App}
-	for _, f := range d.cfg.Firmware {
+	for _, f := range d.followed() {
 		names = append(names, f.Name)
 	}
 	repo, err := ota.NewRepo(ota.RepoOptions{
@@ -161,11 +161,15 @@ func (f *repoFeed) Ask(ctx context.Context, units []Unit) (*Wanted, error) {
 		}
 		about := f.about
 		about.App, about.Installed, about.Release, about.Revoked = u.Name, u.Installed, u.Release, u.Revoked
-		choose := listing.Choose
-		if u.Kind == release.Firmware {
-			choose = listing.ChooseFirmware
+		switch u.Kind {
+		case release.App:
+			o.Decision, o.Err = listing.Choose(about)
+		case release.Agent:
+			about.Compatible = []string{release.Architecture()}
+			fallthrough
+		default:
+			o.Decision, o.Err = listing.ChooseKind(u.Kind, about)
 		}
-		o.Decision, o.Err = choose(about)
 	}
 	return w, nil
 }
@@ -265,8 +269,8 @@ func (d *Device) Ask(ctx context.Context) (*Answers, error) {
 // units finds out what the device runs.
 func (d *Device) units(ctx context.Context) []UnitAnswer {
 	var all []UnitAnswer
-	for _, c := range d.cfg.Firmware {
-		u := UnitAnswer{Unit: Unit{Kind: release.Firmware, Name: c.Name}}
+	for _, c := range d.followed() {
+		u := UnitAnswer{Unit: Unit{Kind: kind(c), Name: c.Name}}
 		u.Unpacked = firmware.Result{Name: c.Name, State: firmware.None}
 		f, err := d.firmware(c)
 		if err != nil {
@@ -277,6 +281,9 @@ func (d *Device) units(ctx context.Context) []UnitAnswer {
 		u.Installed, u.Err = f.Installed(ctx)
 		s := f.Load()
 		u.Revoked = s.Revoked
+		if own, err := d.itself(); u.Kind == release.Agent && err == nil {
+			u.Revoked = append(u.Revoked[:len(u.Revoked):len(u.Revoked)], d.revokedItself(own)...)
+		}
 		if s.State.Open() || s.State == firmware.Restart {
 			u.Unpacked = firmware.Result{Name: c.Name, From: s.Previous, Version: s.Version, State: s.State}
 			u.Begun = s.Version
@@ -302,7 +309,7 @@ func (d *Device) units(ctx context.Context) []UnitAnswer {
 
 // Fetch downloads an offer, if there is room for what it carries.
 func (d *Device) Fetch(ctx context.Context, o ota.Offer) (string, error) {
-	if o.Release.Kind != release.Firmware {
+	if o.Release.Kind != release.Firmware && o.Release.Kind != release.Agent {
 		if err := d.roomFor(&o); err != nil {
 			return "", fmt.Errorf("%s is not downloaded: %w", o.Release.Version, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"tandem/internal/fsys"
 	"tandem/ota"
 	"tandem/packaging/bundle"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -31,6 +32,19 @@ func (d *Device) firmwareIn(state fsys.FS, c config.Firmware) (*firmware.Firmwar
 	if err != nil {
 		return nil, err
 	}
+	return d.firmwareWith(state, c, handler)
+}
+
+// firmwareOf is firmware with another handler.
+func (d *Device) firmwareOf(c config.Firmware, h firmware.Handler) (*firmware.Firmware, error) {
+	state, err := d.State()
+	if err != nil {
+		return nil, fmt.Errorf("%w: agent.state: %w", ota.ErrNotWritable, err)
+	}
+	return d.firmwareWith(state, c, h)
+}
+
+func (d *Device) firmwareWith(state fsys.FS, c config.Firmware, handler firmware.Handler) (*firmware.Firmware, error) {
 	f, err := firmware.New(firmware.Options{
 		Name: c.Name, FS: state, By: d.Author(), Cuts: d.cfg.Agent.Boots, Log: d.env.Log, Progress: d.env.Progress, Handler: handler,
 	})
@@ -40,7 +54,14 @@ func (d *Device) firmwareIn(state fsys.FS, c config.Firmware) (*firmware.Firmwar
 	return f, err
 }
 
-func (d *Device) handler(c config.Firmware) (*firmware.Command, error) {
+func (d *Device) handler(c config.Firmware) (firmware.Handler, error) {
+	if kind(c) == release.Agent {
+		return program{d}, nil
+	}
+	return d.command(c)
+}
+
+func (d *Device) command(c config.Firmware) (*firmware.Command, error) {
 	return firmware.NewCommand(c.Name, c.Handler, []string{HookVariable + "=firmware"}, d.env.Log, d.env.Outside)
 }
 
@@ -49,7 +70,7 @@ func (d *Device) unpackers(o backup.InstallOptions) map[string]func(context.Cont
 	all := map[string]func(context.Context, *bundle.Reader) (versioning.Version, error){}
 	for _, c := range d.cfg.Firmware {
 		all[c.Name] = func(ctx context.Context, r *bundle.Reader) (versioning.Version, error) {
-			handler, err := d.handler(c)
+			handler, err := d.command(c)
 			if err != nil {
 				return versioning.Version{}, err
 			}
@@ -96,7 +117,7 @@ func firmwareEvent(r firmware.Result) Event {
 
 // flash has the handler write a firmware that was just unpacked.
 func (d *Device) flash(ctx context.Context, name string) (*firmware.Result, error) {
-	for _, c := range d.cfg.Firmware {
+	for _, c := range d.followed() {
 		if c.Name == name {
 			r := d.advance(ctx, c, firmware.AtOnce)
 			return &r, r.Err
@@ -110,7 +131,7 @@ func (d *Device) flash(ctx context.Context, name string) (*firmware.Result, erro
 // were interrupted or postponed. None of that is a reason not to start the
 // application; the error is that of ctx.
 func (d *Device) startFirmware(ctx context.Context) error {
-	for _, c := range d.cfg.Firmware {
+	for _, c := range d.followed() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -216,6 +216,8 @@ func (d *Device) facts(ctx context.Context, units []Unit) (*hawkbit.Facts, error
 			return nil, u.Err
 		case u.Err != nil:
 			own.Broken = u.Err.Error()
+		case u.Kind == release.Agent:
+			// the attribute "tandem" has it
 		case u.Kind == release.Firmware:
 			f.Attributes["firmware_"+u.Name] = u.Installed.String()
 		default:
@@ -234,7 +236,7 @@ func causes(u Unit, events []Event) map[string]string {
 		why := "revoked here"
 		for _, e := range events {
 			switch {
-			case u.Kind == release.Firmware:
+			case u.Kind != release.App:
 				if e.Command == "firmware" && e.Reason == u.Name && e.Version.Compare(v) == 0 && e.Error != "" {
 					why = e.Error
 				}

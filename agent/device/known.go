@@ -38,7 +38,7 @@ func (d *Device) knownState() error {
 
 // stateFiles are the files of ours in the agent's state.
 var stateFiles = []string{
-	"agent.json", "hawkbit.json", "history*.jsonl", "trust/poll.json", "trust/time.json", "firmware/*/record.json",
+	"agent.json", "hawkbit.json", "history*.jsonl", "trust/poll.json", "trust/time.json", "firmware/*/record.json", "firmware/*/proof.json",
 	"downloads/*.boot", "downloads/*.spent", "downloads/*.whole",
 }
 

@@ -128,7 +128,7 @@ func (u *UnitAnswer) courses(ans *Answers, w *Work) (all []Course) {
 		}
 		all = append([]Course{c}, all...)
 	case u.Unpacked.State.Open():
-		c := unpackedCourse(u.Unpacked)
+		c := unpackedCourse(u.Kind, u.Unpacked)
 		c.From = u.Installed
 		all = append(all, c)
 	}
@@ -293,7 +293,7 @@ func (m *Machine) Sane() bool {
 	for i := range m.Works {
 		w := &m.Works[i]
 		known := slices.Contains([]Step{Idle, Downloading, Ready, Installing}, w.Step)
-		if !known || w.Step != Idle && w.Version.IsZero() || w.Kind != release.App && w.Kind != release.Firmware {
+		if !known || w.Step != Idle && w.Version.IsZero() || w.Kind != release.App && w.Kind != release.Firmware && w.Kind != release.Agent {
 			return false
 		}
 	}

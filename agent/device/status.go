@@ -19,6 +19,7 @@ type Status struct {
 	LastUpdate *Event                         `json:"last_update"`
 	Firmware   []FirmwareStatus               `json:"firmware,omitempty"` // in the order of the configuration
 	Source     *SourceStatus                  `json:"source,omitempty"`   // where releases come from
+	Tandem     *TandemStatus                  `json:"tandem,omitempty"`   // of a release that keeps itself
 	Agent      *AgentStatus                   `json:"agent,omitempty"`    // where one runs and was asked
 	// Newer is a file that a newer Tandem made; absent if there is none.
 	Newer *record.NewerError `json:"newer,omitempty"`
@@ -109,6 +110,9 @@ func (d *Device) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	s.Source = d.sourceStatus()
+	if s.Tandem, err = d.tandemStatus(); err != nil {
+		d.env.Log.WithError(err).Warn("it is not known what Tandem keeps of itself")
+	}
 	return s, nil
 }
 

@@ -60,12 +60,12 @@ func (d *Device) Advance(ctx context.Context, c Course) (next Course, u *Update,
 		}
 	}
 	switch {
-	case u != nil && u.Firmware != nil && c.Kind != release.Firmware:
+	case u != nil && u.Firmware != nil && c.Kind == release.App:
 		err = fmt.Errorf("%w: %s: listed as an application, but it carries a firmware", ota.ErrIncompatible, c.Name)
-	case u != nil && u.Firmware == nil && c.Kind == release.Firmware:
+	case u != nil && u.Firmware == nil && c.Kind != release.App && c.Kind != "":
 		err = fmt.Errorf("%w: %s: listed as a firmware, but it carries an application", ota.ErrIncompatible, c.Name)
 	case u != nil && u.Firmware != nil && u.Firmware.State == firmware.Postponed:
-		return unpackedCourse(*u.Firmware), u, err
+		return unpackedCourse(c.Kind, *u.Firmware), u, err
 	case u == nil && err != nil && !Final(err):
 		return c, nil, err
 	}
@@ -74,7 +74,7 @@ func (d *Device) Advance(ctx context.Context, c Course) (next Course, u *Update,
 
 // goOn goes on with a firmware that was unpacked.
 func (d *Device) goOn(ctx context.Context, name string) firmware.Result {
-	for _, f := range d.cfg.Firmware {
+	for _, f := range d.followed() {
 		if f.Name == name {
 			return d.advance(ctx, f, firmware.Later)
 		}

@@ -11,6 +11,7 @@ import (
 	"tandem/backup"
 	"tandem/internal/config"
 	"tandem/ota"
+	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/versioning"
@@ -47,12 +48,14 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 	}
 	owner := ota.Owner(d.env.EUID, d.env.EGID, d.env.Now())
 	o.Now, o.UID, o.GID = owner.Now, owner.UID, owner.GID
+	d.tight = o.Tight
 	in := &ota.Installer{
 		Reconciler: d.reconciler,
 		Trust:      trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned},
 		App:        d.cfg.Device.App,
 		Compatible: d.cfg.Device.Compatible,
 		Firmware:   d.unpackers(o),
+		Arch:       release.Architecture(),
 		Log:        d.env.Log,
 		Progress:   d.env.Progress,
 		KeepRoot: func(data []byte) error {
@@ -62,6 +65,12 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 			}
 			return store.AddRoot(data)
 		},
+	}
+	if own, err := d.itself(); err == nil && own != nil {
+		in.Program = func(ctx context.Context, r *bundle.Reader) (versioning.Version, error) {
+			return d.unpackItself(ctx, r, o)
+		}
+		in.Own = own
 	}
 	if offer != nil {
 		in.Release, in.Lacks = offer.Release.Release, d.lacks
@@ -114,7 +123,7 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		return nil, err
 	}
 	u := &Update{Installed: done}
-	if done.Kind == release.Firmware {
+	if done.Kind != release.App {
 		u.Firmware, err = d.flash(ctx, done.App)
 		return u, err
 	}
@@ -154,7 +163,7 @@ func (d *Device) partial() (partial, error) {
 // version is there already.
 func (d *Device) installedAlready(ctx context.Context, command string, there *ota.Installed) (u *Update, err error) {
 	u = &Update{Installed: there, Already: true}
-	if there.Kind != release.Firmware {
+	if there.Kind == release.App {
 		u.BackUp, err = d.Boot(ctx, command, backup.Options{})
 	}
 	return u, err

@@ -53,11 +53,12 @@ func newBundleCreateCommand(p *program) *cobra.Command {
 	var (
 		o                  bundle.Options
 		version, root, out string
+		arch               string
 		frame              int64
 		keys               keyFlags
 	)
 	cmd := &cobra.Command{
-		Use:   "create APPDIR --app NAME --version VERSION --compatible HARDWARE --out FILE",
+		Use:   "create APPDIR|PROGRAM --app NAME --version VERSION --compatible HARDWARE --out FILE",
 		Short: "Make a bundle out of a directory",
 		Long: `Make a bundle out of the directory APPDIR. Files, directories, symbolic links and
 hard links among them are kept, with modes and extended attributes (user.* and
@@ -77,16 +78,33 @@ Devices fetch and read only those frames of a bundle that hold files which they 
 Small files share frames of up to --frame-size KiB; larger files have their own.
 Smaller frames make the bundle larger, and updates that change little smaller.
 
+With --kind agent it is made out of one file, a tandem program: the version is the
+one that its maker put into the program, and --arch names what it runs on. The
+devices on which such a tandem runs follow it as they follow their application.
+
 Patterns are relative to APPDIR. An element ** stands for any number of elements.
 --config-pattern names files that may change on the device, --ignore names files
 that are neither backed up nor restored.`,
 		Example: `  tandem-release bundle create hello/ --app hello --version 1.1.0 --compatible demo \
       --config-pattern 'etc/*.conf' --ignore 'log/**' \
-      --keys keys --root repo/root.json --out hello-1.1.0.tandem`,
+      --keys keys --root repo/root.json --out hello-1.1.0.tandem
+  tandem-release bundle create --kind agent --arch armv7 tandem-linux-armv7 \
+      --keys keys --root repo/root.json --out tandem-2.1.0-armv7.tandem`,
 		Args: cli.Exactly("APPDIR"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			source := args[0]
+			if o.Kind == release.Agent {
+				tree, done, err := programTree(cmd, source, arch, &o, &version)
+				if err != nil {
+					return err
+				}
+				defer done()
+				source = tree
+			} else if arch != "" {
+				return cli.Usage(cmd, "--arch goes with --kind agent; other hardware is named with --compatible")
+			}
 			for _, f := range []string{"app", "version", "compatible", "out"} {
-				if !cmd.Flags().Changed(f) {
+				if !cmd.Flags().Changed(f) && (o.Kind != release.Agent || f == "out") {
 					return cli.Usage(cmd, "--%s is missing", f)
 				}
 			}
@@ -108,10 +126,10 @@ that are neither backed up nor restored.`,
 					return err
 				}
 			}
-			if err := outside(cmd, args[0], out); err != nil {
+			if err := outside(cmd, source, out); err != nil {
 				return err
 			}
-			app, err := fsys.OpenOS(args[0])
+			app, err := fsys.OpenOS(source)
 			if err != nil {
 				return err
 			}
@@ -122,7 +140,7 @@ that are neither backed up nor restored.`,
 			}
 			defer dir.Close()
 			o.Builder = os.Geteuid()
-			o.Attributes = func(name string) ([]string, error) { return attributes(filepath.Join(args[0], name)) }
+			o.Attributes = func(name string) ([]string, error) { return attributes(filepath.Join(source, name)) }
 			o.Tell = func(what string) { p.say("%s", what) }
 			m, err := bundle.Create(cmd.Context(), app, dir, name, o)
 			if err != nil {
@@ -138,7 +156,8 @@ that are neither backed up nor restored.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.App, "app", "", "application, or firmware, that the bundle carries")
-	f.StringVar((*string)(&o.Kind), "kind", string(release.App), "app, or firmware for the device's handler to write")
+	f.StringVar((*string)(&o.Kind), "kind", string(release.App), "app, firmware for the device's handler to write, or agent for Tandem itself")
+	f.StringVar(&arch, "arch", "", "of --kind agent: what the program runs on, such as armv7 or arm64")
 	f.StringVar(&version, "version", "", "semantic version, such as 1.1.0")
 	f.StringArrayVar(&o.Compatible, "compatible", nil, "hardware that it is for (repeatable)")
 	f.StringArrayVar(&o.Config, "config-pattern", nil, "files that may change on the device (repeatable)")

@@ -7,9 +7,12 @@ import (
 	"io"
 	"log/syslog"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/signal"
 	"reflect"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logsyslog "github.com/sirupsen/logrus/hooks/syslog"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"tandem/agent"
 	"tandem/internal/cli"
@@ -61,8 +65,16 @@ func (p *program) serve(ctx context.Context) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
+	beat := alive()
+	if watchdog == 0 && beat != nil { // the script is the one who watches
+		watchdog = scriptWatchdog
+	}
+	sockets := inheritedSocket(cfg.Agent.Socket)
 	for again := false; cfg != nil && err == nil; again = true {
-		cfg, err = p.serveWith(ctx, cfg, again, watchdog, hup)
+		cfg, err = p.serveWith(ctx, cfg, again, watchdog, beat, sockets, hup)
+	}
+	if errors.Is(err, agent.ErrAnew) {
+		return fmt.Errorf("%w, and cannot be started: %w", err, goOn(sockets.pass()...))
 	}
 	return err
 }
@@ -70,7 +82,7 @@ func (p *program) serve(ctx context.Context) error {
 // serveWith runs the daemon with one configuration, and has it poll at once where
 // another one went before. It returns the one to go on with where that was changed,
 // and else nil.
-func (p *program) serveWith(ctx context.Context, cfg *config.Config, again bool, watchdog time.Duration, hup <-chan os.Signal) (*config.Config, error) {
+func (p *program) serveWith(ctx context.Context, cfg *config.Config, again bool, watchdog time.Duration, beat func(string), sockets *socket, hup <-chan os.Signal) (*config.Config, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	env := p.environment()
@@ -98,6 +110,7 @@ func (p *program) serveWith(ctx context.Context, cfg *config.Config, again bool,
 		Random:   rand.Float64,
 		Poll:     poll,
 		Watchdog: watchdog,
+		Listener: sockets.take(), Listening: sockets.hold,
 		Notify: func(state string) {
 			switch {
 			case state == "STOPPING=1" && len(next) > 0:
@@ -107,6 +120,9 @@ func (p *program) serveWith(ctx context.Context, cfg *config.Config, again bool,
 				case poll <- syscall.SIGHUP:
 				default: // one waits already, and the agent is not yet there to take it
 				}
+			}
+			if beat != nil && state == "WATCHDOG=1" {
+				beat(state)
 			}
 			if _, err := daemon.SdNotify(false, state); err != nil {
 				env.Log.WithError(err).Debug("the service manager was not told")
@@ -148,6 +164,73 @@ func (p *program) reload(ctx context.Context, cfg *config.Config, log *logrus.Lo
 		default: // one is on its way
 		}
 	}
+}
+
+// scriptWatchdog is how often the script that started the agent is to see that it
+// lives; it waits much longer.
+const scriptWatchdog = 2 * time.Minute
+
+// socketVariable has the local interface's open socket, which a program hands over
+// to the one that goes on in its stead: its number, and its name.
+const socketVariable = "TANDEM_SOCKET"
+
+// socket is the local interface's socket across programs.
+type socket struct {
+	name  string
+	kept  *os.File          // the same that is listened on
+	given *net.UnixListener // by the program before
+}
+
+// inheritedSocket takes what the program before handed over, if that is the socket
+// of that name.
+func inheritedSocket(name string) *socket {
+	s := &socket{name: name}
+	number, was, _ := strings.Cut(os.Getenv(socketVariable), " ")
+	os.Unsetenv(socketVariable) // what is started from here has nothing to do with it
+	fd, err := strconv.Atoi(number)
+	if err != nil {
+		return s
+	}
+	f := os.NewFile(uintptr(fd), was)
+	defer f.Close()
+	if l, err := net.FileListener(f); err == nil && was == name {
+		s.given, _ = l.(*net.UnixListener)
+	}
+	return s
+}
+
+// take returns what was handed over, once.
+func (s *socket) take() *net.UnixListener {
+	l := s.given
+	s.given = nil
+	return l
+}
+
+// hold remembers the socket that is open, by a number of its own: serving ends with
+// it closed.
+func (s *socket) hold(l *net.UnixListener) {
+	if s.kept != nil {
+		s.kept.Close()
+	}
+	s.kept, _ = l.File() // nil where there is no number left: then it is opened anew
+}
+
+// pass makes the socket outlive this program, and returns what tells the next one.
+func (s *socket) pass() []string {
+	if s.kept == nil {
+		return nil
+	}
+	raw, err := s.kept.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var env []string
+	_ = raw.Control(func(fd uintptr) { // one that cannot be passed is opened anew
+		if _, err := unix.FcntlInt(fd, unix.F_SETFD, 0); err == nil {
+			env = []string{fmt.Sprintf("%s=%d %s", socketVariable, fd, s.name)}
+		}
+	})
+	return env
 }
 
 // exitConfig is what a service manager is told of a wrong configuration: EX_CONFIG

@@ -108,7 +108,21 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 		switch {
 		case dryRun:
 		case cmd.Name() == "boot":
-			return p.reconciled(d.Start(cmd.Context()))
+			if d.StartItself(cmd.Context()) {
+				end()
+				if err := goOn(); err != nil {
+					p.tell("tandem: the tandem that is in place now cannot be started: %v", err)
+				}
+				if d, end, err = p.open(access); err != nil {
+					return err
+				}
+				defer end()
+			}
+			res, err := d.Start(cmd.Context())
+			if p.failure(err).Exit != 1 {
+				d.DecidedItself("boot")
+			}
+			return p.reconciled(res, err)
 		default:
 			return p.reconciled(d.Boot(cmd.Context(), cmd.Name(), o))
 		}
@@ -199,6 +213,7 @@ func newStatusCommand(p *program) *cobra.Command {
 				}
 				lines = append(lines, l)
 			}
+			lines = append(lines, tandemLines(s.Tandem)...)
 			if e := s.LastUpdate; e != nil {
 				lines = append(lines, "last update: "+eventLine(e))
 			}
@@ -383,7 +398,7 @@ installed again: the sides are brought in step. A FILE of "-" is standard input.
 		Args: cli.Exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			query := url.Values{"allow_downgrade": {strconv.FormatBool(o.AllowDowngrade)}, "allow_revoked": {strconv.FormatBool(o.AllowRevoked)},
-				"reinstall": {strconv.FormatBool(o.Reinstall)}}
+				"reinstall": {strconv.FormatBool(o.Reinstall)}, "tight": {strconv.FormatBool(o.Tight)}}
 			open := func() (io.ReadCloser, error) { return os.Open(args[0]) }
 			var body io.Reader
 			if args[0] == "-" {
@@ -410,6 +425,7 @@ installed again: the sides are brought in step. A FILE of "-" is standard input.
 	}
 	cmd.Flags().BoolVar(&o.Reinstall, "reinstall", false, "install the version that is installed again")
 	cmd.Flags().BoolVar(&o.AllowDowngrade, "allow-downgrade", false, "install an older version; those above it are revoked")
+	cmd.Flags().BoolVar(&o.Tight, "tight", false, "of Tandem itself: also where there is no room for two, without a way back")
 	cmd.Flags().BoolVar(&o.AllowRevoked, "allow-revoked", false, "install a version that failed here or was taken back")
 	return cmd
 }

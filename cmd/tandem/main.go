@@ -40,6 +40,9 @@ func main() {
 	syscall.Umask(umask)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, p, os.Args[1:])
+	if len(os.Args) > 1 {
+		decided(os.Args[1], code)
+	}
 	stop()
 	os.Exit(code)
 }

@@ -163,7 +163,7 @@ Results go to standard output, messages to standard error.
 		newBootCommand(p), newBackupCommand(p), newStatusCommand(p), newVerifyCommand(p),
 		newInstallCommand(p), newCheckCommand(p), newUpdateCommand(p), newBumpCommand(p),
 		newRollbackCommand(p), newConfirmCommand(p), newConfirmUpdateCommand(p), newRevokeCommand(p), newUnrevokeCommand(p),
-		newForgetCommand(p), newRecallCommand(p), newHistoryCommand(p), newDoctorCommand(p), newAgentCommand(p), newCancelCommand(p), newVersionCommand(p),
+		newForgetCommand(p), newRecallCommand(p), newHistoryCommand(p), newDoctorCommand(p), newAgentCommand(p), newCancelCommand(p), newKeepCommand(p), newSelfTestCommand(p), newVersionCommand(p),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean, and what to do", Long: outcomes().Help()},
 	)
 	addCompletion(cmd)
@@ -199,6 +199,12 @@ func (p *program) open(access device.Access) (*device.Device, func(), error) {
 	}
 	env := p.environment()
 	env.Progress = p.progress
+	if beat := alive(); beat != nil {
+		env.Progress = func(what string, done, total int64) {
+			beat(fmt.Sprint(what, done))
+			p.progress(what, done, total)
+		}
+	}
 	d, err := device.Open(cfg, env, access)
 	if err != nil {
 		return nil, nil, err
@@ -214,7 +220,7 @@ func (p *program) open(access device.Access) (*device.Device, func(), error) {
 // environment is what a device needs of the world.
 func (p *program) environment() device.Environment {
 	return device.Environment{
-		Log: p.logger(), Now: p.now, Built: builtAt(), Version: releaseVersion(), Random: rand.Reader,
+		Log: p.logger(), Now: p.now, Built: builtAt(), Version: releaseVersion(), Program: programPath(), Random: rand.Reader,
 		Output: p.children, Outside: child.FindOutside(os.Getenv), Hook: os.Getenv(device.HookVariable),
 		Explain: p.failure, EUID: p.euid, EGID: p.egid,
 	}
@@ -277,20 +283,25 @@ func newVersionCommand(p *program) *cobra.Command {
 
 // programVersion is the JSON document of version.
 type programVersion struct {
-	Version string     `json:"version"`
-	Commit  string     `json:"commit,omitempty"`
-	Built   *time.Time `json:"built,omitempty"`
-	Go      string     `json:"go"`
-	System  string     `json:"system"`
-	Exit    int        `json:"exit"`
+	Version string               `json:"version"`
+	Commit  string               `json:"commit,omitempty"`
+	Built   *time.Time           `json:"built,omitempty"`
+	Go      string               `json:"go"`
+	System  string               `json:"system"`
+	Tandem  *device.TandemStatus `json:"tandem,omitempty"` // what else is there
+	Exit    int                  `json:"exit"`
 }
 
 func (p *program) printVersion() error {
-	doc := programVersion{releaseVersion(), commit, nil, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, 0}
+	doc := programVersion{releaseVersion(), commit, nil, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, p.tandemVersions(), 0}
 	if b := builtAt(); !b.IsZero() {
 		doc.Built = &b
 	}
-	return p.print(doc, fmt.Sprintf("tandem %s (%s, %s)", doc.Version, doc.System, doc.Go))
+	lines := []string{fmt.Sprintf("tandem %s (%s, %s)", doc.Version, doc.System, doc.Go)}
+	if more := besides(doc.Tandem); more != "" {
+		lines = append(lines, more)
+	}
+	return p.print(doc, lines...)
 }
 
 // version, commit and built are set by the linker: -X main.version=1.2.3

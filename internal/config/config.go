@@ -126,6 +126,7 @@ type Agent struct {
 	Window      []Window      // when updates may be installed; none: any time
 	Urgent      bool          // releases that their publisher calls urgent need no window
 
+	Trial          time.Duration // that a new Tandem is idle, if it does not poll before, until it is confirmed
 	Scrub          time.Duration // between two full verifications of both sides
 	ScrubBandwidth int64         // scrub_bandwidth: bytes a second that one may read; 0: all there are
 }

@@ -64,7 +64,7 @@ func TestEveryKey(t *testing.T) {
 			State: "/usrdata/tandem", Lock: "/run/tandem.lock", Backup: Immediate, Boots: 3,
 			Socket: "/run/tandem.sock", PID: "/run/tandem.pid", Log: Stderr,
 			Poll: time.Hour, Metered: true, Window: []Window{weekdays()}, Urgent: true,
-			Scrub: 24 * time.Hour, ScrubBandwidth: 4 << 20,
+			Trial: 10 * time.Minute, Scrub: 24 * time.Hour, ScrubBandwidth: 4 << 20,
 		},
 		Report: &Report{URL: "https://reports.example.com/devices", Format: OTLP, Metrics: 10 * time.Minute, Compression: Gzip, CA: beside("ca.pem"), TokenFile: beside("token")},
 		Hooks: Hooks{

@@ -71,7 +71,7 @@ func defaults(file string) Config {
 		Trust:   Trust{Root: "/etc/tandem/root.json"},
 		Agent: Agent{
 			State: "/usrdata/tandem", Lock: "/run/tandem.lock", Backup: Immediate, Boots: 3, Log: Stderr,
-			Poll: time.Hour, Scrub: 24 * time.Hour, ScrubBandwidth: 4 << 20,
+			Poll: time.Hour, Trial: 10 * time.Minute, Scrub: 24 * time.Hour, ScrubBandwidth: 4 << 20,
 		},
 		Hooks: Hooks{HealthTimeout: time.Minute},
 	}
@@ -181,6 +181,7 @@ func (r *reader) sections(source *Source, report *Report) map[string]section {
 			"window":       windows(&c.Agent.Window),
 			"urgent":       boolean(&c.Agent.Urgent),
 
+			"trial":           duration(&c.Agent.Trial),
 			"scrub":           duration(&c.Agent.Scrub),
 			"scrub_bandwidth": bandwidth(&c.Agent.ScrubBandwidth),
 		},
@@ -231,6 +232,9 @@ func (r *reader) readFirmware(value any) error {
 			if _, ok := table[key]; !ok {
 				return fail("", "has no "+key+": expected name and handler")
 			}
+		}
+		if f.Name == "tandem" {
+			return fail("name", `"tandem" is Tandem itself: expected another name`)
 		}
 		for _, other := range r.c.Firmware {
 			if other.Name == f.Name {

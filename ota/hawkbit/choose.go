@@ -90,7 +90,9 @@ func unsuitable(h *Head, f *Facts, compatible []string) (why string, code int) {
 	switch {
 	case f.unit(h.Kind, h.App) == nil:
 		return fmt.Sprintf("it carries the %s %q, which this device does not run", h.Kind, h.App), codeIncompatible
-	case !slices.ContainsFunc(h.Compatible, func(c string) bool { return slices.Contains(compatible, c) }):
+	case h.Kind == release.Agent && !slices.Contains(h.Compatible, release.Architecture()):
+		return fmt.Sprintf("it is for %s, this tandem is for %s", list(h.Compatible), release.Architecture()), codeIncompatible
+	case h.Kind != release.Agent && !slices.ContainsFunc(h.Compatible, func(c string) bool { return slices.Contains(compatible, c) }):
 		return fmt.Sprintf("it is for %s, this device is %s", list(h.Compatible), list(compatible)), codeIncompatible
 	}
 	return "", 0

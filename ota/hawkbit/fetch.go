@@ -67,7 +67,7 @@ func (p *Part) wanted() ota.Wanted {
 	w := ota.Wanted{Head: p.Head, File: download.File{
 		URL: p.URL, Size: p.Size, SHA256: p.SHA256, For: p.App, Room: p.Unpacked, Release: p.Release,
 	}}
-	if p.Kind == release.Firmware {
+	if p.Kind != release.App {
 		w.Head = 0
 	}
 	return w

@@ -61,8 +61,8 @@ func pays(cost, work, full int64) bool {
 // such bundle.
 func MakeDelta(ctx context.Context, old, new *Archive, out fsys.FS, name string, o DeltaOptions) (err error) {
 	from, to := old.Manifest(), new.Manifest()
-	if from.Kind != release.App || to.Kind != release.App || from.App != to.App {
-		return fmt.Errorf("%w: from %s %s to %s %s: expected one application", ErrOptions, from.App, from.Version, to.App, to.Version)
+	if from.Kind == release.Firmware || to.Kind != from.Kind || from.App != to.App {
+		return fmt.Errorf("%w: from %s %s to %s %s: expected one application, or Tandem itself", ErrOptions, from.App, from.Version, to.App, to.Version)
 	}
 	if old.Head.Release() == new.Head.Release() {
 		return fmt.Errorf("%w: both are release %s", ErrOptions, new.Head.Release())

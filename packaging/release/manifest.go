@@ -40,6 +40,7 @@ type Kind string
 const (
 	App      Kind = "app"      // an application
 	Firmware Kind = "firmware" // something that only a handler of the device can write
+	Agent    Kind = "agent"    // the tandem program itself
 )
 
 // Manifest is what a release is: the content of release.json. It is the same
@@ -131,6 +132,22 @@ func Rebuild(recorded *backup.Manifest, at int64) ([]byte, error) {
 	return m.Encode()
 }
 
+// ProgramName is the app of a release of the kind Agent, and its one file.
+const ProgramName = "tandem"
+
+// Program returns the one file of a release of the kind Agent.
+func (m *Manifest) Program() (*manifest.Entry, error) {
+	switch {
+	case m.Kind != Agent:
+		return nil, fmt.Errorf("of the kind %s, expected %s", m.Kind, Agent)
+	case m.App != ProgramName:
+		return nil, fmt.Errorf("app %.80q: expected %s, as the kind is %s", m.App, ProgramName, Agent)
+	case len(m.Files) != 1 || m.Files[0].Path != ProgramName || m.Files[0].Type != manifest.File || m.Files[0].SHA256 == nil:
+		return nil, fmt.Errorf("expected one file, %s, as the kind is %s", ProgramName, Agent)
+	}
+	return &m.Files[0], nil
+}
+
 // Content returns how many files the release has, and how many bytes they have
 // together.
 func (m *Manifest) Content() (files int, size int64) {
@@ -171,8 +188,8 @@ var appName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`
 // CheckFacts is the part of Check that does not concern files.
 func (m *Manifest) CheckFacts() error {
 	switch {
-	case m.Kind != App && m.Kind != Firmware:
-		return fmt.Errorf("unknown kind %.40q: expected %s or %s", m.Kind, App, Firmware)
+	case m.Kind != App && m.Kind != Firmware && m.Kind != Agent:
+		return fmt.Errorf("unknown kind %.40q: expected %s, %s or %s", m.Kind, App, Firmware, Agent)
 	case !appName().MatchString(m.App):
 		return fmt.Errorf("app %.80q: expected up to 64 letters, digits, dots, dashes and underscores", m.App)
 	case m.Version.IsZero():
@@ -248,6 +265,9 @@ func (m *Manifest) Check() error {
 			return fmt.Errorf("entry %d, %.80q: size %d: expected all files to have at most %d bytes together", i+1, e.Path, e.Size, int64(maxContent))
 		}
 		content += e.Size
+	}
+	if _, err := m.Program(); m.Kind == Agent && err != nil {
+		return err
 	}
 	b := m.Backup()
 	return b.Check()

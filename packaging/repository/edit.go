@@ -321,7 +321,7 @@ func (s *state) checkRecall(rel *release.Target, recall *release.Recall) error {
 		return err
 	}
 	if rel.Kind != release.App {
-		return fmt.Errorf("%w: %s %s is a firmware: expected an application, which devices keep the version before of", ErrRecall, rel.App, rel.Version)
+		return fmt.Errorf("%w: %s %s is of the kind %s: expected an application, which devices keep the version before of", ErrRecall, rel.App, rel.Version, rel.Kind)
 	}
 	if recall.To.IsZero() {
 		return nil

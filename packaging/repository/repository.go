@@ -741,7 +741,7 @@ func (r *Repository) DeltaBases(m *release.Manifest, channel string, n int) ([]r
 	left := n
 	for _, old := range slices.Backward(all) {
 		o, ok := old.Channels[channel]
-		if left > 0 && ok && !o.Yanked && !old.Yanked && old.Base.IsZero() && old.Kind == release.App && old.App == m.App &&
+		if left > 0 && ok && !o.Yanked && !old.Yanked && old.Base.IsZero() && old.Kind != release.Firmware && old.Kind == m.Kind && old.App == m.App &&
 			old.Version.Compare(m.Version) < 0 && shareHardware(&old, &want) {
 			left--
 			if !has(&old) {
