@@ -35,7 +35,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo trial bench bench-delta savings soak fleet otel lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo trial bench bench-delta savings soak fleet otel formats lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -95,6 +95,9 @@ bench-delta: ## compare patches with bsdiff, xdelta3, zstd, detools and hdiffpat
 
 savings: ## what updates of a few trees cost in each form, as the table of docs/publishing.md
 	go run ./test/savings
+
+formats: ## keep the files that the release in CHANGELOG.md writes, in test/formats: once for each release
+	go test -count=1 -run '^TestWriteFormats$$' ./cmd/tandem -write-formats
 
 lab-model: ## cut the power and fail the disk at every operation, on a model of the disks; a quarter of an hour; LABFLAGS are its flags
 	cd test/model && go test -count=1 -timeout 2h -lab.full $(LABFLAGS)

@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -111,5 +114,95 @@ func TestNewerFiles(t *testing.T) {
 				t.Errorf("history: %s", d.run("history"))
 			}
 		})
+	}
+}
+
+// Two Tandems, of which the newer writes files that the older does not know: the older
+// leaves them alone, and the newer goes on where it was.
+func TestTwoTandems(t *testing.T) {
+	t.Parallel()
+	newer := filepath.Join(t.TempDir(), "tandem")
+	build := exec.Command("go", "build", "-tags", "nextformat", "-ldflags", "-X main.version=2.3.0", "-o", newer, "tandem/cmd/tandem")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	d := newDevice(t, "poll = \"1000h\"\nsocket = \"socket\"\n")
+	byNewer := func(args ...string) {
+		t.Helper()
+		cmd := d.command(context.Background(), args...)
+		cmd.Path = newer
+		if o := d.wait(d.begin(cmd)); o.exit != 0 {
+			t.Fatalf("the newer: tandem %q: %s", args, o)
+		}
+	}
+	d.must("install", bundleFile("hello-1.0.0.tandem"))
+	byNewer("boot") // it reads what the older wrote
+	byNewer("install", bundleFile("hello-1.1.0.tandem"))
+	byNewer("revoke", "1.0.0")
+	before := d.sides()
+	for _, args := range [][]string{{"boot"}, {"install", "--allow-downgrade", "--allow-revoked", bundleFile("hello-1.0.0.tandem")}, {"revoke", "0.9.0"}, {"rollback"}, {"status"}} {
+		if o := d.run(args...); o.exit != 13 || !strings.Contains(o.stderr, "made by Tandem 2.3.0") {
+			t.Errorf("the older: tandem %q: %s", args, o)
+		}
+	}
+	t.Run("agent", func(t *testing.T) {
+		a := &unit{t, d.dir}
+		a.startAgent()
+		for _, args := range [][]string{{"status"}, {"rollback"}, {"confirm"}, {"install", bundleFile("hello-2.0.0.tandem")}} {
+			if o := a.run(args...); o.exit != 13 || !strings.Contains(o.stderr, "made by Tandem 2.3.0") {
+				t.Errorf("through the agent: tandem %q: %s", args, o)
+			}
+		}
+	})
+	if diff := before.differences(d.sides(), untouched); len(diff) > 0 {
+		t.Fatalf("the older wrote:\n\t%s", strings.Join(diff, "\n\t"))
+	}
+	byNewer("boot")
+	byNewer("verify")
+	// A factory state with the older one in place, beside what the newer keeps.
+	if err := errors.Join(os.RemoveAll(filepath.Join(d.dir, "system")), os.Mkdir(filepath.Join(d.dir, "system"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeApp(filepath.Join(d.dir, "system", "apps"), "1.0.0"); err != nil {
+		t.Fatal(err)
+	}
+	d.write("system/app_ver.txt", "1.0.0\n")
+	before = d.sides()
+	if o := d.run("boot"); o.exit != 13 {
+		t.Errorf("the older after a factory restore: %s", o)
+	}
+	if diff := before.differences(d.sides(), unchanged); len(diff) > 0 {
+		t.Fatalf("the older wrote after a factory restore:\n\t%s", strings.Join(diff, "\n\t"))
+	}
+	byNewer("boot")
+	if got := d.read("system/app_ver.txt"); got != "1.1.0\n" {
+		t.Errorf("the newer after a factory restore: %s", got)
+	}
+}
+
+// A damaged list of revoked versions is not an empty one, on one side or on both.
+func TestDamagedRevocation(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t, "")
+	d.must("install", bundleFile("hello-1.0.0.tandem"))
+	d.must("revoke", "1.1.0")
+	flip := func(name string) {
+		t.Helper()
+		data := []byte(d.read(name))
+		data[bytes.IndexByte(data, '\n')-10] ^= 1 // in the seal
+		d.write(name, string(data))
+	}
+	for _, sides := range [][]string{{"system"}, {"usr_data"}, {"system", "usr_data"}} {
+		for _, side := range sides {
+			flip(side + "/.tandem/revoked.json")
+		}
+		if o := d.run("install", bundleFile("hello-1.1.0.tandem")); o.exit != 23 {
+			t.Errorf("damaged on %v: %s", sides, o)
+		}
+		d.must("boot")
+		if o := d.must("status"); !strings.Contains(o.stdout, "revoked: 1.1.0") {
+			t.Errorf("damaged on %v: %s", sides, o)
+		}
 	}
 }
