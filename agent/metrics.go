@@ -84,9 +84,15 @@ func (a *Agent) measure(ctx context.Context, hook string) ([]family, error) {
 		sides = append(sides, point{[]label{{"side", string(n)}, {"version", side.Version.String()}, {"state", string(side.State)}}, 1})
 		revisions = append(revisions, point{[]label{{"side", string(n)}}, int64(side.Revision)})
 	}
+	var itself []point
+	if t := s.Tandem; t != nil {
+		itself = one(1)
+		itself[0].labels = []label{{"version", t.Version}, {"previous", t.Previous.String()}, {"kept", t.Kept.String()}, {"pending", t.Pending.String()}}
+	}
 	return []family{
 		{name: "tandem.info", help: "The agent and what it runs.",
 			points: []point{{[]label{{"agent", a.o.Environment.Version}, {"app", a.cfg.Device.App}}, 1}}},
+		{name: "tandem.program.info", help: "Versions of Tandem itself.", points: itself},
 		{name: "tandem.side.info", help: "Version and state of each side.", points: sides},
 		{name: "tandem.side.revision", help: "Revision of the configuration on each side.", points: revisions},
 		{name: "tandem.in_step", help: "1 if both sides are identical and intact.", points: one(truth(s.InStep))},

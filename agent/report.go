@@ -34,12 +34,20 @@ type Report struct {
 	App        string             `json:"app"`
 	Compatible []string           `json:"compatible"`
 	Agent      string             `json:"agent"` // version of this program
-	Time       time.Time          `json:"time"`  // by the device's clock, when it was sent
+	Tandem     *AgentVersions     `json:"tandem,omitempty"`
+	Time       time.Time          `json:"time"` // by the device's clock, when it was sent
 	Version    versioning.Version `json:"version"`
 	Release    digest.SHA256      `json:"release,omitzero"` // SHA-256 of its release.json
 	InStep     bool               `json:"in_step"`
 	Pending    versioning.Version `json:"pending,omitzero"` // installed, and not confirmed yet
 	Events     []device.Event     `json:"events"`
+}
+
+// AgentVersions are the other versions of Tandem itself on a device.
+type AgentVersions struct {
+	Previous versioning.Version `json:"previous,omitzero"` // beside the program
+	Kept     versioning.Version `json:"kept,omitzero"`     // on usr_data
+	Pending  versioning.Version `json:"pending,omitzero"`  // in place, and not confirmed yet
 }
 
 // queueReport looks soon whether there is something to report.
@@ -168,6 +176,9 @@ func (a *Agent) send(ctx context.Context, d *device.Device, events []device.Even
 	}
 	if p, err := d.Pending(); err == nil && p != nil {
 		r.Pending = p.Version
+	}
+	if t, err := d.Itself(); err == nil && t != nil && (!t.Previous.IsZero() || !t.Kept.IsZero() || !t.Pending.IsZero()) {
+		r.Tandem = &AgentVersions{t.Previous, t.Kept, t.Pending}
 	}
 	r = disclose.Copy(o.filter, "report", r)
 	if a.cfg.Report.Format == config.OTLP {

@@ -259,6 +259,9 @@ func (d *Device) attributes(res *backup.Result, inStep bool, events []Event) map
 	if d.cfg.Device.ID != "" {
 		a["device_id"] = d.cfg.Device.ID
 	}
+	if t, err := d.Itself(); err == nil && t != nil {
+		a["tandem_previous"], a["tandem_kept"], a["tandem_pending"] = t.Previous.String(), t.Kept.String(), cmp.Or(t.Pending.String(), "none")
+	}
 	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
 		if s != nil {
 			name := string(s.Side)

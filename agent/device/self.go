@@ -437,7 +437,7 @@ func (d *Device) KeepItself() (*TandemStatus, error) {
 	if err := d.keep(own, true); err != nil {
 		return nil, err
 	}
-	return d.tandemStatus()
+	return d.Itself()
 }
 
 // TandemStatus is what is known of Tandem itself.
@@ -449,7 +449,8 @@ type TandemStatus struct {
 	Revoked  []versioning.Version `json:"revoked,omitempty"`
 }
 
-func (d *Device) tandemStatus() (*TandemStatus, error) {
+// Itself returns what is known of Tandem itself; nil for one that is of no release.
+func (d *Device) Itself() (*TandemStatus, error) {
 	own, err := d.itself()
 	if own == nil || err != nil {
 		return nil, err
@@ -469,6 +470,9 @@ func (d *Device) tandemStatus() (*TandemStatus, error) {
 	}
 	return s, nil
 }
+
+// Program returns where Tandem's own program lies.
+func (d *Device) Program() string { return d.env.Program }
 
 // StartScript is the script beside a program that starts it and counts; "" if there
 // is none.

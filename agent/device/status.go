@@ -110,7 +110,7 @@ func (d *Device) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	s.Source = d.sourceStatus()
-	if s.Tandem, err = d.tandemStatus(); err != nil {
+	if s.Tandem, err = d.Itself(); err != nil {
 		d.env.Log.WithError(err).Warn("it is not known what Tandem keeps of itself")
 	}
 	return s, nil

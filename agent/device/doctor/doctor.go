@@ -69,7 +69,7 @@ type Patient struct {
 func (p *Patient) Examine(ctx context.Context) (*Diagnosis, error) {
 	x := &examination{Patient: p}
 	x.fine("configuration", "%s can be read", p.Config.File)
-	for _, part := range []func(context.Context){x.programs, x.sides, x.state, x.clock, x.watch, x.trust, x.source, x.permissions, x.start} {
+	for _, part := range []func(context.Context){x.programs, x.sides, x.state, x.clock, x.watch, x.trust, x.source, x.permissions, x.start, x.itself} {
 		part(ctx)
 		if err := ctx.Err(); err != nil {
 			return &Diagnosis{Findings: x.findings}, err
