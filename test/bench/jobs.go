@@ -73,6 +73,7 @@ const (
 const (
 	installed = "installed"
 	adopted   = "adopted"
+	kept      = "kept" // on usr_data alone
 )
 
 func (l *lab) saved(parts ...string) string {
@@ -133,7 +134,10 @@ lock = %q
 		l.keepRecord(ctx, adopted, sides{system: state{shipped, 1}}, l.own("tandem", "backup"))); err != nil {
 		return err
 	}
-	return l.keepRecord(ctx, installed, sides{}, l.own("tandem", "install", l.bundle(shipped)))
+	return errors.Join(
+		l.keepRecord(ctx, installed, sides{}, l.own("tandem", "install", l.bundle(shipped))),
+		os.MkdirAll(l.saved(kept, l.sideName(0)), 0o755),
+		mirror(l.saved(installed, l.sideName(1)), l.saved(kept, l.sideName(1))))
 }
 
 func (l *lab) config() string { return filepath.Join(l.tmp, "tandem.toml") }
@@ -169,6 +173,22 @@ func command(ctx context.Context, env []string, argv ...string) error {
 
 func (l *lab) sideName(i int) string { return filepath.Base(l.devices[i].dir) }
 
+// before puts both sides into the state before a job. A device that has records has
+// been started with them, and so knows its own files, before anything was changed.
+func (l *lab) before(ctx context.Context, j job, p *program) error {
+	if p.record != installed && p.record != adopted {
+		return l.reset(j.before, p.record)
+	}
+	old := state{shipped, 1}
+	if err := l.reset(sides{old, old}, p.record); err != nil {
+		return err
+	}
+	if err := command(ctx, nil, l.own("tandem", "boot").argv...); err != nil {
+		return err
+	}
+	return l.lay(j.before)
+}
+
 // reset puts both sides into the state before a job, with nothing left of the run before.
 func (l *lab) reset(before sides, record string) error {
 	for i, s := range []struct {
@@ -187,17 +207,29 @@ func (l *lab) reset(before sides, record string) error {
 		if err := errors.Join(err, os.MkdirAll(s.dir, 0o755)); err != nil {
 			return err
 		}
-		from, tagFile := l.saved("nothing"), filepath.Join(s.dir, "app_ver.txt")
+		from := l.saved("nothing")
 		if record != "" {
 			from = l.saved(record, l.sideName(i))
 		}
-		if err := errors.Join(mirror(from, filepath.Join(s.dir, ".tandem")), os.RemoveAll(tagFile)); err != nil {
+		if err := mirror(from, filepath.Join(s.dir, ".tandem")); err != nil {
 			return err
 		}
+	}
+	return l.lay(before)
+}
+
+// lay makes trees and tags of both sides what they are before a job.
+func (l *lab) lay(before sides) error {
+	for _, s := range []struct {
+		dir string
+		state
+	}{{l.system, before.system}, {l.usrData, before.usrData}} {
+		tagFile := filepath.Join(s.dir, "app_ver.txt")
+		err := os.RemoveAll(tagFile)
 		if s.tree == "" {
-			err = os.RemoveAll(filepath.Join(s.dir, "apps"))
+			err = errors.Join(err, os.RemoveAll(filepath.Join(s.dir, "apps")))
 		} else {
-			err = errors.Join(
+			err = errors.Join(err,
 				mirror(l.saved(s.tree), filepath.Join(s.dir, "apps")),
 				os.WriteFile(tagFile, []byte(fmt.Sprintln(s.version)), 0o644),
 				// rsync tells versions apart by size and whole seconds.
@@ -314,6 +346,10 @@ func (l *lab) jobs() ([]job, error) {
 			l.own("tandem backup, adopted", "backup").with(adopted),
 			rsync,
 		}},
+		{"restore of an erased side", sides{none, old}, sides{old, old}, []*program{
+			l.own("tandem boot", "boot").with(kept),
+			l.shell("cp -a + sync", []string{"cp"}, `cp -a "$2/apps" "$2/app_ver.txt" "$1/" && flush "$1"`),
+		}},
 		{"boot, nothing to do", sides{old, old}, sides{old, old}, slices.Concat(
 			[]*program{
 				l.own("tandem boot", "boot").with(installed),
@@ -332,7 +368,7 @@ func (l *lab) run(ctx context.Context, j job, n int) ([][]sample, error) {
 			if p.missing != "" {
 				continue
 			}
-			if err := l.reset(j.before, p.record); err != nil {
+			if err := l.before(ctx, j, p); err != nil {
 				return nil, fmt.Errorf("prepare %s: %w", j.name, err)
 			}
 			s, err := l.measure(ctx, p)

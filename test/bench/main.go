@@ -190,7 +190,8 @@ func (r *report) add(ctx context.Context, o options, release, tmp string, spec t
 func notes(o options, l *lab, why string) []string {
 	n := []string{
 		fmt.Sprintf("seed %d; median of %d runs each, in turn, after one to warm up; all reads from warm caches.", o.seed, o.runs),
-		"Every result was compared byte by byte with its source. sync is of the backup's file system alone.",
+		"Every result was compared byte by byte with its source. sync is of the file system written to alone.",
+		"A tandem that has records was started with them before, unmeasured: it knows its own files.",
 		"1 % changed: same sizes, new content and times. Tandem knows the application from its bundle, or, where it",
 		"says adopted, from an earlier backup of a tree that it knew nothing of: then every file counts as configuration.",
 		"Tandem and openssl verify both sides; the vendor's logic verifies nothing.",
