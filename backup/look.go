@@ -335,6 +335,10 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 	}
 	basis := &record.Record{}
 	sum := digest.SHA256{}
+	index, same, err := in.index(side)
+	if err != nil {
+		return err
+	}
 	switch {
 	case s.Version.IsZero():
 	case s.own != nil && s.own.Manifest.Version.String() == s.Version.String():
@@ -344,7 +348,9 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 	case s.own == nil && other.own != nil && other.own.Manifest.Version.String() == s.Version.String():
 		basis, s.Adopted = &record.Record{Manifest: other.own.Manifest}, true
 	default:
-		var err error
+		if same && !in.full && index.Record == s.ownSum {
+			index.Mark(s.tree)
+		}
 		if basis, err = in.adopt(ctx, s); err != nil {
 			return err
 		}
@@ -355,10 +361,6 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 			return nil
 		}
 		s.tree = &tree.Tree{FS: side.FS, Root: change.AppsDir}
-	}
-	index, same, err := in.index(side)
-	if err != nil {
-		return err
 	}
 	s.facts, err = tree.Compare(ctx, s.tree, basis, tree.Options{
 		Live: side.live(), Full: in.full, Suspects: in.suspects[side.Name], Weak: in.weak[side.Name],
@@ -472,13 +474,21 @@ func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error
 		if division.IsIgnored(n.Path) || n.Foreign() {
 			continue
 		}
-		e, err := in.describe(ctx, s.tree, n, &division)
-		if err != nil && tree.Means(err) == tree.Nothing {
-			return nil, err
+		e := s.own.Find(n.Path)
+		if e != nil && e.Type == manifest.File && n.Known() && n.Link() == "" && !in.suspects[s.Side][n.Path] {
+			now := *e
+			now.Mtime = n.Mtime
+			e = &now
+		} else {
+			var err error
+			if e, err = in.describe(ctx, s.tree, n, &division); err != nil && tree.Means(err) == tree.Nothing {
+				return nil, err
+			}
+			if err != nil {
+				continue // the comparison tells
+			}
 		}
-		if err != nil {
-			continue // the comparison tells
-		}
+		n.Told()
 		if !division.IsConfig(n.Path) {
 			r.Manifest.Files = append(r.Manifest.Files, s.own.Shares(e))
 			continue

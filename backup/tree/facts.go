@@ -122,7 +122,7 @@ func Compare(ctx context.Context, t *Tree, basis *record.Record, o Options) (*Fa
 	l := &looker{Options: o, ctx: ctx, f: &Facts{Tree: t, Basis: basis, Sum: o.Sum, Index: o.Index}}
 	l.f.Weak = len(o.Weak) > 0
 	if o.Index != nil && o.Index.Record == o.Sum {
-		l.gone = o.Index.mark(t)
+		l.gone = o.Index.Mark(t)
 		l.f.Weak = l.f.Weak || o.Index.Weak
 	}
 	i := 0
@@ -305,8 +305,7 @@ func (l *looker) known(e *manifest.Entry, n *Node) error {
 	if err := n.Err(); err != nil && n.kind != kindDir {
 		return l.failed(&o, err)
 	}
-	trusted := n.flags&flagFits != 0 && n.flags&flagRacy == 0 && !l.Full && !l.Suspects[e.Path] &&
-		(l.SameBoot || !config && n.Ctime < l.Started)
+	trusted := n.Known() && !l.Full && !l.Suspects[e.Path] && (l.SameBoot || !config && n.Ctime < l.Started) || n.flags&flagTold != 0
 	if trusted && (e.Type != manifest.Hardlink || n.Link() == e.Link) {
 		return nil
 	}

@@ -175,9 +175,9 @@ func stamps(n *Node) [7]uint64 {
 	return s
 }
 
-// mark notes on the nodes of t what x knows of them, and returns the paths that
+// Mark notes on the nodes of t what x knows of them, and returns the paths that
 // x saw and that are not there any more.
-func (x *Index) mark(t *Tree) (gone map[manifest.Path]bool) {
+func (x *Index) Mark(t *Tree) (gone map[manifest.Path]bool) {
 	gone = map[manifest.Path]bool{}
 	if x == nil {
 		return gone

@@ -80,6 +80,7 @@ const (
 	flagFits                      // and that describes what lies there now
 	flagUnnamed                   // its path cannot be written down
 	flagRacy                      // but was made within the granule of its last write
+	flagTold                      // what it holds was found out for the record that it is compared with
 )
 
 // Type returns what n is.
@@ -124,6 +125,13 @@ func (n *Node) Err() error {
 	}
 	return n.rare.err
 }
+
+// Told notes that the record that n is compared with next was made from what n holds.
+func (n *Node) Told() { n.flags |= flagTold }
+
+// Known reports whether n holds what the record of an index says that was marked on
+// its tree.
+func (n *Node) Known() bool { return n.flags&(flagFits|flagRacy) == flagFits }
 
 // Same reports whether nothing seems to have happened to n between two looks.
 func (n *Node) Same(m *Node) bool {
