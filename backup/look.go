@@ -424,6 +424,9 @@ func (in *inspector) unwalked(side *Side, s *found) error {
 // index returns the index of a side, and whether what it saw is known not to
 // have gone through a power cut since.
 func (in *inspector) index(side *Side) (*tree.Index, bool, error) {
+	if side.FS == nil { // not made yet
+		return nil, false, nil
+	}
 	x, err := tree.LoadIndex(side.FS, change.IndexFile)
 	if err == nil {
 		in.notes[side.Name] = in.notes[side.Name] || x != nil && x.Orderly
