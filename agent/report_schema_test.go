@@ -10,6 +10,8 @@ import (
 
 	"tandem/agent/device"
 	"tandem/backup"
+	"tandem/internal/digest"
+	"tandem/internal/disclose"
 )
 
 // docs/report.schema.json names each field of a report, and says of each
@@ -43,5 +45,15 @@ func TestReportSchema(t *testing.T) {
 		if got := slices.Sorted(slices.Values(c.described.Required)); !slices.Equal(got, required) {
 			t.Errorf("%s: said to be there always: %q, there always: %q", name, got, required)
 		}
+	}
+}
+
+// A report names the release that runs, also once it went through what says which
+// values may leave the device.
+func TestReportNamesTheRelease(t *testing.T) {
+	t.Parallel()
+	r := Report{Release: digest.Of([]byte("release"))}
+	if got := disclose.Copy(disclose.New(nil), "report", r); got.Release != r.Release {
+		t.Errorf("release %s, want %s", got.Release, r.Release)
 	}
 }

@@ -122,6 +122,10 @@ func (f Filter) copy(name string, how form, out, in reflect.Value) {
 				f.copy(inner, leaves[inner], out.Field(i), in.Field(i))
 			}
 		}
+	case reflect.Array:
+		if _, whole := in.Interface().(encoding.TextMarshaler); whole && how == asIs { // a hash
+			out.Set(in)
+		}
 	case reflect.Slice:
 		if how == stays || in.IsNil() {
 			return
