@@ -1,15 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
-	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"tandem/agent"
 	"tandem/internal/cli"
 	"tandem/internal/config"
 )
@@ -22,7 +18,8 @@ func newCancelCommand(p *program) *cobra.Command {
 installation that it does by itself, which it then leaves alone for an hour. What
 was not committed yet leaves nothing behind; a version that is in place stays:
 "tandem rollback" returns to the one before. A download goes on later where it
-stopped. A command that runs without an agent ends with Ctrl-C.`,
+stopped. A command that runs without an agent ends with Ctrl-C; one that the agent
+carries out goes on after Ctrl-C, and is cancelled by another one within three seconds.`,
 		Example: "  tandem cancel",
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -34,14 +31,9 @@ stopped. A command that runs without an agent ends with Ctrl-C.`,
 			if r == nil {
 				return &hintedError{errors.New("no agent runs here"), "a command that runs by itself ends with Ctrl-C"}
 			}
-			resp, err := r.do(cmd.Context(), http.MethodPost, "/v1/cancel", nil, nil)
+			doc, err := r.cancel(cmd.Context())
 			if err != nil {
 				return err
-			}
-			defer resp.Body.Close()
-			var doc agent.Cancelled
-			if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil {
-				return fmt.Errorf("the agent's answer: %w", err)
 			}
 			line := "nothing is under way"
 			if len(doc.Cancelled) > 0 {

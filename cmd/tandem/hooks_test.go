@@ -162,3 +162,37 @@ func TestCancel(t *testing.T) {
 		t.Errorf("something was installed: %s", s)
 	}
 }
+
+// Who presses Ctrl-C once more cancels what the agent carries out.
+func TestSecondInterrupt(t *testing.T) {
+	t.Parallel()
+	d := hooked(t, map[string]string{"pre_install": "touch asked; exec sleep 1000"})
+	d.startAgent()
+	said, err := os.Create(filepath.Join(d.dir, "said"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	cmd := d.command(t.Context(), "install", bundleFile("hello-1.0.0.tandem"))
+	cmd.Stderr = said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	interrupt := func() {
+		t.Helper()
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the hook", func() bool { return fileExists(d, "asked") })
+	interrupt()
+	eventually(t, "the word about another one", func() bool { return strings.Contains(d.read("said"), "Ctrl-C once more within 3 seconds cancels it") })
+	interrupt()
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(d.read("said"), "tandem: cancelled: installing a bundle") {
+		t.Errorf("another one: %v\n%s", err, d.read("said"))
+	}
+	eventually(t, "the end of it", func() bool { return strings.Contains(d.must("status").stdout, "agent: idle") })
+	if s := d.must("status").stdout; !strings.Contains(s, "absent") {
+		t.Errorf("something was installed: %s", s)
+	}
+}

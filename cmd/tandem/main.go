@@ -38,13 +38,33 @@ func main() {
 	limitMemory()
 	cli.OutlivePipes()
 	syscall.Umask(umask)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, p, os.Args[1:])
+	code := run(interruptible(p), p, os.Args[1:])
 	if len(os.Args) > 1 {
 		decided(os.Args[1], code)
 	}
-	stop()
 	os.Exit(code)
+}
+
+// interruptible returns a context that SIGINT and SIGTERM end: its cause is the signal.
+// Each further SIGINT is told to p.
+func interruptible(p *program) context.Context {
+	ctx, end := context.WithCancelCause(context.Background())
+	signals, again := make(chan os.Signal, 4), make(chan struct{}, 1)
+	p.again = again
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		for s := range signals {
+			if ctx.Err() == nil {
+				end(&signalled{s})
+			} else if s == os.Interrupt {
+				select {
+				case again <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}()
+	return ctx
 }
 
 // columns is how wide the terminal is that messages go to; 0 if they go to none,

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -138,7 +140,7 @@ func (r *remote) command(ctx context.Context, path string, query url.Values, bod
 		var l agent.Line
 		if err := lines.Decode(&l); err != nil {
 			if ctx.Err() != nil {
-				return false, errGoesOn
+				return false, r.interrupted(ctx)
 			}
 			return false, fmt.Errorf("the agent ended before the command did: %w", err)
 		}
@@ -170,6 +172,56 @@ func (r *remote) command(ctx context.Context, path string, query url.Values, bod
 // errGoesOn says what is true when somebody interrupts a command that the agent
 // carries out.
 var errGoesOn = &hintedError{errors.New("interrupted; the agent goes on with it"), `"tandem cancel" ends it`}
+
+// signalled is why a command was interrupted. It wraps context.Canceled.
+type signalled struct{ os.Signal }
+
+func (s *signalled) Error() string { return s.String() }
+func (s *signalled) Unwrap() error { return context.Canceled }
+
+// secondThoughts is how long a person has to press Ctrl-C once more.
+const secondThoughts = 3 * time.Second
+
+// interrupted says what is true of a command that the agent goes on with, and lets a
+// person who pressed Ctrl-C cancel it by another one.
+func (r *remote) interrupted(ctx context.Context) error {
+	var s *signalled
+	if !errors.As(context.Cause(ctx), &s) || s.Signal != os.Interrupt {
+		return errGoesOn
+	}
+	r.p.stderr.Done()
+	r.p.say("tandem: the agent goes on with it; Ctrl-C once more within %d seconds cancels it", secondThoughts/time.Second)
+	t := time.NewTimer(secondThoughts)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return errGoesOn
+	case <-r.p.again:
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), secondThoughts)
+	defer cancel()
+	doc, err := r.cancel(ctx)
+	if err != nil {
+		return err
+	}
+	if len(doc.Cancelled) == 0 {
+		return errors.New("interrupted; it had come to its end")
+	}
+	return errors.New("cancelled: " + strings.Join(doc.Cancelled, ", "))
+}
+
+// cancel has the agent cancel what is under way.
+func (r *remote) cancel(ctx context.Context) (doc agent.Cancelled, err error) {
+	resp, err := r.do(ctx, http.MethodPost, "/v1/cancel", nil, nil)
+	if err != nil {
+		return doc, err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil {
+		return doc, fmt.Errorf("the agent's answer: %w", err)
+	}
+	return doc, nil
+}
 
 // carryOut carries a command out: by the agent, if one runs here, else by itself.
 func carryOut[T any](ctx context.Context, p *program, path string, query url.Values, body io.Reader, local func(*device.Device) (*T, error)) (*T, error) {

@@ -31,6 +31,7 @@ type program struct {
 	children   *os.File // where the output of what is left running goes
 	now        func() time.Time
 	euid, egid int
+	again      <-chan struct{} // receives when a person presses Ctrl-C once more; it may be nil
 
 	config                 string
 	asJSON, quiet, verbose bool
