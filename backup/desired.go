@@ -71,6 +71,15 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Pa
 			}
 		}
 	}
+	for i := range winner.facts.Odd { // a capture that nobody has keeps nothing else waiting
+		o := &winner.facts.Odd[i]
+		if o.Entry == nil || o.Entry.Type != manifest.File || !basis.Captures(o.Entry) || d.take[o.Path] {
+			continue
+		}
+		if e := now(o.Path); e != nil && !src.has(winner.Side, e) {
+			changes[o.Path], changed = nil, true
+		}
+	}
 	if loser == system && loser.usable() && !loser.Adopted {
 		d.merge(basis, loser, now, set)
 	}

@@ -108,8 +108,8 @@ func (r *Reconciler) permits(m *Manifest, installed versioning.Version, o Instal
 // where there is too little room.
 func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOptions) (*Install, error) {
 	in := newInspector(r, Options{})
-	for range moments {
-		i, err := r.beginInstall(ctx, in, m, o)
+	for n := range moments {
+		i, err := r.beginInstall(ctx, in, m, o, n+1 == moments)
 		var stale *staleError
 		if !errors.As(err, &stale) {
 			return i, err
@@ -123,7 +123,9 @@ func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOpt
 	return nil, fmt.Errorf("%s: files keep changing while they are copied: stop the application first", System)
 }
 
-func (r *Reconciler) beginInstall(ctx context.Context, in *inspector, m *Manifest, o InstallOptions) (*Install, error) {
+// beginInstall is one try of BeginInstall. The last one does not wait for what is
+// being written.
+func (r *Reconciler) beginInstall(ctx context.Context, in *inspector, m *Manifest, o InstallOptions, last bool) (*Install, error) {
 	system, usrData, err := in.look(ctx, r.System, r.UsrData)
 	if err != nil {
 		return nil, err
@@ -132,6 +134,9 @@ func (r *Reconciler) beginInstall(ctx context.Context, in *inspector, m *Manifes
 		if s.err != nil {
 			return nil, unusable(s)
 		}
+	}
+	if len(system.Busy) > 0 && !last {
+		return nil, &staleError{System, system.Busy[0], errors.New("is being written")}
 	}
 	bad, err := r.Revoked()
 	if err != nil {
@@ -142,18 +147,19 @@ func (r *Reconciler) beginInstall(ctx context.Context, in *inspector, m *Manifes
 	if o.Pending {
 		i.pending = &Pending{Version: m.Version, Previous: system.Version}
 	}
-	if err := i.plan(system, usrData); err != nil {
+	if err := i.plan(system, usrData, nil); err != nil {
 		return nil, err
 	}
-	if err := i.stage(ctx); err != nil {
+	if err := i.stage(ctx, last); err != nil {
 		return nil, errors.Join(err, i.Discard())
 	}
 	return i, nil
 }
 
-// plan works out what both sides lack.
-func (i *Install) plan(system, usrData *Snapshot) error {
-	i.merged = merge(i.release, system, i.o)
+// plan works out what both sides lack. can tells which defaults of the release can
+// be had; nil is all.
+func (i *Install) plan(system, usrData *Snapshot, can func(*manifest.Entry) bool) error {
+	i.merged = merge(i.release, system, i.o, can)
 	i.merged.record.Revision = max(system.Revision, usrData.Revision) + 1
 	i.New, i.Kept = i.merged.beside, i.merged.kept
 	d := &desired{record: i.merged.record}
@@ -175,8 +181,9 @@ func (i *Install) plan(system, usrData *Snapshot) error {
 	return nil
 }
 
-// stage stages what is on the device already.
-func (i *Install) stage(ctx context.Context) error {
+// stage stages what is on the device already. The last try leaves usr_data for later
+// where that copies what does not come to rest.
+func (i *Install) stage(ctx context.Context, last bool) error {
 	if err := i.begin(ctx, i.system); err != nil {
 		return sideError(i.r.System, err)
 	}
@@ -185,7 +192,7 @@ func (i *Install) stage(ctx context.Context) error {
 	}
 	if err := i.begin(ctx, i.usrData); err != nil {
 		var stale *staleError
-		if errors.As(err, &stale) || ctx.Err() != nil {
+		if errors.As(err, &stale) && !last || ctx.Err() != nil {
 			return err
 		}
 		i.r.Log.WithError(err).Info("usr_data follows once system is done")
@@ -336,28 +343,25 @@ func (i *Install) refresh(ctx context.Context) error {
 	if i.o.InPlace || i.system.snap.facts == nil {
 		return nil
 	}
-	for range moments {
+	for n := range moments {
 		now, err := tree.Scan(ctx, i.system.snap.facts.Tree.FS, i.system.snap.facts.Tree.Root, i.merged.record)
 		if err != nil {
 			return err
 		}
-		if len(i.system.snap.facts.Moved(now)) == 0 {
+		if n == 0 && len(i.system.snap.facts.Moved(now)) == 0 {
 			return nil
 		}
 		err = i.restage(ctx)
 		var stale *staleError
 		if !errors.As(err, &stale) {
-			if err != nil {
-				return err
-			}
-			continue
+			return err // what is written from now on is found by the commit
 		}
 		i.in.suspects[stale.side][stale.path] = true
 		if err := i.r.wait(ctx, rest); err != nil {
 			return err
 		}
 	}
-	return nil // what is written from now on is found by the commit
+	return fmt.Errorf("%w: files keep changing while they are copied: stop the application first", ErrBusy)
 }
 
 // restage looks again, merges again, and stages what that adds.
@@ -373,20 +377,31 @@ func (i *Install) restage(ctx context.Context) error {
 	for _, w := range i.works() {
 		was[w.side.Name] = w.change
 	}
+	staged := map[digest.SHA256]bool{} // of the bundle, which is read already
+	i.system.change.Staged(func(sum digest.SHA256) { staged[sum] = true })
 	both := i.usrData != nil
 	i.src = i.in.sources(system, usrData)
-	if err := i.plan(system, usrData); err != nil {
+	can := func(e *manifest.Entry) bool { return staged[*e.SHA256] || i.src.has(System, e) }
+	if err := i.plan(system, usrData, can); err != nil {
 		return err
 	}
 	if !both {
 		i.usrData = nil
 	}
+	for _, w := range i.works() { // all of them, since the loop may end early and be run again
+		w.change = was[w.side.Name]
+	}
 	for _, w := range i.works() {
-		if w.change, err = was[w.side.Name].Restage(w.plan); err != nil {
+		if w.change, err = w.change.Restage(w.plan); err != nil {
 			return sideError(w.side, err)
 		}
-		for _, f := range w.change.Wanted() { // the bundle is read already
-			if err := i.src.copy(ctx, w.side.Name, w.change, f); err != nil {
+		for _, f := range w.change.Wanted() {
+			err := i.src.copy(ctx, w.side.Name, w.change, f)
+			if err != nil && w == i.usrData && ctx.Err() == nil {
+				i.dropUsrData() // it follows once system is done
+				return nil
+			}
+			if err != nil {
 				return err
 			}
 		}

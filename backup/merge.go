@@ -42,17 +42,19 @@ type merged struct {
 type merger struct {
 	*merged
 	release *Manifest
-	old     Manifest    // what system ran
-	facts   *tree.Facts // nil without an application
+	old     Manifest                   // what system ran
+	facts   *tree.Facts                // nil without an application
+	can     func(*manifest.Entry) bool // whether the content of a default can be had; nil for all
 	config  map[Path]*manifest.Entry
 	moved   map[Path]Path // directories that had to make way → where they are now
 }
 
-// merge is pure: the facts say what is here.
-func merge(release *Manifest, system *Snapshot, o InstallOptions) *merged {
+// merge is pure: the facts say what is here, and can which defaults can be had;
+// nil is all of them.
+func merge(release *Manifest, system *Snapshot, o InstallOptions, can func(*manifest.Entry) bool) *merged {
 	m := &merger{
 		merged:  &merged{record: &record.Record{Manifest: *release}, brought: map[Path]*manifest.Entry{}},
-		release: release, facts: system.facts, config: map[Path]*manifest.Entry{}, moved: map[Path]Path{},
+		release: release, facts: system.facts, can: can, config: map[Path]*manifest.Entry{}, moved: map[Path]Path{},
 	}
 	if b := system.basis(); b != nil {
 		m.old = b.Manifest
@@ -152,6 +154,10 @@ func (m *merger) shipped(e *manifest.Entry) {
 	edited := here != nil && (def == nil || !manifest.SameContent(here, def))
 	switch {
 	case here == nil && m.deleted(e.Path):
+	case m.can != nil && e.Type == manifest.File && !m.can(e): // it was not wanted when the bundle was read
+		if here != nil {
+			m.config[e.Path] = here
+		}
 	case here == nil, here.Type == manifest.Dir && e.Type == manifest.Dir:
 		m.take(e)
 	case manifest.SameContent(here, e):

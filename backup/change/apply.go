@@ -86,7 +86,7 @@ func (a *applier) apply() error {
 			if !a.stands(err) {
 				return fmt.Errorf("%s: %w", a.fs.Path(Name(o.Path)), err)
 			}
-			if a.live && !o.Config && a.commit.Tag {
+			if a.live && !o.Config && a.commit.Tag && o.New != nil { // what only should go can stay
 				return &blockedError{a.fs.Path(Name(o.Path)), err}
 			}
 			a.out.Left = append(a.out.Left, Left{o.Path, err.Error()})

@@ -67,7 +67,7 @@ func NewPlan(t Target) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &planner{Plan: &Plan{Target: t, Sum: sum}, replaced: map[manifest.Path]bool{}}
+	p := &planner{Plan: &Plan{Target: t, Sum: sum}, replaced: map[manifest.Path]bool{}, whole: map[manifest.Path]bool{}}
 	if t.Facts == nil || t.Whole {
 		p.Ops = []Op{{Path: ".", New: &manifest.Entry{Path: ".", Type: manifest.Dir, Mode: 0o755}, Slot: "0"}}
 		if t.Whole {
@@ -93,7 +93,9 @@ type planner struct {
 	*Plan
 	// replaced are the files that get another inode.
 	replaced map[manifest.Path]bool
-	whole    manifest.Path // the directory that is staged as a whole, with all that is in it; "" for none
+	// whole are the directories that are staged as a whole, with all that is in
+	// them. More than one may be open: "a.b" is between "a" and "a/b".
+	whole map[manifest.Path]bool
 }
 
 func (p *planner) walk() error {
@@ -133,12 +135,24 @@ func under(dir, q manifest.Path) bool {
 	return dir == "." || len(q) > len(dir) && q[:len(dir)] == dir && q[len(dir)] == '/'
 }
 
+// inWhole reports whether q is staged with a directory that it lies in.
+func (p *planner) inWhole(q manifest.Path) bool {
+	if len(p.whole) == 0 {
+		return false
+	}
+	for dir := path.Dir(string(q)); dir != "."; dir = path.Dir(dir) {
+		if p.whole[manifest.Path(dir)] {
+			return true
+		}
+	}
+	return false
+}
+
 // want plans what it takes to have e where n lies.
 func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
-	if p.whole != "" && under(p.whole, e.Path) {
+	if p.inWhole(e.Path) {
 		return nil
 	}
-	p.whole = ""
 	f := p.Facts
 	config := p.Live && p.Record.Captures(e)
 	if p.Leave[e.Path] {
@@ -268,7 +282,7 @@ func (p *planner) put(n *tree.Node, e *manifest.Entry, config bool) {
 	if n != nil {
 		o.seen = info(n)
 	} else if e.Type == manifest.Dir {
-		p.whole = e.Path
+		p.whole[e.Path] = true
 	}
 	p.replaced[e.Path] = true
 	p.Ops = append(p.Ops, o)

@@ -400,6 +400,13 @@ func (s *staged) end() error {
 	return s.out.Close()
 }
 
+// Staged calls f with the digest of each file that is staged.
+func (c *Change) Staged(f func(digest.SHA256)) {
+	for p := range c.given {
+		f(*c.content[p].SHA256)
+	}
+}
+
 // Restage goes over to another plan for the same side; what is staged already
 // and still wanted is kept. The change that it is called on is used up.
 //

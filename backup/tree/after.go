@@ -36,10 +36,20 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 			add(&Node{Path: e.Path, Ino: ino}, 0)
 		} else if has := before.Has(e.Path); has != nil && manifest.SameContent(has, e) {
 			add(before.Tree.Get(e.Path), 0)
+		} else if before.uncaptured(e.Path) {
+			add(&Node{Path: e.Path}, 0)
 		}
 	}
 	x.finish(rec)
 	return x
+}
+
+// uncaptured reports whether p is configuration that is known to have been there
+// in this run of the machine, and to be another now. In an index it fits nothing:
+// once it is gone, it was removed on purpose.
+func (f *Facts) uncaptured(p manifest.Path) bool {
+	o := f.At(p)
+	return o != nil && o.Entry != nil && (o.Finding == Edited || o.Finding == Deleted || o.Finding == Busy)
 }
 
 func (m Moment) racy(n *Node) uint64 {

@@ -170,6 +170,12 @@ func Compare(ctx context.Context, t *Tree, basis *record.Record, o Options) (*Fa
 	}
 	l.f.Odd = append(l.f.Odd, facts...)
 	l.sort()
+	for i := range l.f.Odd {
+		// A program that empties a journal when it commits has meant that.
+		if o := &l.f.Odd[i]; o.Finding == Corrupt && o.Now != nil && o.Now.Size == 0 && o.Entry.Size > 0 && l.config(o.Entry) && l.settled(o.Entry) {
+			o.Finding, o.Aside = Edited, false
+		}
+	}
 	return l.f, nil
 }
 
@@ -370,7 +376,9 @@ func (l *looker) content(o *Fact, config bool) error {
 	if err != nil && Means(err) == Opaque && !sameOwner(o.Entry, o.Node) { // it may be that which forbids it
 		return l.attributes(o, config, o.Entry.Xattrs)
 	}
-	if err != nil {
+	// Others may give it names while it is read: that must not keep an
+	// installation waiting.
+	if err != nil && (config || !errors.Is(err, errUnsettled) || c.sum != *o.Entry.SHA256) {
 		return l.failed(o, err)
 	}
 	if c.sum == *o.Entry.SHA256 {
@@ -476,10 +484,31 @@ func (l *looker) absent(e *manifest.Entry) *Fact {
 	case l.SameBoot && l.gone[e.Path]:
 		o.Finding = Deleted
 	case l.lost || l.f.Index == nil && l.f.Tree.Empty() || above == nil && path.Dir(string(e.Path)) != "." || above != nil && string(above.Path) != path.Dir(string(e.Path)):
-	case l.newer(e):
+	case l.newer(e), l.settled(e):
 		o.Finding, o.Aside = Deleted, true
 	}
 	return o
+}
+
+// settled reports whether e is what another file of its directory, whose name its
+// own begins with, was written with, and that file went on since: a journal whose
+// database is newer than the capture, or lies there without it. Were such a one put
+// back, it would undo what was committed.
+func (l *looker) settled(e *manifest.Entry) bool {
+	dir, base := path.Split(string(e.Path))
+	if of, ok := strings.CutSuffix(base, "-journal"); ok && of != "" {
+		if n := l.f.Tree.Get(manifest.Path(dir + of)); n != nil && n.IsFile() {
+			o := l.f.At(n.Path)
+			return o == nil || o.Finding == Edited
+		}
+	}
+	for i := range l.f.Odd {
+		o := &l.f.Odd[i]
+		if d, of := path.Split(string(o.Path)); o.Finding == Edited && d == dir && of != base && strings.HasPrefix(base, of) {
+			return true
+		}
+	}
+	return false
 }
 
 // newer reports whether something else in the directory of e is newer than its

@@ -245,10 +245,14 @@ func NewIndex(f *Facts, m Moment) *Index {
 		for len(nodes) > 0 && nodes[0].Path < e.Path {
 			nodes = nodes[1:]
 		}
-		if len(nodes) == 0 || nodes[0].Path != e.Path || f.At(e.Path) != nil {
+		switch {
+		case f.uncaptured(e.Path):
+			x.add(before, &Node{Path: e.Path}, 0)
+		case len(nodes) == 0 || nodes[0].Path != e.Path || f.At(e.Path) != nil:
 			continue
+		default:
+			x.add(before, nodes[0], m.racy(nodes[0]))
 		}
-		x.add(before, nodes[0], m.racy(nodes[0]))
 		before = e.Path
 	}
 	x.finish(f.Basis)

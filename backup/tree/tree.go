@@ -314,7 +314,9 @@ type content struct {
 // errUnsettled says that a file is being written.
 var errUnsettled = errors.New("keeps changing while it is read")
 
-// read hashes the file of n, which must be and stay what n says.
+// read hashes the file of n, which must be and stay what n says: else the error
+// is errUnsettled. What it holds is right all the same where only its names or
+// attributes changed meanwhile.
 func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err error) {
 	f, err := t.FS.Open(t.Name(n.Path))
 	if err != nil {
@@ -328,10 +330,9 @@ func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err er
 	if err != nil {
 		return c, err
 	}
-	if !n.SameContent(node(n.Path, &now)) || n.Ctime != now.Ctime {
-		return c, fmt.Errorf("%s: %w", t.FS.Path(t.Name(n.Path)), errUnsettled)
+	if c.xattrs, err = f.Xattrs(); err == nil && (!n.SameContent(node(n.Path, &now)) || n.Ctime != now.Ctime) {
+		err = fmt.Errorf("%s: %w", t.FS.Path(t.Name(n.Path)), errUnsettled)
 	}
-	c.xattrs, err = f.Xattrs()
 	return c, err
 }
 
