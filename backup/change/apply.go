@@ -247,7 +247,7 @@ func (a *applier) place(i int, o *Op) error {
 		}
 		return a.remove(i, o, name, live)
 	case o.Attr:
-		if !there || live.Type != fsys.Type(o.New.Type) {
+		if !there || o.seen != nil && !a.again && live.Ino != o.seen.Ino {
 			return nil // the next look takes it for what it is
 		}
 		return a.setAttr(name, o.New, live)
@@ -259,7 +259,13 @@ func (a *applier) place(i int, o *Op) error {
 	return a.put(i, o, name, live, there)
 }
 
+// setAttr gives what lies at name the attributes of e, if it is of its type, and
+// nobody else's, too: an application can put another name of any file in a
+// directory of its own.
 func (a *applier) setAttr(name string, e *manifest.Entry, was fsys.Info) error {
+	if was.Type != fsys.Type(e.Type) || a.live && was.Type == fsys.TypeFile && was.Nlink > 1 {
+		return nil
+	}
 	was.Ctime = 0
 	if err := a.fs.SetAttr(name, attr(e), was); err != nil {
 		if fsys.IsNotExist(err) || errors.Is(err, fsys.ErrReplaced) {
@@ -671,7 +677,7 @@ func (a *applier) takeBack(i int, o *Op) error {
 		return err
 	}
 	if o.Attr {
-		if !there || live.Type != fsys.Type(o.Old.Type) {
+		if !there {
 			return nil
 		}
 		return a.setAttr(name, o.Old, live)

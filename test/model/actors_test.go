@@ -497,6 +497,38 @@ func TestWrittenInPlace(t *testing.T) {
 	}
 }
 
+// TestLinkSwappedIn swaps a file that is about to get its attributes back for
+// another name of somebody else's file, before each operation of the repair: that
+// one keeps its own.
+func TestLinkSwappedIn(t *testing.T) {
+	t.Parallel()
+	for at := 1; ; at++ {
+		d := newDevice(memfs.Options{})
+		must(d.installAndBackUp("1.0.0", backup.InstallOptions{}))
+		d.m.Advance(time.Minute)
+		const app = "apps/bin/app"
+		i := get(d.fs(backup.System).Lstat(app))
+		must(d.fs(backup.System).SetAttr(app, fsys.Attr{Mode: 0o777, UID: 1000, Mtime: i.Mtime}, i))
+		before, n := d.outside(), 0
+		d.m.Before(func(string, string) {
+			if n++; n == at {
+				must(d.fs(backup.System).Remove(app))
+				must(d.disk(backup.System).FS().Link("etc/passwd", path.Join(systemDir, app)))
+			}
+		})
+		_ = d.boot()
+		d.m.Before(nil)
+		if diff := difference(before, d.outside()); diff != "" {
+			t.Fatalf("swapped before operation %d: %s", at, diff)
+		}
+		if n < at {
+			return
+		}
+		d.m.Advance(time.Minute)
+		must(d.boot())
+	}
+}
+
 // The database: two pages and a journal, which holds what the pages had before
 // a transaction.
 const (
