@@ -45,7 +45,7 @@ func newWorld(d *device) *world {
 	f := get(d.look())
 	w := &world{start: f, outside: d.outside(), sound: d.sound()}
 	defaults := map[string]bool{}
-	for _, v := range []string{"0.9.0", "1", "1.0.0", "1.1.0", "1.2.0", "2", "1.0.0-big", "1.1.0-big"} {
+	for _, v := range []string{"0.9.0", "1", "1.0.0", "1.1.0", "1.2.0", "2", "1.0.0-big", "1.1.0-big", "1.0.0-prog", "1.1.0-prog"} {
 		for _, content := range release(v) {
 			defaults[content] = true
 		}

@@ -127,7 +127,7 @@ func then(steps ...func(d *device)) func(d *device) {
 
 // scenarios are the operations, by what they are for.
 func scenarios() []*scenario {
-	return slices.Concat(bootScenarios(), captureScenarios(), repairScenarios(), installScenarios(), rollbackScenarios(), tightScenarios(), otherScenarios())
+	return slices.Concat(bootScenarios(), captureScenarios(), repairScenarios(), installScenarios(), partialScenarios(), rollbackScenarios(), tightScenarios(), otherScenarios())
 }
 
 func bootScenarios() []*scenario {
