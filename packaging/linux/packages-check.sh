@@ -33,7 +33,8 @@ debian-binary"
 	tar -xzf "$i/data.tar.gz" -C "$i/data"
 	tar -xzf "$i/control.tar.gz" -C "$i/control"
 	diff -r "$d" "$i/data" || fail "the $arch packages differ"
-	cmp "$d/usr/bin/tandem" "$DIST/tandem-linux-$arch"
+	cmp "$d/usr/lib/tandem/tandem" "$DIST/tandem-linux-$arch"
+	same "link of the $arch deb" "$(readlink "$d/usr/bin/tandem")" /usr/lib/tandem/tandem
 	for s in postinst prerm postrm; do cmp "$i/control/$s" packaging/linux/scripts/$s; done
 	want=arm64
 	case $arch in armv7) want=armhf ;; amd64) want=amd64 ;; esac
@@ -192,6 +193,7 @@ same "start sequence after removal" "$(links)" ""
 same "files after removal" "$(sum)" "$mine"
 umount -l "$root/proc"
 [ ! -e "$root/usr/bin/tandem" ] || fail "the program is still there"
+[ ! -e "$root/usr/lib/tandem" ] || fail "left are $(ls "$root/usr/lib/tandem")"
 mine=$(sum | grep -v 'etc/tandem.toml$')
 package -P tandem
 [ ! -e "$root/etc/tandem.toml" ] || fail "purge left the configuration"
@@ -228,7 +230,7 @@ cmp "$root/usrapp/apprun/apps/hello" "$scratch/device/usrapp/apprun/apps/hello"
 if command -v systemd-analyze >/dev/null; then
 	mkdir "$scratch/units"
 	for u in packaging/linux/systemd/*; do
-		sed "s|/usr/bin/tandem|$root/usr/bin/tandem|" "$u" >"$scratch/units/$(basename "$u")"
+		sed "s|/usr/bin/tandem|$root/usr/lib/tandem/tandem|; s|=/usr/lib/tandem/start|=$root/usr/lib/tandem/start|" "$u" >"$scratch/units/$(basename "$u")"
 	done
 	said=$(systemd-analyze verify --man=no "$scratch"/units/* 2>&1) || fail "units: $said"
 	same "remarks on the units" "$said" ""
