@@ -34,7 +34,7 @@ debian-binary"
 	tar -xzf "$i/control.tar.gz" -C "$i/control"
 	diff -r "$d" "$i/data" || fail "the $arch packages differ"
 	cmp "$d/usr/lib/tandem/tandem" "$DIST/tandem-linux-$arch"
-	same "link of the $arch deb" "$(readlink "$d/usr/bin/tandem")" /usr/lib/tandem/tandem
+	same "link of the $arch deb" "$(readlink "$d/usr/bin/tandem")" ../lib/tandem/tandem
 	for s in postinst prerm postrm; do cmp "$i/control/$s" packaging/linux/scripts/$s; done
 	want=arm64
 	case $arch in armv7) want=armhf ;; amd64) want=amd64 ;; esac
