@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -237,4 +239,37 @@ func (o outcome) plain(t *testing.T, dir string) outcome {
 		o.stdout = string(data)
 	}
 	return o
+}
+
+// What the agent makes is closed to others whatever the umask that it is started with:
+// its socket above all.
+func TestAgentUnderUmask(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t, "poll = \"1000h\"\nsocket = \"socket\"\n")
+	cmd := d.command(context.Background(), "agent")
+	cmd.Args = append([]string{"sh", "-c", `umask 000; exec "$0" "$@"`}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
+	cmd.Path = "/bin/sh"
+	d.startAgentAs(cmd)
+	d.must("install", bundleFile("hello-1.0.0.tandem"))
+	info, err := os.Stat(filepath.Join(d.dir, "socket"))
+	if err != nil || info.Mode() != os.ModeSocket|0o600 {
+		t.Errorf("the socket: %v, mode %v", err, info.Mode())
+	}
+	for _, name := range []string{"state", "system", "usr_data", "tandem.lock"} {
+		err := filepath.WalkDir(filepath.Join(d.dir, name), func(p string, e fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // something of the agent's that went meanwhile
+			}
+			if err != nil {
+				return err
+			}
+			if info, err := e.Info(); err == nil && info.Mode()&fs.ModeSymlink == 0 && info.Mode().Perm()&0o022 != 0 {
+				t.Errorf("%s can be written by others: %v", p, info.Mode())
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
 }
