@@ -128,9 +128,9 @@ func (b *builder) releases() {
 
 func bundle(version string) string { return "app-" + version + ".tandem" }
 
-// publish adds a release to the repository.
+// publish adds a release to the repository, and what makes it of the one before.
 func (b *builder) publish(version string) error {
-	_, err := machine.Output(b.ctx, b.dir, nil, b.release(), "repo", "add", "repo", bundle(version), "--keys", "keys")
+	_, err := machine.Output(b.ctx, b.dir, nil, b.release(), "repo", "add", "repo", bundle(version), "--deltas", "1", "--keys", "keys")
 	return err
 }
 

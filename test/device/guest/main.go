@@ -79,10 +79,10 @@ func (l *lab) story() error {
 	}{
 		{"the factory puts 1.0.0 on system; first start", l.first},
 		{"update to 1.1.0, reset during the download", l.download},
-		{"update to 1.2.0, reset during the installation", func() error {
+		{"update to 1.2.0 by delta, reset during the installation", func() error {
 			return l.cut("1.2.0", guest.Live+"/.tandem/next")
 		}},
-		{"update to 1.3.0, reset during the backup", func() error {
+		{"update to 1.3.0 by delta, reset during the backup", func() error {
 			return l.cut("1.3.0", guest.Backup+"/.tandem/next")
 		}},
 		{"the configuration is edited; reset", l.edit},
@@ -153,12 +153,14 @@ func (l *lab) download() error {
 	return err
 }
 
-// cut resets the module while a version is staged at a place.
+// cut resets the module while a version, which comes as a delta bundle, is staged
+// at a place.
 func (l *lab) cut(version, place string) error {
-	if _, err := l.publish(version); err != nil {
+	size, err := l.publish(version)
+	if err != nil {
 		return err
 	}
-	err := l.m.until(place+" appears", func() error {
+	err = l.m.until(place+" appears", func() error {
 		_, err := os.Lstat(root + place)
 		return err
 	})
@@ -178,6 +180,15 @@ func (l *lab) cut(version, place string) error {
 	fmt.Printf("   after the start it runs %s\n", v)
 	err = l.updated(version, "World")
 	l.m.log()
+	if err != nil {
+		return err
+	}
+	sent, err := l.m.number("GET", "/sent")
+	fmt.Printf("   %d bytes were received; the whole bundle has %d\n", sent, size)
+	// One library of 100 kB is another one; the program is patched.
+	if err == nil && sent > 200_000 {
+		err = fmt.Errorf("%d bytes were received: expected those of a delta bundle", sent)
+	}
 	return err
 }
 
