@@ -218,7 +218,7 @@ func (l *lab) wantInStep(version string) {
 	}
 }
 
-// holdsRelease says whether a directory of a side holds exactly the files of
+// holdsRelease reports whether a directory of a side holds exactly the files of
 // version, configuration apart.
 func (l *lab) holdsRelease(side SideName, root, version string) error {
 	want := releaseFiles(version)

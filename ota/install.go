@@ -292,7 +292,7 @@ func (in *Installer) keepRoots(verifier *trust.Verifier) {
 	}
 }
 
-// suits says whether the device runs what the bundle carries.
+// suits reports whether the device runs what the bundle carries.
 func (in *Installer) suits(m *release.Manifest) error {
 	switch {
 	case m.Kind == release.Firmware && in.Firmware[m.App] == nil:

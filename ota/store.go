@@ -141,7 +141,7 @@ func (s *Store) AddRoot(data []byte) error {
 	return nil
 }
 
-// withdrawn says whether a key that could sign for a role no longer can.
+// withdrawn reports whether a key that could sign for a role no longer can.
 func withdrawn(old, next *trust.Root, role string) bool {
 	still := publicKeys(next, role)
 	for key := range publicKeys(old, role) {
@@ -384,7 +384,7 @@ func newTrusted(root *trust.Root, ref time.Time) (*trustedmetadata.TrustedMetada
 	return tm, nil
 }
 
-// wellFormed says whether go-tuf can be given a document that nobody vouches
+// wellFormed reports whether go-tuf can be given a document that nobody vouches
 // for yet. On its way to the signatures it takes for granted that nothing is
 // null and that a timestamp names the snapshot; what it cannot cope with in
 // keys, trust.Root does not let pass.

@@ -85,7 +85,7 @@ key signs releases. Snapshot and timestamp are needed to publish.`,
 	return cmd
 }
 
-// checkRole says whether a repository has that role.
+// checkRole reports whether a repository has that role.
 func checkRole(cmd *cobra.Command, role string) error {
 	for _, r := range signing.Roles() {
 		if r == role {

@@ -473,7 +473,7 @@ func cmdXattr(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 }
 
-// canMount says whether file systems may be mounted: as root outside most
+// canMount reports whether file systems may be mounted: as root outside most
 // containers, yes.
 func canMount(t testing.TB) bool {
 	dir := t.TempDir()

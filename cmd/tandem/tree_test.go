@@ -180,7 +180,7 @@ func (n node) differences(p string, o node, how strictness) []string {
 	return out
 }
 
-// keepsTime says whether the time of the file p counts.
+// keepsTime reports whether the time of the file p counts.
 func (n node) keepsTime(p string, how strictness) bool {
 	switch {
 	case how == untouched:

@@ -273,6 +273,8 @@ func (l Loader) Load(file string) (*Config, error) {
 		}
 	case err != nil:
 		return nil, fmt.Errorf("read configuration: %w", err)
+	case len(text) == 0:
+		return nil, &Error{File: file, Message: "empty, as a power cut leaves a file that was being written: write it again, or remove it to have the default of each key"}
 	case len(text) > maxFile:
 		return nil, &Error{File: file, Message: fmt.Sprintf("longer than %d bytes: expected a configuration", maxFile)}
 	}

@@ -92,7 +92,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	empty, err := l.Load(write(t, ""))
+	empty, err := l.Load(write(t, "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func TestOptionalFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := l.Load(write(t, ""))
+	want, err := l.Load(write(t, "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +298,7 @@ func TestUnreadableFile(t *testing.T) {
 }
 
 func TestMachineID(t *testing.T) {
-	file := write(t, "")
+	file := write(t, "\n")
 	for _, tt := range []struct {
 		content, want string
 		bad           bool

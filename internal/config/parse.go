@@ -365,13 +365,13 @@ func (r *reader) checkReport() error {
 	return nil
 }
 
-// loopback says whether a host is this machine itself, such as a forwarder.
+// loopback reports whether a host is this machine itself, such as a forwarder.
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// inside says whether p lies below dir; both are clean and absolute.
+// inside reports whether p lies below dir; both are clean and absolute.
 func inside(p, dir string) bool {
 	return p != dir && strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
@@ -463,7 +463,7 @@ func oneOf[T ~string](dst *T, choices ...T) setter {
 	}
 }
 
-// checkName says whether s can name a thing in messages, URLs and lists.
+// checkName reports whether s can name a thing in messages, URLs and lists.
 func checkName(s string) error {
 	switch {
 	case s == "":

@@ -35,7 +35,7 @@ func TestSampleIsTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := l.Load(write(t, ""))
+	want, err := l.Load(write(t, "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

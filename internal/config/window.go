@@ -59,7 +59,7 @@ func ParseWindow(text string) (Window, error) {
 	return w, nil
 }
 
-// open says whether t lies in the window, in the time zone of t.
+// open reports whether t lies in the window, in the time zone of t.
 func (w Window) open(t time.Time) bool {
 	now := t.Hour()*60 + t.Minute()
 	today, yesterday := w.Days[t.Weekday()], w.Days[(t.Weekday()+6)%7]
@@ -69,7 +69,7 @@ func (w Window) open(t time.Time) bool {
 	return today && now >= w.From || yesterday && now < w.To
 }
 
-// Open says whether t lies in one of the windows, in the time zone of t; without
+// Open reports whether t lies in one of the windows, in the time zone of t; without
 // windows any time does. Where it does not, next is when one opens: at most a
 // week ahead, to the minute.
 func Open(windows []Window, t time.Time) (open bool, next time.Time) {

@@ -56,7 +56,7 @@ func Parse(s string) (SHA256, error) {
 	return d, nil
 }
 
-// IsZero says whether d is no digest at all.
+// IsZero reports whether d is no digest at all.
 func (d SHA256) IsZero() bool { return d == SHA256{} }
 
 func (d SHA256) String() string { return hex.EncodeToString(d[:]) }

@@ -166,7 +166,7 @@ func (t *transfer) free() (int64, error) {
 	return space.Free, err
 }
 
-// verify says whether the complete copy is here. One that is damaged is removed.
+// verify reports whether the complete copy is here. One that is damaged is removed.
 func (t *transfer) verify() (bool, error) {
 	file, err := t.o.FS.Open(t.bundle)
 	if fsys.IsNotExist(err) {

@@ -104,7 +104,7 @@ func (c *strictClient) Do(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// check says whether resp brings the file, whole or from that byte on.
+// check reports whether resp brings the file, whole or from that byte on.
 func (c *strictClient) check(resp *http.Response, from int64, ranged bool) error {
 	switch {
 	case resp.StatusCode == http.StatusOK:

@@ -146,7 +146,7 @@ func (t *transfer) notify(err error, wait time.Duration) {
 	t.o.Log.WithError(err).Infof("download interrupted: trying again in %s", wait.Round(100*time.Millisecond))
 }
 
-// startOver says whether to try again at once, because err speaks of how the
+// startOver reports whether to try again at once, because err speaks of how the
 // part was to be gone on with, not of the server. A part that is bad itself
 // goes.
 func (t *transfer) startOver(err error) (again bool, _ error) {

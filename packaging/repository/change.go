@@ -181,7 +181,7 @@ func parseChange(data []byte) (*Change, error) {
 	return c, nil
 }
 
-// Check says whether the change is about the repository that trusted is a root
+// Check reports whether the change is about the repository that trusted is a root
 // of. The error wraps trust.ErrUntrusted.
 func (c *Change) Check(trusted *trust.Root) error {
 	for _, r := range c.chain {
@@ -402,7 +402,7 @@ func (r *Repository) outstanding(s *state, c *Change) ([]*metadata.Metadata[meta
 	return roots, c.targets, nil
 }
 
-// sameSigned says whether two documents are the same but for signatures.
+// sameSigned reports whether two documents are the same but for signatures.
 func sameSigned[T metadata.Roles](a, b *metadata.Metadata[T]) bool {
 	x, errA := json.Marshal(a.Signed)
 	y, errB := json.Marshal(b.Signed)

@@ -238,7 +238,7 @@ func publicKeys(keys Keys, role string) ([]*metadata.Key, error) {
 	return public, nil
 }
 
-// names says whether a root names the key of that id for a role.
+// names reports whether a root names the key of that id for a role.
 func names(root *metadata.Metadata[metadata.RootType], role, id string) bool {
 	r := root.Signed.Roles[role]
 	return r != nil && slices.Contains(r.KeyIDs, id)
@@ -411,7 +411,7 @@ func pinned(version int64, raw []byte) *metadata.MetaFiles {
 	}
 }
 
-// verifies says whether everything in force carries the signatures that root asks for.
+// verifies reports whether everything in force carries the signatures that root asks for.
 func (s *state) verifies(root *trust.Root) bool {
 	return s.timestamp != nil &&
 		trust.Verify(root, metadata.TIMESTAMP, s.timestamp) == nil &&
@@ -783,7 +783,7 @@ func checkChannel(name string) error {
 	return nil
 }
 
-// checkKeys says whether keys are those that root asks for to publish, before
+// checkKeys reports whether keys are those that root asks for to publish, before
 // anything is copied.
 func checkKeys(root *trust.Root, keys Keys) error {
 	for _, role := range []string{metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {

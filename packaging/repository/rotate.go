@@ -108,7 +108,7 @@ func sameKeys(a, b *metadata.Role) bool {
 	return !slices.ContainsFunc(a.KeyIDs, func(id string) bool { return !slices.Contains(b.KeyIDs, id) })
 }
 
-// signedAlready says whether what is in force of role carries the signatures
+// signedAlready reports whether what is in force of role carries the signatures
 // that root, which need not be signed itself, asks for.
 func signedAlready(s *state, role string, root *metadata.Metadata[metadata.RootType]) bool {
 	switch role {

@@ -137,7 +137,7 @@ func (r *Root) Expires() time.Time { return r.meta.Signed.Expires }
 // Metadata gives the root's content, not to be changed.
 func (r *Root) Metadata() *metadata.Metadata[metadata.RootType] { return r.meta }
 
-// HasKey says whether the key of that id may sign for a role.
+// HasKey reports whether the key of that id may sign for a role.
 func (r *Root) HasKey(role, id string) bool {
 	ro := r.meta.Signed.Roles[role]
 	if ro == nil {
@@ -151,7 +151,7 @@ func (r *Root) HasKey(role, id string) bool {
 	return false
 }
 
-// Verify says whether the root's keys for role signed meta, which is a
+// Verify reports whether the root's keys for role signed meta, which is a
 // *metadata.Metadata of the role's type. The error wraps ErrUntrusted and says
 // what is missing.
 func Verify[T metadata.Roles](r *Root, role string, meta *metadata.Metadata[T]) error {

@@ -282,7 +282,7 @@ func checkDelegations(d *metadata.Delegations) error {
 	return nil
 }
 
-// CheckKey says whether go-tuf can verify with a key. It panics on some that
+// CheckKey reports whether go-tuf can verify with a key. It panics on some that
 // it reads.
 func CheckKey(key *metadata.Key) error {
 	if key == nil {
@@ -297,7 +297,7 @@ func CheckKey(key *metadata.Key) error {
 	return nil
 }
 
-// covers says whether a delegation is about a target. go-tuf 2.4.2 compares
+// covers reports whether a delegation is about a target. go-tuf 2.4.2 compares
 // path_hash_prefixes with another encoding than the specification's.
 func covers(d *metadata.DelegatedRole, name string) bool {
 	if len(d.Paths) > 0 {
@@ -324,7 +324,7 @@ func matches(pattern, name string) bool {
 	return true
 }
 
-// SameDelegations says whether two documents delegate the same to the same.
+// SameDelegations reports whether two documents delegate the same to the same.
 func SameDelegations(a, b *metadata.Metadata[metadata.TargetsType]) bool {
 	x, errA := json.Marshal(a.Signed.Delegations)
 	y, errB := json.Marshal(b.Signed.Delegations)

@@ -15,7 +15,7 @@ import (
 // maxDepth is more than any metadata needs.
 const maxDepth = 32
 
-// Check says whether data can be given to go-tuf: one JSON object without
+// Check reports whether data can be given to go-tuf: one JSON object without
 // null anywhere, not nested deeply. It says nothing about its content.
 func Check(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))

@@ -246,7 +246,7 @@ func literals(t *testing.T) []string {
 	return all
 }
 
-// shown says whether a run on the page printed the message. An ellipsis of the
+// shown reports whether a run on the page printed the message. An ellipsis of the
 // message stands for any text in its line.
 func shown(p *page, message string) bool {
 	parts := strings.Split(message, "…")

@@ -97,7 +97,7 @@ func TestEndWhileAskingForHealth(t *testing.T) {
 	})
 }
 
-// has says whether a line of a file is there.
+// has reports whether a line of a file is there.
 func (d *device) has(name, line string) error {
 	if !slices.Contains(d.lines(name), line) {
 		return fmt.Errorf("%s has no %q: %q", name, line, d.lines(name))

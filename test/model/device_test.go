@@ -437,7 +437,7 @@ func (d *device) wrong(side backup.SideName, root, version string) map[string]st
 	return bad
 }
 
-// isCaptured says whether the record of a side takes a file for configuration,
+// isCaptured reports whether the record of a side takes a file for configuration,
 // as it does with what a person added by hand.
 func (d *device) isCaptured(side backup.SideName, name string) bool {
 	data, _ := d.read(side, recordFile)
@@ -473,7 +473,7 @@ func (d *device) root(side backup.SideName) string {
 	}
 }
 
-// complete says whether the side holds its version as it was released.
+// complete reports whether the side holds its version as it was released.
 func (s *sideFacts) complete() bool { return s.version != "" && len(s.bad) == 0 }
 
 // look finishes what was interrupted on a copy of the device, and looks.
@@ -531,7 +531,7 @@ func (d *device) keeps(side backup.SideName) string {
 	return v.String()
 }
 
-// mendable says whether the version of a side can be had whole.
+// mendable reports whether the version of a side can be had whole.
 func (f *facts) mendable(side backup.SideName) bool {
 	s, other := f.sides[side], f.sides[side.Other()]
 	if s.version == "" {

@@ -298,7 +298,7 @@ func (m *module) read(name string) string {
 	return string(data)
 }
 
-// partial says whether a part of a download is on flash.
+// partial reports whether a part of a download is on flash.
 func (m *module) partial(least int64) error {
 	files, _ := filepath.Glob(root + guest.UsrDataDir + "/tandem/downloads/*")
 	for _, f := range files {

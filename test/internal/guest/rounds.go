@@ -30,7 +30,7 @@ func (n Limit) Part(share float64) Limit {
 	return p
 }
 
-// Left says whether more is to be done.
+// Left reports whether more is to be done.
 func (n Limit) Left(start time.Time, cuts int) bool {
 	if n.Cuts > 0 {
 		return cuts < n.Cuts
@@ -41,7 +41,7 @@ func (n Limit) Left(start time.Time, cuts int) bool {
 // tooMany failures end a part: they are likely to be the same defect.
 const tooMany = 5
 
-// enough says whether to stop looking.
+// enough reports whether to stop looking.
 func (l *Lab) enough(bad int) bool { return bad >= tooMany || l.first && len(l.Failures) > 0 }
 
 // Rounds does the operations in turn, each with a cut, until the limit is

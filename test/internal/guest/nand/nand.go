@@ -209,7 +209,7 @@ func (f *Flash) Pull() {
 	}
 }
 
-// Struck says whether the power has failed for either volume.
+// Struck reports whether the power has failed for either volume.
 func (f *Flash) Struck() bool {
 	for _, v := range f.Volumes {
 		if isOne(filepath.Join("/sys/kernel/debug/ubifs", v.Dev, "ro_error")) {
