@@ -40,8 +40,7 @@ func (d *Downloader) Drop(who string) {
 // Until this run is noted the note is that of another, or none: whenever the
 // power goes, no more is believed than is right.
 func (t *transfer) doubt(have int64) (int64, error) {
-	var boot string
-	if _, err := record.ReadJSON(t.o.FS, bootKind, t.boot, maxNote, &boot); err == nil && t.o.Boot != "" && boot == t.o.Boot {
+	if t.o.wroteHere(t.boot) {
 		return have, nil
 	}
 	if have > 0 {
@@ -54,6 +53,14 @@ func (t *transfer) doubt(have int64) (int64, error) {
 		}
 	}
 	return have, t.o.By.Write(t.o.FS, bootKind, t.boot, t.o.Boot, 0o644)
+}
+
+// wroteHere reports whether this run of the machine wrote what the note is of.
+// Without the note another run did.
+func (o *Options) wroteHere(note string) bool {
+	var boot string
+	_, err := record.ReadJSON(o.FS, bootKind, note, maxNote, &boot)
+	return err == nil && boot != "" && boot == o.Boot
 }
 
 // The notes beside a download, each a file of ours.

@@ -223,8 +223,7 @@ func (g *gather) look() error {
 	if err := g.open(false); err != nil {
 		return err
 	}
-	note, _ := fsys.ReadFile(g.o.FS, g.boot, 128) // without it another run wrote it
-	torn := g.o.Boot == "" || string(note) != g.o.Boot
+	torn := !g.o.wroteHere(g.boot)
 	for i := range g.spans {
 		p := &g.spans[i]
 		if p.At >= g.size {

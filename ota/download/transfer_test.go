@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
+	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/ota/fault"
@@ -165,7 +166,11 @@ func (l *lab) have(kind string, data []byte) {
 		l.t.Fatal(err)
 	}
 	if kind == "part" {
-		l.have("boot", []byte(New(l.options).o.Boot))
+		note, err := record.Author{}.Seal(bootKind, New(l.options).o.Boot)
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		l.have("boot", note)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 	"tandem/internal/fsys/memfs"
 )
 
-var beside = flag.Int("lab.beside", 40, "how many jobs are done beside programs and people, one seed each")
+var beside = flag.Int("lab.beside", 25, "how many jobs are done beside programs and people, one seed each")
 
 // TestBeside does one job beside others that work between any two operations of
 // it: an application that owns data and the configuration in etc, a program that
@@ -32,7 +32,7 @@ func TestBeside(t *testing.T) {
 		t.Skip("a scenario was asked for")
 	}
 	n := *beside
-	if *full && n == 40 {
+	if *full && n == 25 {
 		n = 2000
 	}
 	for _, kind := range besideKinds {

@@ -78,8 +78,8 @@ var bugs = []bug{
 		where: "^rollback/", real: "^rollback$", ext4: true,
 		edits: []edit{{
 			"backup/rollback.go",
-			"	if err := r.setRevoked(append(rest, system.Version)); err != nil {\n		return system.Version, now, err\n	}\n	return system.Version, back, r.returnTo(ctx, in, system, usrData, kept)\n",
-			"	if err := r.returnTo(ctx, in, system, usrData, kept); err != nil {\n		return system.Version, now, err\n	}\n	return system.Version, back, r.setRevoked(append(rest, system.Version))\n",
+			"	if err := l.revoke(); err != nil {\n		return l.from(), now, err\n	}\n	return l.from(), l.back(), r.returnTo(ctx, l.in, l.system, l.usrData, l.kept)\n",
+			"	if err := r.returnTo(ctx, l.in, l.system, l.usrData, l.kept); err != nil {\n		return l.from(), now, err\n	}\n	return l.from(), l.back(), l.revoke()\n",
 		}},
 	},
 	{
