@@ -12,9 +12,12 @@ HOT      = runtime internal/runtime/... internal/bytealg internal/strconv sync/.
            sort strconv io bufio hash/... encoding/binary encoding/hex crypto/sha256 crypto/internal/fips140/sha256 \
            crypto/internal/fips140/sha512 crypto/internal/fips140/edwards25519/... crypto/internal/fips140/aes/... \
            github.com/klauspost/compress/... github.com/minio/sha256-simd tandem/packaging/delta/... \
-           tandem/packaging/bundle tandem/backup/... tandem/internal/fsys
+           tandem/packaging/bundle tandem/backup/record tandem/backup/tree tandem/backup/manifest tandem/backup/change \
+           tandem/internal/fsys
 SMALL    = -tags nethttpomithttp2 -gcflags=all=-l $(HOT:%=-gcflags=%=)
-LDFLAGS  = -ldflags '-s -w -X main.version=$(VERSION) -X "main.mark=tandem program, version:$(VERSION):" -X main.commit=$(COMMIT) -X main.built=$(BUILT)'
+# Segments begin at pages, which 32-bit ARM has of 4 KiB.
+LINK_armv7 = -R=4096
+LDFLAGS  = -ldflags '$(LINK_$*) -s -w -X main.version=$(VERSION) -X "main.mark=tandem program, version:$(VERSION):" -X main.commit=$(COMMIT) -X main.built=$(BUILT)'
 FLAGS    = -trimpath -buildvcs=false $(LDFLAGS)
 
 # What "make dist" builds, and where it puts it.

@@ -52,11 +52,12 @@ type Options struct {
 // the lock that all tandems share, one talks to the source, one verifies, one
 // reports. A job ends by giving the owner a function to carry out.
 type Agent struct {
-	o      Options
-	cfg    *config.Config
-	log    *logrus.Logger
-	ledger *ledger
-	began  time.Time // by the device's clock: since then the ledger counts
+	o       Options
+	cfg     *config.Config
+	log     *logrus.Logger
+	ledger  *ledger
+	journal journal
+	began   time.Time // by the device's clock: since then the ledger counts
 
 	sides, network, scrubbing, reporting lane
 	jobs                                 sync.WaitGroup
@@ -144,6 +145,7 @@ func New(o Options) (*Agent, error) {
 		ended: make(chan func()), asked: make(chan func()),
 	}
 	a.ledger, a.began = newLedger(o.Environment.Now), o.Environment.Now()
+	a.log.AddHook(&a.journal)
 	a.config.changed = make(chan struct{}, 1)
 	a.config.captures = rate.NewLimiter(rate.Every(captureEvery), captureBurst)
 	return a, nil
@@ -187,6 +189,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer func() { server.close(a.anew) }()
 	defer a.config.stop()
+	if err := a.startPage(ctx); err != nil {
+		return err
+	}
 	a.log.WithField("version", a.o.Environment.Version).Info("the agent runs")
 
 	told := ""

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"tandem/agent/device"
+	"tandem/agent/page"
 	"tandem/backup"
 	"tandem/internal/handover"
 	"tandem/versioning"
@@ -22,6 +23,7 @@ import (
 // order is a command that somebody gives the agent.
 type order struct {
 	doing string // for people
+	by    string // who gave it, for the history
 	run   func(ctx context.Context, d *device.Device) (doc any, err error)
 	log   logrus.Hook
 	told  func(device.Progress)
@@ -71,6 +73,7 @@ func (a *Agent) carryOut(ctx context.Context, o *order) (orderResult, func()) {
 		a.ledger.progress(what, done, total)
 		o.told(device.Progress{What: what, Done: done, Total: total})
 	}
+	env.By = o.by
 	env.Log = logrus.New()
 	env.Log.SetOutput(io.Discard)
 	env.Log.SetLevel(logrus.DebugLevel)
@@ -175,7 +178,7 @@ func (a *Agent) command(w http.ResponseWriter, r *http.Request, doing string, ru
 		return
 	}
 	lines := make(chan Line, 256)
-	o := &order{doing: doing, run: run, log: tell(lines), done: make(chan orderResult, 1)}
+	o := &order{doing: doing, by: r.Header.Get(page.ByHeader), run: run, log: tell(lines), done: make(chan orderResult, 1)}
 	o.told = func(p device.Progress) { tell(lines).send(Line{Progress: &p}) }
 	if !a.ask(r.Context(), func() { a.orders = append(a.orders, o) }) {
 		return

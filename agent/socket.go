@@ -119,6 +119,13 @@ func (a *Agent) routes() map[string]http.HandlerFunc {
 		"POST /v1/rollback":       a.serveRollback,
 		"POST /v1/confirm-update": a.serveConfirmUpdate,
 		"POST /v1/cancel":         a.serveCancel,
+		"GET /v1/agent":           a.serveAgent,
+		"GET /v1/log":             a.serveLog,
+		"GET /v1/history":         a.serveHistory,
+		"GET /v1/aside":           a.serveAside,
+		"POST /v1/recall":         a.serveRecall,
+		"POST /v1/verify":         a.serveVerify,
+		"POST /v1/doctor":         a.serveDoctor,
 	}
 }
 
@@ -140,7 +147,10 @@ func (a *Agent) agentStatus() *device.AgentStatus {
 	s := &device.AgentStatus{
 		Doing: a.summary(), Step: c.Step, App: c.App, Version: c.Version.String(), Waiting: a.waiting(c),
 		LastPoll: a.now.LastPoll, NextPoll: a.now.NextPoll, PollError: a.now.PollError,
-		LastScrub: a.mem.Scrubbed, NextScrub: a.now.NextScrub, ToReport: !a.now.NextReport.IsZero(),
+		LastScrub: a.mem.Scrubbed, NextScrub: a.now.NextScrub, ToReport: !a.now.NextReport.IsZero(), Boots: a.cfg.Agent.Boots,
+	}
+	if a.now.Pending != nil {
+		s.PendingSince, s.NextHealth = a.now.PendingSince, a.now.Health
 	}
 	for i, w := range a.mem.Works {
 		if w.Barred != "" {

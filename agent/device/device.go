@@ -57,6 +57,9 @@ type Environment struct {
 	Hopeless map[string]bool
 	// Hook is the hook that the one who asks runs in, as HookVariable has it; "" for none.
 	Hook string
+	// By is the one for whom something is done, for the history; "" where that goes
+	// without saying.
+	By string
 	// Explain says of an error what a command tells about it; it may be nil.
 	Explain func(error) Failure
 	EUID    int

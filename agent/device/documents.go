@@ -321,6 +321,19 @@ func (d *Device) RunConfirm(ctx context.Context) (*Reconciliation, error) {
 	return d.described(d.Confirm(ctx))
 }
 
+// RunRecall is Recall.
+func (d *Device) RunRecall(ctx context.Context, p backup.Path, bump bool) (*Reconciliation, error) {
+	return d.described(d.Recall(ctx, p, bump))
+}
+
+// RunVerify is Verify; with repair what is damaged is mended.
+func (d *Device) RunVerify(ctx context.Context, repair bool) (*Reconciliation, error) {
+	if repair {
+		return d.described(d.Boot(ctx, "verify", backup.Options{Full: true}))
+	}
+	return d.described(d.Verify(ctx))
+}
+
 func (d *Device) described(res *backup.Result, err error) (*Reconciliation, error) {
 	if res == nil && err != nil {
 		return nil, err

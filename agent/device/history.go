@@ -54,6 +54,7 @@ type Event struct {
 	Bytes    int64              `json:"bytes,omitempty"`
 	Repaired []backup.Problem   `json:"repaired,omitempty"`
 	Error    string             `json:"error,omitempty"`
+	By       string             `json:"by,omitempty"` // who asked for it, where that was on the page
 }
 
 // What one event tells is bounded, so that each can be read back and reported.
@@ -182,7 +183,7 @@ func readSegment(disk fsys.FS, n int) (data []byte, whole bool, err error) {
 // Remember adds an event. What cannot be remembered is logged, but no reason
 // to fail: losing the state loses no application.
 func (d *Device) Remember(e Event) {
-	e.Time = d.env.Now().UTC().Truncate(time.Second)
+	e.Time, e.By = d.env.Now().UTC().Truncate(time.Second), d.env.By
 	e.cut()
 	disk, err := d.State()
 	if err == nil {

@@ -41,6 +41,10 @@ type AgentStatus struct {
 	LastScrub time.Time  `json:"last_scrub,omitzero"`
 	NextScrub time.Time  `json:"next_scrub,omitzero"`
 	ToReport  bool       `json:"to_report"` // there may be events that were not reported yet
+
+	PendingSince time.Time `json:"pending_since,omitzero"` // the version that waits to be confirmed was installed
+	NextHealth   time.Time `json:"next_health,omitzero"`   // when its health is asked for next
+	Boots        int       `json:"boots"`                  // starts after which it goes back
 }
 
 // Underway is a release on its way onto the device.

@@ -164,7 +164,7 @@ Results go to standard output, messages to standard error.
 		newBootCommand(p), newBackupCommand(p), newStatusCommand(p), newVerifyCommand(p),
 		newInstallCommand(p), newCheckCommand(p), newUpdateCommand(p), newBumpCommand(p),
 		newRollbackCommand(p), newConfirmCommand(p), newConfirmUpdateCommand(p), newRevokeCommand(p), newUnrevokeCommand(p),
-		newForgetCommand(p), newRecallCommand(p), newHistoryCommand(p), newDoctorCommand(p), newAgentCommand(p), newCancelCommand(p), newKeepCommand(p), newSelfTestCommand(p), newVersionCommand(p),
+		newForgetCommand(p), newRecallCommand(p), newHistoryCommand(p), newDoctorCommand(p), newAgentCommand(p), newPageCommand(p), newCancelCommand(p), newKeepCommand(p), newSelfTestCommand(p), newVersionCommand(p),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean, and what to do", Long: outcomes().Help()},
 	)
 	addCompletion(cmd)

@@ -34,6 +34,7 @@ type Config struct {
 	Trust    Trust
 	Source   *Source // nil: the device is updated by hand only; see NeedSource
 	Report   *Report // nil: nobody is reported to
+	Page     *Page   // nil: there is no page
 	Agent    Agent
 	Hooks    Hooks
 	Firmware []Firmware

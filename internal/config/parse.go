@@ -83,7 +83,9 @@ func (r *reader) read(md toml.MetaData, values map[string]any) error {
 	r.c = defaults(r.file)
 	source := Source{DDI: DDI{Tenant: defaultTenant}}
 	report := Report{Format: OwnReports, Metrics: 5 * time.Minute, Compression: Uncompressed}
+	var page Page
 	sections := r.sections(&source, &report)
+	sections["page"] = r.pageKeys(&page)
 	firmwareRead := false
 	for _, key := range md.Keys() {
 		if key[0] == "firmware" {
@@ -126,6 +128,9 @@ func (r *reader) read(md toml.MetaData, values map[string]any) error {
 	}
 	if _, ok := values["report"]; ok {
 		r.c.Report = &report
+	}
+	if page.Listen.IsValid() {
+		r.c.Page = &page
 	}
 	for _, own := range []struct {
 		path   *string
@@ -262,6 +267,9 @@ func (r *reader) check(values map[string]any) error {
 		return err
 	}
 	if err := r.checkReport(); err != nil {
+		return err
+	}
+	if err := r.checkPage(); err != nil {
 		return err
 	}
 	for _, f := range c.Firmware {

@@ -1,0 +1,115 @@
+package page
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// pace is how slowly an upload may come before it is given up: it keeps others waiting.
+type pace struct {
+	stall time.Duration // without a byte
+	slack time.Duration // before the rate counts
+	rate  int64         // bytes a second, on the whole
+}
+
+// errSlow says that an upload was given up.
+var errSlow = errors.New("the upload was given up: it came too slowly")
+
+// upload streams a bundle from a browser to the agent, which verifies it as one from a
+// stick: nothing of it is kept before its release is verified, and only a frame of it
+// is in memory. When the browser goes away, what is not committed is undone.
+func (p *Page) upload(w http.ResponseWriter, r *http.Request) {
+	s := sessionOf(r)
+	rc := http.NewResponseController(w)
+	refuse := func(status int, why string) {
+		w.Header().Set("Connection", "close") // the rest of the upload is not wanted
+		p.fail(w, status, errors.New(why))
+	}
+	if s.role != Full {
+		refuse(http.StatusForbidden, "refused: this password may only look")
+		return
+	}
+	parts, err := r.MultipartReader()
+	if err != nil {
+		refuse(http.StatusBadRequest, "expected a form with a file")
+		return
+	}
+	q := url.Values{}
+	for n := 0; n < 6; n++ { // the fields come first; the token before them
+		part, err := parts.NextRawPart()
+		if err != nil {
+			break
+		}
+		if part.FormName() == "bundle" {
+			if !same(q.Get("csrf"), s.csrf) {
+				break
+			}
+			if part.FileName() == "" {
+				refuse(http.StatusBadRequest, p.text("no_file"))
+				return
+			}
+			q.Del("csrf")
+			p.install(w, r, rc, q, part)
+			return
+		}
+		value, err := io.ReadAll(io.LimitReader(part, 256))
+		if err != nil {
+			break
+		}
+		switch name := part.FormName(); name {
+		case "csrf", "allow_downgrade", "reinstall", "allow_revoked":
+			q.Set(name, string(value))
+		}
+	}
+	refuse(http.StatusForbidden, "refused: this form is not of this session; load the page again")
+}
+
+func (p *Page) install(w http.ResponseWriter, r *http.Request, rc *http.ResponseController, q url.Values, file io.Reader) {
+	refuse := func(status int, why string) {
+		w.Header().Set("Connection", "close")
+		p.fail(w, status, errors.New(why))
+	}
+	if !p.keepAt.TryLock() {
+		refuse(http.StatusConflict, p.text("uploading"))
+		return
+	}
+	defer p.keepAt.Unlock()
+	t := p.tasks.begin("install", by(r))
+	if t == nil {
+		refuse(http.StatusTooManyRequests, p.text("busy"))
+		return
+	}
+	_ = rc.SetWriteDeadline(time.Time{}) // the answer comes at the end
+	body := &steady{from: file, rc: rc, pace: p.pace, now: p.o.Now}
+	p.tasks.run(r.Context(), t, "/v1/install", q, body)
+	_ = rc.SetWriteDeadline(p.o.Now().Add(answerTime))
+	w.Header().Set("Connection", "close") // what the agent did not want of it is not read
+	http.Redirect(w, r, "/#now", http.StatusSeeOther)
+}
+
+// steady reads an upload, and ends one that stalls or drips. While nobody reads, because
+// the agent is busy, no time counts.
+type steady struct {
+	from  io.Reader
+	rc    *http.ResponseController
+	pace  pace
+	now   func() time.Time
+	n     int64
+	spent time.Duration
+}
+
+// Read implements io.Reader.
+func (s *steady) Read(b []byte) (int, error) {
+	start := s.now()
+	_ = s.rc.SetReadDeadline(start.Add(s.pace.stall))
+	n, err := s.from.Read(b)
+	s.n += int64(n)
+	s.spent += s.now().Sub(start)
+	if err == nil && s.spent > s.pace.slack && s.n/s.pace.rate < int64((s.spent-s.pace.slack)/time.Second) {
+		return n, errSlow
+	}
+	return n, err
+}
