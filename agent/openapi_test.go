@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"tandem/agent/device"
+	"tandem/agent/device/doctor"
+	"tandem/agent/page"
 	"tandem/backup"
 	"tandem/ota/hawkbit"
 )
@@ -50,6 +52,7 @@ func TestOpenAPI(t *testing.T) {
 		"AgentStatus": device.AgentStatus{}, "Underway": device.Underway{}, "Cancelled": Cancelled{}, "Status": device.Status{}, "Message": Message{}, "AnswerFirmware": device.AnswerFirmware{},
 		"Answer": device.Answer{}, "UpdatedFirmware": device.UpdatedFirmware{}, "Updated": device.Updated{}, "Recalled": device.Recalled{}, "Reconciliation": device.Reconciliation{},
 		"SourceStatus": device.SourceStatus{}, "ActionStatus": device.ActionStatus{}, "Waiting": hawkbit.Waiting{}, "TandemStatus": device.TandemStatus{}, "ConfirmedUpdate": device.ConfirmedUpdate{},
+		"Log": Log{}, "LogLine": page.LogLine{}, "History": History{}, "Asides": Asides{}, "AsideEntry": backup.Aside{}, "Diagnosis": doctor.Diagnosis{}, "Finding": doctor.Finding{},
 	}
 	if a, b := slices.Sorted(maps.Keys(types)), slices.Sorted(maps.Keys(doc.Components.Schemas)); !slices.Equal(a, b) {
 		t.Errorf("described %q, there are %q", b, a)
@@ -73,6 +76,9 @@ func TestOpenAPI(t *testing.T) {
 func fieldsOf(t reflect.Type) (all, required []string) {
 	for i := range t.NumField() {
 		f := t.Field(i)
+		if !f.IsExported() {
+			continue
+		}
 		if f.Anonymous {
 			a, r := fieldsOf(f.Type)
 			all, required = append(all, a...), append(required, r...)

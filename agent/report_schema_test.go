@@ -38,6 +38,7 @@ func TestReportSchema(t *testing.T) {
 		"Problem": {doc.Defs["Problem"], backup.Problem{}},
 	} {
 		fields, required := fieldsOf(reflect.TypeOf(c.value))
+		fields = slices.DeleteFunc(fields, func(f string) bool { return name == "Event" && f == "by" }) // who asked stays here
 		if got := slices.Sorted(maps.Keys(c.described.Properties)); !slices.Equal(got, fields) {
 			t.Errorf("%s: described %q, there are %q", name, got, fields)
 		}
