@@ -51,7 +51,7 @@ func rows(t *testing.T) []row {
 func setters() map[string]setter {
 	all := make(map[string]setter)
 	r := &reader{file: "/etc/tandem.toml"}
-	for name, sec := range r.sections(&Source{}, &Report{}) {
+	for name, sec := range r.sections(&Source{}, &Report{}, &Page{}) {
 		for key, set := range sec {
 			all[name+"."+key] = set
 		}

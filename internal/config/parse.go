@@ -84,8 +84,7 @@ func (r *reader) read(md toml.MetaData, values map[string]any) error {
 	source := Source{DDI: DDI{Tenant: defaultTenant}}
 	report := Report{Format: OwnReports, Metrics: 5 * time.Minute, Compression: Uncompressed}
 	var page Page
-	sections := r.sections(&source, &report)
-	sections["page"] = r.pageKeys(&page)
+	sections := r.sections(&source, &report, &page)
 	firmwareRead := false
 	for _, key := range md.Keys() {
 		if key[0] == "firmware" {
@@ -143,7 +142,7 @@ func (r *reader) read(md toml.MetaData, values map[string]any) error {
 	return nil
 }
 
-func (r *reader) sections(source *Source, report *Report) map[string]section {
+func (r *reader) sections(source *Source, report *Report, page *Page) map[string]section {
 	c := &r.c
 	side := func(s *Side) section {
 		return section{"path": r.path(&s.Path), "mount": r.optionalPath(&s.Mount), "remount": boolean(&s.Remount)}
@@ -198,6 +197,7 @@ func (r *reader) sections(source *Source, report *Report) map[string]section {
 			"ca":          r.optionalPath(&report.CA),
 			"token_file":  r.optionalPath(&report.TokenFile),
 		},
+		"page": r.pageKeys(page),
 		"hooks": {
 			"pre_install":    r.command(&c.Hooks.PreInstall, true),
 			"stop":           r.command(&c.Hooks.Stop, true),

@@ -49,7 +49,7 @@ func TestSampleIsTheDefaults(t *testing.T) {
 func TestSampleHasEveryKey(t *testing.T) {
 	want := []string{"firmware.handler", "firmware.name"}
 	r := &reader{}
-	for name, sec := range r.sections(&Source{}, &Report{}) {
+	for name, sec := range r.sections(&Source{}, &Report{}, &Page{}) {
 		for key := range sec {
 			want = append(want, name+"."+key)
 		}
