@@ -68,7 +68,6 @@ type Page struct {
 	keepAt   sync.Mutex // one upload at a time
 	secure   bool       // it is served by TLS
 	leaf     *tls.Certificate
-	handler  http.Handler
 	perPeer  int
 	conns    int
 	pace     pace
