@@ -127,17 +127,7 @@ func (a *applier) sync() error {
 		}
 		return a.fs.Sync()
 	}
-	var order []string
-	for d := range a.dirs {
-		order = append(order, d)
-	}
-	slices.Sort(order)
-	for _, d := range order {
-		if err := a.fs.SyncDir(d); err != nil && !fsys.IsNotExist(err) && !errors.Is(err, fsys.ErrElsewhere) {
-			return err
-		}
-	}
-	return nil
+	return syncChanged(a.fs, a.dirs)
 }
 
 // rename moves an entry, and notes the directories that have to be synced.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -704,8 +705,14 @@ func (c *Change) syncWritten(written []manifest.Path) error {
 		}
 		dirs[path.Dir(name)] = true
 	}
-	for d := range dirs {
-		if err := c.fs.SyncDir(d); err != nil && !fsys.IsNotExist(err) {
+	return syncChanged(c.fs, dirs)
+}
+
+// syncChanged makes directories of the application durable, in order. One that somebody removed, or put
+// something else in the place of, is nobody's any more.
+func syncChanged(fs fsys.FS, dirs map[string]bool) error {
+	for _, d := range slices.Sorted(maps.Keys(dirs)) {
+		if err := fs.SyncDir(d); err != nil && !fsys.IsNotExist(err) && !errors.Is(err, fsys.ErrElsewhere) {
 			return err
 		}
 	}

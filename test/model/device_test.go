@@ -60,9 +60,11 @@ type device struct {
 func newDevice(o memfs.Options) *device {
 	d := &device{m: memfs.NewMachine()}
 	d.m.Advance(123456789 * time.Nanosecond) // not a whole second
-	for name, dirs := range map[backup.SideName][]string{backup.System: {systemDir}, backup.UsrData: {usrDataDir, stateDir}} {
+	// In order: what a power cut leaves of each is drawn in that order.
+	dirs := map[backup.SideName][]string{backup.System: {systemDir}, backup.UsrData: {usrDataDir, stateDir}}
+	for _, name := range sides {
 		disk := d.m.NewDisk(string(name), o).FS()
-		for _, dir := range dirs {
+		for _, dir := range dirs[name] {
 			must(fsys.MkdirAll(disk, dir, 0o755))
 		}
 		for _, s := range strangers[name] {
