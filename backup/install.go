@@ -108,19 +108,12 @@ func (r *Reconciler) permits(m *Manifest, installed versioning.Version, o Instal
 // where there is too little room.
 func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOptions) (*Install, error) {
 	in := newInspector(r, Options{})
-	for n := range moments {
-		i, err := r.beginInstall(ctx, in, m, o, n+1 == moments)
-		var stale *staleError
-		if !errors.As(err, &stale) {
+	for {
+		i, err := r.beginInstall(ctx, in, m, o, in.tries+1 == moments)
+		if again, err := in.again(ctx, err); !again {
 			return i, err
 		}
-		r.Log.WithField("file", stale.path).Debug("changed while it was copied; copying it again")
-		in.suspects[stale.side][stale.path] = true
-		if err := r.wait(ctx, rest); err != nil {
-			return nil, err
-		}
 	}
-	return nil, fmt.Errorf("%s: files keep changing while they are copied: stop the application first", System)
 }
 
 // beginInstall is one try of BeginInstall. The last one does not wait for what is

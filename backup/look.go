@@ -109,6 +109,7 @@ type inspector struct {
 	notes    map[SideName]bool          // of an orderly end, that were found; false for looked and found none
 	noted    []SideName                 // the sides that this job noted an orderly end on
 	waited   bool                       // for stamps to grow old
+	tries    int                        // that ended because somebody wrote
 	buf      []byte
 }
 
@@ -118,6 +119,25 @@ func newInspector(r *Reconciler, o Options) *inspector {
 		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
 		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}, buf: make([]byte, 128<<10),
 	}
+}
+
+// again waits where a job ended because somebody wrote what it took, and reports whether
+// it is worth another try. It returns the error of a job that ends.
+func (in *inspector) again(ctx context.Context, err error) (bool, error) {
+	var stale *staleError
+	switch {
+	case !errors.As(err, &stale):
+		return false, err
+	case in.tries+1 == moments:
+		return false, fmt.Errorf("%s: files keep changing while they are copied: stop the application first: %w", stale.side, ErrBusy)
+	}
+	in.tries++
+	in.r.Log.WithField("file", stale.path).Debug("changed while it was copied; copying it again")
+	in.suspects[stale.side][stale.path] = true
+	if err := in.r.wait(ctx, rest); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // look takes a snapshot of both sides. It changes nothing.

@@ -46,7 +46,7 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 	if err := l.revoke(); err != nil {
 		return l.from(), now, err
 	}
-	return l.from(), l.back(), r.returnTo(ctx, l.in, l.system, l.usrData, l.kept)
+	return l.from(), l.back(), l.commit(ctx)
 }
 
 // Withdrawal says from which release a device returns, and where to.
@@ -105,7 +105,7 @@ func (r *Reconciler) Withdraw(ctx context.Context, wd Withdrawal, agree, stop fu
 			return l.from(), now, err
 		}
 	}
-	return l.from(), l.back(), r.returnTo(ctx, l.in, l.system, l.usrData, l.kept)
+	return l.from(), l.back(), l.commit(ctx)
 }
 
 // CanWithdraw returns the version that Withdraw would return to. It changes
@@ -157,6 +157,20 @@ func (l *leaving) revoke(recalled ...digest.SHA256) error {
 		}
 	}
 	return l.r.setRevoked(append(rest, l.system.Version), recalled...)
+}
+
+// commit brings the version that is kept back. Where somebody writes meanwhile it looks
+// again, and takes what is there then.
+func (l *leaving) commit(ctx context.Context) error {
+	for {
+		err := l.r.returnTo(ctx, l.in, l.system, l.usrData, l.kept)
+		if again, err := l.in.again(ctx, err); !again {
+			return err
+		}
+		if l.system, l.usrData, err = l.in.look(ctx, l.r.System, l.r.UsrData); err != nil {
+			return err
+		}
+	}
 }
 
 // leave looks at the sides and finds the version to return to. Where the error wraps ErrNothingToReturnTo there is a result all the same.

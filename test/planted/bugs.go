@@ -78,8 +78,8 @@ var bugs = []bug{
 		where: "^rollback/", real: "^rollback$", ext4: true,
 		edits: []edit{{
 			"backup/rollback.go",
-			"	if err := l.revoke(); err != nil {\n		return l.from(), now, err\n	}\n	return l.from(), l.back(), r.returnTo(ctx, l.in, l.system, l.usrData, l.kept)\n",
-			"	if err := r.returnTo(ctx, l.in, l.system, l.usrData, l.kept); err != nil {\n		return l.from(), now, err\n	}\n	return l.from(), l.back(), l.revoke()\n",
+			"	if err := l.revoke(); err != nil {\n		return l.from(), now, err\n	}\n	return l.from(), l.back(), l.commit(ctx)\n",
+			"	if err := l.commit(ctx); err != nil {\n		return l.from(), now, err\n	}\n	return l.from(), l.back(), l.revoke()\n",
 		}},
 	},
 	{
