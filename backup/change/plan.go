@@ -183,7 +183,7 @@ func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
 		if same && (config && !e.Adopted && !p.Times || e.Type != manifest.File || tree.SameTime(n.Mtime, e.Mtime)) {
 			return nil
 		}
-		if n.Nlink > 1 && e.Type == manifest.File && p.Live { // others would be changed with it
+		if n.Nlink > 1 && e.Type == manifest.File { // others would be changed with it
 			return p.replace(n, has, e, config)
 		}
 		if n.Fixed() {
