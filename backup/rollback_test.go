@@ -68,3 +68,23 @@ func TestRollbackLeavesADamagedPreviousAlone(t *testing.T) {
 	}
 	l.wantInStep("1.1.0")
 }
+
+// Files of the same content stay files of their own when they come back: an
+// application that writes one of them writes that one.
+func TestRollbackKeepsFilesApart(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	with := func(content string) func(map[string]string) {
+		return func(files map[string]string) {
+			files["etc/one.conf"], files["etc/two.conf"] = content, content
+		}
+	}
+	l.mustInstall("1.0.0", with("of 1.0.0"), InstallOptions{})
+	l.mustInstall("1.1.0", with("of 1.1.0"), InstallOptions{})
+	l.must(l.rollback(""))
+	for _, side := range []SideName{System, UsrData} {
+		l.must(l.m.Disk(string(side)).Edit("apps/etc/one.conf", func([]byte) []byte { return []byte("edited") }))
+		if got := l.read(side, "apps/etc/two.conf"); got != "of 1.0.0" {
+			t.Errorf("%s: the other file is %q", side, got)
+		}
+	}
+}

@@ -37,6 +37,7 @@ type Change struct {
 	direct  bool // files are written over what is there, for want of room
 	content map[manifest.Path]Content
 	given   map[manifest.Path]uint64 // the inodes of what is staged
+	linked  map[string]bool          // what is kept and has a new name already
 	buf     []byte
 	// cannot are paths that the file system cannot hold.
 	cannot []Left
@@ -64,7 +65,7 @@ func Begin(fs fsys.FS, p *Plan, buf []byte) (*Change, error) {
 }
 
 func newChange(fs fsys.FS, p *Plan, buf []byte) *Change {
-	c := &Change{Plan: p, fs: fs, buf: buf, content: map[manifest.Path]Content{}, given: map[manifest.Path]uint64{}}
+	c := &Change{Plan: p, fs: fs, buf: buf, content: map[manifest.Path]Content{}, given: map[manifest.Path]uint64{}, linked: map[string]bool{}}
 	for _, f := range p.Content() {
 		c.content[f.Path] = f
 	}
@@ -243,11 +244,13 @@ func (c *Change) Wanted() []Content {
 func (c *Change) Placed() map[manifest.Path]uint64 { return c.given }
 
 // Link stages f by another name of what the side keeps for a rollback, where that
-// has its content, and reports whether it did. Nothing is copied then.
+// has its content, and reports whether it did. Nothing is copied then. It does so
+// once: two files of the same content are not one.
 func (c *Change) Link(f Content, kept string) (bool, error) {
-	if c.direct || c.fs.Link(kept, f.name) != nil {
+	if c.direct || c.linked[kept] || c.fs.Link(kept, f.name) != nil {
 		return false, nil
 	}
+	c.linked[kept] = true
 	was, err := c.fs.Lstat(f.name)
 	if err == nil {
 		err = c.setAttr(f.Path, f.name, attr(f.Entry), was)
