@@ -78,7 +78,8 @@ func (d *device) shutdown() error {
 		return err
 	}
 	_ = d.running.Port.SetDeadline(time.Now().Add(time.Minute))
-	if _, err := d.running.Port.Read(make([]byte, 1)); err == nil {
+	var a wire.Answer // not a byte: the line end of the last answer may still come
+	if err := d.answers.Decode(&a); err == nil {
 		return errors.New("the machine talks while it ends")
 	}
 	return d.off()
