@@ -369,7 +369,7 @@ func (in *inspector) moment(ctx context.Context, system *Snapshot, d *desired) e
 		return &staleError{System, "", err}
 	}
 	moved := system.facts.Moved(now)
-	for p := range d.take {
+	for _, p := range slices.Sorted(maps.Keys(d.take)) {
 		if first, ok := moved[Path(path.Dir(string(p)))]; ok {
 			return &staleError{System, first, errors.New("was written while it was captured")}
 		}

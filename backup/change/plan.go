@@ -247,6 +247,8 @@ func (p *planner) worth(n *tree.Node, has *manifest.Entry) bool {
 		return p.Facts.Basis.Find(n.Path) == nil // what is ignored, or what a directory goes with
 	case o.Finding != tree.Edited && !o.Aside:
 		return false
+	case p.Live && o.Finding != tree.Edited && o.Entry != nil && !p.Facts.Basis.Captures(o.Entry):
+		return true // a person's change; where the application has it, too, it does not stay for sure
 	}
 	return has == nil || has.SHA256 == nil || !p.Known(*has.SHA256)
 }

@@ -37,7 +37,6 @@ type Change struct {
 	direct  bool // files are written over what is there, for want of room
 	content map[manifest.Path]Content
 	given   map[manifest.Path]uint64 // the inodes of what is staged
-	linked  map[string]bool          // what is kept and has a new name already
 	buf     []byte
 	// cannot are paths that the file system cannot hold.
 	cannot []Left
@@ -65,7 +64,7 @@ func Begin(fs fsys.FS, p *Plan, buf []byte) (*Change, error) {
 }
 
 func newChange(fs fsys.FS, p *Plan, buf []byte) *Change {
-	c := &Change{Plan: p, fs: fs, buf: buf, content: map[manifest.Path]Content{}, given: map[manifest.Path]uint64{}, linked: map[string]bool{}}
+	c := &Change{Plan: p, fs: fs, buf: buf, content: map[manifest.Path]Content{}, given: map[manifest.Path]uint64{}}
 	for _, f := range p.Content() {
 		c.content[f.Path] = f
 	}
@@ -244,13 +243,13 @@ func (c *Change) Wanted() []Content {
 func (c *Change) Placed() map[manifest.Path]uint64 { return c.given }
 
 // Link stages f by another name of what the side keeps for a rollback, where that
-// has its content, and reports whether it did. Nothing is copied then. It does so
-// once: two files of the same content are not one.
+// has its content and no other name yet, and reports whether it did. Nothing is
+// copied then. Two files of the same content are not one: who changes the one would
+// change the other.
 func (c *Change) Link(f Content, kept string) (bool, error) {
-	if c.direct || c.linked[kept] || c.fs.Link(kept, f.name) != nil {
+	if was, err := c.fs.Lstat(kept); c.direct || err != nil || was.Nlink > 1 || c.fs.Link(kept, f.name) != nil {
 		return false, nil
 	}
-	c.linked[kept] = true
 	was, err := c.fs.Lstat(f.name)
 	if err == nil {
 		err = c.setAttr(f.Path, f.name, attr(f.Entry), was)
@@ -406,7 +405,7 @@ func (s *staged) end() error {
 
 // Staged calls f with the digest of each file that is staged.
 func (c *Change) Staged(f func(digest.SHA256)) {
-	for p := range c.given {
+	for _, p := range slices.Sorted(maps.Keys(c.given)) {
 		f(*c.content[p].SHA256)
 	}
 }
@@ -432,11 +431,12 @@ func (c *Change) Restage(p *Plan) (*Change, error) {
 		return next, err
 	}
 	have := map[digest.SHA256][]manifest.Path{}
-	for q := range c.given {
+	for _, q := range slices.Sorted(maps.Keys(c.given)) {
 		sum := *c.content[q].SHA256
 		have[sum] = append(have[sum], q)
 	}
-	for q, f := range next.content {
+	for _, q := range slices.Sorted(maps.Keys(next.content)) {
+		f := next.content[q]
 		old := have[*f.SHA256]
 		if len(old) == 0 {
 			continue

@@ -483,8 +483,10 @@ func (l *looker) absent(e *manifest.Entry) *Fact {
 	case l.none: // it is not configuration that went
 	case l.SameBoot && l.gone[e.Path]:
 		o.Finding = Deleted
+	case l.settled(e):
+		o.Finding, o.Aside = Deleted, true
 	case l.lost || l.f.Index == nil && l.f.Tree.Empty() || above == nil && path.Dir(string(e.Path)) != "." || above != nil && string(above.Path) != path.Dir(string(e.Path)):
-	case l.newer(e), l.settled(e):
+	case l.newer(e):
 		o.Finding, o.Aside = Deleted, true
 	}
 	return o

@@ -89,6 +89,7 @@ type besides struct {
 	exchange bool              // the file system can exchange
 	alone    bool              // system is all there is
 	returns  bool              // configuration comes back as it was in the version before
+	meddled  bool              // a person changed files of the application
 	fell     bool              // the version that ran could not be mended: the backup came back, and what was there lies aside or beside it
 	version  []string          // what the device may have in the end
 	outsides map[string]string // what is nobody's of these
@@ -98,6 +99,7 @@ type besides struct {
 	// what may be there instead, since the power was cut.
 	own  map[string]string
 	more map[string][]string
+	had  map[string][]string // what was there since the last look
 	// What the person wrote over the application's files, and where.
 	edits []string
 
@@ -128,7 +130,7 @@ var besideJobs = []struct {
 func newBeside(kind besideKind, seed uint64) *besides {
 	rng := rand.New(rand.NewPCG(seed, uint64(len(kind.name))))
 	o := memfs.Options{NoExchange: rng.IntN(3) == 0, NoSyncReports: rng.IntN(3) == 0}
-	b := &besides{device: newDevice(o), kind: kind, seed: seed, rng: rng, exchange: !o.NoExchange, own: map[string]string{}, more: map[string][]string{}}
+	b := &besides{device: newDevice(o), kind: kind, seed: seed, rng: rng, exchange: !o.NoExchange, own: map[string]string{}, more: map[string][]string{}, had: map[string][]string{}}
 	must(b.installAndBackUp("1.0.0", backup.InstallOptions{}))
 	b.m.Advance(time.Minute)
 	b.write(backup.System, "apps/own/file", "the attacker's")
@@ -210,7 +212,7 @@ func (b *besides) job() error {
 				return err
 			}
 		}
-	case errors.Is(err, backup.ErrDamage), errors.Is(err, backup.ErrBlocked) && b.returns:
+	case errors.Is(err, backup.ErrDamage), errors.Is(err, backup.ErrBlocked):
 		b.version = append(b.version, job.goal)
 	default:
 		return fmt.Errorf("%s ends with: %w", job.name, err)
@@ -220,13 +222,13 @@ func (b *besides) job() error {
 	b.db.open(b)
 	ran := b.tag(backup.System)
 	err = b.repair()
-	if errors.Is(err, backup.ErrDamage) && b.alone && cut { // what was deleted is told once as lost
+	if errors.Is(err, backup.ErrDamage) && cut { // what was deleted is told once as lost
 		err = b.repair()
 	}
 	if err != nil {
 		return fmt.Errorf("boot, when all is quiet: %w", err)
 	}
-	b.fell = !cut && !b.returns && b.tag(backup.System) != ran
+	b.fell = !cut && !b.returns && (b.meddled || b.tag(backup.System) != ran)
 	if err := b.check(); err != nil {
 		return err
 	}
@@ -306,12 +308,15 @@ func (b *besides) application() {
 	if b.m.Off() {
 		return
 	}
-	if want, ok := b.own[name]; ok && has != want && !slices.Contains(b.more[name], has) && !isDefault(has) && !b.returns {
+	if want, ok := b.own[name]; ok && has != want && b.meddled && (want == missing || b.somewhere(want)) {
+		b.own[name] = has // the version was given up, and what was there lies beside it
+	} else if ok && has != want && !slices.Contains(b.more[name], has) && !isDefault(has) && !b.returns {
 		b.wrongly("%s has %q, the application left %q", name, has, want)
 		return
 	}
 	content := fmt.Sprintf("%s %d", name, b.rng.IntN(1_000_000))
 	is := func(name, content string) {
+		b.had[name] = append(b.had[name], content)
 		if b.m.Off() { // it happened, or it did not
 			b.more[name] = append(b.more[name], content)
 			return
@@ -343,7 +348,7 @@ func (b *besides) application() {
 		b.try(b.sys().Remove(path.Join(appsDir, name)))
 		b.syncDir(path.Dir(path.Join(appsDir, name)))
 		if b.kind.cut { // gone since a power cut: that may be damage, and the capture comes back
-			b.more[name] = append(b.more[name], captured, has, missing)
+			b.more[name] = append(append(b.more[name], captured, has, missing), b.had[name]...) // a capture may be on its way
 			if !b.m.Off() {
 				b.own[name] = missing
 			}
@@ -352,11 +357,12 @@ func (b *besides) application() {
 		is(name, missing)
 	case act == 5:
 		b.say("remove %s and write it anew = %q", name, content)
+		captured := b.now(backup.UsrData, name)
 		b.try(b.sys().Remove(path.Join(appsDir, name)))
 		b.durably(name, content)
 		is(name, content)
-		if b.m.Off() {
-			b.more[name] = append(b.more[name], missing)
+		if b.m.Off() { // gone, with nothing newer beside it: the capture comes back
+			b.more[name] = append(append(b.more[name], missing, captured), b.had[name]...)
 		}
 	case act == 6:
 		to := b.pick("data/a", "data/b", "data/sub/c", "data/d")
@@ -395,6 +401,7 @@ func (b *besides) settle() {
 		b.db.open(b)
 	}
 	clear(b.more)
+	clear(b.had)
 	b.edits = nil
 }
 
@@ -414,6 +421,9 @@ func (b *besides) captured() error {
 // check looks at a device that has booted when all was quiet.
 func (b *besides) check() error {
 	version := b.tag(backup.System)
+	if b.meddled { // what nobody else has may not be mended
+		b.version = append(b.version, "1.0.0")
+	}
 	if !slices.Contains(b.version, version) {
 		return fmt.Errorf("system is %q, expected one of %q", version, b.version)
 	}
@@ -697,6 +707,7 @@ func (b *besides) person() {
 	if b.rng.IntN(20) != 0 || b.alone { // there must be something to mend it from
 		return
 	}
+	b.meddled = true
 	name := b.pick("bin/app", "bin/helper")
 	content := fmt.Sprintf("a person's %d", b.rng.IntN(1_000_000))
 	was := b.now(backup.System, name)
