@@ -183,7 +183,7 @@ func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
 		if same && (config && !e.Adopted && !p.Times || e.Type != manifest.File || tree.SameTime(n.Mtime, e.Mtime)) {
 			return nil
 		}
-		if n.Nlink > 1 && e.Type == manifest.File { // others would be changed with it
+		if n.Nlink > 1 && e.Type == manifest.File && (p.Live || int(n.Nlink) > p.names(e)) { // others would be changed with it
 			return p.replace(n, has, e, config)
 		}
 		if n.Fixed() {
@@ -193,6 +193,17 @@ func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
 		return nil
 	}
 	return p.replace(n, has, e, config)
+}
+
+// names returns how many names the file e is to have.
+func (p *planner) names(e *manifest.Entry) int {
+	n := 1
+	for other := range p.Record.Entries() {
+		if other.Type == manifest.Hardlink && other.Link == e.Path {
+			n++
+		}
+	}
+	return n
 }
 
 // leaves reports whether what a fact is about stays as it is.

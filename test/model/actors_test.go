@@ -726,7 +726,8 @@ func (b *besides) person() {
 		_ = b.sys().Remove(path.Join(appsDir, name))
 		return
 	}
-	if !b.m.Off() && !b.kind.cut && b.exchange { // without that a moment is left in which a replacement is lost
+	// Without an exchange, and where nothing was, a moment is left in which it is lost.
+	if !b.m.Off() && !b.kind.cut && b.exchange && was != missing {
 		b.edits = append(b.edits, content)
 	}
 }
