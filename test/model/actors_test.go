@@ -228,7 +228,7 @@ func (b *besides) job() error {
 	if err != nil {
 		return fmt.Errorf("boot, when all is quiet: %w", err)
 	}
-	b.fell = !cut && !b.returns && (b.meddled || b.tag(backup.System) != ran)
+	b.fell = !b.returns && (b.meddled || !cut && b.tag(backup.System) != ran)
 	if err := b.check(); err != nil {
 		return err
 	}
