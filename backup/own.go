@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"sort"
 
 	"tandem/backup/change"
 	"tandem/backup/manifest"
@@ -156,7 +157,7 @@ func (r *Reconciler) loadRevoked() (revoked, error) {
 			add(s.salvageRevoked())
 		}
 	}
-	slices.SortFunc(all.Versions, versioning.Version.Compare)
+	sort.Slice(all.Versions, func(i, j int) bool { return all.Versions[i].Compare(all.Versions[j]) < 0 })
 	return all, nil
 }
 

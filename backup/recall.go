@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 
 	"tandem/backup/change"
@@ -52,11 +53,12 @@ func (r *Reconciler) ListAside() ([]Aside, error) {
 		}
 	}
 	// Those of one side come in their order already, whatever the clock said.
-	slices.SortStableFunc(all, func(a, b Aside) int {
-		if c := strings.Compare(string(a.Path), string(b.Path)); c != 0 || a.Side == b.Side {
-			return c
+	sort.SliceStable(all, func(i, j int) bool {
+		a, b := &all[i], &all[j]
+		if a.Path != b.Path || a.Side == b.Side {
+			return a.Path < b.Path
 		}
-		return int(min(1, max(-1, b.ctime-a.ctime)))
+		return a.ctime > b.ctime
 	})
 	return all, nil
 }

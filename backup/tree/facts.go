@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 
 	"tandem/backup/manifest"
@@ -180,7 +181,7 @@ func Compare(ctx context.Context, t *Tree, basis *record.Record, o Options) (*Fa
 }
 
 func (l *looker) sort() {
-	slices.SortFunc(l.f.Odd, func(a, b Fact) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	sort.Slice(l.f.Odd, func(i, j int) bool { return l.f.Odd[i].Path < l.f.Odd[j].Path })
 }
 
 // config reports whether e may change on this side.

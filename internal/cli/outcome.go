@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -74,7 +75,7 @@ type Code struct {
 // Codes returns the exit codes in ascending order.
 func (o Outcomes) Codes() []Code {
 	rows := slices.Clone(o)
-	slices.SortStableFunc(rows, func(a, b Outcome) int { return cmp.Compare(a.Exit, b.Exit) })
+	sort.SliceStable(rows, func(i, j int) bool { return rows[i].Exit < rows[j].Exit })
 	var codes []Code
 	for _, row := range rows {
 		if len(codes) == 0 || codes[len(codes)-1].Exit != row.Exit {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -220,7 +221,7 @@ func (r *reader) readFirmware(value any) error {
 		var f Firmware
 		sec := section{"name": name(&f.Name), "handler": r.command(&f.Handler, false)}
 		keys := names(table)
-		slices.SortFunc(keys, func(a, b string) int { return r.firmwareLine(i, a) - r.firmwareLine(i, b) })
+		sort.Slice(keys, func(a, b int) bool { return r.firmwareLine(i, keys[a]) < r.firmwareLine(i, keys[b]) })
 		fail := func(key, message string) error {
 			return &Error{File: r.file, Line: r.firmwareLine(i, key), Key: strings.TrimSuffix("firmware."+key, "."), Message: message}
 		}

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"sort"
 	"strings"
 )
 
@@ -73,7 +74,7 @@ func New(secrets []string) Filter {
 			f.secrets = append(f.secrets, s)
 		}
 	}
-	slices.SortFunc(f.secrets, func(a, b string) int { return len(b) - len(a) }) // one may hold another
+	sort.Slice(f.secrets, func(i, j int) bool { return len(f.secrets[i]) > len(f.secrets[j]) }) // one may hold another
 	return f
 }
 
