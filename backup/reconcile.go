@@ -411,14 +411,14 @@ func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
 	for _, s := range []*Snapshot{res.System, res.UsrData} {
 		for _, p := range s.Skipped {
 			o := s.facts.At(p)
-			total.Left = append(total.Left, Left{s.Side, p, o.Detail})
 			if o.Finding == tree.Unknown {
 				unknown++
 			}
+			total.Left = append(total.Left, Left{s.Side, p, o.Detail})
+			if !in.left[s.Side][p] { // else the change told it
+				r.Log.WithFields(logrus.Fields{"side": s.Side, "file": p}).Warn("left as it is: " + o.Detail)
+			}
 		}
-	}
-	for _, l := range total.Left {
-		r.Log.WithFields(logrus.Fields{"side": l.Side, "file": l.Path}).Warn("left as it is: " + l.Why)
 	}
 	total.Busy = res.System.Busy
 	for _, p := range res.System.Edited {

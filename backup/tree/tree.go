@@ -32,7 +32,7 @@ const (
 )
 
 // ErrBeyond says that something is deeper, more or larger than Tandem keeps.
-var ErrBeyond = errors.New("left alone")
+var ErrBeyond = errors.New("beyond what Tandem keeps")
 
 // Node is what lies at a path of a side. A tree has as many as files, so that
 // each field counts: it says what fsys.Info says, and keeps elsewhere what few
