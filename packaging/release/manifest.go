@@ -125,8 +125,9 @@ func Rebuild(recorded *backup.Manifest, at int64) ([]byte, error) {
 	}
 	for i, e := range recorded.Files {
 		m.Files[i] = *e
-		if e.Type != manifest.Hardlink {
-			m.Files[i].UID, m.Files[i].GID, m.Files[i].Mtime = 0, 0, at*int64(time.Second)
+		m.Files[i].UID, m.Files[i].GID, m.Files[i].Mtime = 0, 0, at*int64(time.Second)
+		if e.Type == manifest.Hardlink { // a side records it with the times of its file
+			m.Files[i].Mtime = 0
 		}
 	}
 	return m.Encode()
