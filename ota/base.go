@@ -3,6 +3,7 @@ package ota
 import (
 	"context"
 	"strings"
+	"sync"
 
 	"tandem/backup"
 	"tandem/internal/digest"
@@ -15,6 +16,16 @@ import (
 type onDevice struct {
 	ctx   context.Context
 	bases func() *backup.Bases // looked for when they are first needed
+}
+
+// BaseOf returns what lies on a device that a delta bundle may build on; own, which
+// may be nil, is Tandem itself.
+func BaseOf(ctx context.Context, r *backup.Reconciler, own bundle.Base) bundle.Base {
+	sides := &onDevice{ctx, sync.OnceValue(r.Bases)}
+	if own == nil {
+		return sides
+	}
+	return &withOwn{sides, own}
 }
 
 // Release implements bundle.Base. A side does not keep release.json: it is made

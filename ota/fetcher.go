@@ -237,6 +237,17 @@ func (f *Fetcher) Fetch(ctx context.Context, w Wanted, p Progress) (string, erro
 	return f.Downloads.Get(ctx, w.File, p)
 }
 
+// Rest is Fetch for w in place of a delta bundle, of which less was told; what it
+// fetches are the files that want names, nil standing for all that the device lacks.
+func (f *Fetcher) Rest(ctx context.Context, w Wanted, want func(backup.Path) bool, p Progress) (string, error) {
+	rest := *f
+	rest.Told = false
+	if want != nil {
+		rest.Lacks = func(context.Context, *release.Manifest) (func(backup.Path) bool, error) { return want, nil }
+	}
+	return rest.Fetch(ctx, w, p)
+}
+
 // Complete fetches those frames of w, of which Fetch has brought some, that
 // hold the files that want names.
 func (f *Fetcher) Complete(ctx context.Context, w Wanted, want func(backup.Path) bool) error {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -175,7 +174,7 @@ func (in *Installer) check(ctx context.Context, open func() (io.ReadCloser, erro
 	if err != nil {
 		return err
 	}
-	r, err := bundle.NewReaderOn(bundle.InContext(ctx, src), verifier, in.base(ctx))
+	r, err := bundle.NewReaderOn(bundle.InContext(ctx, src), verifier, BaseOf(ctx, in.Reconciler, in.Own))
 	if err != nil {
 		return err
 	}
@@ -199,7 +198,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err != nil {
 		return nil, err
 	}
-	r, err := bundle.NewReaderOn(bundle.InContext(ctx, src), verifier, in.base(ctx))
+	r, err := bundle.NewReaderOn(bundle.InContext(ctx, src), verifier, BaseOf(ctx, in.Reconciler, in.Own))
 	if err != nil {
 		return nil, err
 	}
@@ -271,15 +270,6 @@ func wanted(m *release.Manifest, i *backup.Install) func(backup.Path) bool {
 		}
 	}
 	return func(p backup.Path) bool { return all[p] }
-}
-
-// base is what lies here that a delta bundle may build on.
-func (in *Installer) base(ctx context.Context) bundle.Base {
-	sides := &onDevice{ctx, sync.OnceValue(in.Reconciler.Bases)}
-	if in.Own == nil {
-		return sides
-	}
-	return &withOwn{sides, in.Own}
 }
 
 // keepRoots remembers the newer roots that a bundle brought along.

@@ -237,12 +237,7 @@ func (r *Repo) Rest(ctx context.Context, o Offer, want func(backup.Path) bool, p
 		if whole.Release.Release != o.Release.Release || !whole.Release.Base.IsZero() || whole.Release.TakenBack() {
 			continue
 		}
-		f := r.fetcher()
-		f.Told = false // it was told what was left out
-		if want != nil {
-			f.Lacks = func(context.Context, *release.Manifest) (func(backup.Path) bool, error) { return want, nil }
-		}
-		file, err := f.Fetch(ctx, r.wanted(whole), p)
+		file, err := r.fetcher().Rest(ctx, r.wanted(whole), want, p)
 		if err != nil {
 			return "", fmt.Errorf("fetch %s: %w", whole.Name, err)
 		}

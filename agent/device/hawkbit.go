@@ -115,7 +115,7 @@ func (d *Device) openHawkBit(c config.Source) (*hawkFeed, error) {
 	}
 	server, err := hawkbit.New(hawkbit.Options{
 		Origin: c.URL, Tenant: c.DDI.Tenant, Controller: name, Client: client, FS: state, By: d.Author(), Log: d.env.Log,
-		Fetcher: fetcher, Inspect: inspect(verifier), Vouch: vouch,
+		Fetcher: fetcher, Inspect: d.inspect(verifier), Vouch: vouch,
 		Code:       func(err error) int { return cmp.Or(d.explain(err).Exit, 1) },
 		After:      after,
 		Compatible: d.cfg.Device.Compatible, AutoConfirm: c.DDI.AutoConfirm, Attributes: c.DDI.Attributes, SetName: c.DDI.Set, Cache: d.env.Polled,
@@ -131,6 +131,11 @@ func (f *hawkFeed) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) 
 // Complete implements partial.
 func (f *hawkFeed) Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error {
 	return f.server.Complete(ctx, o, want)
+}
+
+// Rest implements fallback.
+func (f *hawkFeed) Rest(ctx context.Context, o ota.Offer, want func(backup.Path) bool, p ota.Progress) (string, error) {
+	return f.server.Rest(ctx, o, want, p)
 }
 
 // hawkBit returns the configured hawkBit server.
@@ -151,23 +156,38 @@ func after(wait time.Duration) (<-chan time.Time, func()) {
 	return t.C, func() { t.Stop() }
 }
 
-// inspect returns what reads and verifies the head of a bundle.
-func inspect(verifier func() (bundle.Verifier, error)) func(io.Reader) (*hawkbit.Head, error) {
-	return func(r io.Reader) (*hawkbit.Head, error) {
+// inspect returns what reads and verifies the head of a bundle, and says what it
+// would cost this device.
+func (d *Device) inspect(verifier func() (bundle.Verifier, error)) func(context.Context, io.Reader) (*hawkbit.Head, error) {
+	return func(ctx context.Context, r io.Reader) (*hawkbit.Head, error) {
 		v, err := verifier()
 		if err != nil {
 			return nil, err
 		}
-		h, err := bundle.ReadHead(r, v)
+		base := ota.BaseOf(ctx, d.reconciler, nil)
+		h, err := bundle.Look(r, v, base)
 		if err != nil {
 			return nil, err
 		}
-		m := h.Manifest()
-		_, all := m.Content()
-		return &hawkbit.Head{
-			Kind: cmp.Or(m.Kind, release.App), App: m.App, Version: m.Version, Compatible: m.Compatible,
-			Size: h.Size(), Unpacked: all, Release: h.Release(), Length: h.Length(),
-		}, nil
+		out := &hawkbit.Head{Kind: release.App, Size: h.Size(), Cost: h.Size(), Release: h.Release(), Length: h.Length()}
+		m, delta := h.Manifest(), h.Parts().Delta
+		if delta != nil {
+			out.App, out.Version, out.Base = delta.App, delta.Version, delta.Base.Version
+		}
+		if m == nil {
+			_, err := base.Release(delta.Base)
+			out.Lacks = fmt.Sprintf("it builds on version %s, release %s: %v", delta.Base.Version, delta.Base.Release, err)
+			return out, nil
+		}
+		out.Kind, out.App, out.Version, out.Compatible = cmp.Or(m.Kind, release.App), m.App, m.Version, m.Compatible
+		_, out.Unpacked = m.Content()
+		if delta == nil && out.Kind == release.App {
+			if want, err := d.lacks(ctx, m); err == nil && want != nil { // else it costs all of it
+				cost, _ := h.Cost(want)
+				out.Cost = min(out.Cost, cost)
+			}
+		}
+		return out, nil
 	}
 }
 
@@ -363,7 +383,11 @@ func (d *Device) sourceStatus() *SourceStatus {
 		return s
 	}
 	defer disk.Close()
-	st := hawkbit.Load(disk, d.env.Log)
+	st, err := hawkbit.Load(disk, d.env.Log)
+	if err != nil {
+		d.env.Log.WithError(err).Warn("it is not known what the server wants")
+		return s
+	}
 	s.Waiting = st.Waiting
 	if a := st.Action; a != nil {
 		s.Action = &ActionStatus{Number: a.Number, Step: a.Step, Update: a.Update, Hold: a.Hold(), Fetched: a.Told}

@@ -206,8 +206,8 @@ func TestFormats(t *testing.T) {
 				t.Errorf("history: %s", outcomes[1])
 			}
 			log := &strings.Builder{}
-			if st := hawkbit.Load(d.state(), logger(log)); st.Action == nil || st.Action.Number != 17 {
-				t.Errorf("hawkbit.json: %+v %s", st, log)
+			if st, err := hawkbit.Load(d.state(), logger(log)); err != nil || st.Action == nil || st.Action.Number != 17 {
+				t.Errorf("hawkbit.json: %+v %v %s", st, err, log)
 			}
 			for _, side := range []string{"system", "usr_data"} {
 				if got := d.read(side+"/app_ver.txt") + d.read(side+"/apps/etc/hello.conf"); got != "1.1.0\ngreeting = edited\n" {

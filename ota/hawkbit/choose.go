@@ -17,11 +17,15 @@ type Head struct {
 	App        string
 	Version    versioning.Version
 	Compatible []string
-	Base       versioning.Version // that must be installed to use it; zero: any or none
-	Size       int64              // of the whole bundle, bytes
-	Unpacked   int64              // bytes that its files take
-	Release    digest.SHA256      // which release it is: the hash of release.json
-	Length     int64              // of what comes before the first frame, bytes
+	Base       versioning.Version // of a delta bundle: what it builds on; else zero
+	// Lacks says why a delta bundle cannot be used here: what it builds on is not
+	// here. Then Compatible is not known, and Kind is taken for release.App.
+	Lacks    string
+	Size     int64         // of the whole bundle, bytes
+	Cost     int64         // bytes that this device would fetch of it
+	Unpacked int64         // bytes that its files take
+	Release  digest.SHA256 // which release it is: the hash of release.json
+	Length   int64         // of what comes before the first frame, bytes
 }
 
 // found is an artifact of an action, looked at.
@@ -33,6 +37,9 @@ type found struct {
 	failed   string // why it cannot be taken; "" if head is there
 	code     int
 }
+
+// lacks reports whether it is a delta bundle that cannot be used here.
+func (x *found) lacks() bool { return x.head != nil && x.head.Lacks != "" }
 
 // Exit codes that tell a server why, as a command would.
 const (
@@ -54,6 +61,9 @@ func chooseParts(all []found, f *Facts, compatible []string) []Part {
 	groups := map[key][]found{}
 	var order []key
 	for _, x := range all {
+		if x.lacks() && slices.ContainsFunc(all, func(o found) bool { return o.head != nil && !o.lacks() && o.head.Release == x.head.Release }) {
+			continue
+		}
 		if x.failed == "" {
 			x.failed, x.code = unsuitable(x.head, f, compatible)
 		}
@@ -92,7 +102,7 @@ func unsuitable(h *Head, f *Facts, compatible []string) (why string, code int) {
 		return fmt.Sprintf("it carries the %s %q, which this device does not run", h.Kind, h.App), codeIncompatible
 	case h.Kind == release.Agent && !slices.Contains(h.Compatible, release.Architecture()):
 		return fmt.Sprintf("it is for %s, this tandem is for %s", list(h.Compatible), release.Architecture()), codeIncompatible
-	case h.Kind != release.Agent && !slices.ContainsFunc(h.Compatible, func(c string) bool { return slices.Contains(compatible, c) }):
+	case h.Lacks == "" && h.Kind != release.Agent && !slices.ContainsFunc(h.Compatible, func(c string) bool { return slices.Contains(compatible, c) }):
 		return fmt.Sprintf("it is for %s, this device is %s", list(h.Compatible), list(compatible)), codeIncompatible
 	}
 	return "", 0
@@ -108,42 +118,54 @@ func list(names []string) string {
 // chooseOne makes one part of what brings the same thing.
 func chooseOne(all []found, u *Unit) Part {
 	first := all[0]
-	part := func(x found) Part {
+	part := func(x *found) Part {
 		h := x.head
 		return Part{
-			Artifact: x.artifact, URL: x.url, SHA256: x.sha256, Kind: h.Kind, App: h.App, Version: h.Version, Size: h.Size, Unpacked: h.Unpacked,
+			Artifact: x.artifact, URL: x.url, SHA256: x.sha256, Kind: h.Kind, App: h.App, Version: h.Version, Base: h.Base, Size: h.Size, Unpacked: h.Unpacked,
 			Release: h.Release, Head: h.Length,
 			Had: u.Installed.Compare(h.Version) == 0 && !u.Installed.IsZero(),
 		}
 	}
-	var best *found
+	var best, whole *found
 	for i := range all {
 		x := &all[i]
-		if x.head.Version.String() != first.head.Version.String() {
-			p := part(*x)
-			p.Failed = fmt.Sprintf("%s brings %s in version %s, %s in version %s: expected one version", first.artifact, x.head.App, first.head.Version, x.artifact, x.head.Version)
+		if x.head.Version.String() != first.head.Version.String() || x.head.Release != first.head.Release {
+			p := part(x)
+			p.Failed = fmt.Sprintf("%s brings %s in version %s, %s in version %s: expected one release", first.artifact, x.head.App, first.head.Version, x.artifact, x.head.Version)
 			p.Code = codeOther
 			return p
 		}
-		if b := x.head.Base; !b.IsZero() && b.Compare(u.Installed) != 0 {
+		if x.lacks() {
 			continue
 		}
-		if best == nil || cmp.Or(cmp.Compare(x.head.Size, best.head.Size), cmp.Compare(x.artifact, best.artifact)) < 0 {
+		if best == nil || cheaper(x, best) {
 			best = x
 		}
+		if x.head.Base.IsZero() && (whole == nil || cheaper(x, whole)) {
+			whole = x
+		}
 	}
-	p := part(first)
+	p := part(&first)
 	switch {
 	case best != nil:
-		p = part(*best)
+		p = part(best)
+		if whole != nil && !best.head.Base.IsZero() {
+			other := part(whole)
+			p.Whole = &other
+		}
 	case !p.Had:
-		p.Failed = fmt.Sprintf("it builds on version %s, %s is installed", first.head.Base, cmp.Or(u.Installed.String(), "none"))
-		p.Code = codeOther
+		p.Failed, p.Code = first.head.Lacks, codeIncompatible
 	}
 	if u.Installed.Compare(p.Version) > 0 {
 		p.Failed, p.Code = fmt.Sprintf("older than %s, which is installed", u.Installed), codeOlder
 	}
 	return p
+}
+
+// cheaper reports whether a is to be taken before b. Names decide last, so that the
+// order in which a server lists artifacts never matters.
+func cheaper(a, b *found) bool {
+	return a.head.Cost < b.head.Cost || a.head.Cost == b.head.Cost && a.artifact < b.artifact
 }
 
 // holdBack keeps the parts of an action from being begun where one cannot be.

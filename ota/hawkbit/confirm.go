@@ -68,7 +68,10 @@ func (s *Source) Confirm(ctx context.Context, yes bool, reason string) (int64, e
 	if err := s.sendConfirmation(ctx, w.confirm.number, yes, reason); err != nil {
 		return 0, err
 	}
-	st := s.load()
+	st, err := s.load()
+	if err != nil {
+		return 0, err
+	}
 	if st.Waiting == nil || st.Waiting.Number != w.confirm.number {
 		st.Waiting = &Waiting{Number: w.confirm.number}
 	}

@@ -152,13 +152,22 @@ func TestDecide(t *testing.T) {
 
 func TestChooseParts(t *testing.T) {
 	x := func(name string, kind release.Kind, app, v, base string, size int64) found {
-		return found{artifact: name, url: "http://h/" + name, sha256: digest.Of([]byte(name)), head: &Head{
-			Kind: kind, App: app, Version: version(t, v), Base: version(t, base), Size: size, Compatible: []string{"board"},
-		}}
+		h := &Head{
+			Kind: kind, App: app, Version: version(t, v), Base: version(t, base), Size: size, Cost: size, Compatible: []string{"board"},
+			Release: digest.Of([]byte(app + v)),
+		}
+		if base != "" && base != "1.0.0" {
+			h.Compatible, h.Lacks = nil, "it builds on version "+base+": here is 1.0.0"
+		}
+		return found{artifact: name, url: "http://h/" + name, sha256: digest.Of([]byte(name)), head: h}
 	}
 	whole := x("whole", release.App, "hello", "2.0.0", "", 100)
 	delta := x("delta", release.App, "hello", "2.0.0", "1.0.0", 10)
 	wrong := x("wrong-delta", release.App, "hello", "2.0.0", "1.5.0", 5)
+	near := x("near", release.App, "hello", "2.0.0", "", 100)
+	near.head.Cost = 9 // most of it is here
+	anew := x("anew", release.App, "hello", "2.0.0", "", 100)
+	anew.head.Release = digest.Of([]byte("made anew"))
 	firmware := x("fw", release.Firmware, "modem", "2.0.0", "", 50)
 	text := found{artifact: "README.txt", failed: "malformed bundle", code: 24}
 	other := x("other", release.App, "hello", "2.0.0", "", 100)
@@ -172,10 +181,16 @@ func TestChooseParts(t *testing.T) {
 	}{
 		{"one", []found{whole}, "whole", "", ""},
 		{"the smallest that applies", []found{whole, delta, wrong}, "delta", "", ""},
-		{"a delta for another base alone", []found{wrong}, "", "wrong-delta", "builds on version 1.5.0, 1.0.0 is installed"},
+		{"a delta for another base goes first", []found{wrong, delta, whole}, "delta", "", ""},
+		{"a delta for another base alone", []found{wrong}, "", "wrong-delta", "builds on version 1.5.0: here is 1.0.0"},
+		{"a delta for another base of what does not run here", []found{x("a", release.App, "elsewhere", "2.0.0", "1.5.0", 9)}, "", "a", "does not run"},
+		{"a delta of an older one for another base", []found{x("old", release.App, "hello", "0.9.0", "0.8.0", 9)}, "", "old", "older than 1.0.0"},
+		{"a delta of what is installed", []found{x("same", release.App, "hello", "1.0.0", "0.9.0", 9)}, "same", "", ""},
+		{"frames that cost less than the delta", []found{delta, near}, "near", "", ""},
+		{"one version, two releases", []found{whole, anew}, "", "anew", "expected one release"},
 		{"firmware goes first", []found{whole, firmware}, "fw whole", "", ""},
 		{"no bundle holds all back", []found{whole, text}, "", "README.txt whole", "malformed bundle"},
-		{"two versions of one app", []found{whole, x("newer", release.App, "hello", "2.1.0", "", 100)}, "", "newer", "expected one version"},
+		{"two versions of one app", []found{whole, x("newer", release.App, "hello", "2.1.0", "", 100)}, "", "newer", "expected one release"},
 		{"other hardware", []found{other}, "", "other", "it is for toaster, this device is board"},
 		{"an app that does not run here", []found{x("a", release.App, "elsewhere", "2.0.0", "", 9)}, "", "a", "does not run"},
 		{"older", []found{x("old", release.App, "hello", "0.9.0", "", 9)}, "", "old", "older than 1.0.0"},
@@ -187,6 +202,9 @@ func TestChooseParts(t *testing.T) {
 			for _, p := range chooseParts(c.found, facts(t, "1.0.0", ""), []string{"board"}) {
 				if p.Failed == "" {
 					taken = append(taken, p.Artifact)
+					if whole := p.Whole != nil && p.Whole.Artifact == "whole"; whole != (p.Artifact == "delta") {
+						t.Errorf("%s is to be completed from %+v", p.Artifact, p.Whole)
+					}
 					continue
 				}
 				failed = append(failed, p.Artifact)

@@ -22,10 +22,9 @@ import (
 // wraps ErrWithdrawn. What is on the disk afterwards is said at
 // download.Downloader.Get.
 func (s *Source) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string, error) {
-	st := s.load()
-	part := st.part(o.SHA256)
-	if part == nil {
-		return "", fmt.Errorf("fetch %s: %w", o.Name, ErrWithdrawn)
+	st, part, err := s.offered(o)
+	if err != nil {
+		return "", fmt.Errorf("fetch %s: %w", o.Name, err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -62,12 +61,13 @@ func (s *Source) fetcher(missing func()) *ota.Fetcher {
 }
 
 // wanted is the bundle of a part, as its signed head says. A firmware is fetched
-// whole: nothing is known of what is installed.
+// whole, as nothing is known of what is installed; so is a delta bundle, which has
+// nothing that the device has.
 func (p *Part) wanted() ota.Wanted {
 	w := ota.Wanted{Head: p.Head, File: download.File{
 		URL: p.URL, Size: p.Size, SHA256: p.SHA256, For: p.App, Room: p.Unpacked, Release: p.Release,
 	}}
-	if p.Kind != release.App {
+	if p.Kind != release.App || !p.Base.IsZero() {
 		w.Head = 0
 	}
 	return w
@@ -76,23 +76,58 @@ func (p *Part) wanted() ota.Wanted {
 // Cheapest returns the form of an offer that costs least, and fetches what it takes
 // to know it.
 func (s *Source) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) {
-	p := s.load().part(o.SHA256)
-	if p == nil {
-		return ota.Form{}, fmt.Errorf("%s: %w", o.Name, ErrWithdrawn)
+	_, p, err := s.offered(o)
+	if err != nil {
+		return ota.Form{}, fmt.Errorf("%s: %w", o.Name, err)
 	}
-	return s.fetcher(func() {}).Cheapest(ctx, p.wanted())
+	form, err := s.fetcher(func() {}).Cheapest(ctx, p.wanted())
+	if !p.Base.IsZero() {
+		form.Kind = ota.DeltaBundle
+	}
+	return form, err
 }
 
 // Complete gets what a file that Fetch gave lacks of the files that want names.
 func (s *Source) Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error {
-	p := s.load().part(o.SHA256)
-	if p == nil {
-		return fmt.Errorf("complete %s: %w", o.Name, ErrWithdrawn)
+	_, p, err := s.offered(o)
+	if err == nil {
+		err = s.fetcher(func() {}).Complete(ctx, p.wanted(), want)
 	}
-	if err := s.fetcher(func() {}).Complete(ctx, p.wanted(), want); err != nil {
+	if err != nil {
 		return fmt.Errorf("complete %s: %w", o.Name, err)
 	}
 	return nil
+}
+
+// Rest returns the path of a file with what the delta bundle that Fetch gave cannot
+// bring, out of the whole bundle of the same action: the frames that hold the files
+// which want names, nil standing for all that the device lacks.
+func (s *Source) Rest(ctx context.Context, o ota.Offer, want func(backup.Path) bool, p ota.Progress) (string, error) {
+	_, part, err := s.offered(o)
+	if err == nil && part.Whole == nil {
+		err = fmt.Errorf("%w: the server's action brings no whole bundle of the release", ota.ErrRefused)
+	}
+	if err != nil {
+		return "", fmt.Errorf("fetch more of %s: %w", o.Name, err)
+	}
+	file, err := s.fetcher(func() {}).Rest(ctx, part.Whole.wanted(), want, p)
+	if err != nil {
+		return "", fmt.Errorf("fetch %s: %w", part.Whole.Artifact, err)
+	}
+	return file, nil
+}
+
+// offered finds what an offer of the last View is about.
+func (s *Source) offered(o ota.Offer) (*State, *Part, error) {
+	st, err := s.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	p := st.part(o.SHA256)
+	if p == nil {
+		return nil, nil, ErrWithdrawn
+	}
+	return st, p, nil
 }
 
 // part finds a part of the open action by its file.
@@ -111,7 +146,10 @@ func (st *State) part(sum digest.SHA256) *Part {
 // lost counts that a file was not there, though its action may still be. It
 // returns errMissing.
 func (s *Source) lost(sum digest.SHA256) error {
-	st := s.load()
+	st, err := s.load()
+	if err != nil {
+		return err
+	}
 	p := st.part(sum)
 	if p == nil {
 		return errMissing
@@ -127,7 +165,10 @@ func (s *Source) lost(sum digest.SHA256) error {
 
 // fetched durably notes that a file is here, and tells the server.
 func (s *Source) fetched(ctx context.Context, sum digest.SHA256) error {
-	st := s.load()
+	st, err := s.load()
+	if err != nil {
+		return err
+	}
 	p := st.part(sum)
 	if p == nil {
 		return nil

@@ -86,7 +86,7 @@ func (s *Source) inspect(ctx context.Context, address string) (*Head, error) {
 	defer cancel()
 	r := &pieces{ctx: ctx, client: s.o.Client, address: address, size: firstPiece}
 	defer r.close()
-	h, err := s.o.Inspect(r)
+	h, err := s.o.Inspect(ctx, r)
 	switch {
 	case r.err != nil: // whatever was made of it: the server or the link failed
 		return nil, r.err

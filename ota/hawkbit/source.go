@@ -32,7 +32,7 @@ type Options struct {
 	Fetcher func(*http.Client) *ota.Fetcher
 	// Inspect reads and verifies the head of a bundle, and no more than that. An
 	// error that is not one of reading r says why the device must not take it.
-	Inspect func(r io.Reader) (*Head, error)
+	Inspect func(ctx context.Context, r io.Reader) (*Head, error)
 	// Vouch asks elsewhere whether a release may be taken. An error that wraps
 	// ota.ErrUnreachable says that it is not known; any other one is a no.
 	Vouch func(ctx context.Context, h *Head) error
@@ -115,14 +115,16 @@ var ErrWithdrawn = errors.New("the server has withdrawn it")
 // an outcome is told again until the server has it, and nothing is begun that was
 // told to be over.
 func (s *Source) Sync(ctx context.Context, f Facts) (*View, error) {
-	st := s.load()
+	st, err := s.load()
+	if err != nil {
+		return nil, err
+	}
 	var b *base
 	var w wanted
 	for round := 0; ; round++ {
 		if err := s.settle(ctx, st, &f); err != nil {
 			return nil, err
 		}
-		var err error
 		if b, err = s.c.poll(ctx); err != nil {
 			return nil, err
 		}
@@ -157,12 +159,15 @@ func want(b *base) (w wanted, err error) {
 
 // load reads the state. What another server is owed, or another name of the device,
 // is nothing to this one: its actions have numbers of their own.
-func (s *Source) load() *State {
-	st := Load(s.o.FS, s.o.Log)
-	if st.Server != s.c.at.base() {
-		return &State{Server: s.c.at.base()}
+func (s *Source) load() (*State, error) {
+	st, err := Load(s.o.FS, s.o.Log)
+	if err != nil {
+		return nil, fmt.Errorf("the state of the server's action could not be read: %w", err)
 	}
-	return st
+	if st.Server != s.c.at.base() {
+		return &State{Server: s.c.at.base()}, nil
+	}
+	return st, nil
 }
 
 // save makes the state durable.
@@ -285,7 +290,7 @@ func (p *Part) offer(urgent bool) ota.Offer {
 		Name: p.Artifact, Size: p.Size, SHA256: p.SHA256,
 		Release: release.Target{
 			Name: p.Artifact, Length: p.Size, SHA256: p.SHA256, Kind: p.Kind, App: p.App, Version: p.Version,
-			Release: p.Release, Head: p.Head, Unpacked: p.Unpacked, Urgent: urgent,
+			Base: p.Base, Release: p.Release, Head: p.Head, Unpacked: p.Unpacked, Urgent: urgent,
 		},
 	}
 }

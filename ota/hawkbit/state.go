@@ -1,12 +1,14 @@
 package hawkbit
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/sirupsen/logrus"
 
+	"tandem/backup/manifest"
 	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
@@ -44,10 +46,13 @@ type Part struct {
 	Kind     release.Kind       `json:"kind,omitempty"`
 	App      string             `json:"app,omitempty"`
 	Version  versioning.Version `json:"version,omitzero"`
+	Base     versioning.Version `json:"base,omitzero"`      // of a delta bundle: what it builds on
 	Size     int64              `json:"size,omitempty"`     // bytes, as the bundle's signed head says
 	Unpacked int64              `json:"unpacked,omitempty"` // bytes that its files take
 	Release  digest.SHA256      `json:"release,omitzero"`   // of release.json, as the head says
 	Head     int64              `json:"head,omitempty"`     // bytes before the first frame
+	// Whole is where what a delta bundle cannot bring comes from; nil: there is none.
+	Whole *Part `json:"whole,omitempty"`
 	// Had says that it was installed before the action.
 	Had bool `json:"had,omitempty"`
 	// Fetched says that it was downloaded.
@@ -131,21 +136,27 @@ const (
 )
 
 // Load reads the state. A missing or damaged one is that of a new device: what is
-// lost with it is read off the server and the device again.
-func Load(disk fsys.FS, log logrus.FieldLogger) *State {
+// lost with it is read off the server and the device again. Any other error says
+// nothing about what is there.
+func Load(disk fsys.FS, log logrus.FieldLogger) (*State, error) {
 	s := &State{}
 	_, err := record.ReadJSON(disk, stateKind, stateFile, maxState, s)
-	if err == nil && s.Action != nil && !slices.Contains([]Step{Open, Ending, Ended}, s.Action.Step) {
-		err = fmt.Errorf("unknown step %q", s.Action.Step)
+	if err != nil && !errors.Is(err, manifest.ErrInvalid) {
+		return nil, err
 	}
-	if err == nil && s.Action != nil && s.Action.Step == Ending && s.Action.Outcome == nil {
-		err = fmt.Errorf("action %d ends without an outcome", s.Action.Number)
+	if a := s.Action; err == nil && a != nil {
+		switch {
+		case !slices.Contains([]Step{Open, Ending, Ended}, a.Step):
+			err = fmt.Errorf("unknown step %q", a.Step)
+		case a.Step == Ending && a.Outcome == nil:
+			err = fmt.Errorf("action %d ends without an outcome", a.Number)
+		}
 	}
 	if err != nil {
 		log.WithError(err).Warn("what is known of the server's action cannot be used: ignored")
-		return &State{}
+		return &State{}, nil
 	}
-	return s
+	return s, nil
 }
 
 // save durably replaces the state. After an error or a power cut the old or the

@@ -121,7 +121,10 @@ func (s *Source) setOf(d *deployment, parts []Part) *Set {
 // Failed durably notes that a file of the open action cannot be taken, and why.
 // The next Sync makes it the outcome.
 func (s *Source) Failed(sum digest.SHA256, cause error) error {
-	st := s.load()
+	st, err := s.load()
+	if err != nil {
+		return err
+	}
 	if st.Action == nil || st.Action.Step != Open {
 		return nil
 	}

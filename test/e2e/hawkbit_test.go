@@ -68,6 +68,87 @@ func TestHawkBitFrames(t *testing.T) {
 	}
 }
 
+// Of a whole bundle and delta bundles the one is taken that costs the device least. What
+// a patch cannot bring comes from the whole one, and delta bundles for another
+// base alone are refused with what is here.
+func TestHawkBitDelta(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(seed(t), 0))
+	h := newHawk(t, nil, random)
+	dir := t.TempDir()
+	table := make([]byte, sameSize)
+	for i := range table {
+		table[i] = byte(random.Uint32())
+	}
+	file := func(name string) string { return filepath.Join(dir, name) }
+	made := func(version string) {
+		h.check(os.MkdirAll(file(version), 0o755))
+		table[len(table)/2]++
+		h.check(os.WriteFile(filepath.Join(file(version), "table"), table, 0o644))
+		h.check(os.WriteFile(filepath.Join(file(version), "note"), []byte(version+"\n"), 0o644))
+		h.check(release("bundle", "create", file(version), "--app", "hello", "--version", version, "--compatible", "demo",
+			"--keys", "keys", "--root", "repo/root.json", "--out", file(version+".tandem")))
+	}
+	delta := func(from, to string) []byte {
+		out := file(from + "-" + to)
+		h.check(release("bundle", "delta", file(from+".tandem"), file(to+".tandem"), "--keys", "keys", "--root", "repo/root.json", "--out", out))
+		content, err := os.ReadFile(out)
+		h.check(err)
+		return content
+	}
+	whole := func(version string) []byte {
+		content, err := os.ReadFile(file(version + ".tandem"))
+		h.check(err)
+		return content
+	}
+	for _, v := range []string{"3.0.0", "3.1.0", "3.2.0", "3.3.0"} {
+		made(v)
+	}
+	d := newDevice(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
+	d.write("token", deviceToken+"\n")
+	d.must("install", file("3.0.0.tandem"))
+	for _, c := range []struct {
+		name, version string
+		files         map[string][]byte
+		damaged       bool // what the patch is for
+		least, most   int64
+		status, tells string
+	}{
+		{"a delta bundle", "3.1.0", map[string][]byte{
+			"a whole": whole("3.1.0"), "delta": delta("3.0.0", "3.1.0"), "delta for another": delta("3.2.0", "3.1.0"),
+		}, false, 500, sameSize / 4, "finished", "hello 3.1.0: installed"},
+		{"what the patch is for is not here", "3.2.0", map[string][]byte{
+			"a whole": whole("3.2.0"), "delta": delta("3.1.0", "3.2.0"),
+		}, true, sameSize, sameSize * 5 / 4, "finished", "hello 3.2.0: installed"},
+		{"for another base alone", "3.3.0", map[string][]byte{
+			"delta": delta("3.1.0", "3.3.0"),
+		}, false, 0, sameSize / 4, "error", "it builds on version 3.1.0, "},
+	} {
+		if c.name == "for another base alone" { // which the sides kept as the one before
+			for _, side := range []string{"system", "usr_data"} {
+				d.check(os.RemoveAll(d.path(filepath.Join(side, ".tandem/previous"))))
+			}
+		}
+		n := h.assign(hawkbit.Assignment{Set: h.set(c.version, c.files), Type: "forced"})
+		before := h.sent.Load()
+		if check := d.run("check").stdout; strings.Contains(check, ", as a delta bundle") != (c.status == "finished") {
+			t.Errorf("%s: check tells:\n%s", c.name, check)
+		}
+		for _, side := range []string{"system", "usr_data"} {
+			if c.damaged {
+				d.write(filepath.Join(side, "apps/table"), "nothing of what it was\n")
+			}
+		}
+		update := d.run("update")
+		if got := h.over(n, func() {}); got != c.status || !strings.Contains(h.told(n), c.tells) {
+			t.Errorf("%s: the action is %s:\n%s\n%s%s", c.name, got, h.told(n), update.stdout, update.stderr)
+		}
+		if sent := h.sent.Load() - before; sent < c.least || sent > c.most {
+			t.Errorf("%s: %d bytes were sent: expected %d to %d", c.name, sent, c.least, c.most)
+		}
+	}
+}
+
 // fleet is one device of a hawkBit server, and what it should have become.
 type fleet struct {
 	*hawk

@@ -157,7 +157,7 @@ func pack(app, version, base string, size int) []byte {
 // errNoBundle is why a file is refused.
 var errNoBundle = errors.New("malformed bundle")
 
-func inspect(r io.Reader) (*source.Head, error) {
+func inspect(_ context.Context, r io.Reader) (*source.Head, error) {
 	line, err := bufio.NewReader(r).ReadBytes('\n')
 	var h head
 	if err != nil || json.Unmarshal(line, &h) != nil {
@@ -177,8 +177,13 @@ func inspect(r io.Reader) (*source.Head, error) {
 	var major int64
 	fmt.Sscanf(h.Version, "%d.", &major)
 	out.Size = int64(len(line)) + 1000*major
+	out.Cost = out.Size
 	if h.Base != "" {
 		out.Size = int64(len(line)) + 10
+		out.Cost = out.Size
+		if h.Base == "0.1.0" { // which is on no device here
+			out.Compatible, out.Lacks = nil, "it builds on version 0.1.0: no such version is here"
+		}
 	}
 	return out, nil
 }

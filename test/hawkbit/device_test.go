@@ -392,7 +392,7 @@ func TestRefused(t *testing.T) {
 		"no bundle":      {map[string][]byte{"README.txt": []byte("read me")}, "README.txt: malformed bundle"},
 		"one of two":     {map[string][]byte{"README.txt": []byte("read me"), "a.tandem": pack("hello", "2.0.0", "", 2000)}, "not begun, because README.txt cannot be taken"},
 		"older":          {map[string][]byte{"a.tandem": pack("hello", "0.5.0", "", 0)}, "older than 1.0.0"},
-		"two versions":   {map[string][]byte{"a.tandem": pack("hello", "2.0.0", "", 2000), "b.tandem": pack("hello", "3.0.0", "", 3000)}, "expected one version"},
+		"two versions":   {map[string][]byte{"a.tandem": pack("hello", "2.0.0", "", 2000), "b.tandem": pack("hello", "3.0.0", "", 3000)}, "expected one release"},
 		"longer than it": {map[string][]byte{"a.tandem": pack("hello", "2.0.0", "", 2001)}, "a.tandem"},
 	} {
 		t.Run(name, func(t *testing.T) {
