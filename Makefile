@@ -159,7 +159,7 @@ staticcheck: $(STATICCHECK)
 	$(STATICCHECK) ./...
 
 shellcheck: ## check the shell scripts
-	shellcheck --severity=warning .ci/run packaging/linux/*.sh packaging/linux/init.d/* packaging/linux/scripts/* test/demo/*.sh test/book/*.sh test/device/module/etc/init.d/* test/tufclient/*.sh
+	shellcheck --severity=warning .ci/run packaging/linux/*.sh packaging/linux/start packaging/linux/init.d/* packaging/linux/scripts/* test/demo/*.sh test/book/*.sh test/device/module/etc/init.d/* test/tufclient/*.sh
 
 tools: $(STATICCHECK) $(NFPM) ## install what lint and packages need into .cache/bin
 

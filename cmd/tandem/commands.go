@@ -119,7 +119,7 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 				defer end()
 			}
 			res, err := d.Start(cmd.Context())
-			if p.failure(err).Exit != 1 {
+			if outcomes().Knows(err) {
 				d.DecidedItself("boot")
 			}
 			return p.reconciled(res, err)

@@ -40,7 +40,7 @@ func main() {
 	syscall.Umask(umask)
 	code := run(interruptible(p), p, os.Args[1:])
 	if len(os.Args) > 1 {
-		decided(os.Args[1], code)
+		p.decided(os.Args[1])
 	}
 	os.Exit(code)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io/fs"
+	"syscall"
 
 	"tandem/agent/device"
 	"tandem/agent/device/doctor"
@@ -14,6 +15,10 @@ import (
 	"tandem/packaging/bundle"
 	"tandem/packaging/trust"
 )
+
+// deviceFaults are what the kernel says where a device is short of something or its
+// storage fails: no Tandem could do better. A new one is not judged by them.
+var deviceFaults = []error{syscall.EIO, syscall.ENXIO, syscall.ENODEV, syscall.EBUSY, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE}
 
 // outcomes is the one table of how commands end. Where an error fits several
 // rows, the first one counts.
@@ -50,6 +55,7 @@ func outcomes() cli.Outcomes {
 		cli.On(11, "damage remains", cli.Any(backup.ErrDamage), `"tandem verify" lists what is damaged; installing a bundle replaces it`),
 		cli.On(1, "", cli.Any(doctor.ErrFindings), "each finding above says what to do"),
 		cli.On(1, "", cli.Any(fs.ErrPermission), "run it as root, such as with sudo"),
+		cli.On(1, "", cli.Any(deviceFaults...), "the kernel could not do it: its log says more, such as with dmesg"),
 		cli.On(1, "any other failure", nil, ""),
 	}
 }

@@ -3,6 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
 	"testing"
 
 	"tandem/agent/device"
@@ -69,6 +72,30 @@ func TestOutcomes(t *testing.T) {
 	for _, code := range outcomes().Codes() {
 		if code.Means == "" {
 			t.Errorf("exit code %d has no meaning", code.Exit)
+		}
+	}
+}
+
+// A failure that the table knows is no verdict on a new Tandem, whatever its exit code
+// is; one that it does not know is none that Tandem came to.
+func TestKnownOutcomes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err   error
+		known bool
+	}{
+		{nil, true},
+		{backup.ErrDamage, true},
+		{backup.ErrBusy, true}, // exit code 1
+		{fs.ErrPermission, true},
+		{&os.PathError{Op: "read", Path: "apps/etc/hello.conf", Err: syscall.EIO}, true},
+		{&os.PathError{Op: "open", Path: "/usrdata", Err: syscall.EMFILE}, true},
+		{&os.PathError{Op: "open", Path: "/usrdata", Err: syscall.EINVAL}, false},
+		{&os.PathError{Op: "open", Path: "/usrdata", Err: syscall.ENOENT}, false},
+		{errors.New("anything"), false},
+	} {
+		if got := outcomes().Knows(c.err); got != c.known {
+			t.Errorf("%v: known: %v", c.err, got)
 		}
 	}
 }

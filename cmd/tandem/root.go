@@ -36,6 +36,7 @@ type program struct {
 	config                 string
 	asJSON, quiet, verbose bool
 	printed                bool // the JSON document is out
+	known                  bool // how the command ended is in the table
 }
 
 // say writes a message for people.
@@ -64,6 +65,7 @@ func run(ctx context.Context, p *program, args []string) int {
 	cmd.SetOut(p.stdout)
 	cmd.SetErr(p.stderr)
 	err := cmd.ExecuteContext(ctx)
+	p.known = outcomes().Knows(err)
 	if err == nil {
 		return 0
 	}

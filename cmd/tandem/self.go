@@ -133,9 +133,9 @@ func goOn(env ...string) error {
 }
 
 // decided tells the script that counts the starts of a command that this one came to
-// a decision, whatever that was. A failure that is none of the table's is none.
-func decided(command string, exit int) {
-	if name := os.Getenv(programVariable); name != "" && exit != 1 && (command == "boot" || command == "agent") {
+// a decision, whatever that was. A failure that the table does not know is none.
+func (p *program) decided(command string) {
+	if name := os.Getenv(programVariable); name != "" && p.known && (command == "boot" || command == "agent") {
 		_ = os.Remove(name + ".starts-" + command) // there is none where none are counted
 	}
 }

@@ -66,6 +66,12 @@ func (o Outcomes) Of(err error) (exit int, hint string) {
 	return exit, hint
 }
 
+// Knows reports whether a row is about an error: what went wrong is then known by its
+// name. nil is known.
+func (o Outcomes) Knows(err error) bool {
+	return err == nil || slices.ContainsFunc(o, func(row Outcome) bool { return row.Is != nil && row.Is(err) })
+}
+
 // Code is what is said of an exit code, in one place for all its errors.
 type Code struct {
 	Exit         int
