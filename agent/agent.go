@@ -418,7 +418,9 @@ func (a *Agent) onSides(ctx context.Context, busy func(), work func(d *device.De
 	a.close(d)
 	return func() {
 		a.anew = a.anew || anew
-		a.pending(pending)
+		if err == nil {
+			a.pending(pending)
+		}
 		a.queueReport()
 		after()
 	}

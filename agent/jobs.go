@@ -11,6 +11,7 @@ import (
 	"tandem/agent/device"
 	"tandem/backup"
 	"tandem/internal/config"
+	"tandem/internal/fsys"
 	"tandem/internal/lock"
 	"tandem/ota"
 	"tandem/ota/hawkbit"
@@ -26,10 +27,20 @@ func (a *Agent) comeUp(ctx context.Context) func() {
 	return a.onSides(ctx, nothing, func(d *device.Device) func() {
 		mem := memory{}
 		var since time.Time
-		if disk, err := d.State(); err == nil {
-			mem, since = loadMemory(disk, a.log), d.PendingSince()
-		} else {
+		disk, err := d.State()
+		if err == nil {
+			mem, err = loadMemory(disk, a.log)
+		}
+		switch {
+		case fsys.IsTransient(err): // what was under way is not begun anew for that
+			return func() {
+				a.log.WithError(err).Error("the agent's state cannot be read just now")
+				a.now.Busy = a.clock().Add(startRetry)
+			}
+		case err != nil:
 			a.log.WithError(err).Warn("the agent's state cannot be used")
+		default:
+			since = d.PendingSince()
 		}
 		d.RecoverItself()
 		res, err := d.Boot(ctx, "agent", backup.Options{})

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -26,18 +25,19 @@ const (
 )
 
 // loadMemory reads agent.json. A missing or damaged one is that of a new agent:
-// what is lost with it is found again by looking and asking.
-func loadMemory(disk fsys.FS, log logrus.FieldLogger) memory {
+// what is lost with it is found again by looking and asking. One that cannot be read
+// just now is neither: the error says why.
+func loadMemory(disk fsys.FS, log logrus.FieldLogger) (memory, error) {
 	var m memory
-	there, err := record.ReadJSON(disk, memoryKind, memoryFile, maxMemory, &m)
-	if err == nil && there && !m.Sane() {
-		err = fmt.Errorf("%s: a step that there is not, or without a version", disk.Path(memoryFile))
+	there, err := record.Remembered(disk, memoryKind, memoryFile, maxMemory, &m, log)
+	if there && !m.Sane() {
+		log.Warnf("%s: a step that there is not, or without a version: ignored", disk.Path(memoryFile))
+		there = false
 	}
-	if err != nil {
-		log.WithError(err).Warn("what the agent remembers cannot be used: ignored")
-		return memory{}
+	if !there {
+		return memory{}, err
 	}
-	return m
+	return m, nil
 }
 
 // save durably replaces agent.json. After an error or a power cut the old or the new one

@@ -60,10 +60,11 @@ func (s *Side) listRevoked() (list revoked, whole bool, err error) {
 }
 
 // salvageRevoked reads what can be made out of a damaged revoked.json.
-func (s *Side) salvageRevoked() (list revoked) {
+func (s *Side) salvageRevoked() (list revoked, err error) {
 	var found struct{ Versions, Recalls []string }
-	if json.Unmarshal(record.Salvage(s.FS, change.RevokedFile, maxRevoked), &found) != nil {
-		return list
+	body, err := record.Salvage(s.FS, change.RevokedFile, maxRevoked)
+	if err != nil || json.Unmarshal(body, &found) != nil {
+		return list, err
 	}
 	for _, text := range found.Versions {
 		if v, err := versioning.Parse(text); err == nil {
@@ -75,7 +76,7 @@ func (s *Side) salvageRevoked() (list revoked) {
 			list.Recalls = append(list.Recalls, sum)
 		}
 	}
-	return list
+	return list, nil
 }
 
 // saveOwn durably writes a file of ours on both sides, system first. After an
@@ -154,7 +155,11 @@ func (r *Reconciler) loadRevoked() (revoked, error) {
 	}
 	if !whole {
 		for _, s := range there {
-			add(s.salvageRevoked())
+			list, err := s.salvageRevoked()
+			if err != nil {
+				return all, err
+			}
+			add(list)
 		}
 	}
 	sort.Slice(all.Versions, func(i, j int) bool { return all.Versions[i].Compare(all.Versions[j]) < 0 })

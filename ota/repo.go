@@ -297,6 +297,9 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 	poll := r.o.Store.Poll()
 	ref := r.o.Store.RefTime(r.o.Now(), r.o.Built)
 	var timestamp document
+	if err := r.o.Store.Err(); err != nil {
+		return nil, err
+	}
 	var err error
 	if have := r.load(poll, ref); have != nil {
 		// A server that says that nothing has changed can keep a device from

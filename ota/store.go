@@ -3,14 +3,12 @@ package ota
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -81,7 +79,8 @@ type Poll struct {
 // Store keeps trusted metadata. Every root in it is verified, link by link, from
 // the one that the device was provisioned with, each time the store is opened:
 // whatever happens to the files, the device trusts what it was provisioned
-// with, or what that leads to. A damaged file counts as missing.
+// with, or what that leads to. A damaged file counts as missing; one that cannot be
+// read just now does not, and the store takes nothing new then: see Err.
 type Store struct {
 	By   record.Author
 	fs   fsys.FS
@@ -89,6 +88,8 @@ type Store struct {
 	root *trust.Root // in force
 	// latest is the latest time at which metadata was trusted since the start.
 	latest time.Time
+	// unread is why something in it could not be read that may well be there.
+	unread error
 }
 
 // OpenStore opens the store below fs, the agent's state directory. It reads
@@ -113,6 +114,18 @@ func OpenStore(fs fsys.FS, provisioned *trust.Root, log *logrus.Logger) *Store {
 
 // Root gives the root in force.
 func (s *Store) Root() *trust.Root { return s.root }
+
+// Err returns why something in the store could not be read that may well be there, for
+// want of memory or descriptors; nil if all was. Newer metadata may have been trusted
+// than what the store gives, so nothing is to be trusted by it.
+func (s *Store) Err() error { return s.unread }
+
+// missed notes an error of reading, if it says nothing about what there is.
+func (s *Store) missed(err error) {
+	if s.unread == nil && fsys.IsTransient(err) {
+		s.unread = fmt.Errorf("trusted metadata cannot be read just now: %w", err)
+	}
+}
 
 // AddRoot makes data the root in force, if it follows from the one that is. The
 // error of one that does not wraps trust.ErrUntrusted.
@@ -168,7 +181,7 @@ func (s *Store) forget(roles ...string) error {
 	removed := false
 	for _, role := range roles {
 		name := path.Join(trustDir, role+".json")
-		if _, err := s.fs.Lstat(name); fsys.IsNotExist(err) || errors.Is(err, syscall.ENOTDIR) {
+		if _, err := s.fs.Lstat(name); fsys.IsNotExist(err) {
 			continue
 		}
 		if err := fsys.RemoveAll(s.fs, name); err != nil {
@@ -251,6 +264,7 @@ func (s *Store) Poll() Poll {
 func (s *Store) readPoll(name string) (p Poll, whole bool) {
 	whole, err := record.ReadJSON(s.fs, pollKind, path.Join(trustDir, name), maxPoll, &p)
 	if err != nil {
+		s.missed(err)
 		s.log.WithError(err).Warn("what is remembered of the last poll cannot be used: ignored")
 		return Poll{}, false
 	}
@@ -295,6 +309,9 @@ func (s *Store) Remember(next Poll) error {
 		s.latest = next.Time
 	}
 	old := s.Poll()
+	if s.unread != nil {
+		return s.unread
+	}
 	if old.ETag == next.ETag && old.Timestamp == next.Timestamp && next.Time.Sub(old.Time) < timeStep {
 		return nil
 	}
@@ -340,6 +357,7 @@ func (s *Store) path(name string) string { return s.fs.Path(path.Join(trustDir, 
 func (s *Store) read(name string, limit int64) []byte {
 	data, err := fsys.ReadFile(s.fs, path.Join(trustDir, name), limit)
 	if err != nil {
+		s.missed(err)
 		if !fsys.IsNotExist(err) {
 			s.log.WithError(err).Warn("trusted metadata cannot be read: fetched again")
 		}
@@ -353,6 +371,9 @@ func (s *Store) read(name string, limit int64) []byte {
 func (s *Store) write(name string, data []byte) error {
 	name = path.Join(trustDir, name)
 	err := func() error {
+		if s.unread != nil {
+			return s.unread
+		}
 		if err := statedir.MakeDir(s.fs, s.log, trustDir, 0o755); err != nil {
 			return err
 		}

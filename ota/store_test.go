@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
+	"path"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"tandem/internal/digest"
@@ -310,5 +313,60 @@ func symlink(t *testing.T, fs fsys.FS, target, name string) {
 	t.Helper()
 	if err := fs.Symlink(target, name); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What cannot be read just now is not missing: nothing is trusted by the rest, and nothing
+// is written, whichever file it is. Else a device would take what is older than it has seen.
+func TestNoDescriptors(t *testing.T) {
+	p := newPublisher(t)
+	p.rotate(metadata.ROOT)
+	p.add("1.1.0", []byte("eleven"))
+	p.publish()
+	older := maps.Clone(p.files)
+	s := webtest.New(t, p.files)
+	d := newDevice(t, s, p)
+	m := memfs.NewMachine()
+	d.fs = m.NewDisk("state", memfs.Options{}).FS()
+	p.add("1.2.0", []byte("twelve"))
+	p.publish()
+	s.Serve(p.files)
+	d.wants("1.2.0")
+	content := func() map[string]string {
+		all := map[string]string{}
+		for _, e := range must[[]fsys.Info](t)(d.fs.ReadDir(trustDir)) {
+			all[e.Name] = string(must[[]byte](t)(fsys.ReadFile(d.fs, path.Join(trustDir, e.Name), 1<<20)))
+		}
+		return all
+	}
+	before := content()
+	if len(before) < 6 {
+		t.Fatalf("the store has only %d files", len(before))
+	}
+	d.clock = d.clock.Add(2 * timeStep)
+	for name := range before {
+		for _, err := range []error{syscall.EMFILE, syscall.ENOMEM} {
+			m.FailReads(func(p string) error {
+				if path.Base(p) == name {
+					return err
+				}
+				return nil
+			})
+			s.Serve(p.files)
+			if got, e := d.check(); !errors.Is(e, err) {
+				t.Errorf("%s: %v: on offer: %q, %v", name, err, got, e)
+			}
+			s.Serve(older)
+			if got, e := d.check(); !errors.Is(e, err) && !errors.Is(e, ErrRefused) {
+				t.Errorf("%s: %v: older ones: on offer: %q, %v", name, err, got, e)
+			}
+			m.FailReads(nil)
+			if diff := cmp.Diff(before, content()); diff != "" {
+				t.Fatalf("%s: %v: the store (-before +after):\n%s", name, err, diff)
+			}
+		}
+	}
+	if got, err := d.check(); !errors.Is(err, ErrRefused) {
+		t.Errorf("an older list: on offer: %q, %v", got, err)
 	}
 }

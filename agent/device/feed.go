@@ -278,8 +278,10 @@ func (d *Device) units(ctx context.Context) []UnitAnswer {
 			all = append(all, u)
 			continue
 		}
-		u.Installed, u.Err = f.Installed(ctx)
-		s := f.Load()
+		s, err := f.Load()
+		if u.Err = err; err == nil {
+			u.Installed, u.Err = f.Installed(ctx)
+		}
 		u.Revoked = s.Revoked
 		if own, err := d.itself(); u.Kind == release.Agent && err == nil {
 			u.Revoked = append(u.Revoked[:len(u.Revoked):len(u.Revoked)], d.revokedItself(own)...)

@@ -182,7 +182,9 @@ func (d *Device) firmwareStatus(ctx context.Context) ([]FirmwareStatus, error) {
 			if err != nil {
 				return nil, err
 			}
-			s = f.Load()
+			if s, err = f.Load(); err != nil {
+				return nil, err
+			}
 		}
 		st := FirmwareStatus{Name: c.Name, State: s.State, Version: s.Previous, Detail: s.Reason}
 		if s.State != firmware.Installing && d.env.Hook != "firmware" { // else it is the handler who asks

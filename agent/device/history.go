@@ -175,7 +175,8 @@ func readWhole(disk fsys.FS) (events []Event, known bool, err error) {
 func readSegment(disk fsys.FS, n int) (data []byte, whole bool, err error) {
 	data, err = record.Read(disk, historyKind, segment(n), maxSegment)
 	if errors.Is(err, manifest.ErrInvalid) {
-		return record.Salvage(disk, segment(n), maxSegment), false, nil
+		data, err = record.Salvage(disk, segment(n), maxSegment)
+		return data, false, err
 	}
 	return data, true, err
 }

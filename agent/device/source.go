@@ -23,6 +23,9 @@ func (d *Device) root() (*trust.Root, error) {
 		return nil, err
 	}
 	store, err := d.store()
+	if fsys.IsTransient(err) { // a newer root may be there, which trusts fewer
+		return nil, err
+	}
 	if err != nil {
 		d.env.Log.WithError(err).Warn("the agent's state cannot be used; trusting the root that the device came with")
 		return provisioned, nil
@@ -61,6 +64,9 @@ func (d *Device) provisioned() (*trust.Root, error) {
 	data, err := os.ReadFile(d.cfg.Trust.Root)
 	if errors.Is(err, fs.ErrNotExist) && d.cfg.Trust.AllowUnsigned {
 		return nil, nil
+	}
+	if fsys.IsTransient(err) {
+		return nil, err
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: trust.root: %w", ErrNoRoot, err)
@@ -127,9 +133,13 @@ func (d *Device) store() (*ota.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.trusted = ota.OpenStore(state, provisioned, d.env.Log)
-	d.trusted.By = d.Author()
-	return d.trusted, nil
+	store := ota.OpenStore(state, provisioned, d.env.Log)
+	store.By = d.Author()
+	if err := store.Err(); err != nil {
+		return nil, err
+	}
+	d.trusted = store
+	return store, nil
 }
 
 // now is the reference time: no earlier than what is known for sure.

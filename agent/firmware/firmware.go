@@ -111,8 +111,10 @@ const (
 // child.ErrRefused for what the handler said, or is that of ctx: the handler was killed,
 // and the state is postponed.
 func (f *Firmware) GoOn(ctx context.Context, when Occasion) (Record, error) {
-	s := f.Load()
+	s, err := f.Load()
 	switch {
+	case err != nil:
+		return s, err
 	case s.State == Restart:
 		return f.afterRestart(ctx, s, when)
 	case !s.State.Open():
@@ -130,10 +132,10 @@ func (f *Firmware) GoOn(ctx context.Context, when Occasion) (Record, error) {
 	}
 	s.State, s.Reason = Installing, ""
 	if err := f.save(s); err != nil {
-		return f.Load(), err
+		return f.before(err)
 	}
 	f.log.WithFields(logrus.Fields{"firmware": f.name, "from": s.Previous, "version": s.Version}).Info("installing")
-	err := f.handler.Install(ctx, f.fs.Path(f.path(s.Payload)), s.Previous, s.Version, func(percent int64) {
+	err = f.handler.Install(ctx, f.fs.Path(f.path(s.Payload)), s.Previous, s.Version, func(percent int64) {
 		f.report("writing "+f.name, s.Size*percent/100, s.Size)
 	})
 	switch {
@@ -231,9 +233,15 @@ func (f *Firmware) fail(s Record, why error) (Record, error) {
 // longer names goes.
 func (f *Firmware) conclude(s Record, why error) (Record, error) {
 	if err := f.save(s); err != nil {
-		return f.Load(), errors.Join(why, err)
+		return f.before(errors.Join(why, err))
 	}
 	return s, errors.Join(why, f.tidy(s.Payload))
+}
+
+// before returns the state that still holds, with the error of changing it.
+func (f *Firmware) before(why error) (Record, error) {
+	s, err := f.Load()
+	return s, errors.Join(why, err)
 }
 
 func orNothing(v versioning.Version) string {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 
@@ -157,15 +158,25 @@ func install(t testing.TB, f *Firmware, data []byte, o backup.InstallOptions) (R
 		t.Fatal(err)
 	}
 	if _, err := f.Unpack(t.Context(), r, o); err != nil {
-		return f.Load(), err
+		s, _ := f.Load() // the disk may be gone with the power
+		return s, err
 	}
 	return f.GoOn(t.Context(), AtOnce)
+}
+
+func load(t testing.TB, f *Firmware) Record {
+	t.Helper()
+	s, err := f.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // checkFirmware looks whether what the record says is so.
 func checkFirmware(t testing.TB, f *Firmware, h *modem) {
 	t.Helper()
-	s := f.Load()
+	s := load(t, f)
 	now, _ := h.Version(t.Context())
 	switch s.State {
 	case Done:
@@ -310,20 +321,20 @@ func TestFirmwareGoesOn(t *testing.T) {
 		if s.State != want || !errors.Is(err, target) {
 			t.Fatalf("%s, %v; want %s, %v", s.State, err, want, target)
 		}
-		if got := f.Load(); got.State != want {
+		if got := load(t, f); got.State != want {
 			t.Fatalf("the record says %s, want %s", got.State, want)
 		}
 	}
 
 	t.Run("the handler goes down with the device again and again", func(t *testing.T) {
 		f, h := prepare(t, child.ErrPostponed)
-		s := f.Load()
+		s := load(t, f)
 		s.State, s.Cuts = Installing, f.cuts-1
 		if err := f.save(s); err != nil {
 			t.Fatal(err)
 		}
 		expect(t, f, AtStart, Postponed, child.ErrPostponed)
-		s = f.Load()
+		s = load(t, f)
 		s.State = Installing
 		if err := f.save(s); err != nil {
 			t.Fatal(err)
@@ -352,7 +363,7 @@ func TestFirmwareGoesOn(t *testing.T) {
 	})
 	t.Run("the handler cannot be run", func(t *testing.T) {
 		f, h := prepare(t, child.ErrNotRun)
-		if s := f.Load(); s.State != Postponed || len(s.Revoked) > 0 {
+		if s := load(t, f); s.State != Postponed || len(s.Revoked) > 0 {
 			t.Fatalf("%s, revoked %v", s.State, s.Revoked)
 		}
 		h.says = nil
@@ -389,7 +400,7 @@ func TestFirmwareGoesOn(t *testing.T) {
 	})
 	t.Run("payload damaged", func(t *testing.T) {
 		f, h := prepare(t, child.ErrPostponed)
-		name := f.path(path.Join(f.Load().Payload, "image.bin"))
+		name := f.path(path.Join(load(t, f).Payload, "image.bin"))
 		if err := fsys.WriteFile(h.state, name, []byte("rotten"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -492,7 +503,7 @@ func TestFirmwareBadBundle(t *testing.T) {
 			t.Fatalf("a bundle without its last %d bytes was taken", cut)
 		}
 		checkFirmware(t, f, h)
-		if s := f.Load(); s.State != Postponed || s.Version.String() != "1.1.0" {
+		if s := load(t, f); s.State != Postponed || s.Version.String() != "1.1.0" {
 			t.Fatal(s.State, s.Version)
 		}
 		entries, err := h.state.ReadDir(f.path("."))
@@ -556,5 +567,39 @@ func TestSampleHandlerIsTheTestedOne(t *testing.T) {
 	}
 	if !bytes.Contains(script, append([]byte("-- image-update --\n"), sample...)) {
 		t.Error("examples/firmware/image-update and the one in firmware.txtar differ: copy the first one into the second")
+	}
+}
+
+// A record that cannot be read just now is not a missing one: nothing is done by it, and
+// nothing is written over it. One that failed here stays revoked.
+func TestNoDescriptors(t *testing.T) {
+	m := testModem(t, memfs.Options{})
+	f, h := firmwareOn(t, m, map[string]error{"1.1.0": child.ErrRefused})
+	data := firmwareBundle(t, "1.1.0")
+	if s, _ := install(t, f, data, backup.InstallOptions{}); s.State != Failed {
+		t.Fatal(s.State)
+	}
+	m.FailReads(func(p string) error {
+		if strings.HasSuffix(p, firmwareRecord) {
+			return syscall.EMFILE
+		}
+		return nil
+	})
+	if _, err := f.Load(); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("the record: %v", err)
+	}
+	if r, news := f.Advance(t.Context(), AtStart); !errors.Is(r.Err, syscall.EMFILE) || news {
+		t.Errorf("gone on with: %v, news %t", r.Err, news)
+	}
+	r, err := bundle.NewReader(bytes.NewReader(data), bundle.Inspect{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Unpack(t.Context(), r, backup.InstallOptions{}); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("unpacked: %v", err)
+	}
+	m.FailReads(nil)
+	if s := load(t, f); s.State != Failed || len(s.Revoked) != 1 || h.runs != 1 {
+		t.Errorf("afterwards: %s, revoked %v, %d runs of the handler", s.State, s.Revoked, h.runs)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/ota/fault"
 	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/versioning"
@@ -26,12 +27,15 @@ import (
 // the old one goes first, and the state may be none.
 func (f *Firmware) Unpack(ctx context.Context, r *bundle.Reader, o backup.InstallOptions) (versioning.Version, error) {
 	from, err := f.unpack(ctx, r, o)
-	return from, unwritable(err)
+	return from, fault.Unwritable(err)
 }
 
 func (f *Firmware) unpack(ctx context.Context, r *bundle.Reader, o backup.InstallOptions) (versioning.Version, error) {
 	m := r.Manifest()
-	old := f.Load()
+	old, err := f.Load()
+	if err != nil {
+		return versioning.Version{}, err
+	}
 	installed, err := f.admit(ctx, &old, m.Version, o)
 	if err != nil {
 		return installed, err

@@ -95,8 +95,9 @@ func (s *Record) unrevoke(v versioning.Version) {
 }
 
 // Load reads the record. A damaged one counts as missing, but for the versions that are
-// revoked: all that is lost with it is what can be fetched again.
-func (f *Firmware) Load() Record {
+// revoked: all that is lost with it is what can be fetched again. One that cannot be read
+// just now is neither: the error says why.
+func (f *Firmware) Load() (Record, error) {
 	none := Record{State: None}
 	var s Record
 	there, err := record.ReadJSON(f.fs, firmwareKind, f.path(firmwareRecord), maxFirmwareRecord, &s)
@@ -105,31 +106,30 @@ func (f *Firmware) Load() Record {
 	}
 	switch {
 	case err == nil && there:
-		return s
+		return s, nil
 	case errors.Is(err, manifest.ErrInvalid):
 		f.log.WithError(err).Warn("damaged: ignored, but for the versions that are revoked")
-		none.Revoked = f.salvage()
-	case err != nil:
-		f.log.WithError(err).Warnf("what is known of the firmware %s cannot be read", f.name)
+		none.Revoked, err = f.salvage()
 	}
-	return none
+	return none, err
 }
 
 // salvage reads the versions that are revoked off a damaged record: one that failed here
 // is not tried again for a bit that flipped.
-func (f *Firmware) salvage() (revoked []versioning.Version) {
+func (f *Firmware) salvage() (revoked []versioning.Version, err error) {
 	var s struct {
 		Revoked []string `json:"revoked"`
 	}
-	if json.Unmarshal(record.Salvage(f.fs, f.path(firmwareRecord), maxFirmwareRecord), &s) != nil {
-		return nil
+	body, err := record.Salvage(f.fs, f.path(firmwareRecord), maxFirmwareRecord)
+	if err != nil || json.Unmarshal(body, &s) != nil {
+		return nil, err
 	}
 	for _, text := range s.Revoked {
 		if v, err := versioning.Parse(text); err == nil {
 			revoked = append(revoked, v)
 		}
 	}
-	return revoked
+	return revoked, nil
 }
 
 func (s *Record) sane() bool {

@@ -2,11 +2,8 @@ package firmware
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"tandem/backup"
-	"tandem/internal/fsys"
-	"tandem/ota"
+
+	"tandem/ota/fault"
 	"tandem/versioning"
 )
 
@@ -54,28 +51,18 @@ func (f *Firmware) Installed(ctx context.Context) (versioning.Version, error) {
 // whether something came of it: one that is postponed again and again is no news,
 // as flash wears out.
 func (f *Firmware) Advance(ctx context.Context, when Occasion) (r Result, news bool) {
-	before := f.Load()
+	before, err := f.Load()
+	if err != nil {
+		return Result{Name: f.name, State: None, Err: &Error{None, err}}, false
+	}
 	s, err := f.GoOn(ctx, when)
 	r = Result{Name: f.name, From: s.Previous, Version: s.Version, State: s.State}
 	if ctx.Err() != nil {
 		r.Err = ctx.Err()
 		return r, false
 	}
-	if err = unwritable(err); err != nil {
+	if err = fault.Unwritable(err); err != nil {
 		r.Err = &Error{s.State, err}
 	}
 	return r, s.State != before.State || before.State.Open() && s.State != Postponed
-}
-
-// unwritable tells that the agent's state may not be written.
-func unwritable(err error) error {
-	switch {
-	case err == nil, errors.Is(err, backup.ErrNoSpace):
-		return err
-	case fsys.IsNoSpace(err):
-		return fmt.Errorf("%w: %w", backup.ErrNoSpace, err)
-	case fsys.IsNotWritable(err):
-		return fmt.Errorf("%w: %w", ota.ErrNotWritable, err)
-	}
-	return err
 }

@@ -153,12 +153,11 @@ func (s *Self) Running() versioning.Version { return s.o.Running }
 
 // Known returns what is known; nothing, where that is damaged.
 func (s *Self) Known() (k Known, err error) {
-	_, err = record.ReadJSON(s.o.FS, knownKind, s.name(knownExt), maxState, &k)
-	if errors.Is(err, manifest.ErrInvalid) {
-		s.o.Log.WithError(err).Warn("what Tandem knew of itself is damaged: ignored")
-		return Known{}, nil
+	there, err := record.Remembered(s.o.FS, knownKind, s.name(knownExt), maxState, &k, s.o.Log)
+	if !there {
+		return Known{}, err
 	}
-	return k, err
+	return k, nil
 }
 
 // know durably changes what is known. What is the same is not written.

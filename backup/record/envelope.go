@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/sirupsen/logrus"
+
 	"tandem/backup/manifest"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
@@ -309,15 +311,31 @@ func ReadJSON(fs fsys.FS, kind, name string, limit int64, body any) (bool, error
 	return true, nil
 }
 
+// Remembered is ReadJSON for what can be found out again by looking and asking: a damaged
+// file is told, and counts as missing. An error says nothing about the file, and nothing
+// may be written in its place.
+func Remembered(fs fsys.FS, kind, name string, limit int64, body any, log logrus.FieldLogger) (bool, error) {
+	there, err := ReadJSON(fs, kind, name, limit, body)
+	if errors.Is(err, manifest.ErrInvalid) {
+		log.WithError(err).Warn("what was remembered cannot be used: ignored")
+		return false, nil
+	}
+	return there, err
+}
+
 // Salvage returns the body of a damaged file of ours as it lies there, unproven; nil
-// if there is none.
-func Salvage(fs fsys.FS, name string, limit int64) []byte {
+// if there is none, or the disk does not give it. The error is that of a look which has
+// found nothing out, for want of memory and the like.
+func Salvage(fs fsys.FS, name string, limit int64) ([]byte, error) {
 	data, err := fsys.ReadFile(fs, name, limit)
-	if err != nil {
-		return nil
+	switch {
+	case fsys.IsTransient(err):
+		return nil, err
+	case err != nil:
+		return nil, nil
 	}
 	if head, body, _ := bytes.Cut(data, []byte("\n")); bytes.HasPrefix(head, []byte(`{"tandem":`)) {
-		return body
+		return body, nil
 	}
-	return data
+	return data, nil
 }

@@ -48,43 +48,46 @@ func (d *Downloader) meter(f *File) *meter {
 
 func (m *meter) name() string { return m.stem + ".spent" }
 
-// load reads what was spent before. What cannot be read counts as nothing.
-func (m *meter) load() {
-	if m.read {
-		return
+// load reads what was spent before. A damaged note counts for what can be made out of it;
+// one that cannot be read just now is an error.
+func (m *meter) load() error {
+	if m.read || m.stem == "" {
+		return nil
 	}
-	m.read = true
 	var n int64
 	_, err := record.ReadJSON(m.fs, spentKind, m.name(), maxNote, &n)
 	if errors.Is(err, manifest.ErrInvalid) { // better than to spend it all again
-		err = json.Unmarshal(record.Salvage(m.fs, m.name(), maxNote), &n)
+		var body []byte
+		if body, err = record.Salvage(m.fs, m.name(), maxNote); err == nil && json.Unmarshal(body, &n) != nil {
+			n = 0
+		}
 	}
-	if err == nil && n > 0 {
+	if err != nil {
+		return fmt.Errorf("what was spent for this release cannot be read: %w", err)
+	}
+	m.read = true
+	if n > 0 {
 		m.spent, m.noted = n, n
 	}
+	return nil
 }
 
-// left returns how many bytes may still come; below 0 there is no limit.
-func (m *meter) left() int64 {
+// allows returns why n bytes more may not come. The error wraps fault.ErrBudget, or says
+// that it is not known how many came.
+func (m *meter) allows(n int64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := int64(-1)
+	if err := m.load(); err != nil {
+		return err
+	}
+	left := n // there is no limit
 	if m.told > 0 {
 		left = max(m.told-m.now, 0)
 	}
 	if m.stem != "" {
-		m.load()
-		if n := max(m.most-m.spent, 0); left < 0 || n < left {
-			left = n
-		}
+		left = min(left, max(m.most-m.spent, 0))
 	}
-	return left
-}
-
-// allows returns why n bytes more may not come. The error wraps fault.ErrBudget.
-func (m *meter) allows(n int64) error {
-	left := m.left()
-	if left < 0 || n <= left {
+	if n <= left {
 		return nil
 	}
 	return fmt.Errorf("%w: %d bytes more are needed, %d may still come for this release", fault.ErrBudget, n, left)
@@ -102,7 +105,9 @@ func (m *meter) came(n int) error {
 	if m.stem == "" {
 		return nil
 	}
-	m.load()
+	if err := m.load(); err != nil {
+		return err
+	}
 	m.spent += int64(n)
 	if m.spent > m.noted {
 		if err := m.note(m.spent + ahead); err != nil {
