@@ -34,7 +34,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test search race demo trial bench bench-delta savings soak fleet otel formats lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test search search-short race demo trial bench bench-delta savings soak fleet otel formats lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -74,6 +74,9 @@ test: ## go vet, and all tests but the long searches; three minutes on two proce
 
 search: ## the tests that search for long: ten releases with faults and kills, very large trees, each planted bug; LABFLAGS are go test's
 	TANDEM_LONG=1 go test -timeout 1h -run '^TestLong' $(LABFLAGS) ./cmd/... ./test/...
+
+search-short: ## a part of each of them, in a minute: three releases, two planted bugs, a file of 1 GiB with holes
+	TANDEM_LONG=short go test -count=1 -timeout 10m -run '^TestLong(LargeTrees|TenReleases|Planted)$$' $(LABFLAGS) ./cmd/tandem ./test/e2e ./test/planted
 
 race: ## the quicker tests of what runs on a device, under the race detector
 	go test -timeout 20m -short -race ./agent/... ./backup/... ./internal/... ./ota/... ./versioning/...

@@ -161,6 +161,12 @@ const (
 // they do can be cut off anywhere; waiting is for their clean-up.
 const stopTime = 4 * time.Second
 
+// How often, and after which wait, the pid file of an agent that was killed is tried.
+const (
+	pidTries = 100
+	pidWait  = 50 * time.Millisecond
+)
+
 // ErrAnew says that another program has taken the place of the one that runs: it is
 // to go on with what the agent was at, as the same process.
 var ErrAnew = errors.New("another tandem is in place")
@@ -171,7 +177,7 @@ var ErrAnew = errors.New("another tandem is in place")
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	release, err := lock.AcquirePID(a.cfg.Agent.PID, os.Getpid())
+	release, err := a.takePID(ctx)
 	if err != nil {
 		return err
 	}
@@ -218,6 +224,27 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.o.Notify("STOPPING=1")
 	a.stop()
 	return nil
+}
+
+// takePID makes this the only agent. One that was killed is waited for until the last of
+// its threads is gone.
+func (a *Agent) takePID(ctx context.Context) (release func() error, err error) {
+	for try := range pidTries {
+		release, err = lock.AcquirePID(a.cfg.Agent.PID, os.Getpid())
+		if !errors.Is(err, lock.ErrBusy) || !lock.Ends(a.cfg.Agent.PID) || ctx.Err() != nil {
+			break
+		}
+		if try == 0 {
+			a.log.Info("the agent before was killed, and is not gone yet: it is waited for")
+		}
+		c, stop := a.o.After(pidWait)
+		select {
+		case <-c:
+		case <-ctx.Done():
+		}
+		stop()
+	}
+	return release, err
 }
 
 func (a *Agent) clock() time.Time { return a.o.Environment.Now() }

@@ -654,3 +654,52 @@ func TestPollTellsRetryAfter(t *testing.T) {
 		t.Errorf("problem %#v, want one that says to retry after an hour", problem)
 	}
 }
+
+// What whoever has the timestamp key alone can do, and what not, as docs/security.md says.
+func TestTimestampKeyAlone(t *testing.T) {
+	p := newPublisher(t)
+	p.add("1.1.0", []byte("eleven"))
+	p.publish()
+	old, oldSnapshot := p.version, p.files[fmt.Sprintf("/metadata/%d.snapshot.json", p.version)]
+	p.add("1.2.0", []byte("twelve"))
+	p.publish()
+	s := webtest.New(t, p.files)
+	seen := newDevice(t, s, p)
+	seen.wants("1.2.0")
+
+	// A new device takes an older list for the newest; one that has seen the newer does not.
+	honest := p.files[timestampPath]
+	p.stamp(100, pin(old, oldSnapshot))
+	s.Serve(p.files)
+	newDevice(t, s, p).wants("1.1.0")
+	if _, err := seen.check(); !errors.Is(err, ErrRefused) {
+		t.Errorf("an older list, where a newer one was seen: error %v, want ErrRefused", err)
+	}
+
+	// Nothing that the snapshot's key did not sign can be pointed at.
+	forged := metadata.Snapshot(p.expires)
+	forged.Signed.Version = p.version + 1
+	forged.Signed.Meta["targets.json"] = pin(p.version, p.files[fmt.Sprintf("/metadata/%d.targets.json", p.version)])
+	data := signed(p, forged, p.keys[metadata.TIMESTAMP])
+	p.files[fmt.Sprintf("/metadata/%d.snapshot.json", p.version+1)] = data
+	p.stamp(101, pin(p.version+1, data))
+	s.Serve(p.files)
+	if _, err := newDevice(t, s, p).check(); !errors.Is(err, ErrRefused) {
+		t.Errorf("a snapshot of its own: error %v, want ErrRefused", err)
+	}
+
+	// Too high a number locks devices out, until the key is withdrawn.
+	p.stamp(1<<40, pin(p.version, p.files[fmt.Sprintf("/metadata/%d.snapshot.json", p.version)]))
+	s.Serve(p.files)
+	locked := newDevice(t, s, p)
+	locked.wants("1.2.0")
+	p.files[timestampPath] = honest
+	s.Serve(p.files)
+	if _, err := locked.check(); !errors.Is(err, ErrRefused) {
+		t.Errorf("the true repository: error %v, want ErrRefused", err)
+	}
+	p.rotate(metadata.TIMESTAMP)
+	p.publish()
+	s.Serve(p.files)
+	locked.wants("1.2.0")
+}

@@ -62,7 +62,7 @@ func TestWhatIsHereCounts(t *testing.T) {
 	state, client := openDir(t), srv.Client()
 	r := must[*Repo](t)(NewRepo(RepoOptions{
 		URL: srv.URL, Client: client, Store: OpenStore(state, root, quiet()), Now: func() time.Time { return start.Add(time.Hour) }, Log: quiet(),
-		Downloads: download.New(download.Options{FS: state, Client: client, Log: quiet()}),
+		Downloads: must[*download.Downloader](t)(download.New(download.Options{FS: state, Client: client, Log: quiet()})),
 		// The first file is here.
 		Lacks: func(context.Context, *release.Manifest) (func(backup.Path) bool, error) {
 			return func(p backup.Path) bool { return p != "0" }, nil

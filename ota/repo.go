@@ -51,8 +51,31 @@ type Repo struct {
 
 var _ Source = (*Repo)(nil)
 
+// validate says what is missing that nothing goes without.
+func (o *RepoOptions) validate() error {
+	missing := ""
+	switch {
+	case o.Client == nil:
+		missing = "Client"
+	case o.Store == nil:
+		missing = "Store"
+	case o.Downloads == nil:
+		missing = "Downloads"
+	case o.Now == nil:
+		missing = "Now"
+	case o.Log == nil:
+		missing = "Log"
+	default:
+		return nil
+	}
+	return fmt.Errorf("ota.RepoOptions: %s is missing", missing)
+}
+
 // NewRepo makes the Source of the repository at o.URL.
 func NewRepo(o RepoOptions) (*Repo, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
 	base, err := url.Parse(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("address of the repository: %w", err)

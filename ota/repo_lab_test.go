@@ -270,7 +270,7 @@ func (d *device) repo() *Repo {
 	r, err := NewRepo(RepoOptions{
 		URL: d.url, Client: client, Store: OpenStore(d.fs, d.root, quiet()), Now: func() time.Time { return d.clock },
 		Built: d.built, Stall: d.patience, Log: quiet(),
-		Downloads: download.New(download.Options{FS: d.fs, Client: client, Log: quiet()}),
+		Downloads: must[*download.Downloader](d.t)(download.New(download.Options{FS: d.fs, Client: client, Log: quiet()})),
 	})
 	if err != nil {
 		d.t.Fatal(err)

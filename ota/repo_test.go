@@ -759,3 +759,19 @@ func TestNothingOnOfferLeavesNothing(t *testing.T) {
 		t.Errorf("without one: %v, want it gone", err)
 	}
 }
+
+// What nothing goes without is asked for when a Repo is made, by its name.
+func TestNewRepoChecks(t *testing.T) {
+	p := newPublisher(t)
+	whole := newDevice(t, webtest.New(t, p.files), p).repo().o
+	for name, change := range map[string]func(*RepoOptions){
+		"Client": func(o *RepoOptions) { o.Client = nil }, "Store": func(o *RepoOptions) { o.Store = nil }, "Log": func(o *RepoOptions) { o.Log = nil },
+		"Downloads": func(o *RepoOptions) { o.Downloads = nil }, "Now": func(o *RepoOptions) { o.Now = nil },
+	} {
+		o := whole
+		change(&o)
+		if _, err := NewRepo(o); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("without %s: error %v", name, err)
+		}
+	}
+}

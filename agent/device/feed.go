@@ -76,35 +76,15 @@ func (d *Device) source() (_ Source, err error) {
 	if err != nil {
 		return nil, err
 	}
-	state, err := d.State()
+	client, downloads, err := d.connect(c, ota.ClientOptions{Files: true})
 	if err != nil {
 		return nil, err
-	}
-	if err := d.goOnline(); err != nil {
-		return nil, err
-	}
-	access, err := c.Access()
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range access.Warnings {
-		d.env.Log.Warn(w)
-	}
-	client := ota.NewClient(ota.ClientOptions{
-		UserAgent: "tandem/" + d.env.Version, Proxy: http.ProxyFromEnvironment, Files: true,
-		Received: d.env.Received, CAs: access.CAs, Origin: c.URL,
-		Credentials: ota.Credentials{Token: string(access.Token), User: access.User, Password: string(access.Password), Certificate: access.Certificate},
-	})
-	d.idle = append(d.idle, client.CloseIdleConnections)
-	names := []string{d.cfg.Device.App}
-	for _, f := range d.followed() {
-		names = append(names, f.Name)
 	}
 	repo, err := ota.NewRepo(ota.RepoOptions{
 		URL:       c.URL,
 		Client:    client,
 		Store:     store,
-		Downloads: download.New(download.Options{FS: state, By: d.Author(), Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names, Hopeless: d.env.Hopeless}),
+		Downloads: downloads,
 		Now:       d.env.Now,
 		Built:     d.env.Built,
 		Log:       d.env.Log,
@@ -117,6 +97,48 @@ func (d *Device) source() (_ Source, err error) {
 	}
 	d.feed = &repoFeed{repo, ota.Device{ID: d.cfg.Device.ID, Compatible: d.cfg.Device.Compatible, Channels: c.Channels}}
 	return d.feed, nil
+}
+
+// connect makes this tandem the only one that talks to the source, and returns the client
+// that shows the source's server who asks, and what downloads by it. Of o it sets what all
+// sources have.
+func (d *Device) connect(c config.Source, o ota.ClientOptions) (*http.Client, *download.Downloader, error) {
+	state, err := d.State()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.goOnline(); err != nil {
+		return nil, nil, err
+	}
+	access, err := c.Access()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, w := range access.Warnings {
+		d.env.Log.Warn(w)
+	}
+	o.CAs, o.Origin = access.CAs, c.URL
+	o.Credentials = ota.Credentials{
+		Token: string(access.Token), Scheme: o.Credentials.Scheme, User: access.User, Password: string(access.Password), Certificate: access.Certificate,
+	}
+	client := d.client(o)
+	names := []string{d.cfg.Device.App}
+	for _, f := range d.followed() {
+		names = append(names, f.Name)
+	}
+	downloads, err := download.New(download.Options{
+		FS: state, By: d.Author(), Client: client, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names, Hopeless: d.env.Hopeless,
+	})
+	return client, downloads, err
+}
+
+// client makes an HTTP client that says what it is, and whose connections end with the
+// device.
+func (d *Device) client(o ota.ClientOptions) *http.Client {
+	o.UserAgent, o.Proxy, o.Received = "tandem/"+d.env.Version, http.ProxyFromEnvironment, d.env.Received
+	client := ota.NewClient(o)
+	d.idle = append(d.idle, client.CloseIdleConnections)
+	return client
 }
 
 // lacks tells which files of a release have to come from the source.

@@ -74,39 +74,20 @@ func (d *Device) openHawkBit(c config.Source) (*hawkFeed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.goOnline(); err != nil {
-		return nil, err
-	}
-	access, err := c.Access()
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range access.Warnings {
-		d.env.Log.Warn(w)
-	}
 	scheme := "TargetToken"
 	if c.DDI.GatewayTokenFile != "" {
 		scheme = "GatewayToken"
 	}
-	client := ota.NewClient(ota.ClientOptions{
-		UserAgent: "tandem/" + d.env.Version, Proxy: http.ProxyFromEnvironment,
-		Received: d.env.Received, CAs: access.CAs, Origin: c.URL,
-		Credentials: ota.Credentials{Token: string(access.Token), Scheme: scheme, Certificate: access.Certificate},
-	})
-	d.idle = append(d.idle, client.CloseIdleConnections)
-	names := []string{d.cfg.Device.App}
-	for _, f := range d.cfg.Firmware {
-		names = append(names, f.Name)
-	}
-	downloads := func(by *http.Client) *download.Downloader {
-		return download.New(download.Options{FS: state, By: d.Author(), Client: by, Log: d.env.Log, Bandwidth: c.Bandwidth, For: names, Hopeless: d.env.Hopeless})
+	client, downloads, err := d.connect(c, ota.ClientOptions{Credentials: ota.Credentials{Scheme: scheme}})
+	if err != nil {
+		return nil, err
 	}
 	verifier := func() (bundle.Verifier, error) {
 		return trust.New(trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned})
 	}
 	fetcher := func(by *http.Client) *ota.Fetcher {
 		return &ota.Fetcher{
-			Downloads: downloads(by), Verifier: verifier, Lacks: d.lacks, Most: d.cfg.Agent.MaxDownload, Told: d.cfg.Agent.Metered, Log: d.env.Log,
+			Downloads: downloads.By(by), Verifier: verifier, Lacks: d.lacks, Most: d.cfg.Agent.MaxDownload, Told: d.cfg.Agent.Metered, Log: d.env.Log,
 		}
 	}
 	var vouch func(context.Context, *hawkbit.Head) error
@@ -120,7 +101,7 @@ func (d *Device) openHawkBit(c config.Source) (*hawkFeed, error) {
 		After:      after,
 		Compatible: d.cfg.Device.Compatible, AutoConfirm: c.DDI.AutoConfirm, Attributes: c.DDI.Attributes, SetName: c.DDI.Set, Cache: d.env.Polled,
 	})
-	return &hawkFeed{d, server, downloads(client)}, err
+	return &hawkFeed{d, server, downloads}, err
 }
 
 // Cheapest implements partial.
@@ -192,7 +173,7 @@ func (d *Device) inspect(verifier func() (bundle.Verifier, error)) func(context.
 }
 
 // voucher returns what asks the repository at a URL for a release. It is listed once.
-func (d *Device) voucher(at string, downloads func(*http.Client) *download.Downloader) func(context.Context, *hawkbit.Head) error {
+func (d *Device) voucher(at string, downloads *download.Downloader) func(context.Context, *hawkbit.Head) error {
 	var listing *ota.Listing
 	return func(ctx context.Context, h *hawkbit.Head) error {
 		if listing == nil {
@@ -200,10 +181,9 @@ func (d *Device) voucher(at string, downloads func(*http.Client) *download.Downl
 			if err != nil {
 				return err
 			}
-			client := ota.NewClient(ota.ClientOptions{UserAgent: "tandem/" + d.env.Version, Proxy: http.ProxyFromEnvironment, Files: true, Received: d.env.Received})
-			d.idle = append(d.idle, client.CloseIdleConnections)
+			client := d.client(ota.ClientOptions{Files: true})
 			repo, err := ota.NewRepo(ota.RepoOptions{
-				URL: at, Client: client, Store: store, Downloads: downloads(client), Now: d.env.Now, Built: d.env.Built, Log: d.env.Log,
+				URL: at, Client: client, Store: store, Downloads: downloads.By(client), Now: d.env.Now, Built: d.env.Built, Log: d.env.Log,
 			})
 			if err != nil {
 				return err

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -13,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"tandem/internal/lock"
 )
 
 // startAgent runs the daemon on the device until the test ends, when it must
@@ -271,5 +276,63 @@ func TestAgentUnderUmask(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// An agent that was killed holds its pid file until the last of its threads is gone. The
+// next one waits for that; for one that lives it does not.
+func TestAgentAfterOneThatWasKilled(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t, "socket = \"socket\"\npid_file = \"agent.pid\"\n")
+	pidFile := filepath.Join(d.dir, "agent.pid")
+	release, err := lock.AcquirePID(pidFile, os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := d.run("agent"); o.exit != 60 || !strings.Contains(o.stderr, fmt.Sprintf("an agent runs with process id %d", os.Getpid())) {
+		t.Errorf("beside one that lives: %s", o)
+	}
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	d.write("agent.pid", fmt.Sprintln(dead.Process.Pid))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := d.command(ctx, "agent")
+	said, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	lines := bufio.NewScanner(said)
+	until := func(what string) bool {
+		for lines.Scan() {
+			if strings.Contains(lines.Text(), what) {
+				return true
+			}
+		}
+		return false
+	}
+	waits := until("not gone yet")
+	if !waits {
+		t.Error("it does not wait")
+	}
+	if err := release(); err != nil {
+		t.Error(err)
+	}
+	if waits && !until("the agent runs") {
+		t.Error("it does not run once the other one is gone")
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil && waits {
+		t.Error(err)
+	}
+	_, _ = io.Copy(io.Discard, said)
+	if err := cmd.Wait(); err != nil && waits {
+		t.Error(err)
 	}
 }

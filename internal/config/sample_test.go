@@ -111,3 +111,43 @@ func TestSampleExplains(t *testing.T) {
 		}
 	}
 }
+
+// Each setting works by itself: somebody takes away one "#" and that of its section, and
+// those of the keys without which there is no such section, or no such pair.
+func TestSampleSettingsAlone(t *testing.T) {
+	needs := map[string][]string{
+		"[source]": {"url"}, "[report]": {"url"}, "[[firmware]]": {"name", "handler"}, "[page]": {"listen"},
+		"client_cert": {"client_key"}, "client_key": {"client_cert"}, "user": {"password_file"}, "password_file": {"user"},
+	}
+	l := loader(t, "0123abcd\n")
+	lines := strings.Split(sample(t), "\n")
+	key := func(line string) string {
+		name, _, _ := strings.Cut(strings.TrimPrefix(line, "#"), " = ")
+		return name
+	}
+	header, alone := 0, 0
+	for i, line := range lines {
+		if strings.HasPrefix(strings.TrimPrefix(line, "#"), "[") {
+			header = i
+			continue
+		}
+		if !unmade.MatchString(line) {
+			continue
+		}
+		text := slices.Clone(lines)
+		text[header] = strings.TrimPrefix(lines[header], "#")
+		with := append([]string{key(line)}, append(needs[text[header]], needs[key(line)]...)...)
+		for k := header + 1; k < len(lines) && !strings.HasPrefix(strings.TrimPrefix(lines[k], "#"), "["); k++ {
+			if slices.Contains(with, key(lines[k])) {
+				text[k] = strings.TrimPrefix(lines[k], "#")
+			}
+		}
+		alone++
+		if _, err := l.Load(write(t, strings.Join(text, "\n"))); err != nil {
+			t.Errorf("%s alone: %v", line, err)
+		}
+	}
+	if alone < 60 {
+		t.Errorf("only %d settings", alone)
+	}
+}

@@ -106,6 +106,18 @@ func AcquirePID(name string, pid int) (release func() error, err error) {
 	}
 }
 
+// Ends reports whether the process that the file names, as AcquirePID wrote it, has ended,
+// though somebody may hold the file yet: of a program that is killed the first thread may
+// be gone while others, which end by themselves, still have its files.
+func Ends(name string) bool {
+	pid, err := os.ReadFile(name)
+	if err != nil || len(bytes.TrimSpace(pid)) == 0 {
+		return false // nobody is named
+	}
+	command, err := os.ReadFile("/proc/" + string(bytes.TrimSpace(pid)) + "/cmdline")
+	return errors.Is(err, fs.ErrNotExist) || err == nil && len(command) == 0
+}
+
 // current reports whether name still is the file that l holds.
 func current(l *flock.Flock, name string) (bool, error) {
 	held, err := l.Stat()

@@ -5,6 +5,7 @@ package download
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"net/http"
@@ -130,8 +131,36 @@ type Downloader struct {
 // maxRead is how much is read at once.
 const maxRead = 32 << 10
 
+// validate says what is missing that nothing goes without.
+func (o *Options) validate() error {
+	missing := ""
+	switch {
+	case o.FS == nil:
+		missing = "FS"
+	case o.Client == nil:
+		missing = "Client"
+	case o.Log == nil:
+		missing = "Log"
+	case o.Bandwidth < 0, o.Stall < 0, o.Floor < 0, o.Attempts < 0, o.MaxRetryAfter < 0:
+		return errors.New("download.Options: a limit is negative")
+	default:
+		return nil
+	}
+	return fmt.Errorf("download.Options: %s is missing", missing)
+}
+
+// By returns a Downloader that asks by another client, and is d in all else.
+func (d *Downloader) By(client *http.Client) *Downloader {
+	other := *d
+	other.o.Client = client
+	return &other
+}
+
 // New makes a Downloader.
-func New(o Options) *Downloader {
+func New(o Options) (*Downloader, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
 	if o.Stall == 0 {
 		o.Stall = time.Minute
 	}
@@ -171,7 +200,7 @@ func New(o Options) *Downloader {
 		// limit does not look like a stall.
 		d.limit = rate.NewLimiter(rate.Limit(o.Bandwidth), int(min(max(o.Bandwidth/4, 512), maxRead)))
 	}
-	return d
+	return d, nil
 }
 
 // Get gives the path of a local copy of f, its length and hash verified. A copy

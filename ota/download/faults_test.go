@@ -18,6 +18,7 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/internal/fsys/memfs"
 	"tandem/ota/fault"
 	"tandem/ota/internal/webtest"
 )
@@ -105,7 +106,7 @@ func TestHelperDownload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := New(Options{FS: state, Client: newClient(time.Minute), Log: quiet(), Ticker: func(time.Duration) (<-chan time.Time, func()) {
+	d := made(Options{FS: state, Client: newClient(time.Minute), Log: quiet(), Ticker: func(time.Duration) (<-chan time.Time, func()) {
 		tick := time.NewTicker(time.Millisecond)
 		return tick.C, tick.Stop
 	}})
@@ -207,7 +208,7 @@ func TestDownloadHonoursRetryAfter(t *testing.T) {
 			t.Errorf("%d: problem %#v", code, problem)
 		}
 	}
-	d := New(Options{})
+	d := made(Options{FS: memfs.NewMachine().NewDisk("state", memfs.Options{}).FS(), Client: http.DefaultClient, Log: quiet()})
 	r := retries{BackOff: d.o.Backoff(), left: 100, after: min(time.Hour, d.o.MaxRetryAfter)}
 	if got := r.NextBackOff(); got != 10*time.Minute {
 		t.Errorf("an hour is cut to %s, want 10m", got)
@@ -219,7 +220,7 @@ func TestDownloadHonoursRetryAfter(t *testing.T) {
 
 // The waits grow, are capped, and differ from device to device.
 func TestBackoff(t *testing.T) {
-	d := New(Options{})
+	d := made(Options{FS: memfs.NewMachine().NewDisk("state", memfs.Options{}).FS(), Client: http.DefaultClient, Log: quiet()})
 	differ := false
 	a, b := d.o.Backoff(), d.o.Backoff()
 	for i := range 20 {
@@ -254,7 +255,7 @@ func TestDownloadFromASlowServer(t *testing.T) {
 		}
 		return true
 	}))
-	tr := &transfer{Downloader: New(l.options), f: l.file, meter: &meter{}, part: "downloads/x.part", progress: func(int64, int64) {}}
+	tr := &transfer{Downloader: made(l.options), f: l.file, meter: &meter{}, part: "downloads/x.part", progress: func(int64, int64) {}}
 	tr.o.FS = l.fs
 	if err := l.fs.Mkdir("downloads", 0o755); err != nil {
 		t.Fatal(err)

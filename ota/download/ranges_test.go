@@ -42,7 +42,7 @@ func (l *lab) someSpans() []Span {
 func (l *lab) downloader() *Downloader {
 	o := l.options
 	o.FS = l.fs
-	return New(o)
+	return made(o)
 }
 
 func (l *lab) spans(ctx context.Context, all []Span) error {

@@ -191,7 +191,7 @@ func newTurns(t *testing.T, disk int64, who ...string) *turns {
 	l.options.Attempts = 1
 	l.options.FS = shared{l.fs, disk}
 	l.options.For = who
-	r := &turns{lab: l, d: New(l.options)}
+	r := &turns{lab: l, d: made(l.options)}
 	for i, w := range who {
 		body := append(bytes.Clone(l.body), byte(i))
 		l.s.Files["/targets/"+w] = body
@@ -272,7 +272,7 @@ func TestDownloadsTakeTurns(t *testing.T) {
 		t.Error("drop took more, or less, than one")
 	}
 	r.options.For = []string{"hello"}
-	if _, err := New(r.options).Get(t.Context(), next, nil); err != nil {
+	if _, err := made(r.options).Get(t.Context(), next, nil); err != nil {
 		t.Fatal(err)
 	}
 	if r.here(r.files[2]) != 0 {
@@ -315,7 +315,7 @@ func TestDownloadsWithoutRoomForAll(t *testing.T) {
 func TestDownloadsMakeRoom(t *testing.T) {
 	r := newTurns(t, bodySize+bodySize/2, "hello", "modem")
 	r.options.Hopeless = map[string]bool{}
-	r.d = New(r.options)
+	r.d = made(r.options)
 	hello, modem := r.files[0], r.files[1]
 	r.interrupted(modem, bodySize*3/4)
 	if err := r.interrupted(hello, 1); !errors.Is(err, fault.ErrNoSpace) {
@@ -326,7 +326,7 @@ func TestDownloadsMakeRoom(t *testing.T) {
 		t.Error("404 is no error")
 	}
 	r.s.Misbehave(nil)
-	r.d = New(r.options) // an agent makes one for each job
+	r.d = made(r.options) // an agent makes one for each job
 	if _, err := r.d.Get(t.Context(), hello, nil); err != nil {
 		t.Error(err)
 	}

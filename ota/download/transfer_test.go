@@ -28,6 +28,7 @@ import (
 	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/internal/fsys/memfs"
 	"tandem/ota/fault"
 	"tandem/ota/internal/webtest"
 )
@@ -166,7 +167,7 @@ func (l *lab) have(kind string, data []byte) {
 		l.t.Fatal(err)
 	}
 	if kind == "part" {
-		note, err := record.Author{}.Seal(bootKind, New(l.options).o.Boot)
+		note, err := record.Author{}.Seal(bootKind, made(l.options).o.Boot)
 		if err != nil {
 			l.t.Fatal(err)
 		}
@@ -176,7 +177,7 @@ func (l *lab) have(kind string, data []byte) {
 
 func (l *lab) get(ctx context.Context) (string, error) {
 	l.options.FS = l.fs
-	return New(l.options).Get(ctx, l.file, nil)
+	return made(l.options).Get(ctx, l.file, nil)
 }
 
 // fetched says that path is the whole file and that nothing else was left.
@@ -243,7 +244,7 @@ func TestDownload(t *testing.T) {
 	l := newLab(t)
 	var last [2]int64
 	l.options.FS = l.fs
-	path, err := New(l.options).Get(t.Context(), l.file, func(done, total int64) { last = [2]int64{done, total} })
+	path, err := made(l.options).Get(t.Context(), l.file, func(done, total int64) { last = [2]int64{done, total} })
 	l.fetched(path, err)
 	if last != [2]int64{bodySize, bodySize} {
 		t.Errorf("progress ended at %v", last)
@@ -601,7 +602,7 @@ func TestDownloadIsCancelled(t *testing.T) {
 		return true
 	})
 	l.options.FS, l.options.Stall = l.fs, 100*time.Hour
-	_, err := New(l.options).Get(ctx, l.file, func(done, _ int64) {
+	_, err := made(l.options).Get(ctx, l.file, func(done, _ int64) {
 		if done == 50_000 {
 			cancel()
 		}
@@ -708,7 +709,7 @@ func TestDiskErrorsArePermanent(t *testing.T) {
 		errno syscall.Errno
 		want  error
 	}{{syscall.ENOSPC, fault.ErrNoSpace}, {syscall.EDQUOT, fault.ErrNoSpace}, {syscall.EROFS, fault.ErrNotWritable}, {syscall.EIO, syscall.EIO}} {
-		tr := &transfer{Downloader: New(l.options), f: l.file, part: "downloads/x", meter: &meter{}}
+		tr := &transfer{Downloader: made(l.options), f: l.file, part: "downloads/x", meter: &meter{}}
 		tr.here = tr.size
 		err := tr.judge(&fs.PathError{Op: "write", Path: "x", Err: tt.errno})
 		var permanent *backoff.PermanentError
@@ -755,7 +756,7 @@ func TestLongPartMidway(t *testing.T) {
 	l := newLab(t)
 	l.have("part", append(bytes.Clone(l.body), 'x'))
 	l.options.FS = l.fs
-	tr := &transfer{meter: &meter{}, Downloader: New(l.options), f: l.file, part: "downloads/" + filepath.Base(l.name("part")), progress: func(int64, int64) {}}
+	tr := &transfer{meter: &meter{}, Downloader: made(l.options), f: l.file, part: "downloads/" + filepath.Base(l.name("part")), progress: func(int64, int64) {}}
 	err := tr.attempt(t.Context())
 	if !errors.Is(err, grab.ErrBadLength) {
 		t.Fatalf("error %v, want grab.ErrBadLength", err)
@@ -781,4 +782,31 @@ func TestFileURLResumes(t *testing.T) {
 	l.options.Client = &http.Client{Transport: files}
 	l.have("part", l.body[:100_000])
 	l.fetched(l.get(t.Context()))
+}
+
+// made is New for options that it takes.
+func made(o Options) *Downloader {
+	d, err := New(o)
+	if err != nil {
+		panic(err)
+	}
+	return d
+}
+
+// What nothing goes without is asked for when a Downloader is made, by its name.
+func TestNewChecks(t *testing.T) {
+	whole := Options{FS: memfs.NewMachine().NewDisk("state", memfs.Options{}).FS(), Client: http.DefaultClient, Log: quiet()}
+	if _, err := New(whole); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Options){
+		"FS": func(o *Options) { o.FS = nil }, "Client": func(o *Options) { o.Client = nil }, "Log": func(o *Options) { o.Log = nil },
+		"negative": func(o *Options) { o.Attempts = -1 },
+	} {
+		o := whole
+		change(&o)
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("without %s: error %v", name, err)
+		}
+	}
 }

@@ -511,21 +511,17 @@ func filled(t testing.TB, n int) (string, *Repository) {
 	return dir, r
 }
 
-// Adding to 1,000 releases reads no bundle and stays quick; their list stays short.
+// Adding to 1,000 releases reads no bundle, as theirs are not there; their list stays short.
+// BenchmarkAddToThousand tells how long it takes.
 func TestThousandReleases(t *testing.T) {
 	dir, r := filled(t, 1000)
-	begin := time.Now()
 	_, err := r.Add(context.Background(), bytes.NewReader(pack(t, "2.0.0", "quectel-ec25", "targets")), testkeys.Keys{}, AddOptions{})
 	must(t, err)
-	took := time.Since(begin)
 	s, err := r.Status()
 	must(t, err)
-	t.Logf("added in %v; the list has %d bytes, %d for each release", took.Round(time.Millisecond), s.TargetsLength, s.TargetsLength/int64(len(s.Releases)))
+	t.Logf("the list has %d bytes, %d for each release", s.TargetsLength, s.TargetsLength/int64(len(s.Releases)))
 	if len(s.Releases) != 1001 || s.TargetsLength > 400_000 {
 		t.Errorf("%d releases in %d bytes, want 1001 in at most 400000", len(s.Releases), s.TargetsLength)
-	}
-	if took > 5*time.Second {
-		t.Errorf("adding one more took %v", took)
 	}
 	if _, err := os.Stat(filepath.Join(dir, targetsName(3))); err != nil {
 		t.Error(err)

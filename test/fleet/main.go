@@ -245,10 +245,13 @@ func (f *fleet) with(d *device, use func(*ota.Repo) error) error {
 	}
 	client := ota.NewClient(ota.ClientOptions{UserAgent: "tandem/0", Received: func(n int) { f.received += int64(n) }, Origin: f.url})
 	defer client.CloseIdleConnections()
+	downloads, err := download.New(download.Options{FS: disk, Client: client, Log: f.log})
+	if err != nil {
+		return err
+	}
 	repo, err := ota.NewRepo(ota.RepoOptions{
-		URL: f.url, Client: client, Store: ota.OpenStore(disk, root, f.log), Log: f.log,
-		Downloads: download.New(download.Options{FS: disk, Client: client, Log: f.log}),
-		Now:       func() time.Time { return f.began.Add(d.at) },
+		URL: f.url, Client: client, Store: ota.OpenStore(disk, root, f.log), Log: f.log, Downloads: downloads,
+		Now: func() time.Time { return f.began.Add(d.at) },
 	})
 	if err != nil {
 		return err

@@ -94,7 +94,11 @@ func newBenchOn(t *testing.T, disk fsys.FS) *bench {
 		Origin: b.server.URL, Tenant: "DEFAULT", Controller: device, FS: disk, Log: log, Compatible: []string{"board"},
 		Client: ota.NewClient(ota.ClientOptions{Origin: b.server.URL, Credentials: ota.Credentials{Token: token, Scheme: "TargetToken"}}),
 		Fetcher: func(c *http.Client) *ota.Fetcher {
-			return &ota.Fetcher{Log: log, Downloads: download.New(download.Options{FS: disk, Client: c, Log: log, Attempts: 1, Backoff: func() backoff.BackOff { return &backoff.ZeroBackOff{} }})}
+			downloads, err := download.New(download.Options{FS: disk, Client: c, Log: log, Attempts: 1, Backoff: func() backoff.BackOff { return &backoff.ZeroBackOff{} }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &ota.Fetcher{Log: log, Downloads: downloads}
 		},
 		Inspect: inspect,
 		Code:    func(error) int { return 24 },

@@ -90,10 +90,13 @@ func (p *publisher) RoundTrip(req *http.Request) (*http.Response, error) {
 // poll asks for a release. root is what the device was provisioned with.
 func (d *device) poll(p *publisher, root *trust.Root) (*ota.Offer, error) {
 	client, state := &http.Client{Transport: p}, d.given(d.state())
+	downloads, err := download.New(download.Options{FS: state, Client: client, Log: quiet()})
+	if err != nil {
+		return nil, err
+	}
 	r, err := ota.NewRepo(ota.RepoOptions{
 		URL: "http://server/", Client: client, Now: d.m.Now, Log: quiet(),
-		Store:     ota.OpenStore(state, root, quiet()),
-		Downloads: download.New(download.Options{FS: state, Client: client, Log: quiet()}),
+		Store: ota.OpenStore(state, root, quiet()), Downloads: downloads,
 	})
 	if err != nil {
 		return nil, err

@@ -20,7 +20,8 @@ func TestPlanted(t *testing.T) {
 	}
 }
 
-// The model lab finds every planted bug. It is built anew for each.
+// The model lab finds every planted bug. It is built anew for each, so the short form has
+// two of them alone.
 func TestLongPlanted(t *testing.T) {
 	if os.Getenv("TANDEM_LONG") == "" {
 		t.Skip("set TANDEM_LONG=1 to run it")
@@ -30,6 +31,9 @@ func TestLongPlanted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, b := range bugs {
+		if os.Getenv("TANDEM_LONG") == "short" && b.name != "undo-log-left-out" && b.name != "error-taken-for-damage" {
+			continue
+		}
 		t.Run(b.name, func(t *testing.T) {
 			found, err := b.search(t.Context(), root, false)
 			if err != nil {

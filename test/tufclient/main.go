@@ -137,7 +137,10 @@ func update(ctx context.Context, a arguments, log *logrus.Logger) (err error) {
 	store := ota.OpenStore(state, root, log)
 	client := ota.NewClient(ota.ClientOptions{UserAgent: "tandem-tufclient", Timeout: 10 * time.Second})
 	defer client.CloseIdleConnections()
-	downloads := download.New(download.Options{FS: state, Client: client, Log: log, Attempts: 1})
+	downloads, err := download.New(download.Options{FS: state, Client: client, Log: log, Attempts: 1})
+	if err != nil {
+		return err
+	}
 	repo, err := ota.NewRepo(ota.RepoOptions{
 		URL: repository, Client: client, Store: store, Downloads: downloads, Now: func() time.Time { return now }, Log: log,
 	})
