@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,6 +53,8 @@ type Program struct {
 	// Err.
 	Inherit  *os.File
 	Out, Err func(line string)
+
+	forbidden *atomic.Bool // the sandbox that it is held in forbade it something; nil if none does
 }
 
 // Run runs p and waits until its process has ended. At the timeout, and when ctx
@@ -59,7 +62,8 @@ type Program struct {
 //
 // The error is that of ctx once ctx has ended, unless the program succeeded in
 // spite of it. Else it wraps ErrNotRun, ErrPostponed for exit code 75, or
-// ErrRefused, and *exec.ExitError where the program ended by itself.
+// ErrRefused, and *exec.ExitError where the program ended by itself. What says no in
+// the sandbox of this service, and says that something was forbidden, could not run.
 func Run(ctx context.Context, p Program) error {
 	if len(p.Argv) == 0 {
 		return fmt.Errorf("%w: %s: no program is named", ErrNotRun, p.Name)
@@ -69,7 +73,11 @@ func Run(ctx context.Context, p Program) error {
 	}
 	cmd := exec.Command(p.Argv[0], p.Argv[1:]...)
 	var u *unit
-	if p.Outside != nil {
+	switch {
+	case p.Outside == nil:
+	case p.Outside.run == "":
+		p.held()
+	default:
 		u = p.Outside.unit(&p)
 		cmd = u.command(&p)
 	}
@@ -101,7 +109,7 @@ func Run(ctx context.Context, p Program) error {
 	how := u.failure()
 	switch {
 	case !how.started && ctx.Err() == nil && !late: // systemd did not: it is here or nowhere
-		p.Outside = nil
+		p.Outside = &Outside{service: u.service}
 		return Run(ctx, p)
 	case how.byItself && how.status >= firstOwnStatus && how.status <= lastOwnStatus:
 		return fmt.Errorf("%w: %s: %s: systemd's exit status %d", ErrNotRun, p.Name, p.Argv[0], how.status)
@@ -109,6 +117,25 @@ func Run(ctx context.Context, p Program) error {
 		return p.outcome(ctx, err, late, syscall.Signal(how.status))
 	}
 	return p.outcome(ctx, err, late, 0)
+}
+
+// held has the program's output tell whether the sandbox forbids it something.
+func (p *Program) held() {
+	p.forbidden = new(atomic.Bool)
+	listen := func(next func(string)) func(string) {
+		return func(line string) {
+			if strings.Contains(line, "ead-only file system") || strings.Contains(line, "peration not permitted") { // EROFS, EPERM
+				p.forbidden.Store(true)
+			}
+			if next != nil {
+				next(line)
+			}
+		}
+	}
+	p.Out = listen(p.Out)
+	if p.Err != nil {
+		p.Err = listen(p.Err)
+	}
 }
 
 // signalOf returns the signal that ended a process; 0 if none did.
@@ -205,6 +232,9 @@ func (p *Program) outcome(ctx context.Context, err error, late bool, signal sysc
 	}
 	if found := check(p.Argv); found != nil { // env, or a shell, said no in its place
 		return fmt.Errorf("%w: %s: %w: %w", ErrNotRun, p.Name, found, err)
+	}
+	if p.forbidden != nil && p.forbidden.Load() {
+		return fmt.Errorf("%w: %s: %w: held in the sandbox of %s: install dbus, or add a drop-in", ErrNotRun, what, err, p.Outside.service)
 	}
 	return fmt.Errorf("%w: %s: %w", ErrRefused, what, err)
 }

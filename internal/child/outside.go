@@ -15,9 +15,10 @@ import (
 // Outside is systemd, where this process is one of its services: programs can be
 // run as units of their own. They are not held in the service's sandbox, which is
 // made for what this process does; and what they leave running is not in its
-// control group, and so does not end with it.
+// control group, and so does not end with it. Where systemd cannot be asked they are
+// held in the sandbox; what they say of what that forbids is then no answer of theirs.
 type Outside struct {
-	run, control string // systemd-run, systemctl
+	run, control string // systemd-run, systemctl; "" where systemd cannot be asked
 	service      string // the unit that this process is
 }
 
@@ -27,31 +28,26 @@ const (
 	busSocket   = "/run/dbus/system_bus_socket"
 )
 
-// FindOutside returns nil where this process is no service of systemd's, or cannot
-// ask it for anything.
+// FindOutside returns nil where this process is no service of systemd's.
 func FindOutside(getenv func(string) string) *Outside {
 	if getenv("INVOCATION_ID") == "" {
-		return nil
-	}
-	for _, name := range []string{systemdRuns, busSocket} {
-		if _, err := os.Stat(name); err != nil {
-			return nil
-		}
-	}
-	o := &Outside{}
-	var err error
-	if o.run, err = exec.LookPath("systemd-run"); err != nil {
-		return nil
-	}
-	if o.control, err = exec.LookPath("systemctl"); err != nil {
 		return nil
 	}
 	groups, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return nil
 	}
-	if o.service = serviceOf(string(groups)); o.service == "" {
+	o := &Outside{service: serviceOf(string(groups))}
+	if o.service == "" {
 		return nil
+	}
+	for _, name := range []string{systemdRuns, busSocket} {
+		if _, err := os.Stat(name); err != nil {
+			return o
+		}
+	}
+	if o.control, err = exec.LookPath("systemctl"); err == nil {
+		o.run, _ = exec.LookPath("systemd-run") // "" is that there is none
 	}
 	return o
 }

@@ -145,3 +145,39 @@ func TestOutsideRefuses(t *testing.T) {
 		}
 	}
 }
+
+// What is held in the sandbox, because systemd cannot be asked, says nothing where
+// that forbids it something; and what else it says counts.
+func TestHeld(t *testing.T) {
+	t.Parallel()
+	held := &Outside{service: "tandem-agent.service"}
+	for name, o := range map[string]*Outside{"no bus": held, "systemd does not run it": standIn(t, true)} {
+		for text, want := range map[string]error{
+			"exit 0": nil,
+			"exit 1": ErrRefused,
+			"echo 'sh: 1: cannot create /opt/x: Read-only file system' >&2; exit 2":                ErrNotRun,
+			"echo 'runuser: cannot set groups: Operation not permitted'; exit 1":                   ErrNotRun,
+			"echo 'sh: 1: cannot create /opt/x: Read-only file system' >&2; exit 75":               ErrPostponed,
+			"echo 'sh: 1: cannot create /opt/x: Read-only file system' >&2; echo all the same":     nil,
+			"echo 'sh: 1: cannot create /usrapp/full: No space left on device' >&2; kill -SEGV $$": ErrRefused,
+		} {
+			for _, separate := range []bool{false, true} {
+				var said string
+				p := Program{Name: "health", Argv: []string{"sh", "-c", text}, Timeout: time.Minute, Outside: o, Out: func(l string) { said = l }}
+				if separate {
+					p.Err = p.Out
+				}
+				err := Run(t.Context(), p)
+				if !errors.Is(err, want) || errors.Is(err, ErrNotRun) != (want == ErrNotRun) || errors.Is(err, ErrPostponed) != (want == ErrPostponed) {
+					t.Errorf("%s: %s: %v, want %v", name, text, err, want)
+				}
+				if want == ErrNotRun && !strings.Contains(fmt.Sprint(err), "sandbox of tandem-agent.service") {
+					t.Errorf("%s: %s: %v: the sandbox is not named", name, text, err)
+				}
+				if strings.Contains(text, "echo") && said == "" {
+					t.Errorf("%s: %s: its output is lost", name, text)
+				}
+			}
+		}
+	}
+}
