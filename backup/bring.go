@@ -23,7 +23,8 @@ type work struct {
 	side   *Side
 	snap   *Snapshot
 	plan   *change.Plan
-	change *change.Change // nil where there is no room to stage
+	change *change.Change  // nil where there is no room to stage
+	placed map[Path]uint64 // inodes of what was staged; nil before the commit, and where that changed nothing
 }
 
 // bring makes both sides hold what is desired, and reports whether that took any
@@ -54,6 +55,8 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 	if err := in.moment(ctx, res.System, d); err != nil {
 		return false, err
 	}
+	// The index comes last: what was placed has stamps by then that are old enough to tell.
+	defer func() { in.after(ctx, d, jobs...) }()
 	changed := false
 	for _, w := range jobs {
 		if changed && res.Decision.Action == Capture {
@@ -238,36 +241,65 @@ func (r *Reconciler) commit(ctx context.Context, in *inspector, w *work, d *desi
 	for _, l := range out.Left {
 		in.left[w.side.Name][l.Path] = true
 	}
-	placed := w.change.Placed()
-	w.change = nil
-	if !out.Wrote {
-		return false, nil
+	if out.Wrote {
+		w.placed = w.change.Placed()
 	}
-	return true, in.after(ctx, w, placed)
+	w.change = nil
+	return out.Wrote, nil
 }
 
-// after notes what a side holds now: what did not change, and what was placed.
-func (in *inspector) after(ctx context.Context, w *work, placed map[Path]uint64) error {
-	if w.side.live() {
-		if err := in.r.wait(ctx, tree.Tick); err != nil {
-			return nil // the change is made
+// after notes what the sides hold now whose change was committed: what did not
+// change, and what was placed. Where that fails the next look reads what it has to.
+func (in *inspector) after(ctx context.Context, d *desired, jobs ...*work) {
+	for _, w := range jobs {
+		if w != nil && w.placed != nil {
+			in.afterOn(ctx, d, w)
 		}
 	}
-	now := in.at(w.side)
-	t, err := tree.Scan(ctx, w.side.FS, change.AppsDir, w.plan.Record)
-	if err != nil {
-		return nil // the next look reads what it has to
-	}
+}
+
+func (in *inspector) afterOn(ctx context.Context, d *desired, w *work) {
 	before := w.snap.facts
 	if w.plan.Whole {
 		before = nil
 	}
-	x := tree.After(t, before, w.plan.Record, w.plan.Sum, placed, now)
+	again := map[Path]bool{}
+	for _, o := range w.plan.Ops {
+		again[o.Path] = true
+	}
+	look := func() (*tree.Tree, error) {
+		if before == nil {
+			return tree.Scan(ctx, w.side.FS, change.AppsDir, w.plan.Record)
+		}
+		return before.Tree.Again(ctx, again, w.plan.Record)
+	}
+	if w.side.live() && before != nil {
+		for p := range d.take { // it may have been written since it was first read
+			again[p] = true
+		}
+		for _, n := range before.Tree.Nodes {
+			if w.snap.young(n) {
+				again[n.Path] = true
+			}
+		}
+	}
+	now := in.at(w.side)
+	t, err := look()
+	if err == nil && w.side.live() && slices.ContainsFunc(t.Nodes, func(n *tree.Node) bool { return now.Young(n) }) {
+		if in.r.wait(ctx, tree.Tick) != nil {
+			return // the change is made
+		}
+		now = in.at(w.side)
+		t, err = look()
+	}
+	if err != nil {
+		return
+	}
+	x := tree.After(t, before, w.plan.Record, w.plan.Sum, w.placed, now)
 	if err := x.Store(w.side.FS, change.IndexFile, in.r.By); err != nil {
 		in.r.Log.WithField("side", w.side.Name).WithError(err).Debug("the index could not be written: files are read again next time")
 	}
 	in.made[w.side.Name] = x.Sum()
-	return nil
 }
 
 // inPlace writes a side over what is there, for want of room: only while the

@@ -430,6 +430,7 @@ func (i *Install) Commit(ctx context.Context) error {
 	}
 	total := &Result{}
 	d := &desired{record: i.merged.record}
+	defer func() { i.in.after(ctx, d, i.system, i.usrData) }()
 	if _, err := i.r.commit(ctx, i.in, i.system, d, i.src, total); err != nil {
 		i.dropUsrData()
 		return sideError(i.r.System, err)

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"path"
 	"slices"
-	"time"
 
 	"tandem/backup/change"
 	"tandem/backup/manifest"
@@ -119,6 +118,12 @@ func newInspector(r *Reconciler, o Options) *inspector {
 		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
 		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}, buf: make([]byte, 128<<10),
 	}
+}
+
+// clear reports whether a job has nothing to look at but what its sides hold.
+func (in *inspector) clear() bool {
+	left := len(in.weak[System]) + len(in.weak[UsrData]) + len(in.left[System]) + len(in.left[UsrData])
+	return left+len(in.restless) == 0 && in.forget == "" && !in.shutdown
 }
 
 // again waits where a job ended because somebody wrote what it took, and reports whether
@@ -631,13 +636,10 @@ func (in *inspector) young(system *Snapshot) bool {
 	if in.waited || system.facts == nil {
 		return false
 	}
-	for _, n := range system.facts.Tree.Nodes {
-		if age := system.looked - n.Ctime; !n.IsDir() && age >= 0 && age < tree.Tick && n.Ctime%int64(time.Second) != 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(system.facts.Tree.Nodes, system.young)
 }
+
+func (s *Snapshot) young(n *tree.Node) bool { return tree.Moment{Now: s.looked}.Young(n) }
 
 // remember stores the index of a side that is in step with its record, where it
 // says more than the one that lies there.

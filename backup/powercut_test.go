@@ -48,7 +48,7 @@ func TestFailureThenCut(t *testing.T) {
 // power cut that the removal of next survived.
 func TestRecoversWithoutNext(t *testing.T) {
 	m, content := bundleOf("1.1.0", nil)
-	for name, o := range map[string]memfs.Options{"exchange": {}, "two renames": {NoExchange: true, NoSyncReports: true}} {
+	for name, o := range map[string]memfs.Options{"exchange": {SyncCheap: true}, "flash": {}, "two renames": {NoExchange: true, NoSyncReports: true}} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, o)
 			l.mustInstall("1.0.0", nil, InstallOptions{})

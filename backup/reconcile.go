@@ -317,6 +317,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 			continue
 		}
 		done, err := r.round(ctx, in, res, total, forgetting)
+		in.fresh = err == nil && !done && total.clear() && in.clear() // then it may be seen quickly that all is done
 		if forgetting && err == nil {
 			in.forget = ""
 		}
@@ -339,6 +340,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 		}
 	}
 	return total, fmt.Errorf("%w: the sides did not settle within %d rounds: is something writing to them?", ErrDamage, rounds)
+}
+
+// clear reports whether nothing is to be told at the end but what was done.
+func (res *Result) clear() bool {
+	return len(res.Changed) > 0 && len(res.InPlace)+len(res.Left)+len(res.Lost) == 0
 }
 
 // round carries out one decision. It is done when there was nothing to change.

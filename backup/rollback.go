@@ -354,5 +354,6 @@ func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrDat
 		return errors.Join(sideError(r.System, err), w.change.Discard())
 	}
 	_, err = r.commit(ctx, in, w, d, src, &Result{})
+	in.after(ctx, d, w)
 	return sideError(r.System, err)
 }

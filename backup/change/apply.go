@@ -16,15 +16,21 @@ import (
 	"tandem/internal/fsys"
 )
 
-func (c *commit) store(fs fsys.FS, by record.Author) error {
+// encode makes the content of commit.json, and makes way for it.
+func (c *commit) encode(fs fsys.FS, by record.Author) ([]byte, error) {
 	data, err := by.Seal("commit", c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if int64(len(data)) > maxCommit { // it could not be read back
-		return fmt.Errorf("%s: a change of %d paths: at most %d bytes can be told", fs.Path(CommitFile), len(c.Ops), maxCommit)
+		return nil, fmt.Errorf("%s: a change of %d paths: at most %d bytes can be told", fs.Path(CommitFile), len(c.Ops), maxCommit)
 	}
-	if err := ownPlace(fs, CommitFile); err != nil {
+	return data, ownPlace(fs, CommitFile)
+}
+
+func (c *commit) store(fs fsys.FS, by record.Author) error {
+	data, err := c.encode(fs, by)
+	if err != nil {
 		return err
 	}
 	return fsys.WriteFile(fs, CommitFile, data, 0o600)
@@ -42,6 +48,7 @@ type applier struct {
 	again   bool         // after a power cut or an error: nothing is known of how far it came
 	out     Outcome
 	dirs    map[string]bool // whose entries changed
+	whole   bool            // attributes are made durable with all else, by one sync
 }
 
 // run finishes the change, or takes it back where that fails.
@@ -102,6 +109,13 @@ func (a *applier) apply() error {
 // moved, in this run of the machine, may not be durable yet.
 func (a *applier) begin() {
 	a.dirs = map[string]bool{}
+	attrs := 0
+	for i := range a.commit.Ops {
+		if a.commit.Ops[i].Attr {
+			attrs++
+		}
+	}
+	a.whole = attrs > 1 && !oneByOne(a.fs, attrs)
 	if !a.again {
 		return
 	}
@@ -121,7 +135,7 @@ func (a *applier) stands(err error) bool {
 
 // sync makes the directories durable whose entries changed.
 func (a *applier) sync() error {
-	if len(a.dirs) > few && a.fs.SyncReports() {
+	if a.whole || len(a.dirs) > 1 && !oneByOne(a.fs, len(a.dirs)) {
 		if a.barrier != nil {
 			return a.barrier.Sync()
 		}
@@ -263,10 +277,11 @@ func (a *applier) setAttr(name string, e *manifest.Entry, was fsys.Info) error {
 		}
 		return err
 	}
-	switch was.Type {
-	case fsys.TypeDir:
+	switch {
+	case a.whole:
+	case was.Type == fsys.TypeDir:
 		return a.fs.SyncDir(name)
-	case fsys.TypeFile:
+	case was.Type == fsys.TypeFile:
 		return syncFile(a.fs, name)
 	}
 	return nil
@@ -487,10 +502,13 @@ func (a *applier) link(i int, o *Op, name string, live fsys.Info, there bool) er
 	return a.fs.Link(to, name)
 }
 
-// finish ends a change that is in place: the record, then the tag, each durable,
-// then what was displaced gets its place.
+// finish ends a change that is in place: the record, durable before the tag is
+// there, and what was displaced gets its place.
 func (a *applier) finish() error {
 	if err := a.moveStaged(RecordFile); err != nil {
+		return err
+	}
+	if err := syncChanged(a.fs, map[string]bool{OwnDir: true, nextDir: true}); err != nil {
 		return err
 	}
 	if head, err := record.ReadHead(a.fs, RecordFile); err != nil && !errors.Is(err, manifest.ErrInvalid) {
@@ -510,6 +528,11 @@ func (a *applier) finish() error {
 	}
 	if err := a.keep(); err != nil {
 		return err
+	}
+	if a.commit.Tag {
+		if err := syncChanged(a.fs, map[string]bool{".": true, OwnDir: true, nextDir: true}); err != nil {
+			return err
+		}
 	}
 	if a.again { // an earlier try may have moved these, and not come to its sync
 		if err := a.fs.Sync(); err != nil {
@@ -531,37 +554,31 @@ func (a *applier) end() error {
 	return nil
 }
 
-// moveStaged durably moves a file of ours to its name. One that is not staged
-// has been moved before.
+// moveStaged moves a file of ours to its name. One that is not staged has been
+// moved before. It is durable once the directories are synced.
 func (a *applier) moveStaged(name string) error {
 	staged := path.Join(nextDir, path.Base(name))
-	if _, there, err := a.lstat(staged); err != nil {
+	if _, there, err := a.lstat(staged); err != nil || !there {
 		return err
-	} else if !there {
-		return a.fs.SyncDir(path.Dir(name))
-	} else {
-		info, there, err := a.lstat(name)
-		switch {
-		case err != nil:
+	}
+	info, there, err := a.lstat(name)
+	switch {
+	case err != nil:
+		return err
+	case there && info.Type == fsys.TypeDir && name == TagFile: // somebody made it: it is not ours to delete
+		s := &aside{fs: a.fs}
+		if err := s.take(name, TagFile); err != nil {
 			return err
-		case there && info.Type == fsys.TypeDir && name == TagFile: // somebody made it: it is not ours to delete
-			s := &aside{fs: a.fs}
-			if err := s.take(name, TagFile); err != nil {
-				return err
-			}
-			if err := s.sync(); err != nil {
-				return err
-			}
-		case there && info.Type == fsys.TypeDir:
-			if err := clear(a.fs, name); err != nil {
-				return err
-			}
 		}
-		if err := a.fs.Rename(staged, name); err != nil {
+		if err := s.sync(); err != nil {
+			return err
+		}
+	case there && info.Type == fsys.TypeDir:
+		if err := clear(a.fs, name); err != nil {
 			return err
 		}
 	}
-	return syncDirs(a.fs, path.Dir(name), nextDir)
+	return a.fs.Rename(staged, name)
 }
 
 // putAside takes from the undo log what people may miss.
@@ -605,10 +622,7 @@ func (a *applier) keep() error {
 				return err
 			}
 		}
-		if err := a.fs.Rename(oldDir, PreviousDir); err != nil {
-			return err
-		}
-		return syncDirs(a.fs, nextDir, OwnDir)
+		return a.fs.Rename(oldDir, PreviousDir)
 	}
 	kept, err := a.fs.ReadDir(path.Join(oldDir, contentDir))
 	if err != nil || len(kept) == 0 {

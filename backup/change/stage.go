@@ -42,9 +42,15 @@ type Change struct {
 	cannot []Left
 }
 
-// few is up to how many files are synced one by one: on UBIFS a sync of the
-// whole file system commits its journal.
+// few is up to how many files are synced one by one where a sync of the whole
+// file system is dear: on UBIFS it commits the journal.
 const few = 8
+
+// oneByOne reports whether n files or directories are to be synced one by one,
+// and not by a sync of the whole file system.
+func oneByOne(fs fsys.FS, n int) bool {
+	return !fs.SyncReports() || n <= few && !fs.SyncCheap()
+}
 
 // Begin checks that there is room, and prepares to stage what p needs. Recover
 // must have been called before.
@@ -68,7 +74,7 @@ func newChange(fs fsys.FS, p *Plan, buf []byte) *Change {
 	for _, f := range p.Content() {
 		c.content[f.Path] = f
 	}
-	c.each = !fs.SyncReports() || len(c.content) <= few
+	c.each = oneByOne(fs, len(c.content))
 	return c
 }
 
@@ -507,11 +513,14 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 	if c.direct {
 		return c.commitDirect()
 	}
-	if err := c.complete(); err != nil {
+	m := commit{Version: c.Record.Manifest.Version, Record: c.Sum, Tag: c.Tag, Ops: c.Ops}
+	if err := c.complete(&m); err != nil {
 		return nil, err
 	}
-	m := commit{Version: c.Record.Manifest.Version, Record: c.Sum, Tag: c.Tag, Ops: c.Ops}
-	if err := m.store(c.fs, c.By); err != nil {
+	if err := c.fs.Rename(commitTmp, CommitFile); err != nil {
+		return nil, err
+	}
+	if err := c.fs.SyncDir(OwnDir); err != nil {
 		return nil, err
 	}
 	a := &applier{fs: c.fs, commit: &m, live: c.Live, by: c.By, barrier: c.barrier}
@@ -523,8 +532,13 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 	return out, err
 }
 
-// complete adds what needs all files to be there, and makes everything durable.
-func (c *Change) complete() error {
+// commitTmp is what commit.json is before it has its name: it is made durable with
+// all that it tells of.
+const commitTmp = CommitFile + ".tmp"
+
+// complete adds what needs all files to be there, and makes everything durable,
+// the commit included. It has its name with the rename that follows.
+func (c *Change) complete(m *commit) error {
 	for i := range c.Ops {
 		if err := c.completeDir(&c.Ops[i]); err != nil {
 			return err
@@ -540,6 +554,16 @@ func (c *Change) complete() error {
 		if err := c.keepRecord(); err != nil {
 			return err
 		}
+	}
+	data, err := m.encode(c.fs, c.By)
+	if err != nil {
+		return err
+	}
+	if err := fsys.RemoveAll(c.fs, commitTmp); err != nil {
+		return err
+	}
+	if err := c.write(commitTmp, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
+		return err
 	}
 	if !c.each {
 		return c.barrier.Sync()
@@ -690,7 +714,7 @@ func (c *Change) writeTag(w io.Writer) error {
 
 // syncWritten makes files durable that others wrote.
 func (c *Change) syncWritten(written []manifest.Path) error {
-	if len(written) > few && c.fs.SyncReports() {
+	if len(written) > 0 && !oneByOne(c.fs, len(written)) {
 		return c.fs.Sync()
 	}
 	dirs := map[string]bool{}

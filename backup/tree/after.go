@@ -59,6 +59,13 @@ func (m Moment) racy(n *Node) uint64 {
 	return 0
 }
 
+// Young reports whether n was written less than a tick of the clock ago: in a
+// moment its stamps tell more.
+func (m Moment) Young(n *Node) bool {
+	age := m.Now - n.Ctime
+	return !n.IsDir() && age >= 0 && age < Tick && n.Ctime%second != 0
+}
+
 func after(before *Facts, e *manifest.Entry, n *Node, placed map[manifest.Path]uint64) bool {
 	switch e.Type {
 	case manifest.Dir:

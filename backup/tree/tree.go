@@ -189,7 +189,7 @@ func Scan(ctx context.Context, fs fsys.FS, root string, known *record.Record) (*
 	if err := t.walk(ctx, nil, 0); err != nil {
 		return nil, err
 	}
-	slices.SortFunc(t.Nodes, func(a, b *Node) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	slices.SortFunc(t.Nodes, byPath)
 	if known != nil {
 		i := 0
 		for e := range known.Entries() {
@@ -232,31 +232,76 @@ func (t *Tree) walk(ctx context.Context, dir *Node, depth int) error {
 		return nil
 	}
 	for i := range infos {
-		p := manifest.Path(path.Join(at, infos[i].Name))
-		n := node(p, &infos[i])
-		t.Nodes = append(t.Nodes, n)
-		switch {
-		case len(p) > maxPath || manifest.CheckPath(p) != nil:
-			n.flags |= flagUnnamed
-			n.seldom().err = fmt.Errorf("%w: its path is too long", ErrBeyond)
-		case n.Foreign():
-		case n.kind == kindDir:
-			if err := t.walk(ctx, n, depth+1); err != nil {
-				return err
-			}
-		case n.kind == kindSymlink:
-			target, err := t.FS.Readlink(t.Name(p))
-			if err != nil && Means(err) == Nothing {
-				return err
-			}
-			r := n.seldom()
-			r.target, r.err = target, err
-		case n.kind == kindFile && n.Size-n.Alloc > maxHole:
-			n.seldom().err = fmt.Errorf("%w: %d bytes long, of which it has %d on the disk", ErrBeyond, n.Size, n.Alloc)
+		if err := t.add(ctx, manifest.Path(path.Join(at, infos[i].Name)), &infos[i], depth+1); err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+// add adds what lies at p, and below it.
+func (t *Tree) add(ctx context.Context, p manifest.Path, i *fsys.Info, depth int) error {
+	n := node(p, i)
+	t.Nodes = append(t.Nodes, n)
+	switch {
+	case len(p) > maxPath || manifest.CheckPath(p) != nil:
+		n.flags |= flagUnnamed
+		n.seldom().err = fmt.Errorf("%w: its path is too long", ErrBeyond)
+	case n.Foreign():
+	case n.kind == kindDir:
+		return t.walk(ctx, n, depth)
+	case n.kind == kindSymlink:
+		target, err := t.FS.Readlink(t.Name(p))
+		if err != nil && Means(err) == Nothing {
+			return err
+		}
+		r := n.seldom()
+		r.target, r.err = target, err
+	case n.kind == kindFile && n.Size-n.Alloc > maxHole:
+		n.seldom().err = fmt.Errorf("%w: %d bytes long, of which it has %d on the disk", ErrBeyond, n.Size, n.Alloc)
+	}
+	return nil
+}
+
+// Again returns the tree as it is once the paths in at, and what is new below them,
+// were looked at again. All of it is where a file has several names, or at has
+// the root. The error is one of those of Scan.
+func (t *Tree) Again(ctx context.Context, at map[manifest.Path]bool, known *record.Record) (*Tree, error) {
+	now := &Tree{FS: t.FS, Root: t.Root, Nodes: make([]*Node, 0, len(t.Nodes)+len(at))}
+	several := at["."]
+	for _, n := range t.Nodes {
+		if !at[n.Path] {
+			now.Nodes = append(now.Nodes, n)
+			several = several || n.kind == kindFile && n.Nlink > 1
+		}
+	}
+	kept := len(now.Nodes)
+	for p := range at {
+		info, err := t.FS.Lstat(t.Name(p))
+		switch was := t.Get(p); {
+		case fsys.IsNotExist(err):
+		case err != nil:
+			return nil, err
+		case info.Type == fsys.TypeDir && was != nil && was.IsDir():
+			now.Nodes = append(now.Nodes, node(p, &info))
+		default:
+			if err := now.add(ctx, p, &info, strings.Count(string(p), "/")+1); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, n := range now.Nodes[kept:] {
+		several = several || n.kind == kindFile && n.Nlink > 1
+	}
+	if several {
+		return Scan(ctx, t.FS, t.Root, known)
+	}
+	slices.SortFunc(now.Nodes, byPath)
+	now.Nodes = slices.CompactFunc(now.Nodes, func(a, b *Node) bool { return a.Path == b.Path })
+	return now, nil
+}
+
+func byPath(a, b *Node) int { return strings.Compare(string(a.Path), string(b.Path)) }
 
 // findLinks notes which names are further names of a file.
 func (t *Tree) findLinks() {

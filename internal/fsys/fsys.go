@@ -155,6 +155,9 @@ type FS interface {
 	Sync() error
 	Barrier() (Barrier, error)
 	SyncReports() bool
+	// SyncCheap reports whether one Sync costs no more than those of two files: not
+	// where it commits the journal of the whole file system, as on UBIFS.
+	SyncCheap() bool
 	Space() (Space, error)
 }
 

@@ -20,6 +20,7 @@ type root struct {
 	file    *os.File
 	dev     uint64
 	overlay bool
+	flash   bool // a file system of raw flash
 	openat2 bool // since Linux 5.6
 	statx   bool // since Linux 4.11
 
@@ -43,6 +44,9 @@ func openRoot(dir string) (*root, error) {
 	return r, nil
 }
 
+// ubifsMagic is what statfs says of UBIFS; x/sys does not name it.
+const ubifsMagic = 0x24051905
+
 // probe finds out what the kernel has. A sandbox may refuse a call with any
 // error, so that each one means that it is not to be had.
 func (r *root) probe() error {
@@ -63,7 +67,12 @@ func (r *root) probe() error {
 	if err := unix.Fstatfs(r.fd(), &st); err != nil {
 		return &os.PathError{Op: "statfs", Path: r.file.Name(), Err: err}
 	}
-	r.overlay = int64(st.Type) == unix.OVERLAYFS_SUPER_MAGIC
+	switch int64(st.Type) {
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		r.overlay = true
+	case ubifsMagic, unix.JFFS2_SUPER_MAGIC:
+		r.flash = true
+	}
 	fd, err := unix.Openat2(r.fd(), ".", &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: inside})
 	if err == nil {
 		r.openat2 = true

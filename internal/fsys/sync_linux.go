@@ -34,6 +34,9 @@ func syncReports() (bool, error) {
 // systems below it could not write.
 func (o *OS) SyncReports() bool { return o.syncReports && !o.root.overlay }
 
+// SyncCheap implements FS.
+func (o *OS) SyncCheap() bool { return !o.root.flash }
+
 // SyncDir implements FS.
 func (o *OS) SyncDir(name string) error {
 	fd, err := o.openDir("sync", name)

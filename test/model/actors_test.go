@@ -129,7 +129,7 @@ var besideJobs = []struct {
 
 func newBeside(kind besideKind, seed uint64) *besides {
 	rng := rand.New(rand.NewPCG(seed, uint64(len(kind.name))))
-	o := memfs.Options{NoExchange: rng.IntN(3) == 0, NoSyncReports: rng.IntN(3) == 0}
+	o := memfs.Options{NoExchange: rng.IntN(3) == 0, NoSyncReports: rng.IntN(3) == 0, SyncCheap: rng.IntN(2) == 0}
 	b := &besides{device: newDevice(o), kind: kind, seed: seed, rng: rng, exchange: !o.NoExchange, own: map[string]string{}, more: map[string][]string{}, had: map[string][]string{}}
 	must(b.installAndBackUp("1.0.0", backup.InstallOptions{}))
 	b.m.Advance(time.Minute)

@@ -61,7 +61,7 @@ type life struct {
 
 func newLife(seed uint64) *life {
 	rng := rand.New(rand.NewPCG(seed, 17))
-	o := memfs.Options{NoExchange: rng.IntN(3) == 0, NoSyncReports: rng.IntN(3) == 0}
+	o := memfs.Options{NoExchange: rng.IntN(3) == 0, NoSyncReports: rng.IntN(3) == 0, SyncCheap: rng.IntN(2) == 0}
 	l := &life{device: newDevice(o), rng: rng}
 	must(l.installAndBackUp("1.0.0", backup.InstallOptions{}))
 	l.settle("1.0.0")

@@ -51,8 +51,8 @@ var bugs = []bug{
 		name: "tag-before-files", about: "the tag is written when the files are staged, not when they are in place",
 		where: "^install/", real: "install", ext4: true,
 		edits: []edit{{
-			"backup/change/stage.go", "	if err := m.store(c.fs, c.By); err != nil {\n",
-			"	if err := versioning.WriteTag(c.fs, TagFile, m.Version); err != nil {\n		return nil, err\n	}\n	if err := m.store(c.fs, c.By); err != nil {\n",
+			"backup/change/stage.go", "	if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
+			"	if err := versioning.WriteTag(c.fs, TagFile, m.Version); err != nil {\n		return nil, err\n	}\n	if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
 		}},
 	},
 	{

@@ -63,6 +63,7 @@ type Options struct {
 	Inodes        int64 // entries with their own inode, the root included; 0 is no limit
 	NoExchange    bool  // Exchange fails with ErrUnsupported
 	NoSyncReports bool  // Sync hides write errors, as before Linux 5.8
+	SyncCheap     bool  // one Sync costs no more than those of two files, as on ext4
 	NoXattrs      bool  // no extended attributes
 	ReadOnly      bool
 	CoarseMtime   bool // modification times in whole seconds

@@ -101,6 +101,8 @@ func (b *barrier) Close() error {
 
 func (t *tree) SyncReports() bool { return !t.d.opts.NoSyncReports }
 
+func (t *tree) SyncCheap() bool { return t.d.opts.SyncCheap }
+
 // LoseWrites lets the kernel write out by itself and fail with err: what was not
 // synced is in doubt, and another program's sync has been told. A Barrier that
 // is open tells it once more, and File.Sync for each file that lost data; but
