@@ -260,6 +260,9 @@ func (d *Device) copyOf() *self.Copy {
 // verifier is who decides whether a Tandem is trusted.
 func (d *Device) verifier() (bundle.Verifier, error) {
 	root, err := d.root()
+	if errors.Is(err, ErrNoRoot) {
+		err = errors.Join(self.ErrUnproven, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -382,39 +385,14 @@ func (d *Device) SettleItself() {
 	}
 	d.RecoverItself()
 	d.DecidedItself("agent")
-	confirmed, err := own.Confirm(false)
+	confirmed, err := own.Settle(d.copyOf(), d.verifier, false)
 	if confirmed {
 		d.env.Log.WithField("version", own.Running()).Info("Tandem itself is confirmed")
 		d.Remember(Event{Command: "firmware", Action: "confirmed", Reason: release.ProgramName, Version: own.Running()})
 	}
-	if err == nil {
-		err = d.keep(own, false)
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, self.ErrUnproven) {
 		d.env.Log.WithError(err).Warn("usr_data could not be made to keep Tandem itself")
 	}
-}
-
-// keep has usr_data keep the program that runs, unless it is on trial. Of one that
-// nothing vouches for none is kept, if a person wants it.
-func (d *Device) keep(own *self.Self, wanted bool) error {
-	t, err := own.Trial()
-	c := d.copyOf()
-	if err != nil || t != nil || c == nil {
-		return err
-	}
-	v, err := d.verifier()
-	if err == nil {
-		_, err = own.Keep(c, v)
-	}
-	if errors.Is(err, self.ErrUnproven) || errors.Is(err, ErrNoRoot) {
-		if !wanted {
-			return nil
-		}
-		d.env.Log.WithError(err).Warn("usr_data keeps no copy of this Tandem")
-		return c.Drop(d.env.Version)
-	}
-	return err
 }
 
 // KeepItself makes the program that runs the one that the device keeps: it ends its
@@ -430,13 +408,13 @@ func (d *Device) KeepItself() (*TandemStatus, error) {
 	if err := d.recoverItself(); err != nil {
 		return nil, err
 	}
-	if _, err := own.Confirm(true); err != nil {
+	_, err = own.Settle(d.copyOf(), d.verifier, true)
+	if errors.Is(err, self.ErrUnproven) {
+		d.env.Log.WithError(err).Warn("usr_data keeps no copy of this Tandem")
+	} else if err != nil {
 		return nil, err
 	}
 	d.forgive(own, own.Running())
-	if err := d.keep(own, true); err != nil {
-		return nil, err
-	}
 	return d.Itself()
 }
 

@@ -12,9 +12,12 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"tandem/backup"
+	"tandem/internal/child"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 	"tandem/internal/fsys/memfs/search"
+	"tandem/ota"
 	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/versioning"
@@ -42,6 +45,9 @@ const (
 	good     = "good"
 	badBoot  = "bad boot"  // comes to no decision in boot
 	badAgent = "bad agent" // nor in the agent
+	badTest  = "bad test"  // does not pass its test
+	foreign  = "foreign"   // is for another machine
+	cutShort = "cut short" // is not what its release says
 	program  = "tandem"
 	limit    = 3 // as the script has it
 )
@@ -49,8 +55,12 @@ const (
 func newWorld(t testing.TB, kinds map[string]string) *world {
 	w := &world{t, map[string][]byte{}, map[string]*bundle.Proof{}}
 	for v, kind := range kinds {
+		machine, arch := byte(62), "amd64"
+		if kind == foreign {
+			machine, arch = 183, "arm64"
+		}
 		head := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 9)...)
-		head = append(head, 2, 0, 62, 0)
+		head = append(head, 2, 0, machine, 0)
 		w.programs[v] = append(head, fmt.Sprintf("\n%s\n%s\n%s", v, kind, strings.Repeat("code of "+v+"\n", 700))...)
 		m := memfs.NewMachine()
 		dir := m.NewDisk("build", memfs.Options{}).FS()
@@ -59,7 +69,7 @@ func newWorld(t testing.TB, kinds map[string]string) *world {
 			t.Fatal(err)
 		}
 		_, err = bundle.Create(t.Context(), m.Disk("build").Sub("tree"), dir, "bundle", bundle.Options{
-			Kind: release.Agent, App: release.ProgramName, Version: parse(t, v), Compatible: []string{"amd64"},
+			Kind: release.Agent, App: release.ProgramName, Version: parse(t, v), Compatible: []string{arch},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -80,11 +90,12 @@ func newWorld(t testing.TB, kinds map[string]string) *world {
 }
 
 // machine is a device that has a version in place, with what vouches for it, and
-// another one on usr_data; "" for none.
-func (w *world) machine(version, kept string) *memfs.Machine {
+// another one on usr_data; "" for none. The disk of the program has room for so many
+// bytes; 0 is no limit.
+func (w *world) machine(version, kept string, room int64) *memfs.Machine {
 	w.t.Helper()
 	m := memfs.NewMachine()
-	system, usrData := m.NewDisk("system", memfs.Options{}).FS(), m.NewDisk("usr_data", memfs.Options{}).FS()
+	system, usrData := m.NewDisk("system", memfs.Options{Capacity: room}).FS(), m.NewDisk("usr_data", memfs.Options{}).FS()
 	put := func(v string) error {
 		return errors.Join(fsys.WriteFile(system, program, w.programs[v], 0o755), By(v).Write(system, ProofKind, program+proofExt, w.proofs[v], 0o644))
 	}
@@ -113,7 +124,10 @@ func (w *world) self(m *memfs.Machine, running string) *Self {
 	s, err := New(Options{
 		FS: disk, Name: program, Running: parse(w.t, running), Arch: "amd64", Log: log,
 		Probe: func(context.Context, string) (string, error) {
-			v, _, err := w.what(disk, program+nextExt)
+			v, kind, err := w.what(disk, program+nextExt)
+			if kind == badTest {
+				err = child.ErrRefused
+			}
 			return v, err
 		},
 		Replaced: func() bool {
@@ -211,7 +225,7 @@ func (w *world) run(m *memfs.Machine, command string) error {
 		}
 	}
 	if command == "boot" {
-		brought, err := s.Bring(w.t.Context(), c, func() (bundle.Verifier, error) { return bundle.Inspect{}, nil })
+		brought, err := s.Bring(w.t.Context(), c, inspect)
 		if err != nil {
 			return err
 		}
@@ -223,15 +237,11 @@ func (w *world) run(m *memfs.Machine, command string) error {
 	if err := s.Decided(command); err != nil {
 		return err
 	}
-	if _, err := s.Confirm(false); err != nil {
-		return err
-	}
-	if t, err := s.Trial(); err != nil || t != nil {
-		return err
-	}
-	_, err = s.Keep(c, bundle.Inspect{})
+	_, err = s.Settle(c, inspect, false)
 	return err
 }
+
+func inspect() (bundle.Verifier, error) { return bundle.Inspect{}, nil }
 
 // device is a whole start of the device, and the agent once it has settled.
 func (w *world) device(m *memfs.Machine) error {
@@ -241,29 +251,44 @@ func (w *world) device(m *memfs.Machine) error {
 	return w.start(m, "agent")
 }
 
+// update puts a version in place, and starts the device, also where that was refused.
 func (w *world) update(version string) func(*memfs.Machine) error {
-	return func(m *memfs.Machine) error {
-		running, _, err := w.what(m.Disk("system").FS(), program)
-		if err != nil {
-			return err
+	return func(m *memfs.Machine) error { return errors.Join(w.put(m, version, false), w.device(m)) }
+}
+
+// refused does that where it must be refused, for a reason.
+func refused(why error, tight bool) func(*world) func(*memfs.Machine) error {
+	return func(w *world) func(*memfs.Machine) error {
+		return func(m *memfs.Machine) error {
+			if err := w.put(m, "1.1.0", tight); !errors.Is(err, why) {
+				return fmt.Errorf("the update: %w: expected that it is refused: %w", err, why)
+			}
+			return w.device(m)
 		}
-		man, err := w.proofs[version].Verify(bundle.Inspect{})
-		if err != nil {
-			return err
-		}
-		e, err := man.Program()
-		if err != nil {
-			return err
-		}
-		err = w.self(m, running).Put(w.t.Context(), Candidate{
-			Version: parse(w.t, version), Program: e, Proof: w.proofs[version],
-			Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(w.programs[version])), nil },
-		})
-		if err != nil {
-			return err
-		}
-		return w.device(m)
 	}
+}
+
+func (w *world) put(m *memfs.Machine, version string, tight bool) error {
+	running, _, err := w.what(m.Disk("system").FS(), program)
+	if err != nil {
+		return err
+	}
+	man, err := w.proofs[version].Verify(bundle.Inspect{})
+	if err != nil {
+		return err
+	}
+	e, err := man.Program()
+	if err != nil {
+		return err
+	}
+	data := w.programs[version]
+	if _, kind, _ := w.kindOf(version); kind == cutShort {
+		data = data[:len(data)-1]
+	}
+	return w.self(m, running).Put(w.t.Context(), Candidate{
+		Version: parse(w.t, version), Program: e, Proof: w.proofs[version], Tight: tight,
+		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil },
+	})
 }
 
 // safe checks what must hold at every instant: a whole program is in place; the way
@@ -358,22 +383,48 @@ func TestPowerCuts(t *testing.T) {
 		{"an update that cannot boot", badBoot, "1.0.0", "1.0.0", updated, []string{"1.0.0"}, []string{"1.0.0"}},
 		{"an update whose agent fails", badAgent, "1.0.0", "1.0.0", updated, []string{"1.0.0"}, []string{"1.0.0"}},
 		{"the factory's state", good, "1.0.0", "1.1.0", started, []string{"1.1.0"}, []string{"1.1.0"}},
+		{"a downgrade by an operator", good, "1.1.0", "1.1.0", downgraded, []string{"1.0.0", "1.1.0"}, []string{"1.0.0"}},
+		{"an update that fails its test", badTest, "1.0.0", "1.0.0", refused(child.ErrRefused, false), []string{"1.0.0"}, []string{"1.0.0"}},
+		{"an update for another machine", foreign, "1.0.0", "1.0.0", refused(ota.ErrIncompatible, false), []string{"1.0.0"}, []string{"1.0.0"}},
+		{"an update that is cut short", cutShort, "1.0.0", "1.0.0", refused(backup.ErrDamage, false), []string{"1.0.0"}, []string{"1.0.0"}},
+		{"no room for two", good, "1.0.0", "1.0.0", refused(backup.ErrNoSpace, false), []string{"1.0.0"}, []string{"1.0.0"}},
+		{"no room for two, and the operator insists", good, "1.0.0", "1.0.0", refused(backup.ErrNoSpace, true), []string{"1.0.0"}, []string{"1.0.0"}},
+		{"nothing can be written", good, "1.0.0", "1.0.0", unwritable, []string{"1.0.0"}, []string{"1.0.0"}},
 		{"usr_data is lost", good, "1.1.0", "", started, []string{"1.1.0"}, []string{"1.1.0"}},
 		{"an older one on usr_data", good, "1.1.0", "1.0.0", started, []string{"1.1.0"}, []string{"1.1.0"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, map[string]string{"1.0.0": good, "1.1.0": c.kind})
+			room := int64(0)
+			if strings.HasPrefix(c.name, "no room") {
+				room = 8 * 4096 // for one of them, and what lies beside it
+			}
 			s := search.Case{
-				Name: c.name, Start: w.machine(c.system, c.kept), Work: c.work(w), Recover: w.device,
+				Name: c.name, Start: w.machine(c.system, c.kept, room), Work: c.work(w), Recover: w.device,
+				// What is once in place, and good, stays: nobody takes the older one back.
+				Expect: func(m *memfs.Machine) string {
+					if v, kind, _ := w.what(m.Disk("system").FS(), program); kind == good && v == c.done[0] {
+						return v
+					}
+					return ""
+				},
 				During: func(m *memfs.Machine, _ string) error { return w.safe(m) },
-				After: func(m *memfs.Machine, _ string, err error) error {
-					return errors.Join(err, w.safe(m), w.settled(m, c.may...))
+				After: func(m *memfs.Machine, expect string, err error) error {
+					may := c.may
+					if expect != "" {
+						may = []string{expect}
+					}
+					return errors.Join(err, w.safe(m), w.settled(m, may...))
 				},
 				Done: func(m *memfs.Machine) error { return w.settled(m, c.done...) },
 			}
 			const seed = 1
-			r := s.Run(search.Options{Seed: seed, States: 1, Every: 12})
+			every := 12
+			if c.kind == good && len(c.may) == 1 || c.kind == badTest || c.kind == foreign || c.kind == cutShort {
+				every = 3 // there is little to cut
+			}
+			r := s.Run(search.Options{Seed: seed, States: 1, Every: every})
 			if r.Failure != nil {
 				t.Fatalf("seed %d: %v", seed, r.Failure)
 			}
@@ -381,6 +432,20 @@ func TestPowerCuts(t *testing.T) {
 				t.Fatalf("nothing was searched: %+v", r)
 			}
 		})
+	}
+}
+
+func downgraded(w *world) func(*memfs.Machine) error { return w.update("1.0.0") }
+
+func unwritable(w *world) func(*memfs.Machine) error {
+	return func(m *memfs.Machine) error {
+		m.Disk("system").SetReadOnly(true)
+		err := w.put(m, "1.1.0", false)
+		m.Disk("system").SetReadOnly(false)
+		if !errors.Is(err, backup.ErrUnavailable) {
+			return fmt.Errorf("the update of what cannot be written: %w", err)
+		}
+		return w.device(m)
 	}
 }
 

@@ -82,19 +82,6 @@ func (c *Copy) Unrevoke(v versioning.Version, by string) error {
 	return c.save(k, by)
 }
 
-// Drop durably lets go of the program that is kept: a person has put another one in
-// place that nothing vouches for.
-func (c *Copy) Drop(by string) error {
-	k, err := c.Load()
-	if err != nil || k.Version.IsZero() {
-		return err
-	}
-	if err := c.save(Kept{Revoked: k.Revoked}, by); err != nil {
-		return err
-	}
-	return c.tidy("")
-}
-
 func (c *Copy) tidy(keep string) error {
 	for _, p := range programs {
 		if p != keep {
@@ -141,6 +128,50 @@ func (s *Self) verify(p *bundle.Proof, v bundle.Verifier, want versioning.Versio
 		err = errors.New("it vouches for " + m.Version.String() + ", for " + m.Compatible[0])
 	}
 	return e, err
+}
+
+// Settle confirms the program that runs, if it has started the device or whatever is
+// so, and has usr_data keep it. It reports whether that ended a trial. c is nil where
+// usr_data cannot be used.
+//
+// The copy comes first, and the trial ends last: a newer copy takes over at a start, but
+// not from a program on trial. After an error or a power cut the next Settle goes on. The
+// error wraps ErrUnproven where nothing vouches for the program: what is kept then is no
+// newer one, and with whatever none.
+func (s *Self) Settle(c *Copy, v func() (bundle.Verifier, error), whatever bool) (confirmed bool, err error) {
+	t, err := s.Trial()
+	if err != nil || t != nil && !whatever && !s.started(t) {
+		return false, err
+	}
+	if c != nil {
+		verifier, e := v()
+		if e == nil {
+			_, e = s.Keep(c, verifier)
+		}
+		if e != nil && (t != nil || whatever) {
+			if err := c.drop(s.o.Running, whatever && errors.Is(e, ErrUnproven)); err != nil {
+				return false, err
+			}
+		}
+		err = e
+	}
+	confirmed, e := s.Confirm(whatever)
+	if e != nil {
+		err = e
+	}
+	return confirmed, err
+}
+
+// drop durably lets go of a program that is kept and newer than v, or of any.
+func (c *Copy) drop(v versioning.Version, any bool) error {
+	k, err := c.Load()
+	if err != nil || k.Version.IsZero() || !any && k.Version.Compare(v) <= 0 {
+		return err
+	}
+	if err := c.save(Kept{Revoked: k.Revoked}, v.String()); err != nil {
+		return err
+	}
+	return c.tidy("")
 }
 
 // Keep makes the program that runs the one that is kept, unless it is. It reports

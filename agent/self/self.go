@@ -496,11 +496,16 @@ func (s *Self) Decided(command string) error {
 	return s.remove(startsExt + command)
 }
 
+// started reports whether the program that runs is on trial, and has started the device.
+func (s *Self) started(t *Trial) bool {
+	return t.Booted && t.Version.String() == s.o.Running.String()
+}
+
 // Confirm durably ends the trial of the program that runs, if it has started the
 // device or whatever is so. It reports whether it did.
 func (s *Self) Confirm(whatever bool) (bool, error) {
 	t, err := s.Trial()
-	if err != nil || t == nil || !whatever && (!t.Booted || t.Version.String() != s.o.Running.String()) {
+	if err != nil || t == nil || !whatever && !s.started(t) {
 		return false, err
 	}
 	if err := s.remove(trialExt); err != nil {

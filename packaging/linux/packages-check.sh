@@ -98,7 +98,7 @@ same "the step before tandem boot" "$(cd "$root/etc/rcS.d" && echo *)" \
 	"S36find_partitions.sh S36tandem-boot"
 
 mount -t proc proc "$root/proc"
-trap 'umount -l "$root/proc" 2>/dev/null || :; rm -rf --one-file-system "$scratch"' EXIT
+trap 'umount -l "$scratch"/*/proc 2>/dev/null || :; rm -rf --one-file-system "$scratch"' EXIT
 
 # A device that nobody has configured is as the defaults say: what is not mounted
 # is not written. One that has no application either is left alone.
@@ -198,6 +198,85 @@ mine=$(sum | grep -v 'etc/tandem.toml$')
 package -P tandem
 [ ! -e "$root/etc/tandem.toml" ] || fail "purge left the configuration"
 same "files after purge" "$(sum 2>/dev/null)" "$mine"
+
+# --- One file, and two who replace it: the package manager, and Tandem itself. What a
+# person installs wins.
+
+root=$scratch/own
+device "$root"
+for applet in mv sync; do ln -s busybox "$root/bin/$applet"; done
+mount -t proc proc "$root/proc"
+make -s DIST="$scratch/newer" VERSION=9.0.0 "$scratch/newer/tandem-linux-amd64"
+release="$DIST/tandem-release-linux-amd64"
+(
+	cd "$scratch"
+	"$release" keygen --out keys
+	"$release" repo init repo --keys keys
+	"$release" bundle create --kind agent --arch amd64 newer/tandem-linux-amd64 --keys keys --root repo/root.json --out own/tmp/nine.tandem
+) >/dev/null
+cp "$scratch/repo/root.json" "$root/etc/tandem/root.json"
+dpkg-deb -R "$deb" "$scratch/repacked"
+cp "$scratch/newer/tandem-linux-amd64" "$scratch/repacked/usr/lib/tandem/tandem"
+sed -i 's/^Version: .*/Version: 9.0.0/' "$scratch/repacked/DEBIAN/control"
+dpkg-deb -b "$scratch/repacked" "$scratch/nine.deb" >/dev/null
+
+this=$("$DIST/tandem-linux-amd64" version | cut -d ' ' -f 2 | head -n 1)
+tandem() { in_device /usr/bin/tandem "$@" >"$scratch/said" 2>&1 || fail "tandem $*: $(cat "$scratch/said")"; }
+runs() { same "the tandem $1" "$(in_device /usr/bin/tandem version | cut -d ' ' -f 2 | head -n 1)" "$2"; }
+keeps() { # WHEN VERSION
+	kept=$(sed -n 's/^{"version":"\([^"]*\)".*/\1/p' "$root/usrdata/appbackup/.tandem/self/kept.json" 2>/dev/null) || :
+	same "what usr_data keeps $1" "$kept" "$2"
+	[ ! -e "$root/usr/lib/tandem/tandem.trial" ] || fail "$1 it is on trial"
+}
+starts() { in_device /etc/init.d/tandem-boot start >"$scratch/said" 2>&1 || fail "boot: $(cat "$scratch/said")"; }
+opkg_installs() { # as opkg does: the files, then the script
+	in_device /bin/sh /tmp/prerm upgrade >"$scratch/said" 2>&1 || fail "prerm: $(cat "$scratch/said")"
+	tar -xzf "$scratch/ipk-amd64/data.tar.gz" -C "$root"
+	in_device /bin/sh /tmp/postinst configure >"$scratch/said" 2>&1 || fail "postinst: $(cat "$scratch/said")"
+}
+cp "$scratch"/ipk-amd64/control/p* "$root/tmp"
+
+# What nobody has signed is not kept, and the package says so.
+package -i "$deb"
+grep -q 'usr_data keeps' "$scratch/said" || fail "the package does not tell what is kept: $(cat "$scratch/said")"
+printf '[usr_data]\nmount = ""\n' >"$root/etc/tandem.toml"
+starts
+keeps "after the first installation" ""
+for manager in dpkg opkg; do
+	# Tandem updates itself; the package manager puts its own, older one in place.
+	tandem install --allow-revoked /tmp/nine.tandem
+	starts
+	tandem keep
+	runs "that replaced itself" 9.0.0
+	keeps "then" 9.0.0
+	if [ $manager = dpkg ]; then package -i "$deb"; else opkg_installs; fi
+	runs "that $manager installs" "$this"
+	keeps "after $manager" ""
+	grep -q 'usr_data keeps no copy' "$scratch/said" || fail "$manager hides what is said: $(cat "$scratch/said")"
+	starts
+	runs "that $manager installed, after a start" "$this"
+	# And in the midst of a trial.
+	tandem install --allow-revoked /tmp/nine.tandem
+	[ -e "$root/usr/lib/tandem/tandem.trial" ] || fail "there is no trial"
+	if [ $manager = dpkg ]; then package -i "$deb"; else opkg_installs; fi
+	runs "that $manager installs during a trial" "$this"
+	keeps "after a trial that $manager ended" ""
+	starts
+	runs "that $manager installed during a trial" "$this"
+done
+# An upgrade, whose program is that of a signed release which the device has seen; then a
+# downgrade.
+tandem install --allow-revoked /tmp/nine.tandem
+package -i "$scratch/nine.deb"
+runs "of an upgrade" 9.0.0
+keeps "after an upgrade" 9.0.0
+starts
+package -i "$deb"
+runs "of a downgrade" "$this"
+keeps "after a downgrade" ""
+starts
+runs "after a downgrade, and a start" "$this"
+umount -l "$root/proc"
 
 # --- An image that is put together elsewhere: the ipk's scripts get its root.
 

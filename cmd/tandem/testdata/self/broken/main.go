@@ -11,6 +11,8 @@ import (
 // how is what it does wrong, mark is what tandem-release looks for.
 var how, mark string
 
+var version = "3.0.0"
+
 func main() {
 	is := func(command string) bool { return slices.Contains(os.Args, command) }
 	switch {
@@ -19,15 +21,15 @@ func main() {
 	case how == "test-fails" && is("selftest"):
 		os.Exit(1)
 	case is("selftest"):
-		fmt.Println(`{"version": "3.0.0", "architecture": "", "exit": 0}`)
-	case how == "hangs":
+		fmt.Printf(`{"version": %q, "architecture": "", "exit": 0}`+"\n", version)
+	case how == "hangs" || how == "agent-hangs" && is("agent"):
 		// As a program hangs that does not see it: a deadlock of all would end it.
 		for {
 			fmt.Fprint(os.Stderr)
 		}
 	case how == "exits":
 		os.Exit(1)
-	case how == "crashes" || how == "boot" && is("boot"):
+	case how == "boot" && is("boot") || how == "agent" && is("agent"):
 		panic(mark)
 	}
 }
