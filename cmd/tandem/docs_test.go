@@ -31,6 +31,17 @@ import (
 // text in its line, a line that is nothing else for any number of lines. Blocks
 // marked "console mount" are run where file systems may be mounted.
 //
+// On the pages that are followed word for word the blocks can be pasted: there
+//
+//	```sh run
+//	commands
+//	```
+//	```text
+//	what they print
+//	```
+//
+// is the same; without a second block they print nothing.
+//
 // The directory is what "make trial" makes. Both sides are on one file system; what
 // tandem says about that is left out.
 const oneDisk = "tandem: warning: system and usr_data are on one file system: the copy does not survive its loss"
@@ -79,19 +90,35 @@ var fence = regexp.MustCompile("^```(.*)$")
 func docSteps(text string) ([]docStep, error) {
 	var steps []docStep
 	info, inside := "", false
+	said := false // the block tells what the commands right above it print
 	for i, l := range strings.Split(text, "\n") {
 		if m := fence.FindStringSubmatch(l); m != nil {
+			ran := strings.HasPrefix(info, "sh run")
 			inside = !inside
 			info = strings.TrimSpace(m[1])
-			if !inside {
-				info = ""
+			switch {
+			case !inside:
+				info, said = "", ran
+			case strings.HasPrefix(info, "sh run"):
+				steps = append(steps, docStep{line: i + 2, mount: info == "sh run mount"})
+			case info == "text" && said:
+				info = "said"
 			}
 			continue
 		}
-		if info != "console" && info != "console mount" {
+		last := len(steps) - 1
+		switch {
+		case strings.HasPrefix(info, "sh run"):
+			steps[last].command = strings.TrimPrefix(steps[last].command+"\n"+l, "\n")
+			continue
+		case info == "said":
+			steps[last].want = append(steps[last].want, l)
+			continue
+		case info != "console" && info != "console mount":
+			said = said && l == ""
 			continue
 		}
-		switch last := len(steps) - 1; {
+		switch {
 		case strings.HasPrefix(l, "$ "):
 			steps = append(steps, docStep{line: i + 1, mount: info == "console mount", command: l[2:]})
 		case last < 0:

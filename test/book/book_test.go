@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -175,12 +176,43 @@ func TestIndex(t *testing.T) {
 func TestConsoleBlocksAreRun(t *testing.T) {
 	for path, p := range pages(t) {
 		for _, b := range p.blocks {
-			if strings.HasPrefix(b.info, "console") && filepath.Dir(path) != "docs" {
-				t.Errorf("%s: a console block, which nobody runs", path)
+			if (strings.HasPrefix(b.info, "console") || strings.HasPrefix(b.info, "sh run")) && filepath.Dir(path) != "docs" {
+				t.Errorf("%s: a block with output, which nobody runs", path)
 			}
 		}
 	}
 }
+
+// The pages that are followed word for word have blocks that can be pasted: no prompt
+// stands in them, and a shell can read each.
+func TestBlocksCanBePasted(t *testing.T) {
+	all := pages(t)
+	for _, path := range []string{"README.md", "docs/quick-start.md", "docs/migration.md", "docs/operating.md"} {
+		blocks := 0
+		for _, b := range all[path].blocks {
+			if strings.HasPrefix(b.info, "console") {
+				t.Errorf("%s: a console block cannot be pasted:\n%s", path, b.text)
+			}
+			if b.info != "sh" && !strings.HasPrefix(b.info, "sh run") {
+				continue
+			}
+			blocks++
+			if prompt.MatchString(b.text) {
+				t.Errorf("%s: a prompt:\n%s", path, b.text)
+			}
+			cmd := exec.Command("sh", "-n")
+			cmd.Stdin = strings.NewReader(b.text)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s\n%s", path, err, out, b.text)
+			}
+		}
+		if blocks == 0 {
+			t.Errorf("%s: no blocks", path)
+		}
+	}
+}
+
+var prompt = regexp.MustCompile(`(?m)^[$#>] `)
 
 var (
 	target     = regexp.MustCompile(`(?m)^([a-z][a-z0-9-]*)\s*:`)
