@@ -260,7 +260,7 @@ func (o *outlet) post(ctx context.Context, path string, doc any) (answer []byte,
 	defer resp.Body.Close()
 	// All of it, so that the connection ends in peace. The status says what counts.
 	answer, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply))
-	switch judge(o.to.Format, resp.StatusCode) {
+	switch verdictOn(o.to.Format, resp.StatusCode) {
 	case taken:
 		return answer, nil
 	case unfit:
@@ -284,12 +284,12 @@ const (
 	unwanted                // to be left out as a whole
 )
 
-// judge says what a status means. A server of OTLP says by 429, 502, 503 and 504, and
+// verdictOn says what a status means. A server of OTLP says by 429, 502, 503 and 504, and
 // by nothing else, that a request is to come again
 // (https://opentelemetry.io/docs/specs/otlp/#retryable-response-codes); but where the
 // device or the place is not known (yet) its events wait all the same: that is for
 // people to set right, and events are told once.
-func judge(format config.ReportFormat, status int) verdict {
+func verdictOn(format config.ReportFormat, status int) verdict {
 	switch status {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
 		return unfit

@@ -67,13 +67,13 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	for s, want := range otlp {
-		if got := judge(config.OTLP, s); got != want {
+		if got := verdictOn(config.OTLP, s); got != want {
 			t.Errorf("otlp: %d is %d, want %d", s, got, want)
 		}
 		if want == unwanted {
 			want = later
 		}
-		if got := judge(config.OwnReports, s); got != want {
+		if got := verdictOn(config.OwnReports, s); got != want {
 			t.Errorf("tandem: %d is %d, want %d", s, got, want)
 		}
 	}

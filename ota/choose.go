@@ -19,20 +19,16 @@ type Passed struct {
 
 func (p Passed) String() string { return p.Offer.Name + ": " + p.Reason }
 
-// Choose finds the offer that d should take: one for its application and hardware,
+// size is what an offer costs a device that has nothing of it.
+func size(o *Offer) int64 { return o.Size }
+
+// ChooseKind finds the offer of a kind that d should take: one for d.App, which is the name
+// of the application or of what else the device runs, and for its hardware,
 // in one of its channels, higher than what is installed, not revoked or halted, whose
 // rollout in one of these channels has reached d and whose base, if it needs one, is
 // installed. Of those the
 // highest version wins, in its smallest form. best is nil where there is none.
 // All other offers are passed over, in the order in which they were given.
-func Choose(offers []Offer, d Device) (best *Offer, passed []Passed) {
-	return choose(offers, d, release.App, size)
-}
-
-// size is what an offer costs a device that has nothing of it.
-func size(o *Offer) int64 { return o.Size }
-
-// ChooseKind is Choose for what else a device runs, of that kind: d.App is its name.
 func ChooseKind(kind release.Kind, offers []Offer, d Device) (best *Offer, passed []Passed) {
 	return choose(offers, d, kind, size)
 }

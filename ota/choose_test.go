@@ -241,7 +241,7 @@ func TestChoose(t *testing.T) {
 			if tt.device != nil {
 				tt.device(&d)
 			}
-			best, passed := Choose(tt.offers, d)
+			best, passed := ChooseKind(release.App, tt.offers, d)
 			got := ""
 			if best != nil {
 				got = best.Name

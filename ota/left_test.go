@@ -24,7 +24,7 @@ import (
 // what is still to come decides.
 func TestWhatIsHereCounts(t *testing.T) {
 	keys, app, out, dir := openDir(t), openDir(t), openDir(t), openDir(t)
-	if err := signing.Generate(keys, rand.Reader); err != nil {
+	if err := signing.Generate(keys, rand.Reader, signing.GenerateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	signer := signing.Dir{FS: keys}

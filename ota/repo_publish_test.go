@@ -37,7 +37,7 @@ func openDir(t *testing.T) *fsys.OS {
 // cost of one request when nothing has changed.
 func TestPublishedRepository(t *testing.T) {
 	keys, app, out, dir := openDir(t), openDir(t), openDir(t), openDir(t)
-	if err := signing.Generate(keys, rand.Reader); err != nil {
+	if err := signing.Generate(keys, rand.Reader, signing.GenerateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	signer := signing.Dir{FS: keys}

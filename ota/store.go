@@ -185,7 +185,7 @@ func (s *Store) forget(roles ...string) error {
 			continue
 		}
 		if err := fsys.RemoveAll(s.fs, name); err != nil {
-			return keep(err)
+			return unkept(err)
 		}
 		s.log.Infof("%s: forgotten, as a key of its role was withdrawn", s.path(role+".json"))
 		removed = true
@@ -193,7 +193,7 @@ func (s *Store) forget(roles ...string) error {
 	if !removed {
 		return nil
 	}
-	return keep(s.fs.SyncDir(trustDir))
+	return unkept(s.fs.SyncDir(trustDir))
 }
 
 // Document gives the stored metadata of a role, as it lies on the disk: the
@@ -384,11 +384,11 @@ func (s *Store) write(name string, data []byte) error {
 		}
 		return fsys.WriteFile(s.fs, name, data, 0o644)
 	}()
-	return keep(err)
+	return unkept(err)
 }
 
-// keep says what an error of the disk has kept us from.
-func keep(err error) error {
+// unkept says what an error of the disk came in the way of.
+func unkept(err error) error {
 	if err == nil {
 		return nil
 	}

@@ -165,7 +165,7 @@ func (x *Index) add(before manifest.Path, n *Node, flags uint64) {
 	x.raw, x.n = b, x.n+1
 }
 
-// stamps are what tells whether something happened to n. The times of a
+// stamps are what shows whether something happened to n. The times of a
 // directory only tell that something happened in it.
 func stamps(n *Node) [7]uint64 {
 	s := [7]uint64{uint64(n.Mode), uint64(n.UID), uint64(n.GID)}

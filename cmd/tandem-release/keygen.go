@@ -63,7 +63,7 @@ key signs releases. Snapshot and timestamp are needed to publish.`,
 				return err
 			}
 			defer dir.Close()
-			if err := signing.GenerateWith(dir, p.random, signing.GenerateOptions{Roles: roles, Passphrase: secret}); err != nil {
+			if err := signing.Generate(dir, p.random, signing.GenerateOptions{Roles: roles, Passphrase: secret}); err != nil {
 				return err
 			}
 			for _, role := range roles {

@@ -126,7 +126,7 @@ func (r *remote) do(ctx context.Context, method, path string, query url.Values, 
 }
 
 // command has the agent carry out a command, shows what it tells meanwhile, and
-// gives its document in doc. It says whether there is one.
+// gives its document in doc. It reports whether there is one.
 func (r *remote) command(ctx context.Context, path string, query url.Values, body io.Reader, doc any) (bool, error) {
 	resp, err := r.do(ctx, http.MethodPost, path, query, body)
 	if err != nil {

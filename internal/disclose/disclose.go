@@ -7,7 +7,6 @@ import (
 	"encoding"
 	"reflect"
 	"regexp"
-	"slices"
 	"sort"
 	"strings"
 )
@@ -45,17 +44,6 @@ var leaves = map[string]form{
 	"doctor.findings": group, "doctor.findings.kind": asIs, "doctor.findings.about": text, "doctor.findings.found": text,
 	"doctor.findings.consequence": text, "doctor.findings.advice": text,
 	"doctor.error": text, "doctor.hint": text, "doctor.exit": asIs,
-}
-
-// Names returns the names of all values that leave, in order: the document's, then
-// the field's as it stands in JSON.
-func Names() []string {
-	var names []string
-	for name := range leaves {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }
 
 // Filter knows the secrets of a device.

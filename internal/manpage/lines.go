@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	codeBlock = regexp.MustCompile("(?ms)^```(?:sh|console[^\n]*)\n(.*?)^```$")
+	codeBlock = regexp.MustCompile("(?ms)^```(?:sh|sh run[^\n]*|console[^\n]*)\n(.*?)^```$")
 	anyBlock  = regexp.MustCompile("(?ms)^```.*?^```$")
 	codeSpan  = regexp.MustCompile("`([^`]+)`")
 	word      = regexp.MustCompile(`'[^']*'|"[^"]*"|[^\s'"]+`)

@@ -44,18 +44,6 @@ func Line(s string) string {
 	return b.String()
 }
 
-// Lines returns s with each of its lines as Line has it.
-func Lines(s string) string {
-	if fit(s) {
-		return s
-	}
-	lines := strings.Split(s, "\n")
-	for i, l := range lines {
-		lines[i] = Line(l)
-	}
-	return strings.Join(lines, "\n")
-}
-
 // JSON returns a JSON document with what Line escapes written as escapes of JSON:
 // it means the same. What is no text in it becomes U+FFFD.
 func JSON(doc []byte) []byte {

@@ -29,9 +29,6 @@ func TestLine(t *testing.T) {
 			t.Errorf("Line(%q) = %q, want %q", in, got, want)
 		}
 	}
-	if got := Lines("a\x1b\nb\u202e\n"); got != "a\\x1b\nb\\u202e\n" {
-		t.Errorf("Lines: %q", got)
-	}
 }
 
 // Whatever it is given, Line returns one line of text that shows all that it has,

@@ -348,7 +348,7 @@ func (g *gather) run(ctx context.Context) error {
 		if errors.Is(err, errNoRange) {
 			return struct{}{}, backoff.Permanent(fmt.Errorf("%s: %w: %w", g.shown, ErrNoRanges, err))
 		}
-		err = g.judge(err)
+		err = g.forCaller(err)
 		var permanent *backoff.PermanentError
 		g.later = !errors.As(err, &permanent)
 		return struct{}{}, err

@@ -128,7 +128,7 @@ func (t *transfer) run(ctx context.Context) error {
 			}
 			again, err := t.startOver(err)
 			if !again {
-				err = t.judge(err)
+				err = t.forCaller(err)
 				var permanent *backoff.PermanentError
 				t.later = !errors.As(err, &permanent)
 				return struct{}{}, err
@@ -178,9 +178,9 @@ func (t *transfer) startOver(err error) (again bool, _ error) {
 	return again, err
 }
 
-// judge makes an error of an attempt one for the caller. Those that another
+// forCaller makes an error of an attempt one for the caller. Those that another
 // attempt would not mend are permanent.
-func (t *transfer) judge(err error) error {
+func (t *transfer) forCaller(err error) error {
 	have, sizeErr := t.here()
 	if sizeErr != nil {
 		return backoff.Permanent(sizeErr)

@@ -110,7 +110,7 @@ func (l *lab) setTicks(k *ticks) {
 	l.tick = k
 }
 
-// pass lets n ticks pass for the attempt under way, and says whether it still is.
+// pass lets n ticks pass for the attempt under way, and reports whether it still is.
 func (l *lab) pass(req *http.Request, n int) bool {
 	var k *ticks
 	for k == nil { // the request may be here before its attempt watches it
@@ -711,7 +711,7 @@ func TestDiskErrorsArePermanent(t *testing.T) {
 	}{{syscall.ENOSPC, fault.ErrNoSpace}, {syscall.EDQUOT, fault.ErrNoSpace}, {syscall.EROFS, fault.ErrNotWritable}, {syscall.EIO, syscall.EIO}} {
 		tr := &transfer{Downloader: made(l.options), f: l.file, part: "downloads/x", meter: &meter{}}
 		tr.here = tr.size
-		err := tr.judge(&fs.PathError{Op: "write", Path: "x", Err: tt.errno})
+		err := tr.forCaller(&fs.PathError{Op: "write", Path: "x", Err: tt.errno})
 		var permanent *backoff.PermanentError
 		if !errors.As(err, &permanent) || !errors.Is(err, tt.want) || errors.Is(err, fault.ErrUnreachable) {
 			t.Errorf("%v: %v, want %v for good", tt.errno, err, tt.want)

@@ -27,7 +27,7 @@ func delegated(t *testing.T, change func(*metadata.Metadata[metadata.TargetsType
 	s, err := r.load()
 	must(t, err)
 	rel := release.Target{Channels: map[string]release.Offering{"stable": {Rollout: 100}}}
-	must(t, r.take(t.Context(), bytes.NewReader(pack(t, "2.0.0", "demo", "targets")), s, &rel, nil))
+	must(t, r.receive(t.Context(), bytes.NewReader(pack(t, "2.0.0", "demo", "targets")), s, &rel, nil))
 	must(t, r.fs.Rename(incoming, File(rel)))
 	target, err := targetOf(&rel)
 	must(t, err)

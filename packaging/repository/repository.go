@@ -638,7 +638,7 @@ func (r *Repository) stageAdd(ctx context.Context, s *state, src io.Reader, o Ad
 // list copies a bundle into the repository, durably but for the directory, and puts
 // it on the list.
 func (r *Repository) list(ctx context.Context, s *state, targets *metadata.Metadata[metadata.TargetsType], src io.Reader, rel *release.Target, base bundle.Base) error {
-	err := r.take(ctx, src, s, rel, base)
+	err := r.receive(ctx, src, s, rel, base)
 	if err == nil {
 		targets.Signed.Targets[rel.Name], err = targetOf(rel)
 	}
@@ -812,9 +812,9 @@ func checkKeys(root *trust.Root, keys Keys) error {
 	return nil
 }
 
-// take copies a bundle to incoming, durably, and verifies it on the way. base is
+// receive copies a bundle to incoming, durably, and verifies it on the way. base is
 // what a delta bundle builds on, nil for one that is whole.
-func (r *Repository) take(ctx context.Context, src io.Reader, s *state, rel *release.Target, base bundle.Base) error {
+func (r *Repository) receive(ctx context.Context, src io.Reader, s *state, rel *release.Target, base bundle.Base) error {
 	if err := r.fs.Remove(incoming); err != nil && !fsys.IsNotExist(err) {
 		return err
 	}

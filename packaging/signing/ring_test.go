@@ -30,7 +30,7 @@ func answers(asked *[]string, list ...string) Passphrase {
 
 func TestEncrypted(t *testing.T) {
 	dir := t.TempDir()
-	if err := GenerateWith(open(t, dir), rand.Reader, GenerateOptions{Roles: []string{"targets"}, Passphrase: []byte("open sesame")}); err != nil {
+	if err := Generate(open(t, dir), rand.Reader, GenerateOptions{Roles: []string{"targets"}, Passphrase: []byte("open sesame")}); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, "targets.pem"))
@@ -80,7 +80,7 @@ func TestEncrypted(t *testing.T) {
 func TestRing(t *testing.T) {
 	a, b, none := t.TempDir(), t.TempDir(), t.TempDir()
 	for dir, roles := range map[string][]string{a: {"root", "targets"}, b: {"root"}} {
-		if err := GenerateWith(open(t, dir), rand.Reader, GenerateOptions{Roles: roles}); err != nil {
+		if err := Generate(open(t, dir), rand.Reader, GenerateOptions{Roles: roles}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -120,7 +120,7 @@ func TestRing(t *testing.T) {
 // Nothing that is printed shows a key.
 func TestNeverPrinted(t *testing.T) {
 	dir := t.TempDir()
-	if err := Generate(open(t, dir), bytes.NewReader(bytes.Repeat([]byte("secret seed 32 bytes long, or so"), 64))); err != nil {
+	if err := Generate(open(t, dir), bytes.NewReader(bytes.Repeat([]byte("secret seed 32 bytes long, or so"), 64)), GenerateOptions{}); err != nil {
 		t.Skip(err) // a random source of one's own may not be used
 	}
 	key, err := Load(open(t, dir), "root")
@@ -148,7 +148,7 @@ func TestNeverPrinted(t *testing.T) {
 // A power cut leaves the old public half, the new one, or none.
 func TestWritePublicPowerCut(t *testing.T) {
 	from := t.TempDir()
-	if err := GenerateWith(open(t, from), rand.Reader, GenerateOptions{Roles: []string{"root"}}); err != nil {
+	if err := Generate(open(t, from), rand.Reader, GenerateOptions{Roles: []string{"root"}}); err != nil {
 		t.Fatal(err)
 	}
 	for at := 1; ; at++ {

@@ -49,18 +49,13 @@ type GenerateOptions struct {
 }
 
 // Generate makes a key for each role in dir: ed25519, PKCS#8 in PEM, readable
-// by its owner only. random is where the keys' secrets come from.
+// by its owner only. random is where the keys' secrets come from. A key that is to be
+// encrypted never reaches the disk in another form.
 //
 // If there is a key for any role nothing is changed and the error wraps
 // ErrExists. After success all keys are durable. After another error or a
 // power cut some of them may be there, each whole, and a ".tmp" file.
-func Generate(dir fsys.FS, random io.Reader) error {
-	return GenerateWith(dir, random, GenerateOptions{})
-}
-
-// GenerateWith is Generate for chosen roles and encrypted keys. A key that is
-// to be encrypted never reaches the disk in another form.
-func GenerateWith(dir fsys.FS, random io.Reader, o GenerateOptions) error {
+func Generate(dir fsys.FS, random io.Reader, o GenerateOptions) error {
 	if o.Roles == nil {
 		o.Roles = Roles()
 	}

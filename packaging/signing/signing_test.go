@@ -36,7 +36,7 @@ func open(t *testing.T, dir string) *fsys.OS {
 
 func TestGenerate(t *testing.T) {
 	dir := t.TempDir()
-	if err := Generate(open(t, dir), rand.Reader); err != nil {
+	if err := Generate(open(t, dir), rand.Reader, GenerateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
@@ -67,7 +67,7 @@ func TestGenerateNeverOverwrites(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, role+".pem"), []byte("precious"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		err := Generate(open(t, dir), rand.Reader)
+		err := Generate(open(t, dir), rand.Reader, GenerateOptions{})
 		if !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), role+".pem") {
 			t.Errorf("%s.pem is there: error %v, want ErrExists that names it", role, err)
 		}
@@ -83,7 +83,7 @@ func TestGeneratePowerCut(t *testing.T) {
 	for at := 1; ; at++ {
 		dir := t.TempDir()
 		f := &cut.FS{FS: open(t, dir), At: at, Empty: func(name string) error { return os.Truncate(filepath.Join(dir, name), 0) }}
-		err := Generate(f, rand.Reader)
+		err := Generate(f, rand.Reader, GenerateOptions{})
 		for _, role := range Roles() {
 			if _, e := Load(open(t, dir), role); e != nil && !errors.Is(e, fs.ErrNotExist) {
 				t.Fatalf("cut at operation %d: %v", at, e)

@@ -47,7 +47,7 @@ func newPublisher() *publisher {
 	must(fs.Mkdir("repo", 0o755))
 	for _, d := range []string{"keys", "newer"} {
 		must(fs.Mkdir(d, 0o755))
-		must(signing.Generate(p.disk().Sub(d), rand.Reader))
+		must(signing.Generate(p.disk().Sub(d), rand.Reader, signing.GenerateOptions{}))
 	}
 	p.keys = signing.NewRing(nil, p.disk().Sub("keys"), p.disk().Sub("newer"))
 	_, err := p.repository().Init(signing.NewRing(nil, p.disk().Sub("keys")))

@@ -32,7 +32,7 @@ func openDir(t *testing.T) *fsys.OS {
 // What the suite does with the client, with a repository of ours.
 func TestProtocol(t *testing.T) {
 	keys, app, out, dir := openDir(t), openDir(t), openDir(t), openDir(t)
-	if err := signing.Generate(keys, rand.Reader); err != nil {
+	if err := signing.Generate(keys, rand.Reader, signing.GenerateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	signer := signing.Dir{FS: keys}

@@ -28,7 +28,7 @@ type FS struct {
 // Ops says how many changing operations were asked for.
 func (f *FS) Ops() int { return f.ops }
 
-// step counts an operation and says whether it still happens.
+// step counts an operation and reports whether it still happens.
 func (f *FS) step() error {
 	f.ops++
 	if f.At == 0 || f.ops < f.At {
