@@ -13,6 +13,7 @@ import (
 // power after that, at once or after a boot that was cut, too: what failed to
 // be made durable may come back, and must then find what belongs to it.
 func TestFailureThenCut(t *testing.T) {
+	t.Parallel()
 	m, content := bundleOf("1.1.0", nil)
 	before := newLab(t, memfs.Options{NoExchange: true})
 	before.mustInstall("1.0.0", nil, InstallOptions{})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -17,9 +18,21 @@ import (
 // nothing to do, and the same.
 func TestRestAgreesWithALook(t *testing.T) {
 	t.Parallel()
+	restAgrees(t, 120)
+}
+
+// The same, 2,000 times.
+func TestLongRestAgreesWithALook(t *testing.T) {
+	if os.Getenv("TANDEM_LONG") == "" {
+		t.Skip("set TANDEM_LONG=1 to run it")
+	}
+	restAgrees(t, 2000)
+}
+
+func restAgrees(t *testing.T, seeds uint64) {
 	names := []string{"bin/app", "etc/app.conf", "etc/own.conf", "etc/own.conf-x", "etc/own.conf/below", "etc/app.pid", "share/deep", "a-b", "a/c", "a"}
 	rested := 0
-	for seed := range uint64(400) {
+	for seed := range seeds {
 		rng := rand.New(rand.NewPCG(seed, 17))
 		l := newLab(t, memfs.Options{})
 		l.release(System, "1.0.0")
