@@ -82,7 +82,10 @@ func (c *client) ask(ctx context.Context, method, address string, body any, tag 
 	if tag != "" {
 		req.Header.Set("If-None-Match", tag)
 	}
-	resp, err := c.http.Do(req)
+	// A server of this interface redirects nobody: a login page does, to where what
+	// the device tells is none of anybody's business.
+	once := http.Client{Transport: c.http.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := once.Do(req)
 	if err != nil {
 		return nil, unreachable(ctx, req.URL.Redacted(), err)
 	}
@@ -202,6 +205,9 @@ func (c *client) send(ctx context.Context, method, address, what string, body an
 	}
 	switch r.status {
 	case http.StatusOK, http.StatusCreated, http.StatusNoContent:
+		if len(r.body) > 0 && !json.Valid(r.body) {
+			return fmt.Errorf("%w: %s: something else than the server answers", ota.ErrUnreachable, what)
+		}
 		return nil
 	case http.StatusGone, http.StatusNotFound, http.StatusMethodNotAllowed:
 		return fmt.Errorf("%s: %w", what, errVanished)

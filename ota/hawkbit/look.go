@@ -12,6 +12,7 @@ import (
 
 	"tandem/internal/digest"
 	"tandem/ota"
+	"tandem/packaging/bundle"
 )
 
 // errMissing says that the server has no such file, or not for this device now.
@@ -57,6 +58,11 @@ func (s *Source) lookAt(ctx context.Context, a artifact) (*found, error) {
 	var bad *badHead
 	switch {
 	case errors.As(err, &bad):
+		if errors.Is(err, bundle.ErrMalformed) {
+			if err := s.isIt(ctx, x); err != nil {
+				return nil, err
+			}
+		}
 		return no(bad.error, s.o.Code(bad.error))
 	case err != nil:
 		return nil, err
@@ -76,6 +82,25 @@ func (s *Source) lookAt(ctx context.Context, a artifact) (*found, error) {
 
 // badHead says that a file is not one that the device may take.
 type badHead struct{ error }
+
+// Unwrap implements the interface of errors.Is.
+func (b *badHead) Unwrap() error { return b.error }
+
+// maxProof is how much is read of what is no bundle, to see that it is what the
+// server has: a login page on the way is short.
+const maxProof = 1 << 20
+
+// isIt makes sure that what came for x is what the server has, by its hash. The error
+// wraps errMissing if it is not, or if it is too long to tell.
+func (s *Source) isIt(ctx context.Context, x *found) error {
+	r := &pieces{ctx: ctx, client: s.o.Client, address: x.url, size: maxProof + 1}
+	defer r.close()
+	data, err := io.ReadAll(io.LimitReader(r, maxProof+1))
+	if err == nil && digest.Of(data) != x.sha256 {
+		err = fmt.Errorf("%s: no bundle, and not what was announced: %w", x.url, errMissing)
+	}
+	return err
+}
 
 // headTime bounds how long the head of a bundle may take to come.
 const headTime = 10 * time.Minute

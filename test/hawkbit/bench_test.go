@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -24,6 +23,7 @@ import (
 	"tandem/ota"
 	"tandem/ota/download"
 	source "tandem/ota/hawkbit"
+	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/test/hawkbit"
 	"tandem/versioning"
@@ -159,10 +159,10 @@ func pack(app, version, base string, size int) []byte {
 }
 
 // errNoBundle is why a file is refused.
-var errNoBundle = errors.New("malformed bundle")
+var errNoBundle = fmt.Errorf("%w: it has no head", bundle.ErrMalformed)
 
 func inspect(_ context.Context, r io.Reader) (*source.Head, error) {
-	line, err := bufio.NewReader(r).ReadBytes('\n')
+	line, err := bufio.NewReader(io.LimitReader(r, 64<<10)).ReadBytes('\n')
 	var h head
 	if err != nil || json.Unmarshal(line, &h) != nil {
 		return nil, errNoBundle

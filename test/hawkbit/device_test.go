@@ -410,6 +410,25 @@ func TestRefused(t *testing.T) {
 	b.expectInstalls()
 }
 
+// What is no bundle and too long to compare may be something on the way: it is looked
+// at a few times, then that is the outcome.
+func TestLongFileIsNoBundle(t *testing.T) {
+	b := newBench(t)
+	n := b.assign(hawkbit.Assignment{Set: b.set("2.0.0", map[string][]byte{"image": make([]byte, 2<<20)}), Type: "forced"})
+	for range 2 {
+		if _, err := b.source().Sync(b.ctx, b.facts()); !errors.Is(err, ota.ErrUnreachable) {
+			t.Errorf("%v: expected %v", err, ota.ErrUnreachable)
+		}
+		b.sees(n, "retrieved", true)
+	}
+	_, _ = b.source().Sync(b.ctx, b.facts())
+	b.sync()
+	b.sees(n, "error", false)
+	if h := b.history(n); !strings.Contains(h, "image: no bundle") {
+		t.Errorf("the history:\n%s", h)
+	}
+}
+
 // A file that is not there is asked for a few times, then that is the outcome.
 func TestFileIsMissing(t *testing.T) {
 	b := newBench(t)
