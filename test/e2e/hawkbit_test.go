@@ -207,8 +207,15 @@ distribution_set = "hello"
 
 func (f *fleet) read(name string) []byte {
 	f.t.Helper()
+	return read(f.t, name)
+}
+
+func read(t testing.TB, name string) []byte {
+	t.Helper()
 	data, err := os.ReadFile(name)
-	f.check(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return data
 }
 
