@@ -153,7 +153,7 @@ fuzz: ## run each fuzz target for FUZZTIME (1m)
 lint: fmt-check vet staticcheck ## gofmt, go vet and staticcheck
 
 fmt-check:
-	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted as gofmt does:"; echo "$$files"; exit 1; fi
+	@files=$$(gofmt -l */); if [ -n "$$files" ]; then echo "not formatted as gofmt does:"; echo "$$files"; exit 1; fi
 
 vet:
 	go vet ./...

@@ -14,6 +14,7 @@ import (
 	"tandem/internal/fsys"
 	"tandem/ota"
 	"tandem/packaging/release"
+	"tandem/versioning"
 )
 
 // Options is what a Source works with. All but AutoConfirm, Attributes, SetName,
@@ -216,7 +217,8 @@ func (s *Source) end(ctx context.Context, st *State) error {
 	for i := range a.Parts {
 		if p := &a.Parts[i]; a.Outcome.Success && p.Kind == release.App {
 			st.brought(p.Version, a.Set)
-			if taken { // else the server may have dropped the action before
+			// Else the server may have heard it before, or have dropped the action.
+			if st.Told = (versioning.Version{}); taken {
 				st.Told = p.Version
 			}
 		}

@@ -172,6 +172,7 @@ var kinds = []struct {
 	{"other hardware", (*fleet).otherHardware}, {"canceled before", (*fleet).canceledBefore}, {"canceled", (*fleet).canceled},
 	{"force quit", (*fleet).forceQuit}, {"superseded", (*fleet).superseded}, {"confirmed", (*fleet).confirmed}, {"denied", (*fleet).denied},
 	{"stick", (*fleet).stick}, {"rolled back by hand", (*fleet).rolledBack}, {"system is lost", (*fleet).systemIsLost},
+	{"delta bundles", (*fleet).deltas}, {"not let in for a while", (*fleet).notLetIn},
 }
 
 func runActions(t *testing.T, n int) {
@@ -571,6 +572,42 @@ func (f *fleet) systemIsLost() {
 	n := f.give(hawkbit.Assignment{Set: ds, Type: "forced"})
 	f.d.launch()
 	f.badLuck()
+	f.succeeds(n, v)
+}
+
+// deltas brings a release whole, and as delta bundles of what runs and of what does not.
+func (f *fleet) deltas() {
+	v, content := f.release("yes", "demo")
+	delta := func(from string) []byte {
+		out := filepath.Join(f.dir, from+"-"+v)
+		f.check(release("bundle", "delta", f.bundle(from), f.bundle(v), "--keys", "keys", "--root", "repo/root.json", "--out", out))
+		return f.read(out)
+	}
+	files := map[string][]byte{"hello.tandem": content, "of this.tandem": delta(f.version)}
+	if f.version != "1.0.0" {
+		files["of another.tandem"] = delta("1.0.0")
+	}
+	n := f.give(hawkbit.Assignment{Set: f.set(v, files), Type: "forced"})
+	f.badLuck()
+	f.succeeds(n, v)
+}
+
+// bundle is the file of a release that was made.
+func (f *fleet) bundle(version string) string {
+	if version == "1.0.0" {
+		return bundle(version)
+	}
+	return filepath.Join(f.dir, version+".tandem")
+}
+
+// notLetIn has the server not know the device's token while it is at work.
+func (f *fleet) notLetIn() {
+	v, ds := f.good()
+	n := f.give(hawkbit.Assignment{Set: ds, Type: "forced"})
+	f.pause(2000)
+	f.check(f.op.ChangeTarget(f.t.Context(), controller, map[string]any{"securityToken": "another"}))
+	f.badLuck()
+	f.check(f.op.ChangeTarget(f.t.Context(), controller, map[string]any{"securityToken": deviceToken}))
 	f.succeeds(n, v)
 }
 

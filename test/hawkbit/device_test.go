@@ -103,6 +103,33 @@ func TestReportIsLost(t *testing.T) {
 	b.expectInstalls("hello 2.0.0")
 }
 
+// The server hears of a success, its answer is lost, and the device goes back to what
+// it had: the server does not go on taking the newer one for installed.
+func TestAnswerIsLostAndGoneBack(t *testing.T) {
+	b := newBench(t)
+	b.o.SetName = "hello"
+	b.release("1.0.0")
+	b.sync()
+	b.installedIs("hello:1.0.0")
+	n := b.assign(hawkbit.Assignment{Set: b.release("2.0.0"), Type: "forced"})
+	b.round()
+	b.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/feedback") {
+			return false
+		}
+		b.standIn.ServeHTTP(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	})
+	if _, err := b.source().Sync(b.ctx, b.facts()); !errors.Is(err, ota.ErrUnreachable) {
+		t.Errorf("%v: expected %v", err, ota.ErrUnreachable)
+	}
+	b.intercept(nil)
+	b.sees(n, "finished", false)
+	b.installed["hello"], b.failed["2.0.0"] = "1.0.0", "revoked"
+	b.sync()
+	b.installedIs("hello:1.0.0")
+}
+
 // A device that has lost its state reads off itself what it has done.
 func TestStateIsLost(t *testing.T) {
 	b := newBench(t)
