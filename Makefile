@@ -34,7 +34,7 @@ STATICCHECK = .cache/bin/staticcheck
 NFPM        = .cache/bin/nfpm
 
 .DEFAULT_GOAL := help
-.PHONY: help build arm dist dist-check packages packages-check print FORCE test search search-short race demo trial bench bench-delta savings soak fleet otel formats lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
+.PHONY: help build arm dist dist-check packages packages-check print FORCE test search search-short race demo trial bench bench-delta savings soak fleet otel page pictures formats lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
@@ -116,11 +116,26 @@ fleet: ## have 1,000 devices poll nginx, and count what they cost it; FLEETFLAGS
 COLLECTOR = .cache/bin/collector
 
 otel: $(COLLECTOR) ## have ten devices report to an OpenTelemetry Collector, and ask Prometheus what examples/fleet shows of them
+	cd test/otel/collector && go test -count=1 .
 	TANDEM_COLLECTOR='$(abspath $(COLLECTOR))' go test -count=1 -timeout 15m -run '^TestFleet$$' ./test/e2e
 
 # Built from its Go modules, in a module of its own.
 $(COLLECTOR): $(wildcard test/otel/collector/*)
 	cd test/otel/collector && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o '$(abspath $@)' .
+	@touch $@
+
+AXE = .cache/axe/node_modules/axe-core/axe.min.js
+PAGE = cd test/page && TANDEM_BIN='$(abspath bin)' TANDEM_AXE='$(abspath $(AXE))'
+
+page: build $(AXE) ## open the technician's page in Chromium: every button, uploads that are cut, phones, keyboards, axe, strangers
+	$(PAGE) go test -count=1 -parallel 8 -timeout 15m $(PAGEFLAGS) .
+
+pictures: build $(AXE) ## make the pictures of docs/page.md anew
+	$(PAGE) TANDEM_PICTURES='$(abspath docs/pictures)' go test -count=1 -run '^TestPictures$$' .
+
+$(AXE): Makefile
+	npm install --silent --ignore-scripts --no-save --no-package-lock --prefix .cache/axe axe-core@4.14.1
+	echo '29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c  $@' | sha256sum --check --quiet
 	@touch $@
 
 lab-ubifs: ## cut the power on real UBIFS, in a machine under QEMU; LABFLAGS are its flags

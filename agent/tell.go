@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,8 +36,8 @@ func (*journal) Levels() []logrus.Level { return logrus.AllLevels[:logrus.InfoLe
 // Fire implements logrus.Hook.
 func (j *journal) Fire(e *logrus.Entry) error {
 	text := e.Message
-	for k, v := range e.Data {
-		text += fmt.Sprintf(" %s=%v", k, v)
+	for _, k := range slices.Sorted(maps.Keys(e.Data)) {
+		text += fmt.Sprintf(" %s=%v", k, e.Data[k])
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()

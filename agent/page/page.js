@@ -11,16 +11,44 @@ async function get(path) {
 	return parse(await r.text());
 }
 
-// put replaces a part of the page, unless somebody is in it.
+// become makes a node what a fresh one is, and touches only what differs: what somebody
+// opened, ticked or typed stays, and a screen reader says only what is new. Where the
+// children of an element have ids, these tell which of them went, and which came.
+function become(old, fresh) {
+	if (old.nodeName !== fresh.nodeName || old.id !== fresh.id) return old.replaceWith(fresh);
+	if (old.nodeType === Node.TEXT_NODE) {
+		if (old.data !== fresh.data) old.data = fresh.data;
+		return;
+	}
+	for (const a of fresh.attributes) if (old.getAttribute(a.name) !== a.value) old.setAttribute(a.name, a.value);
+	for (const a of [...old.attributes]) if (a.name !== "open" && !fresh.hasAttribute(a.name)) old.removeAttribute(a.name);
+	const ids = new Set([...fresh.children].map(c => c.id));
+	for (const c of [...old.children]) if (c.id && !ids.has(c.id)) c.remove();
+	let at = old.firstChild;
+	for (const c of [...fresh.childNodes]) {
+		if (!at || c.id && c.id !== at.id) {
+			old.insertBefore(c, at);
+			continue;
+		}
+		const next = at.nextSibling;
+		become(at, c);
+		at = next;
+	}
+	while (at) {
+		const next = at.nextSibling;
+		at.remove();
+		at = next;
+	}
+}
+
+// put brings a part of the page up to date. Whoever was where something went is at the
+// heading of that section then; the end of the log stays in sight.
 function put(id, doc) {
-	const old = $(id), fresh = doc.getElementById(id);
-	if (!old || !fresh || old.innerHTML === fresh.innerHTML) return;
-	if (old.contains(document.activeElement) && document.activeElement.id !== "log") return;
-	const log = $("log"), below = log.scrollTop + log.clientHeight >= log.scrollHeight - 8, top = log.scrollTop;
-	const focus = document.activeElement && document.activeElement.id;
-	old.replaceWith(document.adoptNode(fresh));
-	if (focus && !document.activeElement.id && $(focus)) $(focus).focus();
-	if (id === "now") $("log").scrollTop = below ? $("log").scrollHeight : top;
+	const log = $("log"), end = log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
+	const was = document.activeElement, section = was && was.closest("section");
+	become($(id), doc.getElementById(id));
+	if (section && !was.isConnected) section.querySelector("h2").focus();
+	if (end) log.scrollTop = log.scrollHeight;
 }
 
 let stamp = $("now").dataset.stamp;
@@ -28,15 +56,16 @@ async function follow() {
 	let wait = 3000;
 	if (!document.hidden) {
 		try {
-			const doc = await get("/now"), now = doc.getElementById("now");
+			const doc = await get("/now"), now = doc.getElementById("now").dataset;
+			const fresh = now.stamp, busy = "busy" in now;
 			put("now", doc);
-			if (now.dataset.stamp !== stamp) {
+			if (fresh !== stamp) {
 				const all = await get("/live" + location.search);
 				put("state", all);
 				put("kept", all);
-				stamp = now.dataset.stamp;
+				stamp = fresh;
 			}
-			if ("busy" in now.dataset) wait = 1000;
+			if (busy) wait = 1000;
 			$("lost").textContent = "";
 		} catch (e) {
 			$("lost").textContent = document.body.dataset.lost;
@@ -50,18 +79,18 @@ $("log").scrollTop = $("log").scrollHeight;
 const form = $("upload");
 if (form) form.addEventListener("submit", event => {
 	event.preventDefault();
-	const x = new XMLHttpRequest(), bar = $("sent"), said = $("uploaded");
-	const end = text => { bar.hidden = true; form.querySelector("button").disabled = false; said.textContent = text; };
+	const x = new XMLHttpRequest(), bar = $("sent"), said = $("uploaded"), button = $("do-install");
+	const end = text => { bar.hidden = true; button.disabled = false; said.textContent = text; };
 	x.open("POST", form.action);
 	x.upload.onprogress = e => { if (e.lengthComputable) bar.value = e.loaded * 100 / e.total; };
 	x.onload = () => {
-		const why = x.status === 200 ? null : parse(x.responseText).querySelector("[role=alert]");
-		end(why ? why.textContent : "");
+		const why = parse(x.responseText).querySelector("main > [role=alert]");
+		end(x.status === 200 || !why ? "" : why.textContent);
 	};
 	x.onerror = x.onabort = () => end(document.body.dataset.cut);
 	bar.value = 0;
 	bar.hidden = false;
-	form.querySelector("button").disabled = true;
+	button.disabled = true;
 	said.textContent = "";
 	x.send(new FormData(form));
 });

@@ -19,6 +19,7 @@ const ByHeader = "Tandem-By"
 
 // Task is an order that somebody gave on the page.
 type Task struct {
+	N       int    // it tells them apart
 	Action  string // such as update
 	By      string
 	Started time.Time
@@ -39,8 +40,9 @@ type tasks struct {
 	api http.Handler
 	now func() time.Time
 
-	mu  sync.Mutex
-	all []*Task // newest first
+	mu   sync.Mutex
+	last int
+	all  []*Task // newest first
 }
 
 // begin makes a task; nil if too many are open.
@@ -56,7 +58,8 @@ func (t *tasks) begin(action, by string) *Task {
 	if open >= maxOpen {
 		return nil
 	}
-	n := &Task{Action: action, By: by, Started: t.now()}
+	t.last++
+	n := &Task{N: t.last, Action: action, By: by, Started: t.now()}
 	t.all = append([]*Task{n}, t.all...)
 	for i := len(t.all) - 1; i > 0 && len(t.all) > maxTasks; i-- {
 		if !t.all[i].Ended.IsZero() {

@@ -53,7 +53,7 @@ func outcomes() cli.Outcomes {
 		cli.On(23, "refused: revoked", cli.Any(backup.ErrRevoked), "--allow-revoked installs it all the same"),
 		cli.On(10, "no application on either side", cli.Any(backup.ErrNoApplication), "install a bundle with: tandem install FILE"),
 		cli.On(11, "damage remains", cli.Any(backup.ErrDamage), `"tandem verify" lists what is damaged; installing a bundle replaces it`),
-		cli.On(1, "", cli.Any(doctor.ErrFindings), "each finding above says what to do"),
+		cli.On(1, "", cli.Any(doctor.ErrFindings), "each finding says what to do"),
 		cli.On(1, "", cli.Any(fs.ErrPermission), "run it as root, such as with sudo"),
 		cli.On(1, "", cli.Any(deviceFaults...), "the kernel could not do it: its log says more, such as with dmesg"),
 		cli.On(1, "any other failure", nil, ""),

@@ -23,6 +23,7 @@ import (
 	"testing"
 
 	dev "tandem/agent/device"
+	"tandem/internal/lock"
 )
 
 // What examples/fleet shows of ten devices, through a real OpenTelemetry collector and
@@ -69,13 +70,25 @@ func TestFleet(t *testing.T) {
 			return d.runs("1.0.0")
 		})
 	}
-	devices[8].until(soon, "device 8 has nothing to do", func(s *dev.Status) error {
-		if s.Agent.Doing != "idle" { // it would mend what is damaged before
-			return fmt.Errorf("it is %s", s.Agent.Doing)
+	// Device 8 is out of step until the end: nobody can mend what is damaged while the
+	// test holds the lock.
+	eventually(t, atLast, "device 8 is in step, and at rest", func() error {
+		release, err := lock.Acquire(devices[8].path("tandem.lock"))
+		if err != nil {
+			return err
 		}
+		s, err := devices[8].status()
+		if err == nil && (!s.InStep || s.Agent.PollError == "") {
+			err = fmt.Errorf("in step: %t; %s, %q", s.InStep, s.Agent.Doing, s.Agent.PollError)
+		}
+		if err != nil {
+			release()
+			return err
+		}
+		t.Cleanup(func() { release() })
 		return nil
 	})
-	devices[8].write("usr_data/apps/bin/hello", "something else\n") // and no one mends it until tomorrow
+	devices[8].write("usr_data/apps/bin/hello", "something else\n")
 
 	// Each event arrives, as the device tells it.
 	for i, d := range devices {
