@@ -25,10 +25,13 @@ and ends with 0 only if nothing would go wrong.`,
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
+			p.stderr.Through(disclose.Text) // people pass on what it says, messages included
 			cfg, err := config.Load(p.config)
 			if err != nil {
 				return err
 			}
+			fit := disclose.New(cfg.Secrets())
+			p.stderr.Through(fit.Words)
 			patient := doctor.Patient{
 				Config: cfg, Built: builtAt(), Now: p.now(), EUID: p.euid, Root: "/",
 				Agent: p.agentHere(cfg) != nil, Explain: p.failure,
@@ -46,7 +49,7 @@ and ends with 0 only if nothing would go wrong.`,
 			patient.Device = d
 			doc, err := patient.Examine(ctx)
 			doc.Failure = p.failure(err)
-			*doc = disclose.Copy(disclose.New(cfg.Secrets()), "doctor", *doc) // people pass it on
+			*doc = disclose.Copy(fit, "doctor", *doc)
 			return errors.Join(p.print(doc, p.findings(doc)...), err)
 		},
 	}

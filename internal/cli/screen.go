@@ -29,6 +29,7 @@ type Screen struct {
 	to    io.Writer
 	now   func() time.Time
 	width func() int
+	pass  func(string) string // what messages are written as; nil: as they are
 
 	mu    sync.Mutex
 	job   *job
@@ -40,6 +41,13 @@ type Screen struct {
 // serial line.
 func NewScreen(w io.Writer, now func() time.Time, width func() int) *Screen {
 	return &Screen{to: w, now: now, width: width}
+}
+
+// Through has all messages from now on pass through f, which may change them.
+func (s *Screen) Through(f func(string) string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pass = f
 }
 
 // job is what goes on for a while.
@@ -63,7 +71,13 @@ func (s *Screen) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.erase()
-	return s.to.Write(p)
+	if s.pass == nil {
+		return s.to.Write(p)
+	}
+	if _, err := io.WriteString(s.to, s.pass(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // Progress shows that done of total bytes of something are done.

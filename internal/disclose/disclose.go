@@ -66,6 +66,9 @@ func New(secrets []string) Filter {
 	return f
 }
 
+// Words returns a text for people as it may leave.
+func (f Filter) Words(s string) string { return f.words(text, s) }
+
 // Copy returns a copy of a document, such as "report": what the list does not name
 // is empty in it, and what is not fit to leave is taken out of the rest.
 func Copy[T any](f Filter, document string, value T) T {
