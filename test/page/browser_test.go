@@ -165,7 +165,20 @@ func (b *tab) gone(selector string) {
 // click presses the mouse's button on an element, as a person does.
 func (b *tab) click(selector string) {
 	b.t.Helper()
+	b.loaded()
 	b.do("click "+selector, chromedp.ScrollIntoView(selector), chromedp.Click(selector))
+}
+
+// loaded waits until the page is there, its script included.
+func (b *tab) loaded() {
+	b.t.Helper()
+	eventually(b.t, "the page is loaded", func() error {
+		state, err := tryEvaluate[string](b, "document.readyState")
+		if err == nil && state != "complete" {
+			err = fmt.Errorf("it is %s", state)
+		}
+		return err
+	})
 }
 
 // fill types into a field.
@@ -186,6 +199,7 @@ func (b *tab) logIn(password string) {
 	b.fill("#password", password)
 	b.click("form button")
 	eventually(b.t, "the page", func() error { return contains(b.text("#sides"), "Sides") })
+	b.loaded()
 }
 
 // newest is the order that was given last, and whether it goes on; "" if there was none.

@@ -252,6 +252,7 @@ func TestReading(t *testing.T) {
 	look("refusal")
 	b.fill("#password", fullPassword+kb.Enter)
 	eventually(t, "the page", func() error { return contains(b.text("#sides"), "Sides") })
+	b.loaded()
 
 	d.write("system/apps/"+odd, "a person's own\n")
 	b.shows("#kept .aside", markup)
