@@ -451,3 +451,30 @@ func unwritable(w *world) func(*memfs.Machine) error {
 
 func updated(w *world) func(*memfs.Machine) error { return w.update("1.1.0") }
 func started(w *world) func(*memfs.Machine) error { return w.device }
+
+// A kept program that is revoked, on whichever side, never comes back with the factory's
+// state of system.
+func TestRevokedStaysAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, map[string]string{"1.0.0": good, "1.1.0": good})
+	for _, side := range []string{"", "system", "usr_data"} {
+		m := w.machine("1.0.0", "1.1.0", 0)
+		var err error
+		switch bad := parse(t, "1.1.0"); side {
+		case "system":
+			err = w.self(m, "1.0.0").Revoke(bad)
+		case "usr_data":
+			err = w.copy(m).Revoke(bad, "1.0.0")
+		}
+		if err := errors.Join(err, w.device(m)); err != nil {
+			t.Fatal(err)
+		}
+		want := "1.0.0"
+		if side == "" {
+			want = "1.1.0"
+		}
+		if got, _, err := w.what(m.Disk("system").FS(), program); got != want || err != nil {
+			t.Errorf("revoked on %q: %s is in place: expected %s (%v)", side, got, want, err)
+		}
+	}
+}

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -20,16 +26,7 @@ func TestSelf(t *testing.T) {
 	if testing.Short() {
 		t.Skip("two more programs are built")
 	}
-	dir := t.TempDir()
-	for _, v := range []string{"1.0.0", "2.0.0", "3.0.0"} {
-		tags := map[string]string{"3.0.0": "nextformat"}[v]
-		build := exec.Command("go", "build", "-tags", tags, "-ldflags", fmt.Sprintf("-s -w -X main.version=%s -X 'main.mark=%s%s:'", v, release.ProgramMark, v),
-			"-o", filepath.Join(dir, "tandem-"+v), "tandem/cmd/tandem")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-	}
+	dir := selfPrograms(t)
 	start, err := filepath.Abs("../../packaging/linux/start")
 	if err != nil {
 		t.Fatal(err)
@@ -39,4 +36,149 @@ func TestSelf(t *testing.T) {
 		t.Fatal(err)
 	}
 	testscript.Run(t, params(t, filepath.Join("testdata", "self"), "SELF", dir, "START", start, "BROKEN", broken, "ARCH", release.Architecture()))
+}
+
+// selfPrograms builds those tandems, once for all tests.
+func selfPrograms(t *testing.T) string {
+	t.Helper()
+	dir, err := buildSelfPrograms()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+var buildSelfPrograms = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(binDir, "self")
+	for _, v := range []string{"1.0.0", "2.0.0", "3.0.0"} {
+		tags := map[string]string{"3.0.0": "nextformat"}[v]
+		build := exec.Command("go", "build", "-tags", tags, "-ldflags", fmt.Sprintf("-s -w -X main.version=%s -X 'main.mark=%s%s:'", v, release.ProgramMark, v),
+			"-o", filepath.Join(dir, "tandem-"+v), "tandem/cmd/tandem")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w\n%s", err, out)
+		}
+	}
+	return dir, nil
+})
+
+// An update of Tandem, and the return of the kept one after a factory state, are killed
+// at moments that are drawn: a Tandem that works is in place each time, and the next
+// try gets there.
+func TestSelfKilled(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("more programs are built")
+	}
+	const rounds, seed = 3, 1
+	programs := selfPrograms(t)
+	d := newDevice(t, "")
+	if err := releaseTool("bundle", "create", "--kind", "agent", "--arch", release.Architecture(), filepath.Join(programs, "tandem-2.0.0"),
+		"--keys", "keys", "--root", "repo/root.json", "--out", filepath.Join(d.dir, "two.tandem")); err != nil {
+		t.Fatal(err)
+	}
+	d.must("install", bundleFile("hello-1.0.0.tandem"))
+	start, err := os.ReadFile("../../packaging/linux/start")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What comes from the factory.
+	factory := func() {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(programs, "tandem-1.0.0"))
+		if err == nil {
+			err = errors.Join(os.RemoveAll(filepath.Join(d.dir, "lib")), os.Mkdir(filepath.Join(d.dir, "lib"), 0o755))
+		}
+		err = errors.Join(err, os.WriteFile(filepath.Join(d.dir, "lib/tandem"), data, 0o755), os.WriteFile(filepath.Join(d.dir, "lib/start"), start, 0o755),
+			os.WriteFile(filepath.Join(d.dir, "lib/start.conf"), []byte("sync() { :; }\n"), 0o644)) // no power is cut
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	command := func(name string, args ...string) *exec.Cmd {
+		cmd := exec.Command(filepath.Join(d.dir, "lib", name), append(args, "--config", "tandem.toml")...)
+		cmd.Dir = d.dir
+		cmd.Env = append(os.Environ(), "TANDEM_RUN="+d.dir)
+		return cmd
+	}
+	run := func(name string, args ...string) outcome {
+		t.Helper()
+		return d.wait(d.begin(command(name, args...)))
+	}
+	version := func() string {
+		t.Helper()
+		o := run("tandem", "version")
+		v, _, ok := strings.Cut(strings.TrimPrefix(o.stdout, "tandem "), " ")
+		if o.exit != 0 || !ok {
+			t.Fatalf("no Tandem that works is in place: %s", o)
+		}
+		return v
+	}
+	random := rand.New(rand.NewPCG(seed, 0))
+	// killed begins a command and kills it a little after a file of that name has come.
+	killed := func(name string, args ...string) {
+		t.Helper()
+		at := []string{"state/firmware/tandem", "lib/tandem.next", "lib/tandem.previous", "lib/tandem.trial"}[random.IntN(4)]
+		after := time.Duration(random.IntN(40)) * time.Millisecond
+		cmd := command(name, args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		r := d.begin(cmd)
+		ended := make(chan outcome, 1)
+		go func() { ended <- d.wait(r) }()
+		for look := time.NewTicker(time.Millisecond); ; {
+			_, err := os.Lstat(filepath.Join(d.dir, at))
+			if err != nil {
+				select {
+				case o := <-ended:
+					t.Logf("%s %s ended before %s: exit %d", name, args[0], at, o.exit)
+					return
+				case <-look.C:
+					continue
+				}
+			}
+			select {
+			case <-ended:
+			case <-time.After(after):
+				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+				<-ended
+			}
+			t.Logf("%s %s killed %v after %s: %s is in place", name, args[0], after, at, version())
+			return
+		}
+	}
+	t.Logf("seed %d", seed)
+	for range rounds {
+		factory()
+		if err := os.RemoveAll(filepath.Join(d.dir, "usr_data/.tandem/self")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(d.dir, "state/firmware")); err != nil {
+			t.Fatal(err)
+		}
+		killed("tandem", "install", "two.tandem")
+		if o := run("start", "boot"); o.exit != 0 {
+			t.Fatalf("the next start: %s", o)
+		}
+		if version() != "2.0.0" {
+			if o := run("tandem", "install", "two.tandem"); o.exit != 0 {
+				t.Fatalf("the next try: %s", o)
+			}
+		}
+		if o := run("tandem", "keep"); o.exit != 0 || version() != "2.0.0" {
+			t.Fatalf("%s", o)
+		}
+		factory()
+		killed("start", "boot")
+		if o := run("start", "boot"); o.exit != 0 || version() != "2.0.0" {
+			t.Fatalf("the start after the factory's: %s", o)
+		}
+		if o := run("tandem", "keep"); o.exit != 0 {
+			t.Fatalf("%s", o)
+		}
+		for _, left := range []string{"tandem.next", "tandem.trial", "tandem.failed", "tandem.starts-boot"} {
+			if _, err := os.Lstat(filepath.Join(d.dir, "lib", left)); err == nil {
+				t.Errorf("%s is left", left)
+			}
+		}
+	}
 }
