@@ -120,6 +120,11 @@ func (r *Reconciler) stage(ctx context.Context, in *inspector, w *work, src *sou
 	in.drop(w, src)
 	c, err := change.Begin(w.side.FS, w.plan, in.buf)
 	var short *SpaceError
+	if errors.As(err, &short) && w.plan.Holes == 0 {
+		if w.plan.Holes = src.holes(w.side.Name, w.plan); w.plan.Holes > 0 {
+			c, err = change.Begin(w.side.FS, w.plan, in.buf)
+		}
+	}
 	if errors.As(err, &short) {
 		if c, err = r.givePrevious(in, w, src, err); errors.As(err, &short) {
 			if fits, err := change.Fits(w.side.FS, w.plan, true); err != nil {

@@ -76,6 +76,7 @@ func merge(release *Manifest, system *Snapshot, o InstallOptions, can func(*mani
 			m.local(n)
 		}
 		m.parents()
+		m.links()
 	}
 	for _, e := range m.config {
 		m.record.Config = append(m.record.Config, system.own.Shares(e))
@@ -293,6 +294,19 @@ func (m *merger) move(dir Path, here *manifest.Entry) {
 	}
 	if e.Type != manifest.Dir {
 		m.kept = append(m.kept, e.Path)
+	}
+}
+
+// links keeps two names of one file that are, where that file stays as it is.
+func (m *merger) links() {
+	for p, e := range m.config {
+		link := m.facts.Has(p)
+		if link == nil || link.Type != manifest.Hardlink || !manifest.Equal(e, m.here(p)) {
+			continue
+		}
+		if to := m.config[link.Link]; to != nil && to.Type == manifest.File && manifest.Equal(to, m.facts.Has(link.Link)) {
+			m.config[p] = link
+		}
 	}
 }
 

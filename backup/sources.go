@@ -132,6 +132,17 @@ func (s *sources) has(near SideName, e *manifest.Entry) bool {
 	return ok
 }
 
+// holes returns how much of what a plan wants has no room on the disk where it lies now, in bytes.
+func (s *sources) holes(near SideName, p *change.Plan) int64 {
+	var all int64
+	for _, f := range p.Content() {
+		if from, ok := s.find(near, f.Entry); ok && from.node != nil {
+			all += max(0, f.Size-from.node.Alloc)
+		}
+	}
+	return all
+}
+
 // lost reports whether the content of an entry of a side is damaged there, and
 // found nowhere.
 func (s *sources) lost(snap *Snapshot, o *tree.Fact) bool {

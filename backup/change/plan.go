@@ -52,6 +52,8 @@ type Plan struct {
 	Sum  digest.SHA256 // of the record's body
 	Ops  []Op
 	Left []Left // what should change, and is left as it is
+	// Holes is how much of the content takes no room, in bytes, as far as that is known.
+	Holes int64
 }
 
 // Left is a path that a plan leaves as it is.

@@ -2,6 +2,7 @@ package change
 
 import (
 	"errors"
+	"syscall"
 
 	"tandem/backup/manifest"
 	"tandem/backup/record"
@@ -41,7 +42,10 @@ func Recover(fs fsys.FS, live bool, by record.Author) (*Recovered, error) {
 	case err != nil:
 		return nil, err
 	case c == nil:
-		return &Recovered{}, discard(fs)
+		if err := discard(fs); !errors.Is(err, syscall.EROFS) {
+			return &Recovered{}, err
+		}
+		return &Recovered{}, nil // it harms nothing, and goes once something can be changed
 	}
 	a := &applier{fs: fs, commit: c, live: live, by: by, again: true}
 	out, err := a.run()

@@ -79,6 +79,7 @@ func (c *Change) need() (*SpaceError, error) {
 			need.NeedEntries++
 		}
 	}
+	need.NeedBytes -= c.Holes
 	need.NeedBytes += round(int64(c.Record.Len())*recordEntry) + round(int64(len(c.Ops))*commitEntry) + 8*block
 	need.NeedEntries += 10
 	return need, nil

@@ -302,7 +302,9 @@ func (l *looker) known(e *manifest.Entry, n *Node) error {
 		case e.Type == manifest.Dir && n.kind == kindDir: // what is mounted there is somebody else's
 			return nil
 		case left:
-			o.Finding, o.Detail = Skipped, foreign(n)
+			if o.Finding, o.Detail = Skipped, foreign(n); !l.Live {
+				o.Finding = Missing
+			}
 		default:
 			o.Finding, o.Detail, o.Aside = Corrupt, wrongType(e, n), true
 		}
@@ -467,7 +469,9 @@ func (l *looker) absent(e *manifest.Entry) *Fact {
 	above := l.f.Tree.Above(e.Path)
 	switch {
 	case above != nil && above.Foreign():
-		o.Finding, o.Detail = Skipped, foreign(above)
+		if o.Detail = foreign(above); l.Live {
+			o.Finding = Skipped
+		}
 	case above.Err() != nil:
 		o.Detail = above.Err().Error()
 		switch {

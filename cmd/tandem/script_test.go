@@ -41,11 +41,15 @@ import (
 //	tmpfs DIR [OPTIONS]          mount a small file system there
 //	bind DIR [ro]                mount a directory over itself
 //	remount DIR OPTIONS
+//	disk DIR KIND [SIZE [ARGS]]  make a file system of that kind and size, and mount it there
+//	again DIR                    unmount it, and mount it again
+//	mount ARGS... DIR            mount(8), until the script ends
+//	immutable FILE               ... for everybody, until the script ends; "!" for no longer
 //	fill DIR                     leave no room on a file system
 //	cut FILE N OUT               copy the first N bytes, or all but the last -N
 //	xattr FILE NAME [VALUE]      set an attribute, or print it
 //
-// The conditions [mount] and [xattr] say that the test may do what it takes.
+// The conditions [mount], [xattr] and [disk:KIND] say that the test may do what it takes.
 func params(t *testing.T, dir string, vars ...string) testscript.Params {
 	return testscript.Params{
 		Dir:                dir,
@@ -60,6 +64,7 @@ func params(t *testing.T, dir string, vars ...string) testscript.Params {
 				e.Setenv(vars[i], vars[i+1])
 			}
 			e.Values[snapshotsKey] = snapshots{}
+			e.Values[disksKey] = map[string][]string{}
 			return provision(e.WorkDir, "")
 		},
 		Condition: func(cond string) (bool, error) {
@@ -68,6 +73,9 @@ func params(t *testing.T, dir string, vars ...string) testscript.Params {
 				return canMount(t), nil
 			case "xattr":
 				return canXattr(t), nil
+			}
+			if kind, ok := strings.CutPrefix(cond, "disk:"); ok {
+				return canMount(t) && canMake(kind), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
@@ -89,6 +97,10 @@ func params(t *testing.T, dir string, vars ...string) testscript.Params {
 			"tmpfs":          cmdTmpfs,
 			"bind":           cmdBind,
 			"remount":        cmdRemount,
+			"disk":           cmdDisk,
+			"again":          cmdAgain,
+			"mount":          cmdMount,
+			"immutable":      cmdImmutable,
 			"fill":           cmdFill,
 			"cut":            cmdCut,
 			"xattr":          cmdXattr,
