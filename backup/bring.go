@@ -83,7 +83,7 @@ func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName)
 	if snap.noApps {
 		t.Facts = nil
 	}
-	if !side.live() {
+	if t.Aside = d.loses; !side.live() {
 		t.Aside = d.aside
 	}
 	if side.live() && from == System && snap.facts != nil {

@@ -20,6 +20,7 @@ type desired struct {
 	written []Path // configuration of system that the record takes as it is
 	take    map[Path]bool
 	aside   map[Path]bool // what usr_data has of these may be missed by somebody
+	loses   map[Path]bool // what system has of these
 	// forgotten is configuration that goes because a person said so.
 	forgotten map[Path]bool
 }

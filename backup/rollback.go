@@ -340,7 +340,7 @@ func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrDat
 			return err
 		}
 	}
-	d := &desired{record: kept.record}
+	d := returning(kept.record, system.facts, usrData.Revision)
 	w, err := in.plan(r.System, system, d, UsrData)
 	if err != nil {
 		return sideError(r.System, err)
@@ -356,4 +356,66 @@ func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrDat
 	_, err = r.commit(ctx, in, w, d, src, &Result{})
 	in.after(ctx, d, w)
 	return sideError(r.System, err)
+}
+
+// returning works out what system shall hold once the version of k is back: what that
+// had, and what was made here since and is of no release. Of a file that both have
+// the one of k comes back; the other one goes aside. It is pure.
+func returning(k *record.Record, now *tree.Facts, revision int) *desired {
+	d := &desired{loses: map[Path]bool{}}
+	shipped := map[digest.SHA256]bool{}
+	for _, e := range now.Basis.Manifest.Files {
+		if e.Type == manifest.File {
+			shipped[*e.SHA256] = true
+		}
+	}
+	stays := map[Path]*manifest.Entry{}
+	for _, n := range now.Tree.Nodes {
+		p, e := n.Path, now.Has(n.Path)
+		if e == nil || e.Type == manifest.File && shipped[*e.SHA256] || k.Manifest.IsIgnored(p) {
+			continue
+		}
+		if b := now.Basis.Find(p); b != nil && !now.Basis.Captures(b) { // the application's
+			continue
+		}
+		o := now.At(p)
+		if o != nil && o.Finding.IsDamage() {
+			continue
+		}
+		was := k.Find(p)
+		switch {
+		case was != nil && (e.Type == manifest.Dir || manifest.SameContent(was, e)):
+			continue
+		case was != nil || notDir(k, p):
+			d.loses[p] = e.Type != manifest.Dir
+			continue
+		case e.Type == manifest.Hardlink && stays[e.Link] == nil: // the file that it shares may not stay
+			if now.Has(e.Link) == nil {
+				continue
+			}
+			own := *now.Has(e.Link)
+			own.Path, e = p, &own
+		}
+		stays[p] = e
+		if o != nil && o.Finding == tree.Edited {
+			d.written = append(d.written, p)
+		}
+	}
+	rec := *k
+	if len(stays) > 0 {
+		rec.Config, rec.Revision = overlay(k.Config, stays), max(k.Revision, revision)+1
+		dropOrphans(&rec)
+	}
+	d.record = &rec
+	return d
+}
+
+// notDir reports whether k has something else than a directory above p.
+func notDir(k *record.Record, p Path) bool {
+	for dir := path.Dir(string(p)); dir != "."; dir = path.Dir(dir) {
+		if e := k.Find(Path(dir)); e != nil && e.Type != manifest.Dir {
+			return true
+		}
+	}
+	return false
 }

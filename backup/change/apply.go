@@ -174,19 +174,23 @@ func (a *applier) slots(i int, o *Op) (content, odd string) {
 // displace moves what lies at from to the undo log.
 func (a *applier) displace(i int, o *Op, from string) error {
 	to, odd := a.slots(i, o)
-	if to != "" {
-		if _, there, err := a.lstat(to); err != nil {
-			return err
-		} else if there {
-			to = odd
+	for _, slot := range []string{to, odd} {
+		if slot == "" {
+			continue
 		}
-	} else {
-		to = odd
+		if _, there, err := a.lstat(slot); err != nil {
+			return err
+		} else if !there {
+			return a.rename(from, slot)
+		}
 	}
-	if err := clear(a.fs, odd); err != nil {
+	// Both have something already: this one came meanwhile.
+	s := &aside{fs: a.fs}
+	if err := s.take(from, o.Path); err != nil {
 		return err
 	}
-	return a.rename(from, to)
+	a.out.Aside = append(a.out.Aside, o.Path)
+	return s.sync()
 }
 
 // untouched reports whether what lies at a path is what the change was made
@@ -368,7 +372,7 @@ func (a *applier) put(i int, o *Op, name string, live fsys.Info, there bool) err
 	}
 	err = a.fs.Exchange(slot, name)
 	if errors.Is(err, fsys.ErrUnsupported) {
-		return a.putOver(i, o, slot, name, staged)
+		return a.putOver(i, o, slot, name, staged, live)
 	}
 	if err != nil {
 		return err
@@ -435,18 +439,30 @@ func (a *applier) putNew(o *Op, slot, name string, staged fsys.Info) error {
 // putOver is for kernels and file systems that cannot exchange. An application
 // file is linked away and renamed over; configuration is renamed away, and what
 // somebody makes in the free place meanwhile is the newer one.
-func (a *applier) putOver(i int, o *Op, slot, name string, staged fsys.Info) error {
+func (a *applier) putOver(i int, o *Op, slot, name string, staged, live fsys.Info) error {
 	if !o.Config {
-		to, odd := a.slots(i, o)
-		if _, there, err := a.lstat(to); to == "" || err != nil || there {
-			to = odd
-		}
-		if err := clear(a.fs, odd); err != nil {
-			return err
-		}
-		if err := a.fs.Link(name, to); err == nil {
-			a.dirs[path.Dir(to)] = true
-			return a.rename(slot, name)
+		content, odd := a.slots(i, o)
+		for _, to := range []string{content, odd} {
+			if to == "" {
+				continue
+			}
+			was, there, err := a.lstat(to)
+			if err != nil {
+				return err
+			}
+			if !there && a.fs.Link(name, to) != nil {
+				break
+			}
+			if !there {
+				a.dirs[path.Dir(to)] = true
+				if was, err = a.fs.Lstat(to); err != nil {
+					return err
+				}
+				o.Aside = o.Aside || was.Ino != live.Ino // it was replaced between the look and the link
+			}
+			if !there || was.Ino == live.Ino { // it was linked before a power cut
+				return a.rename(slot, name)
+			}
 		}
 	}
 	if err := a.displace(i, o, name); err != nil {
@@ -599,7 +615,11 @@ func (a *applier) putAside() error {
 				return err
 			}
 			if there {
-				if err := s.take(from, o.Path); err != nil {
+				take := s.take
+				if a.commit.Tag && o.Config && from == content { // the version that is kept has it, too
+					take = s.keep
+				}
+				if err := take(from, o.Path); err != nil {
 					return err
 				}
 				break

@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"path"
 	"strings"
 	"testing"
 
 	"tandem/backup/manifest"
 	"tandem/backup/record"
 	"tandem/internal/digest"
+	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 	"tandem/versioning"
 )
@@ -96,5 +98,40 @@ func TestVerifiedContent(t *testing.T) {
 				t.Errorf("commit: %v", err)
 			}
 		})
+	}
+}
+
+// What is displaced again and again at one path, because others put something there
+// each time, is all kept: in the undo log, then aside.
+func TestDisplacedAgain(t *testing.T) {
+	fs := memfs.NewMachine().NewDisk("system", memfs.Options{}).FS()
+	for _, dir := range []string{AppsDir, path.Join(oldDir, contentDir), path.Join(oldDir, oddDir)} {
+		if err := fsys.MkdirAll(fs, dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sum := digest.Of([]byte("first"))
+	o := &Op{Path: "a.conf", Old: &manifest.Entry{Path: "a.conf", Type: manifest.File, Size: 5, SHA256: &sum}, Config: true}
+	a := &applier{fs: fs, commit: &commit{Ops: []Op{*o}}, live: true, dirs: map[string]bool{}}
+	content, odd := a.slots(0, o)
+	all := map[string]string{
+		content: "first", odd: "second",
+		path.Join(AsideDir, "00000001/a.conf"): "third", path.Join(AsideDir, "00000002/a.conf"): "fourth",
+	}
+	for _, text := range []string{"first", "second", "third", "fourth"} {
+		if err := fsys.WriteFile(fs, Name(o.Path), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.displace(0, o, Name(o.Path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range all {
+		if got, err := fsys.ReadFile(fs, name, 10); err != nil || string(got) != want {
+			t.Errorf("%s is %q, %v: want %q", name, got, err, want)
+		}
+	}
+	if len(a.out.Aside) != 2 {
+		t.Errorf("told to have gone aside: %q, want the path twice", a.out.Aside)
 	}
 }

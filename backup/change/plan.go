@@ -236,7 +236,7 @@ func (p *planner) replace(n *tree.Node, has, e *manifest.Entry, config bool) err
 	p.put(n, e, config)
 	o := &p.Ops[len(p.Ops)-1]
 	o.Old = described(n, has)
-	o.Aside = p.worth(n, has) || !p.Live && e.Type == manifest.File && e.Size == 0 && n.Size > 0
+	o.Aside = p.worth(n, has) || p.Aside[n.Path] && !n.IsDir() || !p.Live && e.Type == manifest.File && e.Size == 0 && n.Size > 0
 	return nil
 }
 
