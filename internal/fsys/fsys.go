@@ -70,7 +70,7 @@ type Attr struct {
 
 // Space is what a file system has left for us.
 type Space struct {
-	Free      int64 // bytes that this process may still write, reserve excluded
+	Free      int64 // bytes that this process may still write, reserve excluded; very many if the file system does not count them
 	Total     int64 // bytes of the whole file system
 	Inodes    int64 // entries that may still be made; -1 if the file system does not count them
 	BlockSize int64

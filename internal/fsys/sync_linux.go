@@ -100,5 +100,8 @@ func (o *OS) Space() (Space, error) {
 	if st.Files > 0 { // UBIFS, btrfs and others do not count them
 		s.Inodes = int64(st.Ffree)
 	}
+	if st.Blocks == 0 { // ramfs and others do not count them
+		s.Free = 1 << 60
+	}
 	return s, nil
 }
