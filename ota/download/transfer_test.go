@@ -92,7 +92,7 @@ func newLab(t *testing.T) *lab {
 	client := newClient(time.Minute)
 	t.Cleanup(client.CloseIdleConnections)
 	l.options = Options{
-		Client: client, Log: quiet(), Stall: 10 * time.Second, Attempts: 3,
+		FS: osfs, Client: client, Log: quiet(), Stall: 10 * time.Second, Attempts: 3,
 		Backoff: func() backoff.BackOff { return counted{l} },
 		// Time passes for the download only where a server lets it.
 		Ticker: func(time.Duration) (<-chan time.Time, func()) {
