@@ -33,7 +33,7 @@ func (p *Page) guard(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "same-origin") // "no-referrer" would take the Origin from our own forms, too
 		h.Set("Cache-Control", "no-store")
 		if !p.ownName(r) {
-			http.Error(w, "this is not the name of the page: ask for it by the address that it listens on", http.StatusMisdirectedRequest)
+			http.Error(w, p.text("not_own_name"), http.StatusMisdirectedRequest)
 			return
 		}
 		switch r.Method {
@@ -41,7 +41,7 @@ func (p *Page) guard(next http.Handler) http.Handler {
 		case http.MethodPost:
 			site := r.Header.Get("Sec-Fetch-Site")
 			if !strings.EqualFold(r.Header.Get("Origin"), p.scheme()+"://"+r.Host) || site != "" && site != "same-origin" {
-				http.Error(w, "refused: this order does not come from the page itself", http.StatusForbidden)
+				http.Error(w, p.text("not_from_page"), http.StatusForbidden)
 				return
 			}
 		default:
@@ -148,15 +148,15 @@ func (p *Page) order(role Role, next http.HandlerFunc) http.HandlerFunc {
 	return p.inside(false, func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		if err := r.ParseForm(); err != nil {
-			p.fail(w, http.StatusBadRequest, errors.New("the form cannot be read"))
+			p.fail(w, http.StatusBadRequest, errors.New(p.text("bad_form")))
 			return
 		}
 		s := sessionOf(r)
 		switch {
 		case !same(r.PostForm.Get("csrf"), s.csrf):
-			p.fail(w, http.StatusForbidden, errors.New("refused: this form is not of this session; load the page again"))
+			p.fail(w, http.StatusForbidden, errors.New(p.text("other_session")))
 		case role == Full && s.role != Full:
-			p.fail(w, http.StatusForbidden, errors.New("refused: this password may only look"))
+			p.fail(w, http.StatusForbidden, errors.New(p.text("only_look")))
 		default:
 			next(w, r)
 		}

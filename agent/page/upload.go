@@ -29,12 +29,12 @@ func (p *Page) upload(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, status, errors.New(why))
 	}
 	if s.role != Full {
-		refuse(http.StatusForbidden, "refused: this password may only look")
+		refuse(http.StatusForbidden, p.text("only_look"))
 		return
 	}
 	parts, err := r.MultipartReader()
 	if err != nil {
-		refuse(http.StatusBadRequest, "expected a form with a file")
+		refuse(http.StatusBadRequest, p.text("no_bundle"))
 		return
 	}
 	q := url.Values{}
@@ -64,7 +64,7 @@ func (p *Page) upload(w http.ResponseWriter, r *http.Request) {
 			q.Set(name, string(value))
 		}
 	}
-	refuse(http.StatusForbidden, "refused: this form is not of this session; load the page again")
+	refuse(http.StatusForbidden, p.text("other_session"))
 }
 
 func (p *Page) install(w http.ResponseWriter, r *http.Request, rc *http.ResponseController, q url.Values, file io.Reader) {
