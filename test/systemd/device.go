@@ -20,15 +20,14 @@ type device struct {
 	machine machine.Machine
 	disks   map[string]string // images, by what they are for
 	console string
+	say     func(format string, args ...any) // a line of what happens to it
+
+	patience time.Duration // how long to wait for what has to happen
 
 	running *machine.Running
 	answers *json.Decoder
 	boots   []time.Duration
 }
-
-// patience is how long to wait for what has to happen. An emulated processor is
-// slow, and slower still beside other work.
-const patience = 4 * time.Minute
 
 // boot starts the machine, with the partitions named there, up to the end of
 // its start. It returns what systemd says of its state.
@@ -42,7 +41,7 @@ func (d *device) boot(ctx context.Context, partitions ...string) (state string, 
 	if d.running, err = m.Start(ctx, d.console); err != nil {
 		return "", err
 	}
-	if err := d.running.Port.SetDeadline(begin.Add(patience)); err != nil {
+	if err := d.running.Port.SetDeadline(begin.Add(d.patience)); err != nil {
 		return "", err
 	}
 	port := bufio.NewReader(d.running.Port)
@@ -58,7 +57,7 @@ func (d *device) boot(ctx context.Context, partitions ...string) (state string, 
 	}
 	took := time.Since(begin)
 	d.boots = append(d.boots, took)
-	fmt.Printf("   started in %.0f s: %s\n", took.Seconds(), out)
+	d.say("   started in %.0f s: %s", took.Seconds(), out)
 	return out, nil
 }
 
@@ -77,7 +76,7 @@ func (d *device) shutdown() error {
 	if _, err := d.sh("sync; systemctl --no-block poweroff"); err != nil {
 		return err
 	}
-	_ = d.running.Port.SetDeadline(time.Now().Add(time.Minute))
+	_ = d.running.Port.SetDeadline(time.Now().Add(d.patience))
 	var a wire.Answer // not a byte: the line end of the last answer may still come
 	if err := d.answers.Decode(&a); err == nil {
 		return errors.New("the machine talks while it ends")
@@ -87,7 +86,7 @@ func (d *device) shutdown() error {
 
 // try runs a script in the machine and returns what it said and its exit code.
 func (d *device) try(script string) (out string, code int, err error) {
-	const limit = 3 * time.Minute
+	limit := d.patience
 	if err := d.running.Port.SetDeadline(time.Now().Add(limit + time.Minute)); err != nil {
 		return "", 0, err
 	}
@@ -112,7 +111,7 @@ func (d *device) sh(script string) (string, error) {
 
 // until waits for a script to succeed.
 func (d *device) until(what, script string) error {
-	limit := time.Now().Add(patience)
+	limit := time.Now().Add(d.patience)
 	for {
 		out, code, err := d.try(script)
 		if err != nil || code == 0 {
@@ -142,9 +141,9 @@ func (d *device) tell() {
 		"journalctl --no-pager -b -n 80 -o short-monotonic", "tandem status", "findmnt --real",
 	} {
 		out, _, err := d.try(script)
-		fmt.Printf("-- %s\n%s\n", script, out)
+		d.say("-- %s\n%s", script, out)
 		if err != nil {
-			fmt.Println(err)
+			d.say("%v", err)
 			return
 		}
 	}

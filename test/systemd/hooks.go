@@ -32,6 +32,7 @@ echo "$TANDEM_HOOK $TANDEM_VERSION" >>/root/hooks
 touch /home/hook /opt/hook /tmp/hook
 runuser -u nobody -- true
 case $TANDEM_HOOK in
+pre_install) while [ -e /run/hold ]; do sleep 0.2; done ;;
 start)
 	setsid /usrapp/apprun/apps/bin/hello >/dev/null 2>&1 &
 	echo $! >/run/hello.pid
@@ -93,7 +94,12 @@ func (l *lab) hooks() error {
 			file("/usr/local/sbin/hook", hook), file("/usr/local/sbin/handler", handler), "chmod +x /usr/local/sbin/*",
 			`sed -i '/^\[hooks\]/,$d' /etc/tandem.toml`, "cat >>/etc/tandem.toml <<'END'\n"+hooked+"END", "systemctl reload tandem-agent"),
 		l.becomes("the configuration is read again", "journalctl -u tandem-agent -b | grep -q 'the configuration was changed' && "+idle),
-		l.holds("tandem install /lab/"+bundle(n+1)),
+		// What the unit says of itself follows what a command has it do.
+		l.holds("touch /run/hold", "systemd-run --quiet --collect --no-block --unit=installing tandem install /lab/"+bundle(n+1)),
+		l.becomes("the unit tells what it does", "systemctl show --value -p StatusText tandem-agent | grep -q '^installing'"),
+		l.holds("rm /run/hold"),
+		l.becomes("it is installed", "! systemctl is-active -q installing && "+idle),
+		l.becomes("the unit tells that it is idle", "systemctl show --value -p StatusText tandem-agent | grep -q '^idle'"),
 		l.saying("cat /root/hooks", "pre_install "+next, "stop "+next, "start "+next, "health "+next),
 		l.holds(application, noneFailed),
 		l.holds(beside("systemctl restart tandem-agent")),
@@ -118,4 +124,44 @@ func (l *lab) hooks() error {
 // file writes a file in the machine.
 func file(name, text string) string {
 	return "cat >" + name + " <<'END'\n" + strings.TrimSuffix(text, "\n") + "\nEND"
+}
+
+const held = `[hooks]
+stop = ["systemctl", "stop", "hello"]
+start = ["systemctl", "start", "hello"]
+health = ["sh", "-c", "echo well >/opt/health"]
+
+[[firmware]]
+name = "modem"
+handler = ["handler"]
+`
+
+// inSandbox: without the message bus a hook and a handler are held in the agent's
+// sandbox. What that forbids them is no verdict, the message names it, and the drop-in
+// that it names helps.
+func (l *lab) inSandbox() error {
+	n, err := l.installed()
+	if err != nil {
+		return err
+	}
+	next, after := version(n+1), version(n+2)
+	const says = "held in the sandbox of tandem-agent.service.*drop-in"
+	return checks(
+		l.holds("systemctl stop dbus.socket dbus.service", "rm -f /run/dbus/system_bus_socket /opt/modem /opt/health",
+			file("/usr/local/sbin/handler", handler), "chmod +x /usr/local/sbin/handler",
+			`sed -i '/^\[hooks\]/,$d' /etc/tandem.toml`, "cat >>/etc/tandem.toml <<'END'\n"+held+"END", "systemctl restart tandem-agent"),
+		l.becomes("the agent is idle", idle),
+		l.saying("tandem doctor | grep -c 'there is no message bus'", "1"),
+		l.holds("tandem install /lab/"+bundle(n+1)+" || :"),
+		l.saying("cat /usrapp/apprun/app_ver.txt", next),
+		l.holds("journalctl -u tandem-agent -b | grep -q '"+says+"'", "tandem status | grep -q 'not confirmed'", "! tandem status | grep -q revoked"),
+		l.saying("tandem install /lab/modem.tandem >/run/said 2>&1; echo $?", "50"),
+		l.holds("grep -q '"+says+"' /run/said", "[ ! -e /opt/modem ]", "! tandem status | grep -q revoked"),
+		l.holds("mkdir -p "+dropIns, file(dropIns+"/opt.conf", "[Service]\nReadWritePaths=-/opt\nCapabilityBoundingSet=CAP_SETUID CAP_SETGID"), "systemctl daemon-reload", "systemctl restart tandem-agent"),
+		l.becomes("the agent is idle", idle),
+		l.holds("tandem install /lab/"+bundle(n+2), "tandem install /lab/modem.tandem", "grep -qx 2.0.0 /opt/modem", "grep -qx well /opt/health",
+			"! tandem status | grep -q 'not confirmed'"),
+		l.holds("rm -r "+dropIns, "cp /lab/tandem.toml /etc", "systemctl daemon-reload", "systemctl start dbus.socket", "systemctl restart tandem-agent", noneFailed),
+		func() error { return l.well(after) },
+	)
 }

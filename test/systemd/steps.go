@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 )
 
@@ -14,26 +15,59 @@ type step struct {
 }
 
 // steps are carried out in their order, on one device.
-var steps = []step{
-	{name: "the package on a machine that nobody configured", do: (*lab).fresh, always: true},
-	{name: "the device is configured", do: (*lab).configured, always: true},
-	{name: "the units and drop-ins of the book", do: (*lab).book, long: true},
-	{name: "a wrong configuration", do: (*lab).wrongConfiguration, long: true},
-	{name: "the daemon is stopped, or crashes, in the midst of an installation", do: (*lab).crashes},
-	{name: "a bundle in /tmp, /root, /home", do: (*lab).places},
-	{name: "hooks, a handler and a source that the sandbox would forbid", do: (*lab).hooks},
-	{name: "usr_data goes and comes back beside the agent", do: (*lab).comesBack, long: true},
-	{name: "attributes alone change", do: (*lab).attributes, long: true},
-	{name: "sides in directories of the device's own, which go and come back", do: (*lab).ownDirectories, long: true},
-	{name: "the machine ends in order right after the application removed something", do: (*lab).orderlyEnd},
-	{name: "the package is upgraded in the midst of an installation", do: (*lab).upgraded},
-	{name: "the package is removed and installed again", do: (*lab).reinstalled},
-	{name: "the package is purged and installed again", do: (*lab).purged, long: true},
-	{name: "the power goes in the midst of an installation", do: (*lab).resets},
-	{name: "the disk of usr_data is missing, with nofail", do: (*lab).missing},
-	{name: "the disk of usr_data is missing, without nofail", do: (*lab).emergency, long: true},
-	{name: "the disk of system is missing, with nofail", do: (*lab).missingSystem, long: true},
-	{name: "a new disk for usr_data, and for system", do: (*lab).erased, long: true},
+type steps struct {
+	name  string
+	image bool // package, configuration and application are in its image
+	all   []step
+}
+
+// series are what happens to different devices, at the same time.
+var series = []steps{
+	{name: "packages", all: []step{
+		{name: "the package on a machine that nobody configured", do: (*lab).fresh, always: true},
+		{name: "the device is configured", do: (*lab).configured, always: true},
+		{name: "the daemon is stopped, or crashes, in the midst of an installation", do: (*lab).crashes},
+		{name: "a bundle in /tmp, /root, /home", do: (*lab).places},
+		{name: "hooks, a handler and a source that the sandbox would forbid", do: (*lab).hooks},
+		{name: "hooks and a handler without the message bus, held in the sandbox", do: (*lab).inSandbox, long: true},
+		{name: "the package is upgraded in the midst of an installation", do: (*lab).upgraded},
+		{name: "the package is removed and installed again", do: (*lab).reinstalled},
+		{name: "the units and drop-ins of the book", do: (*lab).book, long: true},
+		{name: "a wrong configuration", do: (*lab).wrongConfiguration, long: true},
+		{name: "usr_data goes and comes back beside the agent", do: (*lab).comesBack, long: true},
+		{name: "attributes alone change", do: (*lab).attributes, long: true},
+		{name: "sides in directories of the device's own, which go and come back", do: (*lab).ownDirectories, long: true},
+		{name: "the package is purged and installed again", do: (*lab).purged, long: true},
+	}},
+	{name: "image", image: true, all: []step{
+		{name: "the first start of an image", do: (*lab).firstStart, always: true},
+		{name: "Tandem updates itself", do: (*lab).itself},
+		{name: "the machine ends in order right after the application removed something", do: (*lab).orderlyEnd},
+		{name: "the power goes in the midst of an installation", do: (*lab).resets},
+		{name: "Tandem has updated itself, and the machine was started", do: (*lab).itselfConfirmed},
+		{name: "a Tandem that is of no use", do: (*lab).itselfBroken, long: true},
+		{name: "the disk of usr_data is missing, with nofail", do: (*lab).missing},
+		{name: "the disk of usr_data is missing, without nofail", do: (*lab).emergency},
+		{name: "the disk of system is missing, with nofail", do: (*lab).missingSystem, long: true},
+		{name: "a new disk for usr_data, and for system", do: (*lab).erased, long: true},
+	}},
+}
+
+// chosen are the steps that are carried out; none if there would be only what others
+// stand on.
+func (s steps) chosen(match *regexp.Regexp, short bool) []step {
+	var chosen []step
+	some := false
+	for _, one := range s.all {
+		wanted := match.MatchString(one.name) && !(short && one.long)
+		if wanted || one.always {
+			chosen, some = append(chosen, one), some || wanted
+		}
+	}
+	if !some {
+		return nil
+	}
+	return chosen
 }
 
 // all runs scripts that have to succeed, one after the other.
@@ -95,7 +129,7 @@ func (l *lab) well(versions ...string) error {
 	if err == nil && !strings.Contains(" "+strings.Join(versions, " ")+" ", " "+out+" ") {
 		err = fmt.Errorf("it has %s, expected %s", out, strings.Join(versions, " or "))
 	}
-	fmt.Printf("   well, at %s\n", out)
+	l.say("   well, at %s", out)
 	return err
 }
 
@@ -151,10 +185,34 @@ func (l *lab) configured() error {
 	)
 }
 
+// firstStart: an image with everything in it starts like any device, and makes the
+// backup of what the factory put on system.
+func (l *lab) firstStart() error {
+	return checks(
+		func() error { return l.starts("running", "usrapp", "usrdata") },
+		l.saying("systemctl is-enabled tandem-boot tandem-agent", "enabled", "enabled"),
+		func() error { return l.well("1.0.0") },
+	)
+}
+
+// watchdog has the agent's watchdog be there with some patience.
+func (l *lab) watchdog(patience string) error {
+	return l.all("mkdir -p "+dropIns,
+		`printf '[Service]\nWatchdogSec=`+patience+`\n' >`+dropIns+"/watchdog.conf",
+		"systemctl daemon-reload", "systemctl restart tandem-agent")
+}
+
+// dropIns is where the agent's are that a start of the machine forgets.
+const dropIns = "/run/systemd/system/tandem-agent.service.d"
+
 // wrongConfiguration: it is told apart from a crash, tried again after a while, and
 // at once where somebody wants it.
 func (l *lab) wrongConfiguration() error {
 	failed := l.becomes("the agent fails", "systemctl is-failed -q tandem-agent")
+	was, err := l.sh("cat /usrapp/apprun/app_ver.txt")
+	if err != nil {
+		return err
+	}
 	return checks(
 		l.holds("echo 'nonsense = 1' >>/etc/tandem.toml", "! systemctl restart tandem-agent"),
 		failed,
@@ -170,7 +228,8 @@ func (l *lab) wrongConfiguration() error {
 			"systemctl daemon-reload", "echo 'nonsense = 1' >>/etc/tandem.toml", "! systemctl restart tandem-agent"),
 		failed,
 		l.holds("cp /lab/tandem.toml /etc"),
-		func() error { return l.well("1.0.0") },
+		func() error { return l.well(was) },
+		l.holds("rm -r /run/systemd/system/tandem-agent-retry.timer.d", "systemctl daemon-reload"),
 	)
 }
 
@@ -184,9 +243,7 @@ func (l *lab) crashes() error {
 		signals = []string{"ABRT", "STOP"}
 	}
 	// The watchdog is there, and has little patience.
-	if err := l.all("mkdir -p /run/systemd/system/tandem-agent.service.d",
-		`printf '[Service]\nWatchdogSec=20s\n' >/run/systemd/system/tandem-agent.service.d/watchdog.conf`,
-		"systemctl daemon-reload", "systemctl restart tandem-agent"); err != nil {
+	if err := l.watchdog("20s"); err != nil {
 		return err
 	}
 	for _, signal := range signals {
@@ -195,7 +252,7 @@ func (l *lab) crashes() error {
 			return err
 		}
 		wait := float64(l.random.IntN(4000)) / 1000
-		fmt.Printf("   %s after %.1f s\n", signal, wait)
+		l.say("   %s after %.1f s", signal, wait)
 		restarts, err := l.sh("systemctl show --value -p NRestarts tandem-agent")
 		if err != nil {
 			return err
@@ -208,7 +265,7 @@ func (l *lab) crashes() error {
 			return err
 		}
 	}
-	return l.all(noneFailed, "rm -r /run/systemd/system/tandem-agent.service.d", "systemctl daemon-reload")
+	return l.all(noneFailed, "rm -r "+dropIns, "systemctl daemon-reload")
 }
 
 // comesBack: what is unmounted is not written below, and what is mounted again is
@@ -247,21 +304,20 @@ func (l *lab) attributes() error {
 // ownDirectories: with the drop-in of the book both sides may lie elsewhere, and
 // each of them may be removed and made again beside the agent.
 func (l *lab) ownDirectories() error {
-	const dropIn = "/run/systemd/system/tandem-agent.service.d"
 	name := func(who string) string { return fmt.Sprintf("echo name=%s >/opt/hello/apps/etc/hello.conf", who) }
 	captured := func(who string) func() error {
 		return l.becomes("the edit is captured", "grep -qx name="+who+" /data/backup/apps/etc/hello.conf")
 	}
 	return checks(
-		l.holds("mkdir -p /opt/hello /data "+dropIn, "cp -a /lab/factory /opt/hello/apps && echo 1.0.0 >/opt/hello/app_ver.txt",
-			file(dropIn+"/own.conf", "[Service]\nReadWritePaths=-/opt -/data"),
+		l.holds("mkdir -p /opt/hello /data "+dropIns, "cp -a /lab/factory /opt/hello/apps && echo 1.0.0 >/opt/hello/app_ver.txt",
+			file(dropIns+"/own.conf", "[Service]\nReadWritePaths=-/opt -/data"),
 			file("/etc/tandem.toml", "[device]\ncompatible = [\"qemu\"]\napp = \"hello\"\n[system]\npath = \"/opt/hello\"\n[usr_data]\npath = \"/data/backup\"\n[agent]\nstate = \"/data/state\""),
 			"tandem boot", "systemctl daemon-reload", "systemctl restart tandem-agent", name("Ada")),
 		captured("Ada"),
 		l.holds("rm -rf /data/backup", name("Grace")), captured("Grace"),
 		l.holds("rm -rf /data/backup && mkdir -m 700 /data/backup", name("Barbara")), captured("Barbara"),
 		l.holds("rm -rf /opt/hello && tandem boot", "grep -qx name=Barbara /opt/hello/apps/etc/hello.conf", name("Edsger")), captured("Edsger"),
-		l.holds("cp /lab/tandem.toml /etc", "rm -r "+dropIn+" /opt/hello /data", "systemctl daemon-reload", "systemctl restart tandem-agent", noneFailed),
+		l.holds("cp /lab/tandem.toml /etc", "rm -r "+dropIns+" /opt/hello /data", "systemctl daemon-reload", "systemctl restart tandem-agent", noneFailed),
 	)
 }
 
@@ -337,7 +393,7 @@ func (l *lab) resets() error {
 			return err
 		}
 		wait := float64(l.random.IntN(5000)) / 1000
-		fmt.Printf("   after %.1f s\n", wait)
+		l.say("   after %.1f s", wait)
 		if err := checks(
 			l.holds(fmt.Sprintf("sleep %.1f", wait)),
 			l.off,
@@ -360,17 +416,24 @@ func (l *lab) starts(want string, partitions ...string) error {
 	return err
 }
 
+// soon has fstab wait for a partition no longer than the book says.
+func soon(name, options string) string {
+	return "sed -i '/" + name + "/s/nofail,x-systemd.device-timeout=4min/" + options + "x-systemd.device-timeout=10s/' /etc/fstab && sync"
+}
+
 // missing: boot refuses, and the agent writes nothing where the partition belongs.
 func (l *lab) missing() error {
 	return checks(
-		l.shutdown,
+		l.holds(soon("usrdata", "nofail,")),
+		l.off,
 		func() error { return l.starts("degraded", "usrapp") },
 		l.saying("systemctl --failed --no-legend --plain | cut -d' ' -f1", "tandem-boot.service"),
 		l.saying("systemctl show --value -p ExecMainStatus tandem-boot", "12"),
 		l.holds("systemctl is-active -q hello"),
 		l.becomes("the agent runs", "systemctl is-active -q tandem-agent"),
-		l.holds("echo name=Margaret >/usrapp/apprun/apps/etc/hello.conf", "tandem status | grep -q 'nothing is mounted at /usrdata'",
-			"sleep 8", `[ -z "$(ls /usrdata)" ]`),
+		l.holds("echo name=Margaret >/usrapp/apprun/apps/etc/hello.conf"),
+		l.becomes("the agent says that it is missing", "tandem status | grep -q 'nothing is mounted at /usrdata'"),
+		l.holds("sleep 8", `[ -z "$(ls /usrdata)" ]`, "cp /lab/fstab /etc/fstab", "sync"),
 		func() error {
 			if l.short {
 				return nil
@@ -392,12 +455,14 @@ func (l *lab) comesBackAtStart() error {
 // missingSystem: the application cannot run, and nothing takes its place.
 func (l *lab) missingSystem() error {
 	return checks(
-		l.shutdown,
+		l.holds(soon("usrapp", "nofail,")),
+		l.off,
 		func() error { return l.starts("degraded", "usrdata") },
 		l.saying("systemctl show --value -p ExecMainStatus tandem-boot", "12"),
 		l.becomes("the agent runs", "systemctl is-active -q tandem-agent"),
-		l.holds("tandem status | grep -q 'nothing is mounted at /usrapp'", "sleep 3", `[ -z "$(ls /usrapp)" ]`),
-		l.shutdown,
+		l.becomes("the agent says that it is missing", "tandem status | grep -q 'nothing is mounted at /usrapp'"),
+		l.holds("sleep 3", `[ -z "$(ls /usrapp)" ]`, "cp /lab/fstab /etc/fstab", "sync"),
+		l.off,
 		func() error { return l.starts("running", "usrapp", "usrdata") },
 	)
 }
@@ -410,7 +475,8 @@ func (l *lab) erased() error {
 	}
 	for _, name := range []string{"usrdata", "usrapp"} {
 		if err := checks(
-			l.shutdown,
+			l.holds("sync"),
+			l.off,
 			func() error { return disk(l.ctx, l.disks[name], name, "64M", "") },
 			func() error { return l.starts("running", "usrapp", "usrdata") },
 			func() error { return l.well(version(n)) },
@@ -425,11 +491,23 @@ func (l *lab) erased() error {
 // after the time that fstab gives it, and Tandem writes nothing.
 func (l *lab) emergency() error {
 	return checks(
-		l.holds("sed -i '/usrdata/s/nofail,//' /etc/fstab"),
-		l.shutdown,
+		l.holds(soon("usrdata", "")),
+		l.off,
 		func() error { return l.starts("maintenance", "usrapp") },
 		l.holds("systemctl is-active -q emergency.target", "! systemctl is-active -q tandem-boot", `[ -z "$(ls /usrdata)" ]`),
-		l.holds("mount -o remount,rw /", "cp /lab/fstab /etc/fstab || sed -i '/usrdata/s/ext4 /ext4 nofail,/' /etc/fstab", "sync"),
+		func() error {
+			if l.short {
+				return nil
+			}
+			return l.afterEmergency()
+		},
+	)
+}
+
+// afterEmergency: with nofail in fstab again, and the partition, the device is well.
+func (l *lab) afterEmergency() error {
+	return checks(
+		l.holds("mount -o remount,rw /", "sed -i '/usrdata/s/ext4 /ext4 nofail,/; s/=10s/=4min/' /etc/fstab", "sync"),
 		l.off,
 		func() error { return l.starts("running", "usrapp", "usrdata") },
 	)
