@@ -203,7 +203,7 @@ func (l *looker) unknown(n *Node) error {
 		return nil
 	case l.f.Basis.Manifest.IsIgnored(n.Path):
 		return nil
-	case n.Err() != nil && (!n.IsDir() || n.flags&flagUnnamed != 0):
+	case n.Err() != nil && (l.Live || !n.IsDir() || n.flags&flagUnnamed != 0):
 		return l.failed(&o, n.Err())
 	case !l.Live:
 		o.Finding, o.Detail, o.Aside = Extra, "not part of the version", true
@@ -311,7 +311,7 @@ func (l *looker) known(e *manifest.Entry, n *Node) error {
 		l.odd(o)
 		return nil
 	}
-	if err := n.Err(); err != nil && n.kind != kindDir {
+	if err := n.Err(); err != nil && (n.kind != kindDir || l.Live && Means(err) == Opaque) {
 		return l.failed(&o, err)
 	}
 	trusted := n.Known() && !l.Full && !l.Suspects[e.Path] && (l.SameBoot || !config && n.Ctime < l.Started) || n.flags&flagTold != 0
