@@ -34,7 +34,7 @@ type Report struct {
 	App        string             `json:"app"`
 	Compatible []string           `json:"compatible"`
 	Agent      string             `json:"agent"` // version of this program
-	Tandem     *AgentVersions     `json:"tandem,omitempty"`
+	Tandem     AgentVersions      `json:"tandem,omitzero"`
 	Time       time.Time          `json:"time"` // by the device's clock, when it was sent
 	Version    versioning.Version `json:"version"`
 	Release    digest.SHA256      `json:"release,omitzero"` // SHA-256 of its release.json
@@ -178,7 +178,7 @@ func (a *Agent) send(ctx context.Context, d *device.Device, events []device.Even
 		r.Pending = p.Version
 	}
 	if t, err := d.Itself(); err == nil && t != nil && (!t.Previous.IsZero() || !t.Kept.IsZero() || !t.Pending.IsZero()) {
-		r.Tandem = &AgentVersions{t.Previous, t.Kept, t.Pending}
+		r.Tandem = AgentVersions{t.Previous, t.Kept, t.Pending}
 	}
 	r = disclose.Copy(o.filter, "report", r)
 	if a.cfg.Report.Format == config.OTLP {

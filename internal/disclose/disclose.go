@@ -26,6 +26,7 @@ var leaves = map[string]form{
 	// What the device is.
 	"report.device": asIs, "report.app": asIs, "report.compatible": asIs, "report.agent": asIs,
 	"report.time": asIs, "report.version": asIs, "report.release": asIs, "report.in_step": asIs, "report.pending": asIs, "report.events": group,
+	"report.tandem": group, "report.tandem.previous": asIs, "report.tandem.kept": asIs, "report.tandem.pending": asIs,
 
 	// What happened.
 	"report.events.id": asIs, "report.events.time": asIs, "report.events.command": asIs, "report.events.action": asIs, "report.events.reason": text,
