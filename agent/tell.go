@@ -17,6 +17,7 @@ import (
 	"tandem/agent/page"
 	"tandem/backup"
 	"tandem/backup/manifest"
+	"tandem/internal/disclose"
 )
 
 // What the interface tells and does for a person who looks at the device from afar.
@@ -157,7 +158,8 @@ func (a *Agent) serveDoctor(w http.ResponseWriter, r *http.Request) {
 		}
 		doc, err := p.Examine(ctx)
 		doc.Failure = a.explain(err)
-		return doc, err
+		fit := disclose.Copy(disclose.New(a.cfg.Secrets()), "doctor", *doc)
+		return &fit, err
 	})
 }
 
