@@ -9,6 +9,7 @@ import (
 
 	"tandem/agent/firmware"
 	"tandem/backup"
+	"tandem/backup/record"
 	"tandem/internal/config"
 	"tandem/internal/fsys"
 	"tandem/ota"
@@ -182,7 +183,7 @@ func (d *Device) firmwareStatus(ctx context.Context) ([]FirmwareStatus, error) {
 			if err != nil {
 				return nil, err
 			}
-			if s, err = f.Load(); err != nil {
+			if s, err = f.Load(); err != nil && !errors.Is(err, record.ErrNewer) { // whoever asks says so of that
 				return nil, err
 			}
 		}

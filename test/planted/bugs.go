@@ -66,7 +66,7 @@ var bugs = []bug{
 	{
 		name: "undo-log-left-out", about: "what a change displaces is dropped instead of kept",
 		where: "^rollback/", real: "^rollback$", ext4: true,
-		edits: []edit{{"backup/change/apply.go", "	return a.rename(from, to)\n}\n\n// untouched", "	return a.fs.Remove(from)\n}\n\n// untouched"}},
+		edits: []edit{{"backup/change/apply.go", "			return a.rename(from, slot)\n", "			return a.fs.Remove(from)\n"}},
 	},
 	{
 		name: "hash-not-checked", about: "a copy is taken for good without comparing its SHA-256",
