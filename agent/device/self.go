@@ -321,8 +321,14 @@ func (d *Device) recoverItself() error {
 	if c := d.copyOf(); c != nil {
 		err = errors.Join(err, c.Revoke(v, d.env.Version))
 	}
-	d.Remember(Event{Command: "firmware", Action: string(firmware.Failed), Reason: release.ProgramName, From: own.Running(), Version: v,
-		Error: "it did not come to a decision in the starts that it had: gone back from"})
+	const why = "it did not come to a decision in the starts that it had: gone back from"
+	// The power may have gone before its installation was noted as done.
+	f, e := d.firmwareOf(config.Firmware{Name: release.ProgramName}, program{d})
+	if e == nil {
+		e = f.Withdraw(v, why)
+	}
+	err = errors.Join(err, e)
+	d.Remember(Event{Command: "firmware", Action: string(firmware.Failed), Reason: release.ProgramName, From: own.Running(), Version: v, Error: why})
 	d.env.Log.WithField("version", v).Error("Tandem went back to the version before: the new one is revoked")
 	if err == nil {
 		err = own.Forget()

@@ -229,6 +229,20 @@ func (f *Firmware) fail(s Record, why error) (Record, error) {
 	return f.conclude(s, why)
 }
 
+// Withdraw ends what there is of v that is not finished yet as failed, for the reason
+// that something else has found: it is not gone on with. After an error or a power
+// cut the state is the one before.
+func (f *Firmware) Withdraw(v versioning.Version, why string) error {
+	s, err := f.Load()
+	if err != nil || !s.State.Open() && s.State != Restart || s.Version.Compare(v) != 0 {
+		return err
+	}
+	s.State, s.Payload, s.Reason = Failed, "", why
+	s.revoke(v)
+	_, err = f.conclude(s, nil)
+	return err
+}
+
 // conclude saves s and gives it, with the error that led to it. A payload that s no
 // longer names goes.
 func (f *Firmware) conclude(s Record, why error) (Record, error) {

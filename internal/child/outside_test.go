@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -162,8 +163,13 @@ func TestHeld(t *testing.T) {
 			"echo 'sh: 1: cannot create /usrapp/full: No space left on device' >&2; kill -SEGV $$": ErrRefused,
 		} {
 			for _, separate := range []bool{false, true} {
+				var mu sync.Mutex
 				var said string
-				p := Program{Name: "health", Argv: []string{"sh", "-c", text}, Timeout: time.Minute, Outside: o, Out: func(l string) { said = l }}
+				p := Program{Name: "health", Argv: []string{"sh", "-c", text}, Timeout: time.Minute, Outside: o, Out: func(l string) {
+					mu.Lock()
+					defer mu.Unlock()
+					said = l
+				}}
 				if separate {
 					p.Err = p.Out
 				}
