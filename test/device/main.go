@@ -1,10 +1,11 @@
 // Command device runs a whole module: 32-bit ARM with 128 MiB of memory in QEMU,
 // Debian's kernel, simulated NAND with two UBI volumes, busybox as init, and the
-// package of Tandem as it is shipped. The agent updates an application from a
-// repository on this computer, while the module is reset again and again.
+// package of Tandem as it is shipped. The agent updates an application and itself from
+// a repository on this computer, while the module is reset again and again.
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,6 +39,7 @@ func run(ctx context.Context, o machine.Options, pkg string) error {
 	}
 	b := builder{ctx: ctx, dir: o.Dir, root: filepath.Join(o.Dir, "root")}
 	b.releases()
+	b.itself()
 	if b.err != nil {
 		return b.err
 	}
@@ -51,7 +54,9 @@ func run(ctx context.Context, o machine.Options, pkg string) error {
 		return b.err
 	}
 	return machine.Machine{Kernel: kernel, Modules: modules, Files: b.root, Net: true, Timeout: 30 * time.Minute,
-		Env: map[string]string{"LAB_BUDGET": "0s", "LAB_CUTS": "0", "LAB_SEED": "0", "LAB_FIRST": "false", "LAB_HOST": s.url}}.Run(ctx)
+		Memory: 224, // its flash is there as well, which is no memory of a module
+		Env: map[string]string{"LAB_BUDGET": "0s", "LAB_CUTS": strconv.Itoa(cmp.Or(o.Cuts, 2)), "LAB_SEED": strconv.FormatInt(o.Seed, 10),
+			"LAB_FIRST": "false", "LAB_HOST": s.url}}.Run(ctx)
 }
 
 // The releases: each is cut somewhere else, the last is unhealthy.
@@ -126,7 +131,29 @@ func (b *builder) releases() {
 	}
 }
 
-func bundle(version string) string { return "app-" + version + ".tandem" }
+// itself makes bundles of Tandem: one that is newer than the package, and of use, and
+// some that pass their test and are of none.
+func (b *builder) itself() {
+	good := filepath.Join(b.dir, "tandem")
+	b.run("", nil, "make", "-s", "arm", "DIST="+good, "VERSION=2.0.0")
+	programs := map[string]string{"2.0.0": filepath.Join(good, "tandem-linux-armv7")}
+	for version, how := range map[string]string{"3.0.0": "boot", "4.0.0": "agent-hangs"} {
+		programs[version] = filepath.Join(b.dir, "broken-"+version)
+		b.build(true, programs[version], "-X main.how="+how+" -X main.version="+version, "./cmd/tandem/testdata/self/broken")
+	}
+	for version, program := range programs {
+		b.run(b.dir, nil, b.release(), "bundle", "create", "--kind", "agent", "--arch", "armv7", "--version", version, program,
+			"--keys", "keys", "--root", "repo/root.json", "--out", bundle("tandem-"+version))
+	}
+}
+
+// bundle is the file of a release: of the application, or of Tandem itself.
+func bundle(version string) string {
+	if strings.HasPrefix(version, "tandem-") {
+		return version + ".tandem"
+	}
+	return "app-" + version + ".tandem"
+}
 
 // publish adds a release to the repository, and what makes it of the one before.
 func (b *builder) publish(version string) error {
@@ -174,6 +201,13 @@ func (b *builder) module(pkg, url string) {
 	b.run("", []string{"IPKG_INSTROOT=" + root}, "sh", filepath.Join(unpacked, "postinst"), "configure")
 	if b.err == nil {
 		b.err = os.CopyFS(root, os.DirFS("test/device/module"))
+	}
+	// On a module all of this is on system, which is a partition of its own here.
+	if b.err == nil {
+		b.err = os.Rename(filepath.Join(root, "usr/lib/tandem"), filepath.Join(b.root, "factory/tandem"))
+	}
+	if b.err == nil {
+		b.err = os.Symlink("/usrapp/tandem", filepath.Join(root, "usr/lib/tandem"))
 	}
 	config := filepath.Join(root, "etc/tandem.toml")
 	b.write(config, strings.ReplaceAll(b.read(config), "@URL@", url))

@@ -27,6 +27,7 @@ func main() {
 
 type lab struct {
 	m     *module
+	o     guest.Options
 	steps []step
 }
 
@@ -37,7 +38,7 @@ type step struct {
 	written int
 }
 
-func run(guest.Options) error {
+func run(o guest.Options) error {
 	begin := time.Now()
 	if err := guest.LoadModules("nandsim"); err != nil {
 		return err
@@ -46,10 +47,10 @@ func run(guest.Options) error {
 	if err != nil {
 		return err
 	}
-	if err := m.flash.Set(nand.Geometry{Blocks: 2048, Volume: 900, Spare: 1}); err != nil {
+	if err := m.flash.Set(nand.Geometry{Blocks: 4096, Volume: 1900, Spare: 1}); err != nil {
 		return err
 	}
-	l := &lab{m: m}
+	l := &lab{m: m, o: o}
 	if err := l.story(); err != nil {
 		m.tell()
 		return err
@@ -89,6 +90,10 @@ func (l *lab) story() error {
 		{"system is erased and flashed as in the factory", l.reflash},
 		{"usr_data is erased", l.erase},
 		{"an unhealthy 1.4.0 is rolled back; reset", l.unhealthy},
+		{"Tandem updates itself to 2.0.0, cut at random", func() error { return l.updateItself("2.0.0", l.o.Cuts, l.o.Seed) }},
+		{"a Tandem that crashes in boot is gone back from", func() error { return l.brokenItself("3.0.0", "2.0.0", true) }},
+		{"a Tandem that hangs is gone back from", l.hangs},
+		{"system is flashed as in the factory, with its older Tandem, and cut", func() error { return l.ownFactory("2.0.0") }},
 	} {
 		if err := l.do(s.what, s.f); err != nil {
 			return err
@@ -102,7 +107,7 @@ func (l *lab) factory() error {
 	if err := l.m.flash.Erase(root + guest.SystemDir); err != nil {
 		return err
 	}
-	if code, out := guest.Run("busybox", "cp", "-a", "/factory/apprun", root+guest.SystemDir); code != 0 {
+	if code, out := guest.Run("busybox", "cp", "-a", "/factory/apprun", "/factory/tandem", root+guest.SystemDir); code != 0 {
 		return fmt.Errorf("copy the factory's version: %s", out)
 	}
 	return nil

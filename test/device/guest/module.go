@@ -107,10 +107,35 @@ func (m *module) reset(why string) error {
 	if err := m.off(); err != nil {
 		return err
 	}
+	begin := time.Now()
+	if err := m.on(); err != nil {
+		return err
+	}
+	s := start{why: why}
+	err := m.until("the start script ends", func() error {
+		_, err := os.Stat(root + "/run/started")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	s.all = time.Since(begin)
+	if s.boot, s.memory, err = cost(root + "/run/tandem-boot.time"); err != nil {
+		return err
+	}
+	m.starts = append(m.starts, s)
+	log, _ := os.ReadFile(console)
+	for _, line := range strings.Split(strings.TrimSpace(string(log)), "\n") {
+		fmt.Println("   | " + line)
+	}
+	return nil
+}
+
+// on gives the module its power, which must be off, and lets it start.
+func (m *module) on() error {
 	if err := m.flash.Detach(); err != nil {
 		return err
 	}
-	begin := time.Now()
 	if err := m.flash.Attach(); err != nil {
 		return err
 	}
@@ -130,27 +155,7 @@ func (m *module) reset(why string) error {
 	m.init.Dir = "/"
 	m.init.Stdout, m.init.Stderr = out, out
 	m.init.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Cloneflags: syscall.CLONE_NEWPID, Setsid: true}
-	if err := m.init.Start(); err != nil {
-		return err
-	}
-	s := start{why: why}
-	err = m.until("the start script ends", func() error {
-		_, err := os.Stat(root + "/run/started")
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	s.all = time.Since(begin)
-	if s.boot, s.memory, err = cost(root + "/run/tandem-boot.time"); err != nil {
-		return err
-	}
-	m.starts = append(m.starts, s)
-	log, _ := os.ReadFile(console)
-	for _, line := range strings.Split(strings.TrimSpace(string(log)), "\n") {
-		fmt.Println("   | " + line)
-	}
-	return nil
+	return m.init.Start()
 }
 
 // off takes the power away. Nothing goes out of the network any more, nothing is
@@ -161,13 +166,15 @@ func (m *module) off() error {
 	}
 	guest.Run("busybox", "ifconfig", "eth0", "down")
 	m.flash.Pull()
-	m.starts[len(m.starts)-1].agent = m.agentMemory()
+	if len(m.starts) > 0 {
+		m.starts[len(m.starts)-1].agent = m.agentMemory()
+	}
 	if err := m.init.Process.Kill(); err != nil {
 		return err
 	}
 	_ = m.init.Wait() // it was killed
 	m.init = nil
-	for _, dir := range []string{"/proc", "/run", "/var"} {
+	for _, dir := range []string{"/proc/sys/kernel/random/boot_id", "/proc", "/run", "/var"} {
 		if err := guest.Unmount(root + dir); err != nil {
 			return err
 		}

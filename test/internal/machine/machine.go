@@ -21,6 +21,7 @@ type Machine struct {
 	Modules []string          // loaded by the guest in this order
 	Files   string            // a folder whose content is the machine's root; init is its first program
 	Env     map[string]string // the guest's environment
+	Memory  int               // MiB; 0 is what its kind has
 	Net     bool              // eth0 is there, and 10.0.2.2 is this computer
 	Disks   []string          // raw images of its disks, in their order
 	Timeout time.Duration     // a machine that has not ended by then is lost
@@ -82,6 +83,9 @@ func (m Machine) command(ctx context.Context, dir string) (*exec.Cmd, error) {
 	}
 	args := append(slices.Clone(arch.args), "-accel", "tcg", "-smp", "1", "-no-reboot",
 		"-kernel", m.Kernel.Image, "-initrd", image, "-append", line)
+	if m.Memory > 0 {
+		args = append(args, "-m", fmt.Sprint(m.Memory))
+	}
 	for _, disk := range m.Disks {
 		args = append(args, "-drive", "if=virtio,format=raw,file="+disk)
 	}
