@@ -14,50 +14,82 @@ import (
 	"tandem/agent/self"
 	"tandem/backup"
 	"tandem/internal/config"
+	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
-	"tandem/versioning"
 )
+
+// itself is a device of whose parts there is what its own program, here 2.0.0, needs:
+// where that lies, the agent's state, and usr_data.
+func itself(t *testing.T) (d *Device, program, state, usrData fsys.FS) {
+	t.Helper()
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	m := memfs.NewMachine()
+	disk := func(name string) fsys.FS { return m.NewDisk(name, memfs.Options{}).FS() }
+	program, state, usrData = disk("system"), disk("state"), disk("usr_data")
+	own, err := self.New(self.Options{
+		FS: program, Name: "tandem", Running: version(t, "2.0.0"), Arch: "amd64", Log: log, Replaced: func() bool { return false },
+		Probe: func(context.Context, string) (string, error) { return "", errors.New("not asked") },
+	})
+	err = errors.Join(err, usrData.Mkdir(".tandem", 0o700), usrData.Mkdir(".tandem/self", 0o700),
+		state.Mkdir("firmware", 0o700), state.Mkdir("firmware/tandem", 0o700))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d = &Device{
+		own: own, stateFS: state, cfg: &config.Config{}, env: Environment{Version: "2.0.0", Log: log, Now: time.Now, Random: rand.Reader},
+		reconciler: &backup.Reconciler{UsrData: backup.NewSide(backup.UsrData, usrData)},
+	}
+	return d, program, state, usrData
+}
+
+// A server that is told of a device is told which Tandems it has.
+func TestAttributesOfTandemItself(t *testing.T) {
+	t.Parallel()
+	d, program, _, usrData := itself(t)
+	by := self.By("2.0.0")
+	err := errors.Join(by.Write(program, "known", "tandem.known", self.Known{Previous: version(t, "1.0.0")}, 0o644),
+		by.Write(usrData, "kept", ".tandem/self/kept.json", self.Kept{Version: version(t, "1.5.0")}, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pending := range []string{"none", "2.0.0"} {
+		if pending != "none" {
+			if err := by.Write(program, "trial", "tandem.trial", self.Trial{Version: version(t, pending), Format: 1}, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a := d.attributes(&backup.Result{}, true, nil)
+		for name, want := range map[string]string{"tandem": "2.0.0", "tandem_previous": "1.0.0", "tandem_kept": "1.5.0", "tandem_pending": pending} {
+			if a[name] != want {
+				t.Errorf("%s is %q: expected %q", name, a[name], want)
+			}
+		}
+	}
+}
 
 // A Tandem that was gone back from is not installed once more, where the power went
 // before its installation was noted as done.
 func TestGoneBackFromIsWithdrawn(t *testing.T) {
 	t.Parallel()
-	v := func(text string) versioning.Version {
-		v, err := versioning.Parse(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	m := memfs.NewMachine()
-	disk, state, usrData := m.NewDisk("system", memfs.Options{}).FS(), m.NewDisk("state", memfs.Options{}).FS(), m.NewDisk("usr_data", memfs.Options{}).FS()
-	own, err := self.New(self.Options{
-		FS: disk, Name: "tandem", Running: v("2.0.0"), Arch: "amd64", Log: log, Replaced: func() bool { return false },
-		Probe: func(context.Context, string) (string, error) { return "", errors.New("not asked") },
-	})
-	by := self.By("2.0.0")
-	err = errors.Join(err, usrData.Mkdir(".tandem", 0o700), state.Mkdir("firmware", 0o700), state.Mkdir("firmware/tandem", 0o700),
-		by.Write(disk, "trial", "tandem.failed", self.Trial{Version: v("3.0.0"), Format: 1}, 0o644),
+	d, disk, state, _ := itself(t)
+	by, bad := self.By("2.0.0"), version(t, "3.0.0")
+	err := errors.Join(by.Write(disk, "trial", "tandem.failed", self.Trial{Version: bad, Format: 1}, 0o644),
 		by.Write(state, "firmware", "firmware/tandem/record.json", firmware.Record{
-			State: firmware.Installing, Version: v("3.0.0"), Previous: v("2.0.0"), Payload: "payload.a",
+			State: firmware.Installing, Version: bad, Previous: version(t, "2.0.0"), Payload: "payload.a",
 		}, 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Device{own: own, stateFS: state, cfg: &config.Config{}, env: Environment{Version: "2.0.0", Log: log, Now: time.Now, Random: rand.Reader},
-		reconciler: &backup.Reconciler{UsrData: backup.NewSide(backup.UsrData, usrData)}}
 	d.RecoverItself()
 	f, err := d.firmwareOf(config.Firmware{Name: "tandem"}, program{d})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := f.Load()
-	if err != nil || s.State != firmware.Failed || !v("3.0.0").In(s.Revoked) {
+	if s, err := f.Load(); err != nil || s.State != firmware.Failed || !bad.In(s.Revoked) {
 		t.Errorf("after it was gone back from there is %+v, error %v: expected it to have failed, and to be revoked", s, err)
 	}
-	if k, err := own.Known(); err != nil || !v("3.0.0").In(k.Revoked) {
+	if k, err := d.own.Known(); err != nil || !bad.In(k.Revoked) {
 		t.Errorf("revoked are %v, error %v", k.Revoked, err)
 	}
 	if _, err := disk.Lstat("tandem.failed"); err == nil {
