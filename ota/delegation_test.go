@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
+	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 	"tandem/ota/internal/webtest"
@@ -70,6 +71,34 @@ func TestDelegatedRelease(t *testing.T) {
 	d.wants("1.1.0")
 	if got := stored(d); len(got) != 0 {
 		t.Errorf("stored after the delegations went: %v", got)
+	}
+}
+
+// A halt in the snapshot withholds what a delegated role lists as well, for as long as
+// it is there: from whoever polls, and from a server that says when.
+func TestDelegatedReleaseIsHalted(t *testing.T) {
+	p := newPublisher(t)
+	p.add("1.1.0", []byte("eleven"))
+	p.delegate("A", "hello-*")
+	p.addTo("A", "1.2.0", []byte("twelve"))
+	p.publish()
+	s := webtest.New(t, p.files)
+	d := newDevice(t, s, p)
+	d.wants("1.2.0")
+	sum := digest.Of([]byte("release 1.2.0"))
+	for _, halted := range []bool{true, false} {
+		p.halted = release.Halts{}
+		if halted {
+			p.halted[sum] = true
+		}
+		p.publish()
+		s.Serve(p.files)
+		d.wants(map[bool]string{true: "1.1.0", false: "1.2.0"}[halted])
+		l := must[*Listing](t)(d.repo().List(t.Context()))
+		err := l.Vouch("hello", version(t, "1.2.0"), sum)
+		if halted != errors.Is(err, ErrRefused) || halted && !strings.Contains(err.Error(), "halted by its publisher") {
+			t.Errorf("halted: %t; a server's wish for it: %v", halted, err)
+		}
 	}
 }
 

@@ -56,6 +56,8 @@ type publisher struct {
 	files    map[string][]byte // by path
 	// unpinned is a delegated role that the snapshot names without a hash.
 	unpinned string
+	// halted are releases that the snapshot withholds.
+	halted release.Halts
 	// below are the roles that targets delegates to.
 	below map[string]*metadata.Metadata[metadata.TargetsType]
 }
@@ -167,6 +169,7 @@ func (p *publisher) publish() {
 			snapshot.Signed.Meta[role+".json"].Hashes = nil
 		}
 	}
+	p.halted.Write(&snapshot.Signed)
 	if p.noHashes {
 		snapshot.Signed.Meta["targets.json"].Hashes = nil
 	}

@@ -147,6 +147,9 @@ func (p *program) guard(cmd *cobra.Command, f *publishFlags, g *guarding, repo, 
 		if err != nil {
 			return nil, err
 		}
+		for _, err := range s.Unread {
+			p.say("left out: %v", err)
+		}
 		list := s.Releases
 		if name != "" {
 			if list, err = repository.Find(list, name); err != nil {
@@ -155,18 +158,28 @@ func (p *program) guard(cmd *cobra.Command, f *publishFlags, g *guarding, repo, 
 		}
 		return p.failing(list, s.Halts, reports, most, g.minDevices), nil
 	}
+	told := func(what string, bad []release.Target) error {
+		for i := range bad {
+			if err := p.result(fmt.Sprintf("%s %s %s for %s", what, bad[i].App, bad[i].Version, strings.Join(bad[i].Compatible, ", "))); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	// undone says what is to be done where it cannot be done here, because of err.
+	undone := func(bad []release.Target, err error) error {
+		if err := told("halt", bad); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: %w", errHalt, err)
+	}
 	if !f.given() {
 		return p.look(repo, func(r *repository.Repository) error {
 			bad, err := judge(r)
 			if err != nil || len(bad) == 0 {
 				return err
 			}
-			for i := range bad {
-				if err := p.result(fmt.Sprintf("halt %s %s for %s", bad[i].App, bad[i].Version, strings.Join(bad[i].Compatible, ", "))); err != nil {
-					return err
-				}
-			}
-			return fmt.Errorf("%w: without --keys nothing was changed", errHalt)
+			return undone(bad, errors.New("without --keys nothing was changed"))
 		})
 	}
 	return p.change(cmd, f, repo, nil, func(r *repository.Repository, keys *signing.Ring) error {
@@ -179,14 +192,9 @@ func (p *program) guard(cmd *cobra.Command, f *publishFlags, g *guarding, repo, 
 			sums = append(sums, bad[i].Release)
 		}
 		if _, err := r.Halt(keys, false, sums...); err != nil {
-			return err
+			return undone(bad, err)
 		}
-		for i := range bad {
-			if err := p.result(fmt.Sprintf("halted %s %s for %s", bad[i].App, bad[i].Version, strings.Join(bad[i].Compatible, ", "))); err != nil {
-				return err
-			}
-		}
-		return nil
+		return told("halted", bad)
 	})
 }
 
@@ -264,6 +272,7 @@ RETURNED    of those that took it: left it because it was recalled
 						return err
 					}
 				}
+				p.sayRoles(s)
 				list := oneForm(s.Releases)
 				if asJSON {
 					return p.statusJSON(s, list, reports, left.Count)
@@ -344,7 +353,7 @@ func (p *program) statusJSON(s *repository.Status, list []release.Target, report
 		doc.Reports = &read{reports.Devices(), reports.Reports(), left}
 	}
 	for i := range list {
-		one := fares{listed: listedOf(&list[i], s.Halts)}
+		one := fares{listed: listedOf(&list[i], s)}
 		if reports != nil {
 			c := reports.Of(&list[i])
 			one.Devices = &c

@@ -49,6 +49,7 @@ type listed struct {
 	Halted     bool     `json:"halted"`
 	Urgent     bool     `json:"urgent"`
 	Recall     *recall  `json:"recall,omitempty"`
+	Role       string   `json:"role,omitempty"` // delegated, that lists it
 	Name       string   `json:"name"`
 	File       string   `json:"file"`
 	Size       int64    `json:"size"` // bytes
@@ -89,7 +90,7 @@ BASE        the version that a device must run for this bundle; "-": any or none
 SIZE        of the bundle; most devices fetch a part of it ("bundle diff")
 BUNDLE      its name, by which one bundle of several of a release is meant
 
- The metadata is verified, bundles are not read; "repo check" does that.`,
+What delegated roles list is there, too, and named on standard error. The metadata is verified, bundles are not read; "repo check" does that.`,
 		Example: `  tandem-release repo list repo
   tandem-release repo list repo --json`,
 		Args: cli.Exactly("REPO"),
@@ -99,6 +100,7 @@ BUNDLE      its name, by which one bundle of several of a release is meant
 				if err != nil {
 					return err
 				}
+				p.sayRoles(s)
 				if asJSON {
 					return p.listJSON(s)
 				}
@@ -108,6 +110,18 @@ BUNDLE      its name, by which one bundle of several of a release is meant
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
 	return cmd
+}
+
+// sayRoles says which releases delegated roles list, and which of those may be missing.
+func (p *program) sayRoles(s *repository.Status) {
+	for i := range s.Releases {
+		if name := s.Releases[i].Name; s.Roles[name] != "" {
+			p.say("%s is listed by the delegated role %s", name, s.Roles[name])
+		}
+	}
+	for _, err := range s.Unread {
+		p.say("left out: %v", err)
+	}
 }
 
 func (p *program) list(s *repository.Status) error {
@@ -173,16 +187,16 @@ func (p *program) listJSON(s *repository.Status) error {
 		TargetsBytes: s.TargetsLength, Releases: []listed{},
 	}
 	for i := range s.Releases {
-		doc.Releases = append(doc.Releases, listedOf(&s.Releases[i], s.Halts))
+		doc.Releases = append(doc.Releases, listedOf(&s.Releases[i], s))
 	}
 	return p.document(doc)
 }
 
-func listedOf(r *release.Target, halts release.Halts) listed {
+func listedOf(r *release.Target, s *repository.Status) listed {
 	l := listed{
 		App: r.App, Version: r.Version.String(), Kind: string(r.Kind), Release: r.Release.String(), Compatible: list(r.Compatible),
-		Base: r.Base.String(), Yanked: r.Yanked, Halted: halts[r.Release], Urgent: r.Urgent,
-		Name: r.Name, File: repository.File(*r), Size: r.Length, SHA256: r.SHA256.String(),
+		Base: r.Base.String(), Yanked: r.Yanked, Halted: s.Halts[r.Release], Urgent: r.Urgent,
+		Role: s.Roles[r.Name], Name: r.Name, File: repository.File(*r), Size: r.Length, SHA256: r.SHA256.String(),
 	}
 	for _, name := range r.ChannelNames() {
 		l.Channels = append(l.Channels, offer{name, r.Channels[name].Rollout, r.Channels[name].Yanked})

@@ -3,13 +3,17 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,7 +22,9 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/spf13/cobra"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
@@ -42,6 +48,7 @@ func TestScripts(t *testing.T) {
 			"truncate": truncate,
 			"fetch":    fetch,
 			"craft":    craft,
+			"delegate": delegate,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SOURCE_DATE_EPOCH", "")
@@ -161,6 +168,71 @@ func craft(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	ts.Check(w.Close())
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b.Bytes(), 0o644))
+}
+
+// delegate REPO ROLE TARGET takes TARGET off the list of a repository without delegations
+// and has it listed by ROLE, to which all names with the same beginning are delegated: what
+// another TUF tool would do. The keys are those in keys/ and online/.
+func delegate(ts *testscript.TestScript, _ bool, args []string) {
+	repo, role, name := ts.MkAbs(args[0]), args[1], args[2]
+	newest := func(of string) string {
+		all, err := filepath.Glob(filepath.Join(repo, "metadata", "*."+of+".json"))
+		ts.Check(err)
+		slices.SortFunc(all, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
+		return all[len(all)-1]
+	}
+	targets, err := metadata.Targets().FromFile(newest(metadata.TARGETS))
+	ts.Check(err)
+	snapshot, err := metadata.Snapshot().FromFile(newest(metadata.SNAPSHOT))
+	ts.Check(err)
+	timestamp, err := metadata.Timestamp().FromFile(filepath.Join(repo, "metadata", "timestamp.json"))
+	ts.Check(err)
+	private := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	key, err := metadata.KeyFromPublicKey(private.Public())
+	ts.Check(err)
+	id, err := key.ID()
+	ts.Check(err)
+	below := metadata.Targets(targets.Signed.Expires)
+	below.Signed.Targets[name] = targets.Signed.Targets[name]
+	delete(targets.Signed.Targets, name)
+	app, _, _ := strings.Cut(name, "-")
+	targets.Signed.Delegations = &metadata.Delegations{
+		Keys: map[string]*metadata.Key{id: key}, Roles: []metadata.DelegatedRole{{Name: role, KeyIDs: []string{id}, Threshold: 1, Paths: []string{app + "-*"}}},
+	}
+	write := func(name string, version int64, raw []byte) *metadata.MetaFiles {
+		sum := digest.Of(raw)
+		ts.Check(os.WriteFile(filepath.Join(repo, "metadata", name), raw, 0o644))
+		return &metadata.MetaFiles{Version: version, Length: int64(len(raw)), Hashes: metadata.Hashes{"sha256": sum[:]}}
+	}
+	own, err := signature.LoadED25519Signer(private)
+	ts.Check(err)
+	snapshot.Signed.Meta[role+".json"] = write("1."+role+".json", 1, signedBy(ts, below, own))
+	targets.Signed.Version++
+	snapshot.Signed.Version++
+	timestamp.Signed.Version++
+	v := targets.Signed.Version
+	snapshot.Signed.Meta["targets.json"] = write(fmt.Sprintf("%d.targets.json", v), v, signedBy(ts, targets, keyOf(ts, "keys", metadata.TARGETS)))
+	v = snapshot.Signed.Version
+	timestamp.Signed.Meta["snapshot.json"] = write(fmt.Sprintf("%d.snapshot.json", v), v, signedBy(ts, snapshot, keyOf(ts, "online", metadata.SNAPSHOT)))
+	write("timestamp.json", timestamp.Signed.Version, signedBy(ts, timestamp, keyOf(ts, "online", metadata.TIMESTAMP)))
+}
+
+func keyOf(ts *testscript.TestScript, dir, role string) signature.Signer {
+	d, err := fsys.OpenOS(ts.MkAbs(dir))
+	ts.Check(err)
+	defer d.Close()
+	s, err := signing.Dir{FS: d}.Signer(role)
+	ts.Check(err)
+	return s
+}
+
+func signedBy[T metadata.Roles](ts *testscript.TestScript, meta *metadata.Metadata[T], key signature.Signer) []byte {
+	meta.ClearSignatures()
+	_, err := meta.Sign(key)
+	ts.Check(err)
+	raw, err := meta.ToBytes(false)
+	ts.Check(err)
+	return raw
 }
 
 func unpacked(ts *testscript.TestScript, packed string) string {

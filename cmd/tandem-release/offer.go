@@ -57,7 +57,8 @@ more than --max-failures of the devices which took it fell back from, once at le
 --min-devices took it: devices that do not have it are not offered it any more. It is
 meant for a timer. It needs the snapshot and the timestamp key only, and never raises,
 promotes or recalls; without --keys it prints what is to be halted, and ends with exit
-code 3. With RELEASE it looks at that one alone.
+code 3. With RELEASE it looks at that one alone. Releases of delegated roles are halted
+as any other.
 
 ` + reportsHelp + `
 
@@ -129,11 +130,11 @@ needs the snapshot and the timestamp key only, too.`,
 // resume lets rollouts that are halted go on.
 func (p *program) resume(cmd *cobra.Command, f *publishFlags, repo, name string) error {
 	return p.change(cmd, f, repo, nil, func(r *repository.Repository, keys *signing.Ring) error {
-		all, err := r.Releases()
+		s, err := r.Status()
 		if err != nil {
 			return err
 		}
-		found, err := repository.Find(all, name)
+		found, err := repository.Find(s.Releases, name)
 		if err != nil {
 			return err
 		}

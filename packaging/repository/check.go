@@ -152,20 +152,7 @@ func (s *state) listed() (all []tuf.Listed) {
 // delegated gives all targets that devices find, those of delegated roles
 // included. whole says that every role could be read.
 func (r *Repository) delegated(rep *Report, s *state, tm *trustedmetadata.TrustedMetadata) (targets []tuf.Listed, whole bool) {
-	room := int64(MaxTargets)
-	if info, err := r.fs.Lstat(targetsName(s.targets.Signed.Version)); err == nil {
-		room -= info.Size
-	}
-	tree := tuf.NewTree(tm, room, func(role string, meta *metadata.MetaFiles, limit int64, accept func([]byte) error) error {
-		if len(meta.Hashes["sha256"]) == 0 {
-			return errors.New("the snapshot names it without its SHA-256")
-		}
-		raw, err := fsys.ReadFile(r.fs, roleName(s, role), limit)
-		if err != nil {
-			return err
-		}
-		return accept(raw)
-	})
+	tree := r.tree(s, tm)
 	targets, failed := tree.List()
 	for _, err := range failed {
 		r.problem(rep, targetsName(s.targets.Signed.Version), err)

@@ -122,3 +122,33 @@ func TestPublishingKeepsDelegations(t *testing.T) {
 		t.Errorf("a change that delegates to another: %v", err)
 	}
 }
+
+// A release that goes off the list stays halted where a delegated role lists it, too, or
+// one that cannot be read might.
+func TestHaltOfDelegated(t *testing.T) {
+	dir, r := delegated(t, func(*metadata.Metadata[metadata.TargetsType]) {})
+	s, err := r.load()
+	must(t, err)
+	all, roles, unread, err := r.all(s, s.targets)
+	must(t, err)
+	if len(all) != 2 || len(unread) != 0 || roles[all[1].Name] != "team" || roles[all[0].Name] != "" {
+		t.Fatalf("%d releases, roles %v, unread %v", len(all), roles, unread)
+	}
+	target, err := targetOf(&all[1])
+	must(t, err)
+	s.targets.Signed.Targets[all[1].Name] = target
+	next := r.next(s)
+	clear(next.Signed.Targets)
+	halts := release.Halts{all[0].Release: true, all[1].Release: true}
+	s.halts = halts
+	must(t, r.dropHalts(s, next))
+	if len(s.halts) != 1 || !s.halts[all[1].Release] {
+		t.Errorf("halts: %v", s.halts)
+	}
+	must(t, os.WriteFile(filepath.Join(dir, "metadata", "1.team.json"), []byte("{}"), 0o644))
+	s.halts = halts
+	must(t, r.dropHalts(s, next))
+	if len(s.halts) != 2 {
+		t.Errorf("with a list that cannot be read, halts: %v", s.halts)
+	}
+}

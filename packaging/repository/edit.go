@@ -101,7 +101,7 @@ func (r *Repository) edit(name string, f func(s *state, rel *release.Target, tar
 	}
 	found, err := Find(all, name)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, r.noRelease(s, name, err)
 	}
 	targets, changed := r.next(s), false
 	var about []release.Target
@@ -421,8 +421,12 @@ type Status struct {
 	Root, Targets, Snapshot, Timestamp Signed
 	// TargetsLength is how long the list of releases is, in bytes, of at most MaxTargets.
 	TargetsLength int64
-	Releases      []release.Target // by application and version
-	Halts         release.Halts
+	Releases      []release.Target // by application and version, those of delegated roles included
+	// Roles says which delegated role lists a release, by the name of its bundle.
+	Roles map[string]string
+	// Unread says why releases of delegated roles may be missing.
+	Unread []error
+	Halts  release.Halts
 }
 
 // Signed is one document in force.
@@ -437,7 +441,7 @@ func (r *Repository) Status() (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := s.releases()
+	list, roles, unread, err := r.all(s, s.targets)
 	if err != nil {
 		return nil, err
 	}
@@ -448,6 +452,8 @@ func (r *Repository) Status() (*Status, error) {
 		Timestamp:     Signed{s.timestamp.Signed.Version, s.timestamp.Signed.Expires},
 		TargetsLength: s.snapshot.Signed.Meta["targets.json"].Length,
 		Releases:      list,
+		Roles:         roles,
+		Unread:        unread,
 		Halts:         s.halts,
 	}, nil
 }

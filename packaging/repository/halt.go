@@ -15,17 +15,18 @@ func haltedError(rel *release.Target) error {
 	return fmt.Errorf("the rollout of %s %s is %w: look why, and let it go on first", rel.App, rel.Version, ErrHalted)
 }
 
-// dropHalts forgets the halts of releases that go off the list.
-func (s *state) dropHalts(next *metadata.Metadata[metadata.TargetsType]) error {
+// dropHalts forgets the halts of releases that go off the list. One that a delegated
+// role lists, or one that could not be read may list, stays halted.
+func (r *Repository) dropHalts(s *state, next *metadata.Metadata[metadata.TargetsType]) error {
 	if len(s.halts) == 0 {
 		return nil
 	}
-	before, err := releases(s.targets)
+	before, err := s.releases()
 	if err != nil {
 		return err
 	}
-	after, err := releases(next)
-	if err != nil {
+	after, _, unread, err := r.all(s, next)
+	if err != nil || len(unread) > 0 {
 		return err
 	}
 	s.halts = maps.Clone(s.halts)

@@ -444,7 +444,7 @@ func (r *Repository) documents(s *state, keys Keys, targets *metadata.Metadata[m
 	snap := metadata.Snapshot(r.expires(r.expiry.Snapshot))
 	ts := metadata.Timestamp(r.expires(r.expiry.Timestamp))
 	if targets != nil && s.snapshot != nil {
-		if err := s.dropHalts(targets); err != nil {
+		if err := r.dropHalts(s, targets); err != nil {
 			return nil, err
 		}
 	}
@@ -538,6 +538,11 @@ func releases(targets *metadata.Metadata[metadata.TargetsType]) ([]release.Targe
 		}
 		list = append(list, rel)
 	}
+	sortReleases(list)
+	return list, nil
+}
+
+func sortReleases(list []release.Target) {
 	slices.SortFunc(list, func(a, b release.Target) int {
 		if c := strings.Compare(a.App, b.App); c != 0 {
 			return c
@@ -547,7 +552,6 @@ func releases(targets *metadata.Metadata[metadata.TargetsType]) ([]release.Targe
 		}
 		return strings.Compare(a.Name, b.Name)
 	})
-	return list, nil
 }
 
 // AddOptions say how a release is offered.
