@@ -45,7 +45,7 @@ func (p *Page) guard(next http.Handler) http.Handler {
 				return
 			}
 		default:
-			http.Error(w, "expected GET or POST", http.StatusMethodNotAllowed)
+			http.Error(w, p.text("bad_method"), http.StatusMethodNotAllowed)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -138,6 +138,7 @@ func (p *Page) inside(passive bool, next http.HandlerFunc) http.HandlerFunc {
 		case r.Method == http.MethodGet && !passive:
 			p.showLogin(w, http.StatusOK, "")
 		default:
+			defer p.linger(w, r, lingerTime)()
 			p.showLogin(w, http.StatusUnauthorized, p.text("expired"))
 		}
 	}

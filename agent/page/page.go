@@ -84,6 +84,8 @@ const (
 	formTime     = 15 * time.Second // for a request, an upload excepted
 	answerTime   = 30 * time.Second
 	idleTime     = 60 * time.Second
+	lingerTime   = 60 * time.Second // for what is left of an upload that was refused
+	lingerLong   = 10 * time.Minute // of somebody's who may give one
 	retryTime    = 10 * time.Second // until it is tried again to listen
 )
 
@@ -95,7 +97,7 @@ func New(o Options) (*Page, error) {
 	p := &Page{o: o, conns: maxConns, perPeer: maxConnsPeer, retrying: retryTime, pace: pace{stall: 30 * time.Second, slack: time.Minute, rate: 4 << 10}}
 	p.secure = o.Config.Secure()
 	p.doors = newDoors(o.Config.PasswordFile, o.Now, o.Random)
-	p.tasks = &tasks{api: o.API, now: o.Now}
+	p.tasks = &tasks{api: o.API, now: o.Now, text: p.text}
 	return p, nil
 }
 

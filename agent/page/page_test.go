@@ -4,6 +4,9 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"mime/multipart"
 	"net"
@@ -11,8 +14,11 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +41,7 @@ type fakeAPI struct {
 	orders []string
 	body   int64
 	err    error
+	reads  int64 // at most, of a body; 0 for all
 }
 
 func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -50,7 +57,11 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/v1/aside":
 		io.WriteString(w, `{"aside":[{"side":"system","path":"etc/`+markup+`","size":3,"file":"`+markup+`"}]}`)
 	default:
-		n, err := io.Copy(io.Discard, r.Body)
+		var body io.Reader = r.Body
+		if f.reads > 0 {
+			body = io.LimitReader(body, f.reads)
+		}
+		n, err := io.Copy(io.Discard, body)
 		f.mu.Lock()
 		f.orders = append(f.orders, r.Method+" "+r.URL.Path+" "+r.Header.Get(ByHeader))
 		f.body, f.err = n, err
@@ -340,6 +351,121 @@ func TestUpload(t *testing.T) {
 		t.Error("an upload without an end was not given up")
 	}
 	r.api.mu.Unlock()
+}
+
+// A browser sends the whole of an upload before it reads why it was refused, and has to
+// find that there.
+func TestRefusedUploadIsAnswered(t *testing.T) {
+	r := newRig(t)
+	cookie, csrf := r.logIn(t, fullPassword)
+	look, lookCSRF := r.logIn(t, lookPassword)
+	const size = 24 << 20 // more than what lies in buffers
+	for _, c := range []struct {
+		name, cookie, csrf, want string
+		lock                     bool
+	}{
+		{"by the agent", cookie, csrf, "303 See Other", false},
+		{"the session has ended", "", csrf, "The session has ended.", false},
+		{"another session", cookie, lookCSRF, "this form is not of this session", false},
+		{"may only look", look, lookCSRF, "this password may only look", false},
+		{"another one comes", cookie, csrf, "Another bundle is being uploaded.", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.lock {
+				r.keepAt.Lock()
+				defer r.keepAt.Unlock()
+			}
+			r.api.reads = 1000
+			conn, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			head := "--x\r\nContent-Disposition: form-data; name=\"csrf\"\r\n\r\n" + c.csrf + "\r\n--x\r\nContent-Disposition: form-data; name=\"bundle\"; filename=\"b\"\r\n\r\n"
+			const end = "\r\n--x--\r\n"
+			fmt.Fprintf(conn, "POST /do/install HTTP/1.1\r\nHost: %s\r\nOrigin: %s\r\nCookie: %s\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n%s",
+				strings.TrimPrefix(r.url, "http://"), r.url, c.cookie, len(head)+size+len(end), head)
+			if _, err := io.CopyN(conn, zeros{}, size); err != nil {
+				t.Fatal("the upload is cut: ", err)
+			}
+			io.WriteString(conn, end)
+			answer, err := io.ReadAll(io.LimitReader(conn, 64))
+			more := make([]byte, 4096)
+			n, _ := conn.Read(more)
+			if text := string(answer) + string(more[:n]); err != nil || !strings.Contains(text, c.want) {
+				t.Errorf("%v, the answer is %q, want %q", err, text, c.want)
+			}
+		})
+	}
+}
+
+// What the page itself says is in one file, and all in it is used. Words of the agent's
+// interface, such as a side's state, are shown as they come.
+func TestTextsAreInOneFile(t *testing.T) {
+	words := regexp.MustCompile(`\p{L}{2,}`)
+	html, err := files.ReadFile("page.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := regexp.MustCompile(`(?s)\{\{.*?\}\}`).ReplaceAllString(string(html), "")
+	for _, m := range regexp.MustCompile(`(?:aria-label|alt|title|placeholder|content)="([^"]*)"`).FindAllStringSubmatch(plain, -1) {
+		if words.MatchString(m[1]) && !strings.Contains(m[0], "width=device-width") && m[1] != "light dark" {
+			t.Errorf("page.html has %s", m[0])
+		}
+	}
+	for _, w := range words.FindAllString(strings.ReplaceAll(regexp.MustCompile(`(?s)<[^>]*>`).ReplaceAllString(plain, ""), "Tandem", ""), -1) {
+		t.Errorf("page.html has the text %q", w)
+	}
+	js, err := files.ReadFile("page.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	js = regexp.MustCompile(`(?m)^\s*//.*$`).ReplaceAll(js, nil)
+	said := regexp.MustCompile(`[a-z]{2,},? [a-z]{2,}`)
+	for _, m := range regexp.MustCompile("\"[^\"\n]*\"|'[^'\n]*'|`[^`]*`").FindAllString(string(js), -1) {
+		if said.MatchString(m) && m != `"use strict"` {
+			t.Errorf("page.js has the text %s", m)
+		}
+	}
+
+	sources := string(html)
+	fset := token.NewFileSet()
+	for _, name := range []string{"guard.go", "tasks.go", "upload.go", "views.go"} {
+		src, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources += string(src)
+		f, err := parser.ParseFile(fset, name, src, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if c, ok := n.(*ast.CallExpr); ok {
+				if f, ok := c.Fun.(*ast.SelectorExpr); ok && fmt.Sprint(f.X) != "http" && slices.Contains([]string{"Info", "Warn", "Error", "Errorf"}, f.Sel.Name) {
+					return false // for the log
+				}
+			}
+			if l, ok := n.(*ast.BasicLit); ok && l.Kind == token.STRING && said.MatchString(l.Value) && l.Value != strconv.Quote(policy) {
+				t.Errorf("%s: the text %s", fset.Position(l.Pos()), l.Value)
+			}
+			return true
+		})
+	}
+	l, err := newLook()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range l.texts {
+		if !strings.Contains(sources, `"`+name+`"`) {
+			t.Errorf("nobody says %q of texts.json", name)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?:p\.|t\.)?text\("([a-z_-]+)"\)|\{\{t "([a-z_-]+)"`).FindAllStringSubmatch(sources, -1) {
+		if name := m[1] + m[2]; l.texts[name] == "" {
+			t.Errorf("texts.json has no %q", name)
+		}
+	}
 }
 
 type zeros struct{}

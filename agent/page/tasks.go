@@ -37,8 +37,9 @@ const (
 
 // tasks are the orders that were given here. They go on when the browser goes away.
 type tasks struct {
-	api http.Handler
-	now func() time.Time
+	api  http.Handler
+	now  func() time.Time
+	text func(name string) string
 
 	mu   sync.Mutex
 	last int
@@ -106,7 +107,7 @@ func (t *tasks) run(ctx context.Context, n *Task, path string, query url.Values,
 	defer t.mu.Unlock()
 	n.Ended = t.now()
 	if n.Failure == nil {
-		n.Failure = &device.Failure{Error: "the agent ended before it was done", Exit: 1}
+		n.Failure = &device.Failure{Error: t.text("agent_ended"), Exit: 1}
 		var f device.Failure
 		if a.status != http.StatusOK && json.Unmarshal(a.rest.Bytes(), &f) == nil && f.Error != "" {
 			n.Failure = &f

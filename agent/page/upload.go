@@ -15,15 +15,14 @@ type pace struct {
 	rate  int64         // bytes a second, on the whole
 }
 
-// errSlow says that an upload was given up.
-var errSlow = errors.New("the upload was given up: it came too slowly")
-
 // upload streams a bundle from a browser to the agent, which verifies it as one from a
 // stick: nothing of it is kept before its release is verified, and only a frame of it
 // is in memory. When the browser goes away, what is not committed is undone.
 func (p *Page) upload(w http.ResponseWriter, r *http.Request) {
 	s := sessionOf(r)
 	rc := http.NewResponseController(w)
+	rest := p.linger(w, r, lingerLong)
+	defer func() { rest() }()
 	refuse := func(status int, why string) {
 		w.Header().Set("Connection", "close") // the rest of the upload is not wanted
 		p.fail(w, status, errors.New(why))
@@ -52,7 +51,9 @@ func (p *Page) upload(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			q.Del("csrf")
-			p.install(w, r, rc, q, part)
+			if p.install(w, r, rc, q, part) {
+				rest = func() {}
+			}
 			return
 		}
 		value, err := io.ReadAll(io.LimitReader(part, 256))
@@ -67,27 +68,44 @@ func (p *Page) upload(w http.ResponseWriter, r *http.Request) {
 	refuse(http.StatusForbidden, p.text("other_session"))
 }
 
-func (p *Page) install(w http.ResponseWriter, r *http.Request, rc *http.ResponseController, q url.Values, file io.Reader) {
+// install has the agent install an upload, and reports whether that came too slowly.
+func (p *Page) install(w http.ResponseWriter, r *http.Request, rc *http.ResponseController, q url.Values, file io.Reader) bool {
 	refuse := func(status int, why string) {
 		w.Header().Set("Connection", "close")
 		p.fail(w, status, errors.New(why))
 	}
 	if !p.keepAt.TryLock() {
 		refuse(http.StatusConflict, p.text("uploading"))
-		return
+		return false
 	}
 	defer p.keepAt.Unlock()
 	t := p.tasks.begin("install", by(r))
 	if t == nil {
 		refuse(http.StatusTooManyRequests, p.text("busy"))
-		return
+		return false
 	}
 	_ = rc.SetWriteDeadline(time.Time{}) // the answer comes at the end
-	body := &steady{from: file, rc: rc, pace: p.pace, now: p.o.Now}
+	body := &steady{from: file, rc: rc, pace: p.pace, now: p.o.Now, slow: errors.New(p.text("slow"))}
 	p.tasks.run(r.Context(), t, "/v1/install", q, body)
 	_ = rc.SetWriteDeadline(p.o.Now().Add(answerTime))
 	w.Header().Set("Connection", "close") // what the agent did not want of it is not read
 	http.Redirect(w, r, "/#now", http.StatusSeeOther)
+	return body.gone
+}
+
+// linger returns what takes in the rest of a request that has been answered: a browser
+// sends all of it before it reads the answer, and would say that the connection was cut
+// instead. It ends after a while, and at once where the other end waits to be told to go on.
+func (p *Page) linger(w http.ResponseWriter, r *http.Request, most time.Duration) func() {
+	rc := http.NewResponseController(w)
+	if r.Header.Get("Expect") != "" || rc.EnableFullDuplex() != nil {
+		return func() {}
+	}
+	return func() {
+		if rc.Flush() == nil && rc.SetReadDeadline(p.o.Now().Add(most)) == nil {
+			_, _ = io.Copy(io.Discard, r.Body) // an error is the client's end
+		}
+	}
 }
 
 // steady reads an upload, and ends one that stalls or drips. While nobody reads, because
@@ -97,8 +115,10 @@ type steady struct {
 	rc    *http.ResponseController
 	pace  pace
 	now   func() time.Time
+	slow  error // what it is ended with
 	n     int64
 	spent time.Duration
+	gone  bool // it was ended
 }
 
 // Read implements io.Reader.
@@ -109,7 +129,7 @@ func (s *steady) Read(b []byte) (int, error) {
 	s.n += int64(n)
 	s.spent += s.now().Sub(start)
 	if err == nil && s.spent > s.pace.slack && s.n/s.pace.rate < int64((s.spent-s.pace.slack)/time.Second) {
-		return n, errSlow
+		s.gone, err = true, s.slow
 	}
 	return n, err
 }

@@ -93,6 +93,9 @@ func (p *Page) routes() http.Handler {
 			w.Write(data) // an error is the client's end
 		})
 	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		p.fail(w, http.StatusNotFound, errors.New(p.text("no_such_page")))
+	})
 	mux.HandleFunc("GET /{$}", p.inside(false, p.showPage))
 	mux.HandleFunc("GET /live", p.inside(true, p.showPage))
 	mux.HandleFunc("GET /now", p.inside(true, p.showNow))
@@ -145,7 +148,7 @@ func orders() map[string]order {
 // by says who gives an order, for the history.
 func by(r *http.Request) string {
 	s := sessionOf(r)
-	return fmt.Sprintf("page, %s", s.by.Unmap())
+	return fmt.Sprintf("page, %s", s.by.Unmap()) // in the history, which is not the page's alone
 }
 
 // ask reads a document from the agent.
@@ -159,7 +162,7 @@ func (p *Page) ask(ctx context.Context, path string, query url.Values, doc any) 
 	if json.Unmarshal(a.rest.Bytes(), &f) == nil && f.Error != "" {
 		return errors.New(f.Error)
 	}
-	return errors.New("the agent does not answer")
+	return errors.New(p.text("no_agent"))
 }
 
 // view is what the templates show.
@@ -330,7 +333,7 @@ func (p *Page) render(w http.ResponseWriter, status int, name string, v *view) {
 	var b bytes.Buffer
 	if err := p.look.html.ExecuteTemplate(&b, name, v); err != nil {
 		p.o.Log.WithError(err).Error("the page cannot be made")
-		http.Error(w, "the page cannot be made", http.StatusInternalServerError)
+		http.Error(w, p.text("no_page"), http.StatusInternalServerError)
 		return
 	}
 	h := w.Header()
