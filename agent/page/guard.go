@@ -2,7 +2,6 @@ package page
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log"
 	"net"
@@ -44,6 +43,7 @@ func (p *Page) guard(next http.Handler) http.Handler {
 				http.Error(w, p.text("not_from_page"), http.StatusForbidden)
 				return
 			}
+			_ = http.NewResponseController(w).EnableFullDuplex() // see linger
 		default:
 			http.Error(w, p.text("bad_method"), http.StatusMethodNotAllowed)
 			return
@@ -138,8 +138,8 @@ func (p *Page) inside(passive bool, next http.HandlerFunc) http.HandlerFunc {
 		case r.Method == http.MethodGet && !passive:
 			p.showLogin(w, http.StatusOK, "")
 		default:
-			defer p.linger(w, r, lingerTime)()
 			p.showLogin(w, http.StatusUnauthorized, p.text("expired"))
+			p.linger(w, r, lingerTime)
 		}
 	}
 }
@@ -149,15 +149,15 @@ func (p *Page) order(role Role, next http.HandlerFunc) http.HandlerFunc {
 	return p.inside(false, func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		if err := r.ParseForm(); err != nil {
-			p.fail(w, http.StatusBadRequest, errors.New(p.text("bad_form")))
+			p.fail(w, http.StatusBadRequest, "bad_form")
 			return
 		}
 		s := sessionOf(r)
 		switch {
 		case !same(r.PostForm.Get("csrf"), s.csrf):
-			p.fail(w, http.StatusForbidden, errors.New(p.text("other_session")))
+			p.fail(w, http.StatusForbidden, "other_session")
 		case role == Full && s.role != Full:
-			p.fail(w, http.StatusForbidden, errors.New(p.text("only_look")))
+			p.fail(w, http.StatusForbidden, "only_look")
 		default:
 			next(w, r)
 		}

@@ -461,9 +461,9 @@ func TestTextsAreInOneFile(t *testing.T) {
 			t.Errorf("nobody says %q of texts.json", name)
 		}
 	}
-	for _, m := range regexp.MustCompile(`(?:p\.|t\.)?text\("([a-z_-]+)"\)|\{\{t "([a-z_-]+)"`).FindAllStringSubmatch(sources, -1) {
-		if name := m[1] + m[2]; l.texts[name] == "" {
-			t.Errorf("texts.json has no %q", name)
+	for _, m := range regexp.MustCompile(`(?:text\(|fail\(w, http\.\w+, |refuse\(w, http\.\w+, |\{\{t )"([a-z_-]+)"`).FindAllStringSubmatch(sources, -1) {
+		if l.texts[m[1]] == "" {
+			t.Errorf("texts.json has no %q", m[1])
 		}
 	}
 }

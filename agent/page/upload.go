@@ -21,19 +21,19 @@ type pace struct {
 func (p *Page) upload(w http.ResponseWriter, r *http.Request) {
 	s := sessionOf(r)
 	rc := http.NewResponseController(w)
-	rest := p.linger(w, r, lingerLong)
-	defer func() { rest() }()
-	refuse := func(status int, why string) {
-		w.Header().Set("Connection", "close") // the rest of the upload is not wanted
-		p.fail(w, status, errors.New(why))
-	}
+	slow := false
+	defer func() {
+		if !slow {
+			p.linger(w, r, lingerLong)
+		}
+	}()
 	if s.role != Full {
-		refuse(http.StatusForbidden, p.text("only_look"))
+		p.refuse(w, http.StatusForbidden, "only_look")
 		return
 	}
 	parts, err := r.MultipartReader()
 	if err != nil {
-		refuse(http.StatusBadRequest, p.text("no_bundle"))
+		p.refuse(w, http.StatusBadRequest, "no_bundle")
 		return
 	}
 	q := url.Values{}
@@ -47,13 +47,11 @@ func (p *Page) upload(w http.ResponseWriter, r *http.Request) {
 				break
 			}
 			if part.FileName() == "" {
-				refuse(http.StatusBadRequest, p.text("no_file"))
+				p.refuse(w, http.StatusBadRequest, "no_file")
 				return
 			}
 			q.Del("csrf")
-			if p.install(w, r, rc, q, part) {
-				rest = func() {}
-			}
+			slow = p.install(w, r, rc, q, part)
 			return
 		}
 		value, err := io.ReadAll(io.LimitReader(part, 256))
@@ -65,23 +63,25 @@ func (p *Page) upload(w http.ResponseWriter, r *http.Request) {
 			q.Set(name, string(value))
 		}
 	}
-	refuse(http.StatusForbidden, p.text("other_session"))
+	p.refuse(w, http.StatusForbidden, "other_session")
+}
+
+// refuse is fail where the rest of an upload is not wanted.
+func (p *Page) refuse(w http.ResponseWriter, status int, name string) {
+	w.Header().Set("Connection", "close")
+	p.fail(w, status, name)
 }
 
 // install has the agent install an upload, and reports whether that came too slowly.
 func (p *Page) install(w http.ResponseWriter, r *http.Request, rc *http.ResponseController, q url.Values, file io.Reader) bool {
-	refuse := func(status int, why string) {
-		w.Header().Set("Connection", "close")
-		p.fail(w, status, errors.New(why))
-	}
 	if !p.keepAt.TryLock() {
-		refuse(http.StatusConflict, p.text("uploading"))
+		p.refuse(w, http.StatusConflict, "uploading")
 		return false
 	}
 	defer p.keepAt.Unlock()
 	t := p.tasks.begin("install", by(r))
 	if t == nil {
-		refuse(http.StatusTooManyRequests, p.text("busy"))
+		p.refuse(w, http.StatusTooManyRequests, "busy")
 		return false
 	}
 	_ = rc.SetWriteDeadline(time.Time{}) // the answer comes at the end
@@ -93,18 +93,13 @@ func (p *Page) install(w http.ResponseWriter, r *http.Request, rc *http.Response
 	return body.gone
 }
 
-// linger returns what takes in the rest of a request that has been answered: a browser
-// sends all of it before it reads the answer, and would say that the connection was cut
-// instead. It ends after a while, and at once where the other end waits to be told to go on.
-func (p *Page) linger(w http.ResponseWriter, r *http.Request, most time.Duration) func() {
+// linger takes in the rest of a request that has been answered: a browser sends all of it
+// before it reads the answer, and would say that the connection was cut instead. It ends
+// after a while, and at once where the other end waits to be told to go on.
+func (p *Page) linger(w http.ResponseWriter, r *http.Request, most time.Duration) {
 	rc := http.NewResponseController(w)
-	if r.Header.Get("Expect") != "" || rc.EnableFullDuplex() != nil {
-		return func() {}
-	}
-	return func() {
-		if rc.Flush() == nil && rc.SetReadDeadline(p.o.Now().Add(most)) == nil {
-			_, _ = io.Copy(io.Discard, r.Body) // an error is the client's end
-		}
+	if r.Header.Get("Expect") == "" && rc.Flush() == nil && rc.SetReadDeadline(p.o.Now().Add(most)) == nil {
+		_, _ = io.Copy(io.Discard, r.Body) // an error is the client's end
 	}
 }
 

@@ -94,7 +94,7 @@ func (p *Page) routes() http.Handler {
 		})
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		p.fail(w, http.StatusNotFound, errors.New(p.text("no_such_page")))
+		p.fail(w, http.StatusNotFound, "no_such_page")
 	})
 	mux.HandleFunc("GET /{$}", p.inside(false, p.showPage))
 	mux.HandleFunc("GET /live", p.inside(true, p.showPage))
@@ -114,7 +114,7 @@ func (p *Page) routes() http.Handler {
 			}
 			t := p.tasks.begin(action, by(r))
 			if t == nil {
-				p.fail(w, http.StatusTooManyRequests, errors.New(p.text("busy")))
+				p.fail(w, http.StatusTooManyRequests, "busy")
 				return
 			}
 			// It goes on when the browser goes away, as that of a command does.
@@ -324,9 +324,9 @@ func (p *Page) showLogin(w http.ResponseWriter, status int, message string) {
 	p.render(w, status, "login", &view{Device: p.o.Device, Problem: message})
 }
 
-// fail shows what went wrong, with a way back.
-func (p *Page) fail(w http.ResponseWriter, status int, err error) {
-	p.render(w, status, "failed", &view{Device: p.o.Device, Problem: err.Error()})
+// fail shows what went wrong, by the name of its text, with a way back.
+func (p *Page) fail(w http.ResponseWriter, status int, name string) {
+	p.render(w, status, "failed", &view{Device: p.o.Device, Problem: p.text(name)})
 }
 
 func (p *Page) render(w http.ResponseWriter, status int, name string, v *view) {
