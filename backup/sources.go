@@ -161,12 +161,25 @@ func (s *sources) mendable(snap *Snapshot) bool {
 	if f.At(".") != nil && !slices.ContainsFunc(s.snaps, func(o *Snapshot) bool { return o != snap && o.usable() }) {
 		return false
 	}
-	for i := range f.Odd {
-		if o := &f.Odd[i]; s.lost(snap, o) && !f.Basis.Captures(o.Entry) {
-			return false
-		}
+	covered := slices.ContainsFunc(snap.Problems, func(p Problem) bool { o := f.At(p.Path); return o != nil && !o.Finding.IsDamage() })
+	return !covered && !slices.ContainsFunc(f.Odd, func(o tree.Fact) bool { return s.lost(snap, &o) && !f.Basis.Captures(o.Entry) })
+}
+
+// uncover takes a side for damaged that holds application files of which nothing can be
+// said, as those below a mount point, if they are found nowhere else: then its version
+// can neither be copied nor told to be whole.
+func (s *sources) uncover(snap *Snapshot) {
+	if snap.State != Intact && snap.State != Damaged {
+		return
 	}
-	return true
+	for _, p := range snap.Skipped {
+		o := snap.facts.At(p)
+		if e := o.Entry; e == nil || e.Type != manifest.File || snap.facts.Basis.Captures(e) || s.has(snap.Side, e) {
+			continue
+		}
+		snap.State = Damaged
+		snap.Problems = append(snap.Problems, Problem{Side: snap.Side, Path: p, Kind: tree.Unreadable, Detail: o.Detail})
+	}
 }
 
 // copy stages the content of f from where the sources have it.
