@@ -92,7 +92,9 @@ func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName)
 		t.Aside = d.aside
 	}
 	if side.live() && from == System && snap.facts != nil {
-		maps.Copy(t.Leave, d.out)
+		for p := range d.out {
+			t.Leave[p] = true
+		}
 		for _, o := range snap.facts.Odd { // what is not captured this time stays
 			if (o.Finding == tree.Edited || o.Finding == tree.Deleted) && !d.take[o.Path] && !d.forgotten[o.Path] {
 				t.Leave[o.Path] = true
@@ -444,7 +446,10 @@ func (in *inspector) spares(w *work, err error) bool {
 		return false
 	}
 	content := w.plan.Content()
-	sort.SliceStable(content, func(i, j int) bool { return content[i].Size > content[j].Size })
+	sort.Slice(content, func(i, j int) bool {
+		a, b := content[i].Entry, content[j].Entry
+		return a.Size > b.Size || a.Size == b.Size && a.Path < b.Path
+	})
 	bytes, entries := short.NeedBytes, short.NeedEntries
 	fits := func() bool {
 		return bytes <= short.FreeBytes && (short.FreeEntries < 0 || entries <= short.FreeEntries)

@@ -161,8 +161,17 @@ func (s *sources) mendable(snap *Snapshot) bool {
 	if f.At(".") != nil && !slices.ContainsFunc(s.snaps, func(o *Snapshot) bool { return o != snap && o.usable() }) {
 		return false
 	}
-	covered := slices.ContainsFunc(snap.Problems, func(p Problem) bool { o := f.At(p.Path); return o != nil && !o.Finding.IsDamage() })
-	return !covered && !slices.ContainsFunc(f.Odd, func(o tree.Fact) bool { return s.lost(snap, &o) && !f.Basis.Captures(o.Entry) })
+	for i := range f.Odd {
+		if o := &f.Odd[i]; s.lost(snap, o) && !f.Basis.Captures(o.Entry) {
+			return false
+		}
+	}
+	for i := range snap.Problems {
+		if o := f.At(snap.Problems[i].Path); o != nil && !o.Finding.IsDamage() { // see uncover
+			return false
+		}
+	}
+	return true
 }
 
 // uncover takes a side for damaged that holds application files of which nothing can be
