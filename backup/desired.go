@@ -95,7 +95,7 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, keeps, large fu
 			}
 		}
 	}
-	if loser == system && loser.usable() && (!loser.Adopted || loser.own != nil) {
+	if loser == system && loser.usable() && (!loser.Adopted || loser.lowered()) {
 		d.merge(basis, loser, now, set)
 	}
 	if forget != "" {
@@ -112,6 +112,12 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, keeps, large fu
 		d.record.Revision = 1
 	}
 	return d
+}
+
+// lowered reports whether somebody lowered the tag by hand: that asks for a restore, and
+// makes no version of what lies there, as a higher tag does.
+func (s *Snapshot) lowered() bool {
+	return s.own != nil && s.Version.Compare(s.own.Manifest.Version) < 0
 }
 
 // merge keeps what was edited on system and not captured, where usr_data has won.
@@ -141,7 +147,7 @@ func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *
 			set(&beside)
 		}
 	}
-	if system.Adopted { // its tag is another than its record's: what was written since the record is an edit all the same
+	if system.Adopted { // what was written since the record is an edit all the same
 		was = system.own
 		for _, e := range f.Basis.Config {
 			if old := was.Find(e.Path); (old == nil || !manifest.SameContent(old, e)) && !basis.Manifest.IsIgnored(e.Path) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"time"
 
@@ -317,6 +318,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 				return total, err
 			}
 			continue
+		}
+		for _, p := range res.System.Busy {
+			if res.System.facts.Basis.Manifest.IsConfig(p) {
+				in.restless[Path(path.Dir(string(p)))] = true
+			}
 		}
 		done, err := r.round(ctx, in, res, total, forgetting)
 		in.fresh = err == nil && !done && total.clear() && in.clear() // then it may be seen quickly that all is done
