@@ -24,8 +24,13 @@ func (d *Device) Known() error {
 	return d.knownState()
 }
 
-// knownState is Known for the agent's state.
+// knownState is Known for the agent's state, and for what lies beside the program.
 func (d *Device) knownState() error {
+	if own, err := d.itself(); own != nil && err == nil {
+		if err := own.Newer(); err != nil {
+			return err
+		}
+	}
 	if d.stateFS != nil {
 		return nil
 	}

@@ -1,7 +1,6 @@
 package device
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,16 +11,19 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"tandem/agent/firmware"
 	"tandem/agent/self"
 	"tandem/backup"
+	"tandem/backup/manifest"
 	"tandem/backup/record"
 	"tandem/internal/boot"
 	"tandem/internal/child"
 	"tandem/internal/config"
 	"tandem/internal/fsys"
+	"tandem/ota"
 	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
@@ -72,7 +74,10 @@ func (d *Device) modest() error {
 		return err
 	}
 	t, err := own.Trial()
-	if err == nil && t != nil && t.Version.String() == own.Running().String() {
+	switch {
+	case errors.Is(err, record.ErrNewer): // another one is on trial: told where it matters
+		return nil
+	case err == nil && t != nil && t.Version.String() == own.Running().String():
 		d.env.Format = t.Format
 	}
 	return err
@@ -97,8 +102,14 @@ func (d *Device) probe(ctx context.Context, program string) (string, error) {
 	if ctx.Err() != nil {
 		return "", ctx.Err()
 	}
-	if err != nil { // one that cannot be run will not run at the start of the device
-		return "", fmt.Errorf("%w: %w: %s", child.ErrRefused, err, strings.Join(said[max(0, len(said)-3):], "; "))
+	if errors.Is(err, syscall.ENOEXEC) || errors.Is(err, fs.ErrNotExist) { // nor will it run at the start of the device
+		err = fmt.Errorf("%w: %v", child.ErrRefused, err)
+	}
+	if len(said) > 0 && err != nil {
+		err = fmt.Errorf("%w: %s", err, strings.Join(said[max(0, len(said)-3):], "; "))
+	}
+	if err != nil {
+		return "", err
 	}
 	var doc SelfTest
 	if err := json.Unmarshal([]byte(strings.Join(lines, "\n")), &doc); err != nil {
@@ -187,12 +198,13 @@ func (p program) Install(ctx context.Context, dir string, _, to versioning.Versi
 		return err
 	}
 	var proof bundle.Proof
-	if there, err := record.ReadJSON(state, self.ProofKind, proofFile, bundle.MaxProof, &proof); err != nil || !there {
-		return fmt.Errorf("%w: what vouches for it is not there: %w", child.ErrPostponed, cmp.Or(err, fs.ErrNotExist))
+	there, err := record.ReadJSON(state, self.ProofKind, proofFile, bundle.MaxProof, &proof)
+	if err != nil && !errors.Is(err, manifest.ErrInvalid) {
+		return fmt.Errorf("%w: %w", child.ErrPostponed, err)
 	}
-	m, err := proof.Verify(bundle.Inspect{}) // it was verified when it was unpacked
-	if err != nil {
-		return err
+	m, err := proof.Verify(bundle.Inspect{})                       // it was verified when it was unpacked
+	if !there || err != nil || m.Version.String() != to.String() { // that of the one before, where the power was cut
+		return fmt.Errorf("%w: what vouches for the unpacked Tandem is not there", backup.ErrDamage)
 	}
 	e, err := m.Program()
 	if err != nil {
@@ -203,10 +215,10 @@ func (p program) Install(ctx context.Context, dir string, _, to versioning.Versi
 		Open: func() (io.ReadCloser, error) { return os.Open(filepath.Join(dir, release.ProgramName)) },
 	})
 	switch {
-	case errors.Is(err, backup.ErrNoSpace), errors.Is(err, backup.ErrUnavailable): // that says nothing against it
-		return fmt.Errorf("%w: %w", child.ErrPostponed, err)
 	case err == nil:
 		p.d.forgive(own, to)
+	case !errors.Is(err, child.ErrRefused) && !errors.Is(err, ota.ErrIncompatible) && !errors.Is(err, backup.ErrDamage):
+		return fmt.Errorf("%w: %w", child.ErrPostponed, err) // it says nothing against it
 	}
 	return err
 }

@@ -16,6 +16,8 @@ import (
 	"tandem/internal/config"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
+	"tandem/packaging/bundle"
+	"tandem/versioning"
 )
 
 // itself is a device of whose parts there is what its own program, here 2.0.0, needs:
@@ -94,5 +96,49 @@ func TestGoneBackFromIsWithdrawn(t *testing.T) {
 	}
 	if _, err := disk.Lstat("tandem.failed"); err == nil {
 		t.Error("what the script left is there still")
+	}
+}
+
+// What vouches for an unpacked Tandem is written after that: where the power went between
+// the two, or it is damaged, that is no verdict on the version.
+func TestProofOfAnotherTandem(t *testing.T) {
+	t.Parallel()
+	for _, proof := range []string{"missing", "another's", "damaged"} {
+		d, _, state, _ := itself(t)
+		newer := version(t, "3.0.0")
+		d.followAt(t, state, newer)
+		switch proof {
+		case "another's":
+			if err := self.By("2.0.0").Write(state, self.ProofKind, proofFile, bundle.Proof{}, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		case "damaged":
+			if err := fsys.WriteFile(state, proofFile, []byte("nothing of ours\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := d.advance(t.Context(), config.Firmware{Name: "tandem"}, firmware.AtOnce)
+		if !errors.Is(r.Err, backup.ErrDamage) || r.State != firmware.None {
+			t.Errorf("%s: %+v", proof, r)
+		}
+		f, err := d.firmwareOf(config.Firmware{Name: "tandem"}, program{d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := f.Load(); err != nil || len(s.Revoked) > 0 || s.Payload != "" {
+			t.Errorf("%s: %+v, error %v", proof, s, err)
+		}
+	}
+}
+
+// followAt has a version of Tandem unpacked.
+func (d *Device) followAt(t *testing.T, state fsys.FS, v versioning.Version) {
+	t.Helper()
+	err := errors.Join(state.Mkdir("firmware/tandem/payload.a", 0o700), fsys.WriteFile(state, "firmware/tandem/payload.a/tandem", []byte("a program"), 0o700),
+		self.By("2.0.0").Write(state, "firmware", "firmware/tandem/record.json", firmware.Record{
+			State: firmware.Unpacked, Version: v, Previous: version(t, "2.0.0"), Payload: "payload.a",
+		}, 0o600))
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -144,6 +144,8 @@ func (f *Firmware) GoOn(ctx context.Context, when Occasion) (Record, error) {
 	case errors.Is(err, errRestart):
 		s.State = Restart
 		return f.conclude(s, nil)
+	case errors.Is(err, backup.ErrDamage):
+		return f.damaged(s, err)
 	case ctx.Err() != nil, errors.Is(err, child.ErrPostponed), errors.Is(err, child.ErrNotRun):
 		s.State, s.Reason = Postponed, err.Error()
 		return f.conclude(s, err)
@@ -171,10 +173,8 @@ func (f *Firmware) review(ctx context.Context, s Record) (ended bool, next Recor
 	if err != nil {
 		return true, s, err
 	}
-	if !whole { // that says nothing against the version
-		s.State, s.Payload, s.Reason = None, "", "its payload was damaged"
-		err := fmt.Errorf("%w: the unpacked payload of %s %s", backup.ErrDamage, f.name, s.Version)
-		next, err = f.conclude(s, err)
+	if !whole {
+		next, err = f.damaged(s, fmt.Errorf("%w: the unpacked payload of %s %s", backup.ErrDamage, f.name, s.Version))
 		return true, next, err
 	}
 	return false, s, nil
@@ -226,6 +226,12 @@ func (f *Firmware) finish(s Record) (Record, error) {
 func (f *Firmware) fail(s Record, why error) (Record, error) {
 	s.State, s.Payload, s.Reason = Failed, "", why.Error()
 	s.revoke(s.Version)
+	return f.conclude(s, why)
+}
+
+// damaged ends a firmware whose payload was damaged here: that says nothing against it.
+func (f *Firmware) damaged(s Record, why error) (Record, error) {
+	s.State, s.Payload, s.Reason = None, "", "its payload was damaged"
 	return f.conclude(s, why)
 }
 

@@ -32,7 +32,7 @@ func (e *Error) Hint() string {
 	case Postponed:
 		return "it is kept: the next \"tandem update\" or the next start goes on with it"
 	case Failed:
-		return "the handler's output above says why; only --allow-revoked has this version tried again"
+		return "the messages above say why; only --allow-revoked has this version tried again"
 	case Restart:
 		return "restart the device"
 	}

@@ -389,6 +389,9 @@ func TestPowerCuts(t *testing.T) {
 		{"an update that is cut short", cutShort, "1.0.0", "1.0.0", refused(backup.ErrDamage, false), []string{"1.0.0"}, []string{"1.0.0"}},
 		{"no room for two", good, "1.0.0", "1.0.0", refused(backup.ErrNoSpace, false), []string{"1.0.0"}, []string{"1.0.0"}},
 		{"no room for two, and the operator insists", good, "1.0.0", "1.0.0", refused(backup.ErrNoSpace, true), []string{"1.0.0"}, []string{"1.0.0"}},
+		{"room for two, which the file system denies, and the operator insists", good, "1.0.0", "1.0.0", insisted, []string{"1.0.0", "1.1.0"}, []string{"1.1.0"}},
+		{"the factory's state, and what is kept cannot boot", badBoot, "1.0.0", "1.1.0", started, []string{"1.0.0"}, []string{"1.0.0"}},
+		{"the factory's state, and what is kept fails in the agent", badAgent, "1.0.0", "1.1.0", started, []string{"1.0.0"}, []string{"1.0.0"}},
 		{"nothing can be written", good, "1.0.0", "1.0.0", unwritable, []string{"1.0.0"}, []string{"1.0.0"}},
 		{"usr_data is lost", good, "1.1.0", "", started, []string{"1.1.0"}, []string{"1.1.0"}},
 		{"an older one on usr_data", good, "1.1.0", "1.0.0", started, []string{"1.1.0"}, []string{"1.1.0"}},
@@ -399,6 +402,8 @@ func TestPowerCuts(t *testing.T) {
 			room := int64(0)
 			if strings.HasPrefix(c.name, "no room") {
 				room = 8 * 4096 // for one of them, and what lies beside it
+			} else if strings.HasPrefix(c.name, "room") {
+				room = 20 * 4096
 			}
 			s := search.Case{
 				Name: c.name, Start: w.machine(c.system, c.kept, room), Work: c.work(w), Recover: w.device,
@@ -449,6 +454,15 @@ func unwritable(w *world) func(*memfs.Machine) error {
 	}
 }
 
+func insisted(w *world) func(*memfs.Machine) error {
+	return func(m *memfs.Machine) error {
+		if err := w.put(m, "1.1.0", false); !errors.Is(err, backup.ErrNoSpace) {
+			return fmt.Errorf("the update where there is no room: %w", err)
+		}
+		return errors.Join(w.put(m, "1.1.0", true), w.device(m))
+	}
+}
+
 func updated(w *world) func(*memfs.Machine) error { return w.update("1.1.0") }
 func started(w *world) func(*memfs.Machine) error { return w.device }
 
@@ -475,6 +489,50 @@ func TestRevokedStaysAway(t *testing.T) {
 		}
 		if got, _, err := w.what(m.Disk("system").FS(), program); got != want || err != nil {
 			t.Errorf("revoked on %q: %s is in place: expected %s (%v)", side, got, want, err)
+		}
+	}
+}
+
+// What the factory's Tandem cannot have take over yet, it leaves on usr_data for a start
+// that can.
+func TestNewerStaysKept(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, map[string]string{"1.0.0": good, "1.1.0": badTest})
+	m := w.machine("1.0.0", "1.1.0", 0)
+	_, err := w.self(m, "1.0.0").Bring(t.Context(), w.copy(m), inspect)
+	if !errors.Is(err, child.ErrRefused) {
+		t.Fatal(err)
+	}
+	_, err = w.self(m, "1.0.0").Settle(w.copy(m), inspect, false)
+	if k, e := w.copy(m).Load(); err != nil || e != nil || k.Version.String() != "1.1.0" {
+		t.Errorf("usr_data keeps %s: expected 1.1.0 (%v, %v)", k.Version, err, e)
+	}
+}
+
+// What failed here is known on both sides, also where one of them was lost.
+func TestRevokedIsShared(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, map[string]string{"1.0.0": good})
+	m := w.machine("1.0.0", "1.0.0", 0)
+	bad := parse(t, "1.1.0")
+	if err := w.self(m, "1.0.0").Revoke(bad); err != nil {
+		t.Fatal(err)
+	}
+	for _, lost := range []string{"", "usr_data", "system"} {
+		var err error
+		switch lost {
+		case "usr_data":
+			err = fsys.RemoveAll(m.Disk("usr_data").FS(), keptDir)
+		case "system":
+			err = w.self(m, "1.0.0").remove(knownExt)
+		}
+		if err := errors.Join(err, w.device(m)); err != nil {
+			t.Fatal(err)
+		}
+		known, err := w.self(m, "1.0.0").Known()
+		kept, err2 := w.copy(m).Load()
+		if err := errors.Join(err, err2); err != nil || !bad.In(known.Revoked) || !bad.In(kept.Revoked) {
+			t.Errorf("%q was lost: revoked are %v on system and %v on usr_data (%v)", lost, known.Revoked, kept.Revoked, err)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"tandem/backup"
+	"tandem/backup/change"
 	"tandem/backup/manifest"
 	"tandem/backup/record"
 	"tandem/internal/digest"
@@ -21,7 +22,6 @@ import (
 // program that it does not name is of no use.
 const (
 	keptDir  = ".tandem/self"
-	keptFile = "kept.json"
 	keptKind = "kept"
 )
 
@@ -47,7 +47,7 @@ func (c *Copy) path(name string) string { return path.Join(keptDir, name) }
 
 // Load returns what is kept. A damaged file keeps nothing.
 func (c *Copy) Load() (k Kept, err error) {
-	_, err = record.ReadJSON(c.fs, keptKind, c.path(keptFile), bundle.MaxProof, &k)
+	_, err = record.ReadJSON(c.fs, keptKind, change.KeptFile, bundle.MaxProof, &k)
 	if errors.Is(err, manifest.ErrInvalid) || k.Program != "" && !slices.Contains(programs[:], k.Program) {
 		return Kept{}, nil
 	}
@@ -59,7 +59,7 @@ func (c *Copy) save(k Kept, by string) error {
 		return err
 	}
 	k.Revoked = k.Revoked[max(0, len(k.Revoked)-keepLast):]
-	return By(by).Write(c.fs, keptKind, c.path(keptFile), k, 0o600)
+	return By(by).Write(c.fs, keptKind, change.KeptFile, k, 0o600)
 }
 
 // Revoke durably notes that a version failed here.
@@ -135,8 +135,8 @@ func (s *Self) verify(p *bundle.Proof, v bundle.Verifier, want versioning.Versio
 // usr_data cannot be used.
 //
 // The copy comes first, and the trial ends last: a newer copy takes over at a start, but
-// not from a program on trial. After an error or a power cut the next Settle goes on. The
-// error wraps ErrUnproven where nothing vouches for the program: what is kept then is no
+// not from a program on trial. One that could not take over yet stays as it is. After an
+// error or a power cut the next Settle goes on. The error wraps ErrUnproven where nothing vouches for the program: what is kept then is no
 // newer one, and with whatever none.
 func (s *Self) Settle(c *Copy, v func() (bundle.Verifier, error), whatever bool) (confirmed bool, err error) {
 	t, err := s.Trial()
@@ -144,6 +144,12 @@ func (s *Self) Settle(c *Copy, v func() (bundle.Verifier, error), whatever bool)
 		return false, err
 	}
 	if c != nil {
+		if t == nil && !whatever {
+			k, newer, err := s.newer(c)
+			if err != nil || newer && c.there(k) { // it stays for a start that can take it
+				return false, err
+			}
+		}
 		verifier, e := v()
 		if e == nil {
 			_, e = s.Keep(c, verifier)
@@ -160,6 +166,17 @@ func (s *Self) Settle(c *Copy, v func() (bundle.Verifier, error), whatever bool)
 		err = e
 	}
 	return confirmed, err
+}
+
+// newer returns what is kept, and reports whether that is a newer program that may take
+// over.
+func (s *Self) newer(c *Copy) (Kept, bool, error) {
+	k, err := c.Load()
+	if err != nil || k.Version.IsZero() || k.Proof == nil || k.Version.Compare(s.o.Running) <= 0 {
+		return k, false, err
+	}
+	known, err := s.Known()
+	return k, err == nil && !k.Version.In(k.Revoked) && !k.Version.In(known.Revoked), err
 }
 
 // drop durably lets go of a program that is kept and newer than v, or of any.
@@ -181,6 +198,9 @@ func (c *Copy) drop(v versioning.Version, any bool) error {
 // ErrUnproven where nothing vouches for the program.
 func (s *Self) Keep(c *Copy, v bundle.Verifier) (bool, error) {
 	k, err := c.Load()
+	if err == nil {
+		k.Revoked, err = s.share(c, k)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -191,7 +211,7 @@ func (s *Self) Keep(c *Copy, v bundle.Verifier) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	next := Kept{Version: s.o.Running, Program: programs[0], Proof: p, Revoked: versioning.Without(k.Revoked, s.o.Running)}
+	next := Kept{Version: s.o.Running, Program: programs[0], Proof: p, Revoked: k.Revoked}
 	if k.Program == programs[0] {
 		next.Program = programs[1]
 	}
@@ -211,6 +231,31 @@ func (s *Self) Keep(c *Copy, v bundle.Verifier) (bool, error) {
 		return false, err
 	}
 	return true, errors.Join(c.tidy(next.Program), s.know(func(n *Known) { n.Kept = next.Version }))
+}
+
+// share has either side know what is revoked on the other, so that neither is lost with
+// its partition, and returns all of them. The program that runs has shown that it can.
+func (s *Self) share(c *Copy, k Kept) ([]versioning.Version, error) {
+	known, err := s.Known()
+	if err != nil {
+		return nil, err
+	}
+	all := known.Revoked
+	for _, v := range k.Revoked {
+		if !v.In(all) {
+			all = append(all, v)
+		}
+	}
+	all = versioning.Without(all, s.o.Running)
+	all = all[max(0, len(all)-keepLast):]
+	if len(all) > len(k.Revoked) || s.o.Running.In(k.Revoked) {
+		k.Revoked = all
+		err = c.save(k, s.o.Running.String())
+	}
+	if err == nil && (len(all) > len(known.Revoked) || s.o.Running.In(known.Revoked)) {
+		err = s.know(func(n *Known) { n.Revoked = all })
+	}
+	return all, err
 }
 
 // there reports whether the program that is kept has its length.
@@ -250,12 +295,8 @@ func (c *Copy) copy(s *Self, name string, e *manifest.Entry) error {
 // A program that is revoked on either side, that v does not trust, or that does not
 // pass its test is left where it is.
 func (s *Self) Bring(ctx context.Context, c *Copy, v func() (bundle.Verifier, error)) (none versioning.Version, err error) {
-	k, err := c.Load()
-	if err != nil || k.Version.IsZero() || k.Proof == nil || k.Version.Compare(s.o.Running) <= 0 {
-		return none, err
-	}
-	known, err := s.Known()
-	if err != nil || k.Version.In(k.Revoked) || k.Version.In(known.Revoked) {
+	k, newer, err := s.newer(c)
+	if err != nil || !newer {
 		return none, err
 	}
 	if t, err := s.Trial(); err != nil || t != nil { // what a person asked for

@@ -191,6 +191,12 @@ func (s *Self) Unrevoke(v versioning.Version) error {
 	return s.know(func(k *Known) { k.Revoked = versioning.Without(k.Revoked, v) })
 }
 
+// Newer returns a *record.NewerError if a newer Tandem made one of the files beside the
+// program, in a form that this one does not know.
+func (s *Self) Newer() error {
+	return record.Newer(s.o.FS, s.name(knownExt), s.name(trialExt), s.name(failedExt), s.name(proofExt))
+}
+
 // Trial returns what waits to be confirmed; nil if nothing does. One that is
 // damaged is that of the program that runs.
 func (s *Self) Trial() (*Trial, error) { return s.readTrial(trialExt) }

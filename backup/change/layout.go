@@ -31,6 +31,7 @@ const (
 	AsideDir    = ".tandem/aside"
 	PendingFile = ".tandem/pending.json"
 	RevokedFile = ".tandem/revoked.json"
+	KeptFile    = ".tandem/self/kept.json" // of Tandem's own program
 
 	nextDir = ".tandem/next"
 	newDir  = ".tandem/next/new" // what is to be put in place, numbered

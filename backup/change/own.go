@@ -33,7 +33,7 @@ func ownPlace(fs fsys.FS, name string) error {
 // Tandem. The error is one of those of record.Newer.
 func Newer(fs fsys.FS) error {
 	const name = "/record.json"
-	return record.Newer(fs, RecordFile, CommitFile, PendingFile, RevokedFile, IndexFile, PreviousDir+name, nextDir+name, oldDir+name)
+	return record.Newer(fs, RecordFile, CommitFile, PendingFile, RevokedFile, IndexFile, KeptFile, PreviousDir+name, nextDir+name, oldDir+name)
 }
 
 // WriteOwn durably replaces a file of ours.

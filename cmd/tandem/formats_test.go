@@ -22,10 +22,13 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"tandem/agent/self"
 	"tandem/backup"
 	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/ota/hawkbit"
+	"tandem/packaging/bundle"
+	"tandem/versioning"
 )
 
 var writeFormats = flag.Bool("write-formats", false, "write test/formats/VERSION, for the version that CHANGELOG.md begins with")
@@ -33,7 +36,7 @@ var writeFormats = flag.Bool("write-formats", false, "write test/formats/VERSION
 const formatsDir = "../../test/formats"
 
 // kinds are those of our files, as docs/formats.md names them.
-var kinds = []string{"agent", "boot", "commit", "firmware", "hawkbit", "history", "index", "pending", "poll", "record", "revoked", "spent", "whole"}
+var kinds = []string{"agent", "boot", "commit", "firmware", "hawkbit", "history", "index", "kept", "known", "pending", "poll", "proof", "record", "revoked", "spent", "trial", "whole"}
 
 // nextRelease is the version that CHANGELOG.md begins with; 1.0.0 where nothing has been
 // released yet.
@@ -106,8 +109,78 @@ func TestWriteFormats(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	d.keepsItself(release)
 	d.cutBackup(by)
 	d.archive(filepath.Join(formatsDir, release))
+}
+
+// keepsItself writes what a Tandem on trial has of itself, but for the programs, which
+// are large.
+func (d *unit) keepsItself(release string) {
+	d.t.Helper()
+	parse := func(text string) versioning.Version {
+		v, err := versioning.Parse(text)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		return v
+	}
+	data, err := os.ReadFile(bundleFile("hello-1.0.0.tandem"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	r, err := bundle.NewReader(bytes.NewReader(data), bundle.Inspect{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	proof, err := r.Proof()
+	if err == nil {
+		err = os.Mkdir(filepath.Join(d.dir, "lib"), 0o755)
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	disk, err := fsys.OpenOS(d.dir)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer disk.Close()
+	by, revoked := self.By(release), []versioning.Version{parse("0.9.0")}
+	err = errors.Join(
+		by.Write(disk, "known", "lib/tandem.known", self.Known{Previous: parse("0.9.1"), Kept: parse("0.9.1"), Revoked: revoked}, 0o644),
+		by.Write(disk, "trial", "lib/tandem.trial", self.Trial{Version: parse(release), Previous: parse("0.9.1"), Boot: "0a1b2c3d-0000-4000-8000-000000000000", Format: 1, Booted: true}, 0o644),
+		by.Write(disk, self.ProofKind, "lib/tandem.proof", proof, 0o644),
+		fsys.MkdirAll(disk, "usr_data/.tandem/self", 0o700),
+		by.Write(disk, "kept", "usr_data/.tandem/self/kept.json", self.Kept{Version: parse("0.9.1"), Program: "tandem.a", Proof: proof, Revoked: revoked}, 0o600))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// knowsItself reads what keepsItself wrote.
+func (d *unit) knowsItself(release string) {
+	d.t.Helper()
+	disk, err := fsys.OpenOS(filepath.Join(d.dir, "lib"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer disk.Close()
+	usrData, err := fsys.OpenOS(filepath.Join(d.dir, "usr_data"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer usrData.Close()
+	known, trial, err := self.Read(disk, "tandem")
+	if err != nil || trial == nil || trial.Version.String() != release || trial.Previous.String() != "0.9.1" || !trial.Booted || trial.Boot == "" || trial.Format != 1 ||
+		known.Previous.String() != "0.9.1" || known.Kept.String() != "0.9.1" || len(known.Revoked) != 1 {
+		d.t.Errorf("beside the program: %+v %+v %v", known, trial, err)
+	}
+	kept, err := self.NewCopy(usrData).Load()
+	if err != nil || kept.Version.String() != "0.9.1" || kept.Program != "tandem.a" || kept.Proof == nil || len(kept.Revoked) != 1 {
+		d.t.Errorf("usr_data keeps %+v: %v", kept, err)
+	} else if _, err := kept.Proof.Verify(bundle.Inspect{}); err != nil {
+		d.t.Errorf("what vouches for what usr_data keeps: %v", err)
+	}
 }
 
 // cutFS fails once a commit is there, as a disk does whose power goes.
@@ -163,7 +236,7 @@ func (d *unit) archive(dir string) {
 		d.t.Fatal(err)
 	}
 	args := []string{"-C", d.dir, "--sort=name", "--numeric-owner", "--owner=0", "--group=0", "--format=pax", "--pax-option=delete=atime,delete=ctime",
-		"-czf", filepath.Join(dir, "device.tar.gz"), "--exclude=*.lock", "tandem.toml", "root.json", "system", "usr_data", "state"}
+		"-czf", filepath.Join(dir, "device.tar.gz"), "--exclude=*.lock", "tandem.toml", "root.json", "lib", "system", "usr_data", "state"}
 	if out, err := exec.Command("tar", args...).CombinedOutput(); err != nil {
 		d.t.Fatalf("%v\n%s", err, out)
 	}
@@ -185,7 +258,9 @@ func TestFormats(t *testing.T) {
 			t.Parallel()
 			d := &unit{t, t.TempDir()}
 			unpack(t, archive, d.dir)
-			d.knowsKinds(filepath.Base(filepath.Dir(archive)))
+			release := filepath.Base(filepath.Dir(archive))
+			d.knowsKinds(release)
+			d.knowsItself(release)
 			var s struct {
 				Pending  *backup.Pending
 				Revoked  []string

@@ -37,12 +37,13 @@ func TestNewerFiles(t *testing.T) {
 	const download = "state/downloads/hello.ba5eba11ba5eba11ba5eba11ba5eba11ba5eba11ba5eba11ba5eba11ba5eba11."
 	files := map[string]string{
 		"state/agent.json": "agent", "state/hawkbit.json": "hawkbit", "state/history.jsonl": "history", "state/history.3.jsonl": "history",
-		"state/trust/poll.json": "poll", "state/trust/time.json": "poll", "state/firmware/modem/record.json": "firmware",
+		"state/trust/poll.json": "poll", "state/trust/time.json": "poll", "state/firmware/modem/record.json": "firmware", "state/firmware/tandem/proof.json": "proof",
 		download + "boot": "boot", download + "spent": "spent", download + "whole": "whole",
 	}
 	for _, side := range []string{"system", "usr_data"} {
 		for name, kind := range map[string]string{
 			"record.json": "record", "commit.json": "commit", "pending.json": "pending", "revoked.json": "revoked", "index": "index",
+			"self/kept.json":   "kept",
 			"next/record.json": "record", "next/old/record.json": "record", "previous/record.json": "record",
 		} {
 			files[side+"/.tandem/"+name] = kind

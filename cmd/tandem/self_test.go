@@ -182,3 +182,43 @@ func TestSelfKilled(t *testing.T) {
 		}
 	}
 }
+
+// What a newer Tandem left beside the program is left alone: the sides are brought in
+// step all the same, and nothing is installed.
+func TestNewerFilesBesideTheProgram(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("more programs are built")
+	}
+	program := filepath.Join(selfPrograms(t), "tandem-1.0.0")
+	for name, kind := range map[string]string{"known": "known", "trial": "trial", "failed": "trial", "proof": "proof"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := newDevice(t, "")
+			data, err := os.ReadFile(program)
+			if err == nil {
+				err = errors.Join(os.Mkdir(filepath.Join(d.dir, "lib"), 0o755), os.WriteFile(filepath.Join(d.dir, "lib/tandem"), data, 0o755))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.must("install", bundleFile("hello-1.0.0.tandem"))
+			d.write("system/apps/etc/hello.conf", "an edit\n")
+			d.later("lib/tandem."+name, kind)
+			before := d.read("lib/tandem." + name)
+			for _, args := range [][]string{{"boot"}, {"status"}, {"install", bundleFile("hello-1.1.0.tandem")}, {"revoke", "0.9.0"}, {"boot"}} {
+				cmd := d.command(t.Context(), args...)
+				cmd.Path = filepath.Join(d.dir, "lib/tandem")
+				if o := d.wait(d.begin(cmd)); o.exit != 13 || !strings.Contains(o.stderr, "made by Tandem 2.3.0") {
+					t.Errorf("tandem %q: %s", args, o)
+				}
+			}
+			if d.read("lib/tandem."+name) != before {
+				t.Error("it was written")
+			}
+			if got := d.read("usr_data/apps/etc/hello.conf"); got != "an edit\n" {
+				t.Errorf("usr_data has %q", got)
+			}
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 
 	"tandem/internal/digest"
@@ -84,7 +85,7 @@ func chooseParts(all []found, f *Facts, compatible []string) []Part {
 	for _, k := range order {
 		parts = append(parts, chooseOne(groups[k], f.unit(k.kind, k.app)))
 	}
-	slices.SortStableFunc(parts, func(a, b Part) int { return cmp.Compare(rank(a.Kind), rank(b.Kind)) })
+	sort.SliceStable(parts, func(i, j int) bool { return rank(parts[i].Kind) < rank(parts[j].Kind) })
 	return holdBack(parts)
 }
 
