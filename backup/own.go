@@ -38,6 +38,8 @@ type Pending struct {
 	Version  versioning.Version `json:"version"`
 	Previous versioning.Version `json:"previous"` // zero if there was none
 	Starts   int                `json:"starts"`   // boots since it was installed
+	// Failed says why it is given up: then the version before is about to come back.
+	Failed string `json:"failed,omitempty"`
 }
 
 // loadPending reads pending.json. One that is damaged counts as missing: the other
@@ -284,6 +286,31 @@ func (r *Reconciler) Pending() (*Pending, error) {
 // still what it had before; the system side, which comes first, decides.
 func (r *Reconciler) SetPending(p Pending) error {
 	return r.saveOwn("pending", change.PendingFile, p)
+}
+
+// GiveUp durably notes why the version that waits to be confirmed is given up. Until
+// ClearPending GivenUp tells, whatever else is cut off.
+func (r *Reconciler) GiveUp(why string) error {
+	p, err := r.Pending()
+	if err != nil || p == nil {
+		return err
+	}
+	p.Failed = why
+	return r.SetPending(*p)
+}
+
+// GivenUp returns the version that was given up last, and why; nil if that is over.
+// Unlike with Pending it may have been left already.
+func (r *Reconciler) GivenUp() *Pending {
+	for _, s := range r.sides() {
+		if ok, err := s.usable(); err != nil || !ok {
+			continue
+		}
+		if p, there, err := s.loadPending(); err == nil && there && p.Failed != "" {
+			return &p
+		}
+	}
+	return nil
 }
 
 // ClearPending durably forgets it, on both sides. After an error or a power

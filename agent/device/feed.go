@@ -27,7 +27,9 @@ type Unit struct {
 	Pending   versioning.Version   // installed, and waits to be confirmed healthy
 	Begun     versioning.Version   // unpacked for its handler, or written by it for after a restart
 	Revoked   []versioning.Version // those that failed here, or were gone back from
-	Err       error                // why it is not known what is installed
+	Failed    versioning.Version   // the last one that failed here, as far as that is known; and
+	Why       string
+	Err       error // why it is not known what is installed
 }
 
 // Source is where releases come from.
@@ -308,6 +310,9 @@ func (d *Device) units(ctx context.Context) []UnitAnswer {
 		if own, err := d.itself(); u.Kind == release.Agent && err == nil {
 			u.Revoked = append(u.Revoked[:len(u.Revoked):len(u.Revoked)], d.revokedItself(own)...)
 		}
+		if s.State == firmware.Failed {
+			u.Failed, u.Why = s.Version, s.Reason
+		}
 		if s.State.Open() || s.State == firmware.Restart {
 			u.Unpacked = firmware.Result{Name: c.Name, From: s.Previous, Version: s.Version, State: s.State}
 			u.Begun = s.Version
@@ -327,6 +332,9 @@ func (d *Device) units(ctx context.Context) []UnitAnswer {
 	app.Revoked, app.Err = d.reconciler.Revoked()
 	if p, err := d.reconciler.Pending(); err == nil && p != nil {
 		app.Pending = p.Version
+	}
+	if p := d.reconciler.GivenUp(); p != nil {
+		app.Failed, app.Why = p.Version, rolledBackFor+p.Failed
 	}
 	return append(all, app)
 }

@@ -228,12 +228,18 @@ func (d *Device) facts(ctx context.Context, units []Unit) (*hawkbit.Facts, error
 	return f, nil
 }
 
+// rolledBackFor begins why a version failed that was gone back from.
+const rolledBackFor = "rolled back: "
+
 // causes says of versions that are revoked why they are, as far as that is
 // remembered.
 func causes(u Unit, events []Event) map[string]string {
 	all := map[string]string{}
 	for _, v := range u.Revoked {
 		why := "revoked here"
+		if v.Compare(u.Failed) == 0 { // the history may have yet to hear of it
+			why = u.Why
+		}
 		for _, e := range events {
 			switch {
 			case u.Kind != release.App:
@@ -241,7 +247,9 @@ func causes(u Unit, events []Event) map[string]string {
 					why = e.Error
 				}
 			case e.Command == "rollback" && e.From.Compare(v) == 0:
-				why = cmp.Or(strings.TrimSuffix("rolled back: "+e.Reason, ": "), why)
+				if why = strings.TrimSuffix(rolledBackFor+e.Reason, ": "); e.Error != "" {
+					why = strings.TrimPrefix(e.Reason+"; "+e.Error, "; ")
+				}
 			}
 		}
 		all[v.String()] = why

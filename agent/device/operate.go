@@ -292,16 +292,23 @@ func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, ru
 	if p.Previous.Compare(p.Version) > 0 { // an operator went back from it: it is revoked for that alone
 		to = p.Previous
 	}
-	res, _, now, e := d.rollback(ctx, to, running)
+	if e := d.reconciler.GiveUp(reason); e != nil {
+		d.env.Log.WithError(e).Warn("it could not be noted why the version is given up")
+	}
+	remember := func(_, now versioning.Version, e error) {
+		if to.IsZero() || !errors.Is(e, backup.ErrNothingToReturnTo) {
+			d.Remember(rolledBack(p.Version, now, reason, e))
+		}
+	}
+	res, e := d.rollback(ctx, to, running, remember)
 	if errors.Is(e, backup.ErrNothingToReturnTo) && !to.IsZero() {
-		res, _, now, e = d.rollback(ctx, versioning.Version{}, running)
+		to = versioning.Version{}
+		res, e = d.rollback(ctx, to, running, remember)
 	}
 	if errors.Is(e, backup.ErrNothingToReturnTo) {
 		// It is the only one there is: it stays, but is never offered again.
-		d.Remember(rolledBack(p.Version, now, reason, e))
 		return res, errors.Join(&staysError{p.Version, reason}, d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())
 	}
-	d.Remember(rolledBack(p.Version, now, reason, e))
 	return res, errors.Join(err, e)
 }
 
@@ -326,10 +333,11 @@ func (e *staysError) Hint() string {
 
 // rollback returns to another version that is kept here and brings the sides
 // in step. An application that may run is stopped before and started after it;
-// at boot that is the init script's business.
-func (d *Device) rollback(ctx context.Context, to versioning.Version, running bool) (res *backup.Result, from, now versioning.Version, err error) {
+// at boot that is the init script's business. What became of it is remembered before
+// it is forgotten why the version was left.
+func (d *Device) rollback(ctx context.Context, to versioning.Version, running bool, remember func(from, now versioning.Version, err error)) (res *backup.Result, err error) {
 	stopped := false
-	from, now, err = d.reconciler.Rollback(ctx, to, func(from, now versioning.Version) {
+	from, now, err := d.reconciler.Rollback(ctx, to, func(from, now versioning.Version) {
 		if !running {
 			return
 		}
@@ -343,13 +351,14 @@ func (d *Device) rollback(ctx context.Context, to versioning.Version, running bo
 			res.Returned = true
 		}
 	}
+	remember(from, now, err)
 	if err == nil {
 		err = d.reconciler.ClearPending()
 	}
 	if stopped {
 		d.StartApplication(ctx, from, now)
 	}
-	return res, from, now, err
+	return res, err
 }
 
 // Rollback returns to the version before, or to the one named. What holds
@@ -358,9 +367,7 @@ func (d *Device) Rollback(ctx context.Context, to versioning.Version) (*backup.R
 	if err := d.Known(); err != nil {
 		return nil, err
 	}
-	res, from, now, err := d.rollback(ctx, to, true)
-	d.Remember(rolledBack(from, now, "", err))
-	return res, err
+	return d.rollback(ctx, to, true, func(from, now versioning.Version, err error) { d.Remember(rolledBack(from, now, "", err)) })
 }
 
 // Confirm takes the version on system for healthy. With backup = "confirmed"

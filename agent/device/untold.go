@@ -84,6 +84,9 @@ func (d *Device) CatchUp(ctx context.Context, c Course, runs versioning.Version)
 		}
 	}
 	e.Reason = "found at the agent's start"
+	if p := d.reconciler.GivenUp(); p != nil && e.Action == "rolled back" && p.Version.String() == e.From.String() {
+		e.Reason = p.Failed
+	}
 	d.Remember(*e)
 	if e.Action == "rolled back" && c.Step != Installing { // else the course is resumed
 		d.StartApplication(ctx, e.From, e.Version)
