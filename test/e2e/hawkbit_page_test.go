@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-
 	"time"
 )
 
@@ -45,7 +44,7 @@ attributes = { site = "north" }
 `})
 	d.write("token", deviceToken+"\n")
 	d.check(os.Chmod(d.path("token"), 0o600))
-	for _, v := range []string{"1.0.0", "1.1.0", "2.0.0"} {
+	for _, v := range []string{"1.0.0", "1.1.0", "1.2.0", "2.0.0"} {
 		content, err := os.ReadFile(bundle(v))
 		d.check(err)
 		d.write("hello-"+v+".tandem", string(content))
