@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -54,7 +55,9 @@ attributes = { site = "north" }
 	d.write("health.sh", "echo it says no >&2\n[ \"$TANDEM_VERSION\" != 2.0.0 ]\n")
 	d.write("tandem.toml", config+fmt.Sprintf("health = [\"/bin/sh\", %q]\n", d.path("health.sh")))
 
-	sh := exec.CommandContext(t.Context(), "sh")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // a command that waits may wait for ever
+	defer cancel()
+	sh := exec.CommandContext(ctx, "sh")
 	sh.Dir = d.dir
 	sh.Env = append(os.Environ(), "PATH="+binDir+string(filepath.ListSeparator)+os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC")
 	in, err := sh.StdinPipe()

@@ -103,12 +103,18 @@ func (s *Server) startGroup(g *group) {
 			}
 		}
 		t.assigned, t.status = a.set, "pending"
-		s.begin(a, nil, "Assignment initiated by rollout")
+		s.begin(a, a.rollout.as.ConfirmationRequired, "Assignment initiated by rollout")
 	}
 }
 
 func (s *Server) advance(r *rollout, due func(time.Time) bool) {
+	over := 0
 	for i, g := range r.groups {
+		if g.status == "finished" {
+			if over++; over == len(r.groups) {
+				r.status = "finished"
+			}
+		}
 		if g.status != "running" {
 			continue
 		}
@@ -122,6 +128,9 @@ func (s *Server) advance(r *rollout, due func(time.Time) bool) {
 			}
 		}
 		n := max(1, len(g.actions))
+		if len(g.actions) == 0 {
+			done = n
+		}
 		switch {
 		case failed*100/n >= 80:
 			g.status, r.status = "error", "paused"
@@ -147,6 +156,7 @@ type rolloutIn struct {
 	Query             string `json:"targetFilterQuery"`
 	AmountGroups      int    `json:"amountGroups"`
 	Type              string `json:"type"`
+	Confirm           *bool  `json:"confirmationRequired"`
 }
 
 func (m *management) createRollout() error {
@@ -158,7 +168,7 @@ func (m *management) createRollout() error {
 	if ds == nil {
 		return notFound("DistributionSet", in.DistributionSetID)
 	}
-	r := &rollout{id: m.next("rollout"), name: in.Name, query: in.Query, set: ds, as: assignment{Type: in.Type}, status: "creating", since: m.o.Now()}
+	r := &rollout{id: m.next("rollout"), name: in.Name, query: in.Query, set: ds, as: assignment{Type: in.Type, ConfirmationRequired: in.Confirm}, status: "creating", since: m.o.Now()}
 	for i := range max(1, in.AmountGroups) {
 		r.groups = append(r.groups, &group{id: m.next("group"), name: fmt.Sprintf("group-%d", i+1), status: "ready"})
 	}
@@ -178,11 +188,24 @@ func (m *management) createRollout() error {
 }
 
 func (r *rollout) shown() object {
-	total := 0
+	total, done, failed, running := 0, 0, 0, 0
 	for _, g := range r.groups {
 		total += len(g.targets)
+		for _, a := range g.actions {
+			switch {
+			case a.status == stFinished:
+				done++
+			case a.status == stError:
+				failed++
+			case a.active && a.status != stScheduled:
+				running++
+			}
+		}
 	}
 	return object{
+		"totalTargetsPerStatus": object{
+			"running": running, "notstarted": total - done - failed - running, "scheduled": 0, "cancelled": 0, "finished": done, "error": failed,
+		},
 		"id": r.id, "name": r.name, "status": r.status, "distributionSetId": r.set.id, "targetFilterQuery": r.query,
 		"totalGroups": len(r.groups), "totalTargets": total, "type": r.as.Type, "weight": 1000, "deleted": false, "dynamic": false, "forcetime": 0,
 	}
