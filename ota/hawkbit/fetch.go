@@ -281,7 +281,7 @@ func (t *ranged) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	switch {
-	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone:
+	case isMissing(resp.StatusCode):
 		t.missing()
 	case whole && resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), "bytes 0-"):
 		resp.StatusCode, resp.Status = http.StatusOK, "200 OK"

@@ -18,6 +18,12 @@ import (
 // errMissing says that the server has no such file, or not for this device now.
 var errMissing = errors.New("the server does not have it")
 
+// isMissing tells by the status of an answer that no repetition brings the file. The server
+// answers 400 where it does not like the name that it gave the file itself.
+func isMissing(status int) bool {
+	return status == http.StatusNotFound || status == http.StatusGone || status == http.StatusBadRequest
+}
+
 // look reads the head of each artifact of a deployment. An error says that not
 // all could be looked at; what cannot be taken is no error.
 func (s *Source) look(ctx context.Context, d *deployment) ([]found, error) {
@@ -64,6 +70,8 @@ func (s *Source) lookAt(ctx context.Context, a artifact) (*found, error) {
 			}
 		}
 		return no(bad.error, s.o.Code(bad.error))
+	case errors.Is(err, errMissing):
+		return nil, fmt.Errorf("%s: %w", x.artifact, err)
 	case err != nil:
 		return nil, err
 	}
@@ -186,20 +194,20 @@ func (p *pieces) open() (more bool, err error) {
 	}
 	p.body, p.left = resp.Body, p.size
 	p.size = min(2*p.size, maxPiece)
-	switch resp.StatusCode {
-	case http.StatusPartialContent:
+	switch {
+	case resp.StatusCode == http.StatusPartialContent:
 		return true, nil
-	case http.StatusOK:
+	case resp.StatusCode == http.StatusOK:
 		p.whole = true
 		if _, err := io.CopyN(io.Discard, p.body, p.at); err != nil {
 			return false, unreachable(p.ctx, shown, err)
 		}
 		return true, nil
-	case http.StatusRequestedRangeNotSatisfiable:
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
 		return false, nil
-	case http.StatusNotFound, http.StatusGone:
-		return false, fmt.Errorf("%s: %w", shown, errMissing)
-	case http.StatusUnauthorized, http.StatusForbidden:
+	case isMissing(resp.StatusCode):
+		return false, fmt.Errorf("%s: %w: %d", shown, errMissing, resp.StatusCode)
+	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:
 		return false, errDenied{ota.StatusError(shown, resp)}
 	}
 	return false, ota.StatusError(shown, resp)

@@ -475,6 +475,24 @@ func TestFileIsMissing(t *testing.T) {
 	b.sees(n, "error", false)
 }
 
+// The server takes names of files that it does not serve afterwards: the action fails,
+// and names the file.
+func TestNameIsNotServed(t *testing.T) {
+	for _, name := range []string{"100%.tandem", "a;b.tandem"} {
+		b := newBench(t)
+		n := b.assign(hawkbit.Assignment{Set: b.set("2.0.0", map[string][]byte{name: pack("hello", "2.0.0", "", 2000)}), Type: "forced"})
+		for range 4 {
+			if _, err := b.source().Sync(b.ctx, b.facts()); err == nil {
+				break
+			}
+		}
+		b.sees(n, "error", false)
+		if h := b.history(n); !strings.Contains(h, "an artifact: "+name) || !strings.Contains(h, ": 400") {
+			t.Errorf("%s: the history:\n%s", name, h)
+		}
+	}
+}
+
 // The server's quota of statuses is used up: the outcome arrives all the same.
 func TestQuota(t *testing.T) {
 	b := newBench(t)
