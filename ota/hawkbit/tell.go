@@ -19,7 +19,7 @@ func (s *Source) tell(ctx context.Context, st *State, f *Facts, asked, idle bool
 		unsure, st.Attributes = st.Attributes != nil, nil
 	}
 	if idle {
-		if err := s.tellInstalled(ctx, st, f, !s.c.cache.told); err != nil {
+		if err := s.tellInstalled(ctx, st, f, all); err != nil {
 			s.o.Log.WithError(err).Warn("the server was not told what is installed; it is tried again")
 			unsure, st.Told = unsure || !st.Told.IsZero(), versioning.Version{}
 		} else {

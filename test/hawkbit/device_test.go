@@ -583,6 +583,26 @@ func TestInstalledByHand(t *testing.T) {
 	}
 }
 
+// A device that was deleted on the server, and made anew under its name, is told of whole.
+func TestTargetIsMadeAnew(t *testing.T) {
+	b := newBench(t)
+	b.o.SetName = "hello"
+	b.o.Cache = &source.Cache{} // the agent goes on meanwhile
+	b.release("1.0.0")
+	b.sync()
+	b.installedIs("hello:1.0.0")
+	b.check(b.op.DeleteTarget(b.ctx, device))
+	if _, err := b.source().Sync(b.ctx, b.facts()); !errors.Is(err, ota.ErrUnreachable) {
+		t.Errorf("%v: expected %v", err, ota.ErrUnreachable)
+	}
+	b.check(b.op.AddTarget(b.ctx, device, token))
+	b.sync()
+	b.installedIs("hello:1.0.0")
+	if a, err := b.op.Attributes(b.ctx, device); err != nil || a["version.system"] != "1.0.0" {
+		t.Errorf("attributes %v, %v", a, err)
+	}
+}
+
 // An answer to what the device told of itself is lost, and the device goes back to
 // what it was: the server does not keep what it heard in between.
 func TestAttributesAreLost(t *testing.T) {
