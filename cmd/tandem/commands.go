@@ -361,7 +361,11 @@ func (p *program) showUpdate(doc *device.Updated, err error) error {
 	ofApp := !slices.ContainsFunc(doc.Firmware, func(f device.UpdatedFirmware) bool { return f.Name == doc.App })
 	switch {
 	case ofApp && !doc.Updated && doc.App == "" && doc.BackedUp:
-		lines = append(lines, fmt.Sprintf("nothing newer than %s", orNone(doc.Version)))
+		line := fmt.Sprintf("nothing newer than %s", orNone(doc.Version))
+		if s := doc.Source; s != nil && s.Action != nil && s.Action.Hold != "" {
+			line = "nothing was installed: " + s.Action.Hold
+		}
+		lines = append(lines, line)
 	case ofApp && !doc.Updated && doc.App != "" && doc.Error == "":
 		lines = append(lines, fmt.Sprintf("%s %s is installed already; --reinstall installs it again", doc.App, doc.Version))
 	case ofApp && doc.Recalled && doc.Updated && doc.BackedUp:

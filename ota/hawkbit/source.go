@@ -229,12 +229,13 @@ func (s *Source) end(ctx context.Context, st *State) error {
 // carryOut does what was decided. again says that the server is to be asked anew.
 func (s *Source) carryOut(ctx context.Context, st *State, m move, f *Facts) (again bool, err error) {
 	if m.Gone {
-		if log := s.o.Log.WithField("action", st.Action.Number); st.Action.Told {
+		has := st.Action.Told && st.Action.Window == "" // that is how an action to download only ends
+		if log := s.o.Log.WithField("action", st.Action.Number); has {
 			log.Info("the server has what it wanted: the download")
 		} else {
 			log.Warn("the server has dropped the action")
 		}
-		st.Action = &Action{Number: st.Action.Number, Step: Ended, Told: st.Action.Told}
+		st.Action = &Action{Number: st.Action.Number, Step: Ended, Told: has}
 		if err := s.save(st); err != nil {
 			return false, err
 		}

@@ -363,6 +363,18 @@ func TestSuperseded(t *testing.T) {
 }
 
 func TestForceQuit(t *testing.T) {
+	t.Run("held for a window", func(t *testing.T) {
+		b := newBench(t)
+		as := hawkbit.Window(b.clock().Add(time.Hour), 10*time.Minute)
+		as.Set, as.Type = b.release("2.0.0"), "forced"
+		n := b.assign(as)
+		b.round()
+		b.check(b.op.Cancel(b.ctx, device, n, false))
+		b.check(b.op.Cancel(b.ctx, device, n, true))
+		if v := b.round(); v.Action != 0 || v.Keep {
+			t.Errorf("%+v", v)
+		}
+	})
 	b := newBench(t)
 	n := b.assign(hawkbit.Assignment{Set: b.release("2.0.0"), Type: "forced"})
 	b.sync()
