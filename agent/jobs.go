@@ -307,7 +307,7 @@ func (a *Agent) settle(c, next device.Course, free map[string]int64, err error) 
 		switch {
 		case errors.Is(err, hawkbit.ErrWithdrawn):
 			a.now.NextPoll = now // which tells what is wanted now
-		case c.Step == device.Downloading && errors.Is(err, ota.ErrRefused) && w.Tries > maxRefusals && a.refused(c, err):
+		case errors.Is(err, ota.ErrRefused) && w.Tries > maxRefusals && a.refused(c, err):
 			a.mem.Put(device.Course{Step: device.Idle, Kind: c.Kind, App: c.App})
 		case c.Step == device.Downloading && errors.Is(err, ota.ErrRefused): // it may have been replaced: ask again
 			a.now.NextPoll = sooner(a.now.NextPoll, w.NotYet)
