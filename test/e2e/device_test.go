@@ -24,9 +24,10 @@ import (
 
 // device is a device of its own: two sides, hooks, and an agent that may run.
 type device struct {
-	t     testing.TB
-	dir   string
-	agent *process // nil while none runs
+	t       testing.TB
+	dir     string
+	program string   // its own tandem; "": the one that all share
+	agent   *process // nil while none runs
 }
 
 // options are the sections of a device's configuration that tests change.
@@ -188,7 +189,7 @@ func (d *device) must(args ...string) outcome {
 }
 
 func (d *device) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "tandem"), append([]string{"--config", "tandem.toml"}, args...)...)
+	cmd := exec.CommandContext(ctx, cmp.Or(d.program, filepath.Join(binDir, "tandem")), append([]string{"--config", "tandem.toml"}, args...)...)
 	cmd.Dir = d.dir
 	return cmd
 }

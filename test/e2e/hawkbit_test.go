@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -681,6 +683,52 @@ esac
 			if told := h.told(n); !strings.Contains(told, tells) {
 				t.Errorf("modem %s: the server is not told %q:\n%s", c.modem, tells, told)
 			}
+		}
+	}
+}
+
+// One action brings the application and Tandem itself; the server is told of both, and
+// which Tandems the device has.
+func TestHawkBitItself(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("two more programs are built")
+	}
+	h := newHawk(t, nil, rand.New(rand.NewPCG(seed(t), 0)))
+	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
+	d.write("token", deviceToken+"\n")
+	for _, p := range []struct{ version, file string }{{"1.0.0", "lib/tandem"}, {"2.0.0", "two"}} {
+		build := exec.Command("go", "build", "-ldflags", "-s -w -X main.version="+p.version, "-o", d.path(p.file), "tandem/cmd/tandem")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	d.program = d.path("lib/tandem")
+	h.check(release("bundle", "create", d.path("two"), "--kind", "agent", "--arch", runtime.GOARCH, "--version", "2.0.0",
+		"--keys", "keys", "--root", "repo/root.json", "--out", d.path("two.tandem")))
+	app, err := os.ReadFile(bundle("1.1.0"))
+	h.check(err)
+	n := h.assign(hawkbit.Assignment{Set: h.set("1.1.0", map[string][]byte{"hello.tandem": app, "tandem.tandem": []byte(d.read("two.tandem"))}), Type: "forced"})
+	d.run("update")
+	if got := h.over(n, func() {}); got != "finished" {
+		t.Errorf("the action is %s\n%s", got, h.told(n))
+	}
+	for _, tells := range []string{"tandem 2.0.0: installed", "hello 1.1.0: installed"} {
+		if told := h.told(n); !strings.Contains(told, tells) {
+			t.Errorf("the server is not told %q:\n%s", tells, told)
+		}
+	}
+	if o := d.must("version"); !strings.Contains(o.stdout, "tandem 2.0.0 ") || !strings.Contains(o.stdout, "not confirmed yet, previous 1.0.0") {
+		t.Errorf("in place is %s", o.stdout)
+	}
+	d.must("keep")
+	d.must("update") // which tells what is different since the last time
+	attributes, err := h.op.Attributes(t.Context(), controller)
+	h.check(err)
+	for name, want := range map[string]string{"tandem": "2.0.0", "tandem_previous": "1.0.0", "tandem_kept": "2.0.0", "tandem_pending": "none"} {
+		if attributes[name] != want {
+			t.Errorf("the attribute %s is %q: expected %q", name, attributes[name], want)
 		}
 	}
 }
