@@ -23,26 +23,28 @@ type Bases struct {
 
 // base is a side with the record of what lies there.
 type base struct {
-	fs  fsys.FS
-	own *record.Record // nil if there is none
+	fs    fsys.FS
+	own   *record.Record // nil if there is none
+	names map[digest.SHA256][]string
 }
 
 // Bases looks for versions. What cannot be read is not there. Nothing is changed.
 func (r *Reconciler) Bases() *Bases {
 	b := &Bases{buf: make([]byte, 128<<10)}
+	known := map[digest.SHA256]*record.Record{}
 	for _, side := range r.sides() {
 		if side.ready() != nil {
 			continue
 		}
-		own, _, err := record.Load(side.FS, change.RecordFile, nil)
+		own, _, err := record.Load(side.FS, change.RecordFile, known)
 		if err != nil {
 			own = nil
 		}
-		previous, _, err := record.Load(side.FS, path.Join(change.PreviousDir, path.Base(change.RecordFile)), nil)
+		previous, _, err := record.Load(side.FS, path.Join(change.PreviousDir, path.Base(change.RecordFile)), known)
 		if err != nil {
 			previous = nil
 		}
-		b.sides = append(b.sides, base{side.FS, own})
+		b.sides = append(b.sides, base{fs: side.FS, own: own})
 		for _, v := range []*record.Record{own, previous} {
 			if v != nil {
 				b.manifests = append(b.manifests, &v.Manifest)
@@ -55,19 +57,30 @@ func (r *Reconciler) Bases() *Bases {
 // Manifests returns what is recorded of the versions.
 func (b *Bases) Manifests() []*Manifest { return b.manifests }
 
+// Keep finds the files of those contents, which Open opens, and lets go of what is recorded
+// of all others.
+func (b *Bases) Keep(need map[digest.SHA256]bool) {
+	for i := range b.sides {
+		s := &b.sides[i]
+		s.names = map[digest.SHA256][]string{}
+		if s.own == nil {
+			continue
+		}
+		for e := range s.own.Entries() {
+			if e.Type == manifest.File && need[*e.SHA256] {
+				s.names[*e.SHA256] = append(s.names[*e.SHA256], change.Name(e.Path))
+			}
+		}
+		s.own = nil
+	}
+	b.manifests = nil
+}
+
 // Open opens a file with that content, wherever it lies: it was read and compared.
 // The error wraps fs.ErrNotExist if there is none.
 func (b *Bases) Open(ctx context.Context, sum digest.SHA256, size int64) (fsys.File, error) {
 	for _, s := range b.sides {
-		names := []string{change.Kept(change.PreviousDir, sum.String())}
-		if s.own != nil {
-			for e := range s.own.Entries() {
-				if e.Type == manifest.File && e.Size == size && *e.SHA256 == sum {
-					names = append(names, change.Name(e.Path))
-				}
-			}
-		}
-		for _, name := range names {
+		for _, name := range append([]string{change.Kept(change.PreviousDir, sum.String())}, s.names[sum]...) {
 			f, err := b.open(ctx, s.fs, name, sum, size)
 			if ctx.Err() != nil {
 				return nil, ctx.Err()

@@ -1,12 +1,14 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"path"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -23,8 +25,10 @@ type work struct {
 	side   *Side
 	snap   *Snapshot
 	plan   *change.Plan
-	change *change.Change  // nil where there is no room to stage
-	placed map[Path]uint64 // inodes of what was staged; nil before the commit, and where that changed nothing
+	change *change.Change // nil where there is no room to stage
+	// placed tells the inodes of what was staged; nil before the commit, and where that
+	// changed nothing.
+	placed func(Path) (ino uint64, ok bool)
 }
 
 // bring makes both sides hold what is desired, and reports whether that took any
@@ -105,13 +109,17 @@ func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName)
 
 // names returns what tells whether a record names a content.
 func names(r *record.Record) func(digest.SHA256) bool {
-	all := map[digest.SHA256]bool{}
+	all := make([]*digest.SHA256, 0, r.Len())
 	for e := range r.Entries() {
 		if e.SHA256 != nil {
-			all[*e.SHA256] = true
+			all = append(all, e.SHA256)
 		}
 	}
-	return func(sum digest.SHA256) bool { return all[sum] }
+	sort.Slice(all, func(i, k int) bool { return bytes.Compare(all[i][:], all[k][:]) < 0 })
+	return func(sum digest.SHA256) bool {
+		i := sort.Search(len(all), func(i int) bool { return bytes.Compare(all[i][:], sum[:]) >= 0 })
+		return i < len(all) && *all[i] == sum
+	}
 }
 
 // stage stages all that a side lacks. Where there is no room for it, what was
@@ -247,7 +255,7 @@ func (r *Reconciler) commit(ctx context.Context, in *inspector, w *work, d *desi
 		in.left[w.side.Name][l.Path] = true
 	}
 	if out.Wrote {
-		w.placed = w.change.Placed()
+		w.placed = w.change.Placed
 	}
 	w.change = nil
 	return out.Wrote, nil

@@ -41,7 +41,6 @@ type Install struct {
 	usrData *work // nil where usr_data follows later
 	merged  *merged
 	src     *sources
-	names   map[Path][]Path      // of the release → where its content is needed
 	bad     []versioning.Version // revoked now
 	before  []versioning.Version // to be revoked before the commit
 	after   []versioning.Version // to be revoked after it
@@ -167,10 +166,6 @@ func (i *Install) plan(system, usrData *Snapshot, can func(*manifest.Entry) bool
 			i.usrData = nil // it follows later, and tells
 		}
 	}
-	i.names = map[Path][]Path{}
-	for p, e := range i.merged.brought {
-		i.names[p] = append(i.names[p], e.Path)
-	}
 	return nil
 }
 
@@ -265,11 +260,11 @@ func (i *Install) verdicts(sides ...*Snapshot) {
 }
 
 // brings reports whether the content of an entry comes from the release.
-func (i *Install) brings(e *manifest.Entry) bool { return i.merged.brings[e.Path] }
+func (i *Install) brings(e *manifest.Entry) bool { return i.merged.brings(e.Path) }
 
 // Wants reports whether the content of the release's file p is needed.
 func (i *Install) Wants(p Path) bool {
-	to := i.merged.brought[p]
+	to := i.merged.to(p)
 	if to == nil {
 		return false
 	}
@@ -308,7 +303,7 @@ func (i *Install) Bytes() int64 {
 // Put stages the content of the release's file p, on both sides in one pass.
 // Content that is Verified is not hashed once more.
 func (i *Install) Put(ctx context.Context, p Path, content io.Reader) error {
-	to := i.merged.brought[p]
+	to := i.merged.to(p)
 	if to == nil || !i.Wants(p) {
 		return fmt.Errorf("%w: %s: content that nobody asked for", manifest.ErrInvalid, p)
 	}

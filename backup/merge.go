@@ -31,12 +31,40 @@ type InstallOptions struct {
 // merged three ways from the old default, what is here, and the new default.
 type merged struct {
 	record *record.Record
-	// brought has the entries whose content comes from the release, by the path
-	// that it has there.
-	brought map[Path]*manifest.Entry
-	brings  map[Path]bool // the paths that these entries have here
-	beside  []Path        // defaults put beside configuration that was edited here
-	kept    []Path        // configuration that had to make way, and lies beside now
+	// brought has the entries whose content comes from the release, each in the
+	// place that it has in the release's list.
+	brought   []*manifest.Entry
+	shipped   []*manifest.Entry // that list
+	elsewhere map[Path]bool     // paths of entries of brought that are not those in the release
+	beside    []Path            // defaults put beside configuration that was edited here
+	kept      []Path            // configuration that had to make way, and lies beside now
+}
+
+// bring notes that the content of the release's file p comes to e; nil is nowhere.
+func (m *merged) bring(p Path, e *manifest.Entry) {
+	if i, ok := manifest.Search(m.shipped, p); ok {
+		m.brought[i] = e
+	}
+	if e.Path != p {
+		m.elsewhere[e.Path] = true
+	}
+}
+
+// to returns where the content of the release's file p comes to; nil for nowhere.
+func (m *merged) to(p Path) *manifest.Entry {
+	if i, ok := manifest.Search(m.shipped, p); ok {
+		return m.brought[i]
+	}
+	return nil
+}
+
+// brings reports whether the content of what lies at p comes from the release.
+func (m *merged) brings(p Path) bool {
+	if m.elsewhere[p] {
+		return true
+	}
+	e := m.to(p)
+	return e != nil && e.Path == p
 }
 
 type merger struct {
@@ -53,7 +81,10 @@ type merger struct {
 // nil is all of them.
 func merge(release *Manifest, system *Snapshot, o InstallOptions, can func(*manifest.Entry) bool) *merged {
 	m := &merger{
-		merged:  &merged{record: &record.Record{Manifest: *release}, brought: map[Path]*manifest.Entry{}},
+		merged: &merged{
+			record: &record.Record{Manifest: *release}, shipped: release.Files,
+			brought: make([]*manifest.Entry, len(release.Files)), elsewhere: map[Path]bool{},
+		},
 		release: release, facts: system.facts, can: can, config: map[Path]*manifest.Entry{}, moved: map[Path]Path{},
 	}
 	if b := system.basis(); b != nil {
@@ -68,7 +99,7 @@ func merge(release *Manifest, system *Snapshot, o InstallOptions, can func(*mani
 		} else {
 			e = m.unchanged(e)
 			m.record.Manifest.Files[k] = e
-			m.brought[shipped.Path] = e
+			m.brought[k] = e
 		}
 	}
 	if m.facts != nil {
@@ -83,10 +114,6 @@ func merge(release *Manifest, system *Snapshot, o InstallOptions, can func(*mani
 	}
 	slices.SortFunc(m.record.Config, manifest.ByPath)
 	dropOrphans(m.record)
-	m.brings = map[Path]bool{}
-	for _, e := range m.brought {
-		m.brings[e.Path] = true
-	}
 	return m.merged
 }
 
@@ -145,7 +172,7 @@ func (m *merger) fixed(p Path) bool {
 
 func (m *merger) take(e *manifest.Entry) {
 	m.config[e.Path] = e
-	m.brought[e.Path] = e
+	m.bring(e.Path, e)
 }
 
 // shipped merges a default of the release.
@@ -204,7 +231,7 @@ func (m *merger) putBeside(e, def *manifest.Entry) {
 		return has
 	})
 	m.config[beside.Path] = &beside
-	m.brought[e.Path] = &beside
+	m.bring(e.Path, &beside)
 	m.beside = append(m.beside, beside.Path)
 }
 

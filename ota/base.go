@@ -3,7 +3,6 @@ package ota
 import (
 	"context"
 	"strings"
-	"sync"
 
 	"tandem/backup"
 	"tandem/internal/digest"
@@ -15,13 +14,14 @@ import (
 // side's version, and those before that they keep.
 type onDevice struct {
 	ctx   context.Context
-	bases func() *backup.Bases // looked for when they are first needed
+	r     *backup.Reconciler
+	bases *backup.Bases // once the release was found
 }
 
 // BaseOf returns what lies on a device that a delta bundle may build on; own, which
 // may be nil, is Tandem itself.
 func BaseOf(ctx context.Context, r *backup.Reconciler, own bundle.Base) bundle.Base {
-	sides := &onDevice{ctx, sync.OnceValue(r.Bases)}
+	sides := &onDevice{ctx: ctx, r: r}
 	if own == nil {
 		return sides
 	}
@@ -30,15 +30,18 @@ func BaseOf(ctx context.Context, r *backup.Reconciler, own bundle.Base) bundle.B
 
 // Release implements bundle.Base. A side does not keep release.json: it is made
 // again from what is recorded of the release.
-func (d *onDevice) Release(b bundle.BaseRelease) ([]byte, error) {
+func (d *onDevice) Release(of *bundle.Delta) ([]byte, error) {
 	var here []string
-	for _, m := range d.bases().Manifests() {
+	b, bases := of.Base, d.r.Bases()
+	for _, m := range bases.Manifests() {
 		if m.Version.String() == b.Version.String() {
 			raw, err := release.Rebuild(m, b.Time)
 			if err != nil {
 				return nil, err
 			}
 			if digest.Of(raw) == b.Release {
+				bases.Keep(of.Needs())
+				d.bases = bases
 				return raw, nil
 			}
 			here = append(here, m.Version.String()+", which is another release")
@@ -66,7 +69,10 @@ func unique(list []string) (kept []string) {
 
 // Open implements bundle.Base.
 func (d *onDevice) Open(sum digest.SHA256, size int64) (bundle.BaseFile, error) {
-	f, err := d.bases().Open(d.ctx, sum, size)
+	if d.bases == nil {
+		return nil, bundle.NotHere("the base is not here")
+	}
+	f, err := d.bases.Open(d.ctx, sum, size)
 	if err != nil && d.ctx.Err() == nil {
 		return nil, bundle.NotHere("%v", err)
 	}
@@ -80,11 +86,11 @@ type withOwn struct {
 }
 
 // Release implements bundle.Base.
-func (w *withOwn) Release(b bundle.BaseRelease) ([]byte, error) {
-	if raw, err := w.own.Release(b); err == nil {
+func (w *withOwn) Release(of *bundle.Delta) ([]byte, error) {
+	if raw, err := w.own.Release(of); err == nil {
 		return raw, nil
 	}
-	return w.Base.Release(b)
+	return w.Base.Release(of)
 }
 
 // Open implements bundle.Base.

@@ -156,7 +156,7 @@ func (d *Device) inspect(verifier func() (bundle.Verifier, error)) func(context.
 			out.App, out.Version, out.Base = delta.App, delta.Version, delta.Base.Version
 		}
 		if m == nil {
-			_, err := base.Release(delta.Base)
+			_, err := base.Release(delta)
 			out.Lacks = fmt.Sprintf("it builds on version %s, release %s: %v", delta.Base.Version, delta.Base.Release, err)
 			return out, nil
 		}

@@ -318,10 +318,10 @@ func (s *Self) Bring(ctx context.Context, c *Copy, v func() (bundle.Verifier, er
 }
 
 // Release implements bundle.Base: of the program in place.
-func (s *Self) Release(b bundle.BaseRelease) ([]byte, error) {
+func (s *Self) Release(of *bundle.Delta) ([]byte, error) {
 	p := &bundle.Proof{}
 	_, err := record.ReadJSON(s.o.FS, ProofKind, s.name(proofExt), bundle.MaxProof, p)
-	if err != nil || digest.Of(p.Release) != b.Release {
+	if err != nil || digest.Of(p.Release) != of.Base.Release {
 		return nil, bundle.NotHere("tandem %s is here", s.o.Running)
 	}
 	return p.Release, nil

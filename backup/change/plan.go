@@ -365,11 +365,18 @@ func (p *Plan) Drop(lost func(*manifest.Entry) bool) {
 // Content is a file whose content has to be staged.
 type Content struct {
 	*manifest.Entry
-	name string
+	op *Op // that it is staged for
 }
 
-// Content returns the files whose content has to come from somewhere, and where
-// it is staged, in the order of their paths.
+// name returns where it is staged: a plan may have very many, so that it is not kept.
+func (f Content) name() string {
+	if f.op.New.Type == manifest.File {
+		return path.Join(newDir, f.op.Slot)
+	}
+	return member(f.op, f.Path)
+}
+
+// Content returns the files whose content has to come from somewhere.
 func (p *Plan) Content() []Content {
 	var list []Content
 	for i := range p.Ops {
@@ -377,11 +384,11 @@ func (p *Plan) Content() []Content {
 		switch {
 		case o.Slot == "":
 		case o.New.Type == manifest.File:
-			list = append(list, Content{o.New, path.Join(newDir, o.Slot)})
+			list = append(list, Content{o.New, o})
 		case o.New.Type == manifest.Dir:
 			for e := range p.Record.Entries() {
 				if e.Type == manifest.File && under(o.Path, e.Path) {
-					list = append(list, Content{e, p.member(o, e.Path)})
+					list = append(list, Content{e, o})
 				}
 			}
 		}
@@ -390,7 +397,7 @@ func (p *Plan) Content() []Content {
 }
 
 // member returns where q is staged, as part of the directory of o.
-func (p *Plan) member(o *Op, q manifest.Path) string {
+func member(o *Op, q manifest.Path) string {
 	rel := string(q)
 	if o.Path != "." {
 		rel = rel[len(o.Path)+1:]

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 	"syscall"
 
@@ -33,13 +34,34 @@ type Change struct {
 	*Plan
 	fs      fsys.FS
 	barrier fsys.Barrier
-	each    bool // each file is synced before its writer is closed
-	direct  bool // files are written over what is there, for want of room
-	content map[manifest.Path]Content
-	given   map[manifest.Path]uint64 // the inodes of what is staged
+	each    bool    // each file is synced before its writer is closed
+	direct  bool    // files are written over what is there, for want of room
+	content []given // sorted by path
 	buf     []byte
 	// cannot are paths that the file system cannot hold.
 	cannot []Left
+}
+
+// given is content that a change waits for, or has.
+type given struct {
+	Content
+	ino  uint64 // of what is staged
+	here bool
+}
+
+// find returns the content of p; nil where none is to be staged.
+func (c *Change) find(p manifest.Path) *given {
+	i, ok := slices.BinarySearchFunc(c.content, p, func(g given, p manifest.Path) int { return strings.Compare(string(g.Path), string(p)) })
+	if !ok {
+		return nil
+	}
+	return &c.content[i]
+}
+
+// has notes that the content of p is staged.
+func (c *Change) has(p manifest.Path, ino uint64) {
+	g := c.find(p)
+	g.ino, g.here = ino, true
 }
 
 // few is up to how many files are synced one by one where a sync of the whole
@@ -70,10 +92,13 @@ func Begin(fs fsys.FS, p *Plan, buf []byte) (*Change, error) {
 }
 
 func newChange(fs fsys.FS, p *Plan, buf []byte) *Change {
-	c := &Change{Plan: p, fs: fs, buf: buf, content: map[manifest.Path]Content{}, given: map[manifest.Path]uint64{}}
-	for _, f := range p.Content() {
-		c.content[f.Path] = f
+	c := &Change{Plan: p, fs: fs, buf: buf}
+	all := p.Content()
+	c.content = make([]given, len(all))
+	for i, f := range all {
+		c.content[i].Content = f
 	}
+	sort.Slice(c.content, func(i, k int) bool { return c.content[i].Path < c.content[k].Path })
 	c.each = oneByOne(fs, len(c.content))
 	return c
 }
@@ -143,9 +168,9 @@ func (c *Change) make(o *Op) (why string, err error) {
 		}
 		switch e.Type {
 		case manifest.Dir:
-			err = c.fs.Mkdir(c.member(o, e.Path), 0o700)
+			err = c.fs.Mkdir(member(o, e.Path), 0o700)
 		case manifest.Symlink:
-			err = c.symlink(e, c.member(o, e.Path))
+			err = c.symlink(e, member(o, e.Path))
 		default:
 			continue
 		}
@@ -235,9 +260,8 @@ func (c *Change) Cannot() []Left { return c.cannot }
 
 // Wants reports whether the content of p has to be given, and was not yet.
 func (c *Change) Wants(p manifest.Path) bool {
-	_, wanted := c.content[p]
-	_, given := c.given[p]
-	return wanted && !given
+	g := c.find(p)
+	return g != nil && !g.here
 }
 
 // Wanted returns the files whose content has to be given, and was not yet.
@@ -245,28 +269,34 @@ func (c *Change) Wanted() []Content {
 	return slices.DeleteFunc(c.Plan.Content(), func(f Content) bool { return !c.Wants(f.Path) })
 }
 
-// Placed returns the inodes of what was staged, by path.
-func (c *Change) Placed() map[manifest.Path]uint64 { return c.given }
+// Placed returns the inode of what was staged for p.
+func (c *Change) Placed(p manifest.Path) (ino uint64, ok bool) {
+	g := c.find(p)
+	if g == nil || !g.here {
+		return 0, false
+	}
+	return g.ino, true
+}
 
 // Link stages f by another name of what the side keeps for a rollback, where that
 // has its content and no other name yet, and reports whether it did. Nothing is
 // copied then. Two files of the same content are not one: who changes the one would
 // change the other.
 func (c *Change) Link(f Content, kept string) (bool, error) {
-	if was, err := c.fs.Lstat(kept); c.direct || err != nil || was.Nlink > 1 || c.fs.Link(kept, f.name) != nil {
+	if was, err := c.fs.Lstat(kept); c.direct || err != nil || was.Nlink > 1 || c.fs.Link(kept, f.name()) != nil {
 		return false, nil
 	}
-	was, err := c.fs.Lstat(f.name)
+	was, err := c.fs.Lstat(f.name())
 	if err == nil {
-		err = c.setAttr(f.Path, f.name, attr(f.Entry), was)
+		err = c.setAttr(f.Path, f.name(), attr(f.Entry), was)
 	}
 	if err == nil && c.each {
-		err = syncFile(c.fs, f.name)
+		err = syncFile(c.fs, f.name())
 	}
 	if err != nil {
 		return false, err
 	}
-	c.given[f.Path] = was.Ino
+	c.has(f.Path, was.Ino)
 	return true, nil
 }
 
@@ -302,12 +332,12 @@ func PutAll(ctx context.Context, changes []*Change, p manifest.Path, content io.
 	}
 	var e *manifest.Entry
 	for _, c := range changes {
-		f, ok := c.content[p]
-		if !ok {
+		f := c.find(p)
+		if f == nil {
 			return fmt.Errorf("%w: %s: content that nobody asked for", manifest.ErrInvalid, p)
 		}
 		e = f.Entry
-		s, err := c.create(f)
+		s, err := c.create(f.Content)
 		if err != nil {
 			if err := failed(c, err); err != nil {
 				return err
@@ -364,10 +394,10 @@ type staged struct {
 
 // create makes the file for the content of f; nil if the file system cannot hold it.
 func (c *Change) create(f Content) (*staged, error) {
-	if slices.ContainsFunc(c.cannot, func(l Left) bool { return under(l.Path, f.Path) && c.missing(f.name) }) {
+	if slices.ContainsFunc(c.cannot, func(l Left) bool { return under(l.Path, f.Path) && c.missing(f.name()) }) {
 		return nil, nil // its directory cannot be held either
 	}
-	name := f.name
+	name := f.name()
 	if c.direct {
 		name = Name(f.Path)
 	}
@@ -405,14 +435,16 @@ func (s *staged) end() error {
 			return err
 		}
 	}
-	s.c.given[s.f.Path] = was.Ino
+	s.c.has(s.f.Path, was.Ino)
 	return s.out.Close()
 }
 
 // Staged calls f with the digest of each file that is staged.
 func (c *Change) Staged(f func(digest.SHA256)) {
-	for _, p := range slices.Sorted(maps.Keys(c.given)) {
-		f(*c.content[p].SHA256)
+	for i := range c.content {
+		if g := &c.content[i]; g.here {
+			f(*g.SHA256)
+		}
 	}
 }
 
@@ -436,33 +468,34 @@ func (c *Change) Restage(p *Plan) (*Change, error) {
 	if err := next.makeAll(); err != nil {
 		return next, err
 	}
-	have := map[digest.SHA256][]manifest.Path{}
-	for _, q := range slices.Sorted(maps.Keys(c.given)) {
-		sum := *c.content[q].SHA256
-		have[sum] = append(have[sum], q)
+	have := map[digest.SHA256][]*given{}
+	for i := range c.content {
+		if g := &c.content[i]; g.here {
+			have[*g.SHA256] = append(have[*g.SHA256], g)
+		}
 	}
-	for _, q := range slices.Sorted(maps.Keys(next.content)) {
-		f := next.content[q]
+	for i := range next.content {
+		f := &next.content[i]
 		old := have[*f.SHA256]
 		if len(old) == 0 {
 			continue
 		}
 		have[*f.SHA256] = old[1:]
-		from := path.Join(was, strings.TrimPrefix(c.content[old[0]].name, newDir))
-		if err := c.fs.Rename(from, f.name); err != nil {
+		from := path.Join(was, strings.TrimPrefix(old[0].name(), newDir))
+		if err := c.fs.Rename(from, f.name()); err != nil {
 			return next, err
 		}
-		info, err := c.fs.Lstat(f.name)
+		info, err := c.fs.Lstat(f.name())
 		if err == nil {
-			err = next.setAttr(q, f.name, attr(f.Entry), info)
+			err = next.setAttr(f.Path, f.name(), attr(f.Entry), info)
 		}
 		if err == nil && next.each {
-			err = syncFile(c.fs, f.name)
+			err = syncFile(c.fs, f.name())
 		}
 		if err != nil {
 			return next, err
 		}
-		next.given[q] = info.Ino
+		f.ino, f.here = info.Ino, true
 	}
 	return next, clear(c.fs, was)
 }
@@ -597,7 +630,7 @@ func (c *Change) completeDir(o *Op) error {
 			if !under(o.Path, e.Link) {
 				continue // linked once all is in place
 			}
-			if err := c.fs.Link(c.member(o, e.Link), c.member(o, e.Path)); err != nil {
+			if err := c.fs.Link(member(o, e.Link), member(o, e.Path)); err != nil {
 				if c.Live || !cannotHold(err) {
 					return err
 				}
@@ -608,7 +641,7 @@ func (c *Change) completeDir(o *Op) error {
 	for _, e := range slices.Backward(dirs) {
 		name := path.Join(newDir, o.Slot)
 		if e.Path != o.Path {
-			name = c.member(o, e.Path)
+			name = member(o, e.Path)
 		}
 		was, err := c.fs.Lstat(name)
 		if fsys.IsNotExist(err) {

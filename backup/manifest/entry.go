@@ -90,11 +90,16 @@ var ErrInvalid = errors.New("invalid")
 // Find gives the entry of p in a list that is sorted by path; nil if it
 // has none.
 func Find(list []*Entry, p Path) *Entry {
-	i, ok := slices.BinarySearchFunc(list, p, func(e *Entry, p Path) int { return strings.Compare(string(e.Path), string(p)) })
+	i, ok := Search(list, p)
 	if !ok {
 		return nil
 	}
 	return list[i]
+}
+
+// Search gives the place of p in a list that is sorted by path, and whether it has one.
+func Search(list []*Entry, p Path) (int, bool) {
+	return slices.BinarySearchFunc(list, p, func(e *Entry, p Path) int { return strings.Compare(string(e.Path), string(p)) })
 }
 
 // ByPath orders entries by path.

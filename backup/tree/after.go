@@ -17,7 +17,7 @@ type Moment struct {
 // After returns the index of a side that was changed to rec, whose body has the
 // digest sum: of what was found good before and has not moved since, and of what
 // was placed, by its inode. before may be nil.
-func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed map[manifest.Path]uint64, m Moment) *Index {
+func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed func(manifest.Path) (ino uint64, ok bool), m Moment) *Index {
 	x := &Index{Boot: m.Boot, Record: sum, Weak: len(m.Weak) > 0 || before != nil && before.Weak}
 	last := manifest.Path("")
 	add := func(n *Node, flags uint64) {
@@ -32,7 +32,7 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 			continue
 		}
 		// It was there a moment ago: what it is now came since then.
-		if ino, ok := placed[e.Path]; ok {
+		if ino, ok := placed(e.Path); ok {
 			add(&Node{Path: e.Path, Ino: ino}, 0)
 		} else if has := before.Has(e.Path); has != nil && manifest.SameContent(has, e) {
 			add(before.Tree.Get(e.Path), 0)
@@ -66,7 +66,7 @@ func (m Moment) Young(n *Node) bool {
 	return !n.IsDir() && age >= 0 && age < Tick && n.Ctime%second != 0
 }
 
-func after(before *Facts, e *manifest.Entry, n *Node, placed map[manifest.Path]uint64) bool {
+func after(before *Facts, e *manifest.Entry, n *Node, placed func(manifest.Path) (ino uint64, ok bool)) bool {
 	switch e.Type {
 	case manifest.Dir:
 		return n.IsDir() && manifest.Mode(n.Mode) == e.Mode && int(n.UID) == e.UID && int(n.GID) == e.GID
@@ -78,7 +78,7 @@ func after(before *Facts, e *manifest.Entry, n *Node, placed map[manifest.Path]u
 	if n.kind != kindFile || n.Size != e.Size {
 		return false
 	}
-	if ino, ok := placed[e.Path]; ok {
+	if ino, ok := placed(e.Path); ok {
 		return n.Ino == ino
 	}
 	has := before.Has(e.Path)

@@ -77,8 +77,8 @@ func (a *Archive) content(sum digest.SHA256) ([]byte, error) {
 }
 
 // Release implements Base.
-func (a *Archive) Release(b BaseRelease) ([]byte, error) {
-	if b.Release != a.Head.Release() {
+func (a *Archive) Release(of *Delta) ([]byte, error) {
+	if of.Base.Release != a.Head.Release() {
 		m := a.Manifest()
 		return nil, NotHere("here is %s %s, release %s", m.App, m.Version, a.Head.Release())
 	}

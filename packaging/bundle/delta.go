@@ -47,6 +47,15 @@ type Patch struct {
 	SHA256 digest.SHA256 `json:"sha256"` // of the patch
 }
 
+// Needs returns the contents that its patches are for.
+func (d *Delta) Needs() map[digest.SHA256]bool {
+	need := map[digest.SHA256]bool{}
+	for i := range d.Patches {
+		need[d.Patches[i].Base] = true
+	}
+	return need
+}
+
 func (d *Delta) check() error {
 	switch {
 	case d.Version.IsZero() || d.Base.Version.IsZero() || d.Base.Release.IsZero():
@@ -67,10 +76,11 @@ func (d *Delta) check() error {
 
 // Base is what is here that a delta bundle may build on.
 type Base interface {
-	// Release returns the content of release.json of b. The error wraps ErrBase
-	// if it is not here.
-	Release(b BaseRelease) ([]byte, error)
-	// Open opens a file with that content: it was read and compared. The error
+	// Release returns the content of release.json that of builds on. The error wraps
+	// ErrBase if it is not here.
+	Release(of *Delta) ([]byte, error)
+	// Open opens a file with that content, which the release that was asked for
+	// last has and its delta builds on: it was read and compared. The error
 	// wraps ErrBase if there is none.
 	Open(sum digest.SHA256, size int64) (BaseFile, error)
 }
@@ -94,7 +104,7 @@ func (e *notHere) Unwrap() error { return ErrBase }
 // noBase is where nothing is here.
 type noBase struct{}
 
-func (noBase) Release(BaseRelease) ([]byte, error) { return nil, NotHere("that is not here") }
+func (noBase) Release(*Delta) ([]byte, error) { return nil, NotHere("that is not here") }
 
 func (noBase) Open(digest.SHA256, int64) (BaseFile, error) { return nil, NotHere("nothing is here") }
 
@@ -109,20 +119,19 @@ func (e *PatchError) Error() string { return fmt.Sprintf("the patch of %q: %v", 
 
 func (e *PatchError) Unwrap() error { return e.Err }
 
-// baseManifest reads release.json of the base.
-func (d *Delta) baseManifest(base Base) (raw []byte, m *release.Manifest, err error) {
-	raw, err = base.Release(d.Base)
+// baseRelease reads release.json of the base.
+func (d *Delta) baseRelease(base Base) ([]byte, error) {
+	raw, err := base.Release(d)
 	if errors.Is(err, ErrBase) {
-		return nil, nil, fmt.Errorf("%w: this bundle makes %s %s of %s, release %s: %w", ErrBase, d.App, d.Version, d.Base.Version, d.Base.Release, err)
+		return nil, fmt.Errorf("%w: this bundle makes %s %s of %s, release %s: %w", ErrBase, d.App, d.Version, d.Base.Version, d.Base.Release, err)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if sum := digest.Of(raw); sum != d.Base.Release {
-		return nil, nil, fmt.Errorf("%w: the base's release.json has the SHA-256 %s: expected %s", ErrBase, sum, d.Base.Release)
+		return nil, fmt.Errorf("%w: the base's release.json has the SHA-256 %s: expected %s", ErrBase, sum, d.Base.Release)
 	}
-	m, err = release.DecodeManifest(raw)
-	return raw, m, err
+	return raw, nil
 }
 
 // carried decides which files of a release a delta bundle carries: those that

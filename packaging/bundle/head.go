@@ -222,7 +222,7 @@ func (h *Head) readRelease(dec *decoder, base Base) error {
 		h.layout = newLayout(h.manifest)
 		return nil
 	}
-	old, from, err := d.baseManifest(base)
+	old, err := d.baseRelease(base)
 	if err != nil {
 		return err
 	}
@@ -231,6 +231,10 @@ func (h *Head) readRelease(dec *decoder, base Base) error {
 		return malformed(h.signed.releaseName(), "%w", err)
 	}
 	if h.manifest, err = h.decodeManifest(raw); err != nil {
+		return err
+	}
+	from, err := release.DecodeManifest(old)
+	if err != nil {
 		return err
 	}
 	if h.layout, err = deltaLayout(h.manifest, from, d.Patches); err != nil {
