@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sort"
 
 	"tandem/backup/change"
 	"tandem/backup/manifest"
@@ -285,17 +286,16 @@ func (i *Install) works() []*work {
 
 // Bytes returns how much content has to be given.
 func (i *Install) Bytes() int64 {
-	sizes := map[Path]int64{}
+	var all []change.Content
 	for _, w := range i.works() {
-		for _, f := range w.plan.Content() {
-			if i.brings(f.Entry) {
-				sizes[f.Path] = f.Size
-			}
-		}
+		all = append(all, w.plan.Content()...)
 	}
+	sort.Slice(all, func(a, b int) bool { return all[a].Path < all[b].Path })
 	var n int64
-	for _, size := range sizes {
-		n += size
+	for k, f := range all {
+		if i.brings(f.Entry) && (k == 0 || all[k-1].Path != f.Path) {
+			n += f.Size
+		}
 	}
 	return n
 }

@@ -224,6 +224,11 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 		in.keepRoots(verifier)
 		return &Installed{Kind: m.Kind, App: m.App, From: from, Version: m.Version}, nil
 	}
+	for k := range m.Files { // here, since an entry of its own for each would take much memory
+		if e := &m.Files[k]; e.Mtime == 0 {
+			e.Mtime = o.Now.UnixNano()
+		}
+	}
 	recorded := m.Backup()
 	recorded.Release = r.Release()
 	installed, err := in.Reconciler.Admit(ctx, &recorded, o)
