@@ -1,7 +1,6 @@
 package backup
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -115,9 +114,9 @@ func names(r *record.Record) func(digest.SHA256) bool {
 			all = append(all, e.SHA256)
 		}
 	}
-	sort.Slice(all, func(i, k int) bool { return bytes.Compare(all[i][:], all[k][:]) < 0 })
+	sort.Slice(all, func(i, k int) bool { return string(all[i][:]) < string(all[k][:]) })
 	return func(sum digest.SHA256) bool {
-		i := sort.Search(len(all), func(i int) bool { return bytes.Compare(all[i][:], sum[:]) >= 0 })
+		i := sort.Search(len(all), func(i int) bool { return string(all[i][:]) >= string(sum[:]) })
 		return i < len(all) && *all[i] == sum
 	}
 }

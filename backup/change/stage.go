@@ -51,8 +51,8 @@ type given struct {
 
 // find returns the content of p; nil where none is to be staged.
 func (c *Change) find(p manifest.Path) *given {
-	i, ok := slices.BinarySearchFunc(c.content, p, func(g given, p manifest.Path) int { return strings.Compare(string(g.Path), string(p)) })
-	if !ok {
+	i := sort.Search(len(c.content), func(i int) bool { return c.content[i].Path >= p })
+	if i == len(c.content) || c.content[i].Path != p {
 		return nil
 	}
 	return &c.content[i]
@@ -266,7 +266,14 @@ func (c *Change) Wants(p manifest.Path) bool {
 
 // Wanted returns the files whose content has to be given, and was not yet.
 func (c *Change) Wanted() []Content {
-	return slices.DeleteFunc(c.Plan.Content(), func(f Content) bool { return !c.Wants(f.Path) })
+	all := c.Plan.Content()
+	wanted := all[:0]
+	for _, f := range all {
+		if c.Wants(f.Path) {
+			wanted = append(wanted, f)
+		}
+	}
+	return wanted
 }
 
 // Placed returns the inode of what was staged for p.
