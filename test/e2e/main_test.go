@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -84,6 +85,10 @@ const (
 	newDefault    = "1.8.0" // from here on etc/hello.conf is another one
 )
 
+// patched are releases that change little of an earlier one: as a delta bundle
+// they are small.
+var patched = map[string]string{"1.2.0": "1.1.0", "1.8.0": "1.4.0"}
+
 // publish makes keys, bundles, and a repository with 1.1.0.
 func publish() error {
 	if err := os.MkdirAll(pubDir, 0o755); err != nil {
@@ -147,8 +152,11 @@ func writeApp(dir, version string) error {
 		"healthy":        []byte("yes\n"),
 		"etc/hello.conf": []byte(greeting),
 		"etc/other.conf": []byte("other = 1\n"),
-		"share/fresh":    data(uint64(slices.Index(versions, version)), freshSize),
+		"share/fresh":    data(uint64(slices.Index(versions, cmp.Or(patched[version], version))), freshSize),
 		"share/same":     data(1000, sameSize),
+	}
+	if patched[version] != "" {
+		copy(files["share/fresh"], version)
 	}
 	if version == unhealthy {
 		files["healthy"] = []byte("no\n")

@@ -6,15 +6,19 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
-	dev "tandem/agent/device"
 	"testing"
 	"time"
+
+	dev "tandem/agent/device"
+	"tandem/packaging/repository"
 )
 
 // world is a device, the server that it updates from, the one it reports to,
@@ -27,7 +31,10 @@ type world struct {
 	editing   *rand.Rand
 
 	address string
-	server  *process // nil while none runs
+	form    form                // in which the release is to be had from the server
+	server  interface{ kill() } // nil while none runs
+	asked   []string            // paths of bundles, of a server that the test itself is
+	mu      sync.Mutex          // guards asked
 
 	edits  map[string]string // of configuration, that must survive
 	unsure map[string]bool   // those that may have come while the application was stopped
@@ -35,7 +42,16 @@ type world struct {
 	starts int               // of the application, when the unhealthy version was taken back
 }
 
-// Ten releases, one after the other: an unhealthy one, one for other hardware,
+// form is the one in which a release is to be had that is new.
+type form int
+
+const (
+	frames form = iota // from tandem-release
+	delta              // from a server of the test's own
+	whole              // from one that knows no ranges
+)
+
+// Ten releases, one after the other, each form in turn: an unhealthy one, one for other hardware,
 // one that is taken back, one outside the rollout, and six that are installed. The
 // short form has the first three, the unhealthy one among them.
 func TestLongTenReleases(t *testing.T) {
@@ -47,7 +63,7 @@ func TestLongTenReleases(t *testing.T) {
 	seed := seed(t)
 	random, edits, faults := rand.New(rand.NewPCG(seed, 0)), rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
 	w := &world{
-		repo: newRepo(t), collector: newCollector(t, faults), random: random, editing: edits, address: freeAddress(t, random),
+		repo: newRepo(t, "1.0.0"), collector: newCollector(t, faults), random: random, editing: edits, address: freeAddress(t, random),
 		edits: map[string]string{}, unsure: map[string]bool{}, killed: map[string]int{},
 	}
 	lines := pollOften
@@ -72,8 +88,9 @@ func TestLongTenReleases(t *testing.T) {
 	if os.Getenv("TANDEM_LONG") == "short" {
 		releases = releases[:slices.Index(releases, unhealthy)+1]
 	}
-	for _, v := range releases {
+	for i, v := range releases {
 		w.edit()
+		w.replaceServer(form(i % 3))
 		switch v {
 		case unhealthy:
 			w.repo.add(v)
@@ -87,7 +104,9 @@ func TestLongTenReleases(t *testing.T) {
 			w.badLuck()
 			w.stays(runs)
 		case "1.6.0": // nobody sees it but as one that was taken back
-			w.stopServer()
+			if w.server != nil {
+				w.stopServer()
+			}
 			w.repo.add(v)
 			w.repo.yank(v)
 			w.badLuck()
@@ -98,9 +117,14 @@ func TestLongTenReleases(t *testing.T) {
 			w.stays(runs)
 			w.reports()
 		default:
-			w.repo.add(v)
+			if w.form == delta {
+				w.repo.add(v, "--deltas", "9")
+			} else {
+				w.repo.add(v)
+			}
 			w.badLuck()
 			eventually(t, atLast, v+" runs", func() error { return errors.Join(w.impatient(), w.runs(v)) })
+			w.came(v, runs)
 			runs = v
 			want = append(want, "pending "+v, "confirmed "+v)
 		}
@@ -136,9 +160,66 @@ func freeAddress(t testing.TB, random *rand.Rand) string {
 	return ""
 }
 
-// serve starts the server, which is tandem-release.
+// replaceServer stops the server, and starts another one in its place.
+func (w *world) replaceServer(f form) {
+	w.t.Helper()
+	w.stopServer()
+	w.mu.Lock()
+	w.form, w.asked = f, nil
+	w.mu.Unlock()
+	w.serve()
+}
+
+// own is a server that runs in the test.
+type own struct{ *http.Server }
+
+func (o own) kill() { o.Close() }
+
+// serveHere starts a server that remembers which bundles it was asked for.
+func (w *world) serveHere() {
+	w.t.Helper()
+	root, err := os.OpenRoot(w.repo.dir)
+	w.check(err)
+	w.t.Cleanup(func() { root.Close() })
+	l, err := net.Listen("tcp", w.address)
+	w.check(err)
+	good, ranges := repository.NewHandler(root), w.form != whole
+	s := own{&http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, bundles) {
+			w.mu.Lock()
+			w.asked = append(w.asked, r.URL.Path)
+			w.mu.Unlock()
+		}
+		if !ranges {
+			r.Header.Del("Range")
+		}
+		good.ServeHTTP(rw, r)
+	})}}
+	w.server = s
+	go func() { _ = s.Serve(l) }() // until it is killed
+}
+
+// came expects that a release came in the form in which it was to be had.
+func (w *world) came(version, from string) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.form == frames {
+		return
+	}
+	isDelta := func(name string) bool { return strings.Contains(name, from) && strings.Contains(name, version) }
+	if len(w.asked) == 0 || slices.ContainsFunc(w.asked, isDelta) != (w.form == delta) {
+		w.t.Errorf("%s after %s, form %d: asked for %q", version, from, w.form, w.asked)
+	}
+}
+
+// serve starts the server.
 func (w *world) serve() {
 	w.t.Helper()
+	if w.form != frames {
+		w.serveHere()
+		return
+	}
 	cmd := exec.Command(filepath.Join(binDir, "tandem-release"), "repo", "serve", w.repo.dir, "--listen", w.address)
 	out, err := cmd.StdoutPipe()
 	w.check(err)
@@ -147,10 +228,11 @@ func (w *world) serve() {
 	if err != nil || !strings.HasPrefix(line, "http://") {
 		w.t.Fatalf("the server says %q: %v", line, err)
 	}
-	w.server = &process{cmd: cmd, done: make(chan struct{})}
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	w.server = p
 	go func() {
-		w.server.err = cmd.Wait()
-		close(w.server.done)
+		p.err = cmd.Wait()
+		close(p.done)
 	}()
 }
 

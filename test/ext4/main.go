@@ -22,7 +22,7 @@ func main() {
 		if err != nil {
 			return err
 		}
-		root, err := machine.Root(ctx, o.Dir, "./test/ext4/guest", o.Tandem, machine.Small)
+		root, err := machine.Root(ctx, o.Dir, "./test/ext4/guest", o.Tandem, machine.Small, machine.Usual)
 		if err != nil {
 			return err
 		}

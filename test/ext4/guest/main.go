@@ -55,6 +55,15 @@ func run(o guest.Options) error {
 			l.Rounds(title, operations, all.Part(.25), l.Reset)
 		}
 	}
+	if o.Run == nil { // on top of all
+		if err := l.Use("usual"); err != nil {
+			return err
+		}
+		if err := l.Reset(); err != nil {
+			return err
+		}
+		l.Rounds("Power cuts while updating by ranges and deltas", guest.Updates(), all.Part(.25), l.Reset)
+	}
 	fmt.Println("== What was cut")
 	l.Report.Print(kinds)
 	fmt.Printf("the records had %d writes and flushes\n", d.entries)

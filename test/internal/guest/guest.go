@@ -7,6 +7,8 @@ package guest
 
 import (
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,6 +101,44 @@ func start() (o Options, err error) {
 		}
 	}
 	return o, os.WriteFile("/etc/tandem.toml", []byte(configText), 0o644)
+}
+
+// The servers that a device updates from, by name: the folder of the repository,
+// and whether it sends parts of files.
+var servers = map[string]struct {
+	folder string
+	ranges bool
+}{
+	"ranges": {"plain", true},
+	"whole":  {"plain", false},
+	"delta":  {"deltas", true},
+}
+
+// serve serves the repositories of the application in use, to a device that has
+// /etc/NAME.toml for its configuration. It outlasts the cuts.
+func (l *Lab) serve() error {
+	if code, out := Run("busybox", "ifconfig", "lo", "127.0.0.1", "up"); code != 0 {
+		return fmt.Errorf("the loopback: %s", out)
+	}
+	mux := http.NewServeMux()
+	for name, s := range servers {
+		source := fmt.Sprintf("[source]\nurl = \"http://127.0.0.1/%s\"\n", name)
+		if err := os.WriteFile("/etc/"+name+".toml", []byte(configText+source), 0o644); err != nil {
+			return err
+		}
+		mux.Handle("/"+name+"/", http.StripPrefix("/"+name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !s.ranges {
+				r.Header.Del("Range")
+			}
+			http.FileServer(http.Dir(filepath.Join(l.folder, s.folder))).ServeHTTP(w, r)
+		})))
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:80")
+	if err != nil {
+		return err
+	}
+	go func() { _ = http.Serve(listener, mux) }() // until the machine ends
+	return nil
 }
 
 // LoadModules loads the modules of the initrd in their order, but those that

@@ -59,7 +59,10 @@ type Lab struct {
 // NewLab starts with the application that is named.
 func NewLab(device Device, o Options, application string) (*Lab, error) {
 	l := &Lab{Device: device, Rand: rand.New(rand.NewPCG(o.Seed, 0)), Report: NewReport(), first: o.First}
-	return l, l.Use(application)
+	if err := l.Use(application); err != nil {
+		return nil, err
+	}
+	return l, l.serve()
 }
 
 // Use changes to another application's releases.

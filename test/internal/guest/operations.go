@@ -51,13 +51,21 @@ var Operations = []*Operation{
 	}},
 	{"install", func(l *Lab, now Tree) (task, error) {
 		v := l.otherVersion(now)
-		next := AfterInstall(l.Releases[v], now)
-		t := task{args: []string{"install", "--allow-downgrade", "--allow-revoked", l.Bundle(v)}, legal: []Tree{now, next}, done: next}
-		if newer(v, now["tag"]) {
-			t.least = v
+		return l.toward(v, now, "install", "--allow-downgrade", "--allow-revoked", l.Bundle(v)), nil
+	}},
+	{"install a delta bundle", func(l *Lab, now Tree) (task, error) {
+		base, err := l.installOther(now)
+		if err != nil {
+			return task{}, err
 		}
+		v := l.otherVersion(base)
+		delta := fmt.Sprintf("%s/delta-%s-%s", l.folder, base["tag"], v)
+		t := l.toward(v, base, "install", "--allow-downgrade", "--allow-revoked", delta)
 		return t, nil
 	}},
+	{"update by ranges", update("ranges")},
+	{"update by a delta bundle", update("delta")},
+	{"update from a server without ranges", update("whole")},
 	{"rollback", func(l *Lab, now Tree) (task, error) {
 		bad, err := l.installOther(now)
 		if err == nil {
@@ -112,6 +120,36 @@ var Operations = []*Operation{
 	{"repair", func(l *Lab, now Tree) (task, error) {
 		return task{args: []string{"verify", "--repair"}, legal: []Tree{now}, done: now}, l.damage()
 	}},
+}
+
+// toward is the installation of a release.
+func (l *Lab) toward(version string, now Tree, args ...string) task {
+	next := AfterInstall(l.Releases[version], now)
+	t := task{args: args, legal: []Tree{now, next}, done: next}
+	if newer(version, now["tag"]) {
+		t.least = version
+	}
+	return t
+}
+
+// update is an update to the highest release of a repository, from another one.
+func update(server string) func(l *Lab, now Tree) (task, error) {
+	return func(l *Lab, now Tree) (task, error) {
+		versions := slices.Sorted(maps.Keys(l.Releases))
+		highest := versions[len(versions)-1]
+		from := versions[l.Rand.IntN(len(versions)-1)]
+		setup := [][]string{{"unrevoke", highest}}
+		if now["tag"] != from {
+			setup = [][]string{{"install", "--allow-downgrade", "--allow-revoked", l.Bundle(from)}, {"unrevoke", highest}}
+		}
+		for _, args := range setup {
+			if code, out := Tandem(args...); code != 0 {
+				return task{}, fmt.Errorf("tandem %s: exit code %d: %s", strings.Join(args, " "), code, out)
+			}
+		}
+		base, err := ReadSide(Live)
+		return l.toward(highest, base, "--config", "/etc/"+server+".toml", "update"), err
+	}
 }
 
 // back is a rollback from a version to another one, as that was when it was left.
@@ -209,4 +247,10 @@ func names(dir string) (list []string) {
 		list = append(list, e.Name())
 	}
 	return list
+}
+
+// Updates are those that bring a release in parts or as a difference, and what they
+// fall back to. It takes an application that is worth it.
+func Updates() []*Operation {
+	return Named("install a delta bundle", "update by ranges", "update by a delta bundle", "update from a server without ranges")
 }

@@ -35,7 +35,8 @@ var Versions = []string{"1.0.0", "1.1.0", "1.2.0"}
 
 // Root makes the root of a machine below dir: init from the guest's package,
 // tandem, and for each application /releases/NAME/VERSION with a signed bundle
-// beside each. tandem is a program to use instead of one built from here.
+// beside each, the delta bundles between them, and a repository of them with delta
+// bundles and one without. tandem is a program to use instead of one built from here.
 func Root(ctx context.Context, dir, guest, tandem string, apps ...Application) (string, error) {
 	root, bin := filepath.Join(dir, "root"), filepath.Join(dir, "bin")
 	for _, d := range []string{"bin", "etc", "usrapp", "usrdata"} {
@@ -77,8 +78,40 @@ func Root(ctx context.Context, dir, guest, tandem string, apps ...Application) (
 				return "", err
 			}
 		}
+		if err := a.publish(ctx, dir, release); err != nil {
+			return "", err
+		}
 	}
 	return root, nil
+}
+
+// publish makes the delta bundles of an application, and its repositories.
+func (a Application) publish(ctx context.Context, dir, release string) error {
+	folder := filepath.Join("root", "releases", a.Name)
+	bundle := func(name string) string { return filepath.Join(folder, name+".tandem") }
+	for _, old := range Versions {
+		for _, v := range Versions {
+			if v == old {
+				continue
+			}
+			if _, err := Output(ctx, dir, nil, release, "bundle", "delta", bundle(old), bundle(v), "--keys", "keys", "--root", "repo/root.json",
+				"--out", filepath.Join(folder, "delta-"+old+"-"+v)); err != nil {
+				return err
+			}
+		}
+	}
+	for name, deltas := range map[string]string{"plain": "0", "deltas": "9"} {
+		repo := filepath.Join(folder, name)
+		if err := os.CopyFS(filepath.Join(dir, repo), os.DirFS(filepath.Join(dir, "repo"))); err != nil {
+			return err
+		}
+		for _, v := range Versions {
+			if _, err := Output(ctx, dir, nil, release, "repo", "add", repo, bundle(v), "--keys", "keys", "--deltas", deltas); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func copyFile(to, from string) error {
@@ -100,11 +133,11 @@ func (a Application) write(dir, version string, i int) error {
 		"share/only-" + version: version + "\n",
 	}
 	for n := range a.Libs {
-		seed := fmt.Sprint("lib ", n)
-		if n%a.Change == i%a.Change {
-			seed += version
+		lib := noise(fmt.Sprint("lib ", n), a.Lib)
+		if n%a.Change == i%a.Change { // by little, so that a delta bundle has a patch
+			lib = version + lib[len(version):]
 		}
-		files[fmt.Sprintf("lib/%d.so", n)] = noise(seed, a.Lib)
+		files[fmt.Sprintf("lib/%d.so", n)] = lib
 	}
 	for name, data := range files {
 		name = filepath.Join(dir, name)

@@ -47,7 +47,8 @@ func run(o guest.Options) error {
 		l.part("Power cuts", "small", small, operations, all)
 	} else {
 		l.part("Power cuts, a larger application", "usual", usual, operations, all.Part(.12))
-		l.part("Power cuts", "small", small, operations, all.Part(.6))
+		l.part("Power cuts while updating by ranges and deltas", "usual", usual, guest.Updates(), all.Part(.15))
+		l.part("Power cuts", "small", small, operations, all.Part(.45))
 		// The more is written, the more fails.
 		l.part("Power cuts while bits flip and writes fail", "usual", faulty, operations, all.Part(.14))
 		// A rollback has nothing to return to, and nothing that was lost can be
