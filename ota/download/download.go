@@ -74,7 +74,7 @@ func (f *File) stem() string {
 // step is how far the places in a part are apart at which it is synced. A power
 // cut costs one step, two at most: so ten of them cost about 2 % of the file,
 // and it is synced some 500 times at most.
-func (f *File) step() int64 { return max(f.Size/512, 16<<10) }
+func (f *File) step() int64 { return max(f.Size/512, 2<<10) }
 
 // Progress is told how many bytes of a file are here, out of how many. It may
 // be nil.
