@@ -59,11 +59,22 @@ func find(word string) (string, error) {
 	return "", fmt.Errorf("%s: %w", word, err)
 }
 
+var errNoFile = errors.New("is no regular file")
+
 // maxHead is how much of a file is looked at: the kernel reads less of the line
 // that names an interpreter.
 const maxHead = 4096
 
+// head reads it. Only a regular file can be a program or a script that stays what it
+// is; to open a FIFO would wait for its other end.
 func head(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "read", Path: name, Err: errNoFile}
+	}
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -83,6 +94,8 @@ func checkFile(name string) error {
 	}
 	line, script := bytes.CutPrefix(data, []byte("#!"))
 	switch {
+	case bytes.HasPrefix(data, []byte("\ufeff")):
+		return fmt.Errorf(`%s: it begins with a byte order mark: expected "#!" or a program`, name)
 	case script:
 		return checkInterpreter(name, line)
 	case !bytes.ContainsRune(data, 0): // text, or nothing at all
@@ -102,8 +115,8 @@ func checkInterpreter(name string, text []byte) error {
 		return fmt.Errorf("%s: its first line names no interpreter", name)
 	}
 	info, err := os.Stat(words[0])
-	if err == nil && info.Mode()&0o111 == 0 {
-		err = syscall.EACCES
+	if err == nil && (info.Mode()&0o111 == 0 || !info.Mode().IsRegular()) {
+		err = &fs.PathError{Op: "run", Path: words[0], Err: syscall.EACCES}
 	}
 	if err == nil && filepath.Base(words[0]) == "env" {
 		words = slices.DeleteFunc(words[1:], func(w string) bool { return strings.HasPrefix(w, "-") || strings.Contains(w, "=") })

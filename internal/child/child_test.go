@@ -28,6 +28,10 @@ func TestNotRun(t *testing.T) {
 	t.Parallel()
 	const good = "#!/bin/sh\nexit 1\n"
 	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name string
 		argv []string
@@ -41,6 +45,9 @@ func TestNotRun(t *testing.T) {
 		{"misspelt", []string{filepath.Join(dir, "missing")}, "no such file"},
 		{"misspelt, without a path", []string{"tandem-has-no-such-program"}, "not found"},
 		{"a directory", []string{dir}, "directory"},
+		{"a FIFO", []string{fifo}, "no regular file"},
+		{"a byte order mark", []string{script(t, "h", "\ufeff#!/bin/sh\nexit 1\n", 0o755)}, "byte order mark"},
+		{"a directory for an interpreter", []string{script(t, "h", "#!"+dir+"\n", 0o755)}, "its interpreter"},
 		{"no execute bit", []string{script(t, "h", good, 0o644)}, "may not be executed"},
 		{"the line ends of Windows", []string{script(t, "h", "#!/bin/sh\r\nexit 1\r\n", 0o755)}, `\r\n`},
 		{"no interpreter", []string{script(t, "h", "#!/opt/missing/python3\n", 0o755)}, "its interpreter"},

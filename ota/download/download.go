@@ -109,7 +109,7 @@ type Options struct {
 	// Attempts is how often in a row a request may fail without having brought
 	// a byte more; 0 is 5.
 	Attempts int
-	// Backoff gives the waits between attempts; nil is 1 to 30 seconds, growing,
+	// Backoff gives the waits between attempts; nil is half a second to 30 seconds, growing,
 	// with jitter.
 	Backoff func() backoff.BackOff
 	// MaxRetryAfter is how long a server that asks to be left alone is waited
@@ -176,7 +176,7 @@ func New(o Options) (*Downloader, error) {
 	if o.Backoff == nil {
 		o.Backoff = func() backoff.BackOff {
 			b := backoff.NewExponentialBackOff()
-			b.InitialInterval, b.MaxInterval, b.Multiplier = time.Second, 30*time.Second, 2
+			b.InitialInterval, b.MaxInterval, b.Multiplier = time.Second/2, 30*time.Second, 2
 			return b
 		}
 	}
