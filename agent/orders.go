@@ -30,6 +30,9 @@ type order struct {
 	done  chan orderResult // with room for one
 }
 
+// updating is what an order does that asks for an update.
+const updating = "updating"
+
 type orderResult struct {
 	doc any
 	err error
@@ -212,7 +215,7 @@ func (a *Agent) serveCheck(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *Agent) serveUpdate(w http.ResponseWriter, r *http.Request) {
-	a.command(w, r, "updating", func(ctx context.Context, d *device.Device) (any, error) { return d.RunUpdate(ctx) })
+	a.command(w, r, updating, func(ctx context.Context, d *device.Device) (any, error) { return d.RunUpdate(ctx) })
 }
 
 // serveConfirm confirms the version that waits for it; at once, where its start or
@@ -318,8 +321,10 @@ func (a *Agent) serveCancel(w http.ResponseWriter, r *http.Request) {
 
 // cancel is for the owner.
 func (a *Agent) cancel() (what []string) {
+	update := false
 	for _, o := range a.orders {
 		what = append(what, o.doing)
+		update = update || o.doing == updating
 		o.done <- orderResult{nil, device.ErrCancelled}
 	}
 	a.orders = nil
@@ -330,12 +335,17 @@ func (a *Agent) cancel() (what []string) {
 		switch l.job {
 		case "obeying":
 			what = append(what, a.now.Obeying)
+			update = update || a.now.Obeying == updating
 		case "installing", "downloading":
 			what = append(what, l.job+" "+l.about.App+" "+l.about.Version.String())
 		default:
 			continue
 		}
 		l.cancel(device.ErrCancelled)
+	}
+	if update { // or the agent would go on with it by itself
+		a.mem.LeaveAlone(a.clock())
+		a.saveMemory()
 	}
 	return what
 }

@@ -414,12 +414,12 @@ func (i *Install) Commit(ctx context.Context) error {
 		return errors.Join(err, i.Discard())
 	}
 	if len(i.before) < len(i.bad) || len(stands) > 0 { // or boot would turn away from it at once
-		if err := i.r.setRevoked(i.before, stands...); err != nil {
+		if err := i.note(func() error { return i.r.setRevoked(i.before, stands...) }); err != nil {
 			return err
 		}
 	}
 	if i.pending != nil { // before the version is there: it never runs unwatched
-		if err := i.r.SetPending(*i.pending); err != nil {
+		if err := i.note(func() error { return i.r.SetPending(*i.pending) }); err != nil {
 			return err
 		}
 	}
@@ -441,6 +441,21 @@ func (i *Install) Commit(ctx context.Context) error {
 		return i.r.setRevoked(i.after)
 	}
 	return nil
+}
+
+// note writes a file of ours on both sides. Where usr_data is so full that it cannot take
+// even that, what it kept for a rollback goes: system keeps that, too.
+func (i *Install) note(write func() error) error {
+	err := write()
+	if i.usrData != nil || !errors.Is(err, ErrNoSpace) {
+		return err
+	}
+	if freed, dropped := change.DropPrevious(i.r.UsrData.FS); freed == 0 || dropped != nil {
+		return err
+	}
+	i.src.known = nil
+	i.r.Log.WithField("side", UsrData).Warn("not enough space: the previous version is given up")
+	return write()
 }
 
 // stands returns the release, where a person wants it though it may be revoked and

@@ -260,6 +260,9 @@ func (d *Device) Ask(ctx context.Context) (*Answers, error) {
 	if err := d.Known(); err != nil {
 		return nil, err
 	}
+	if err := d.stateMounted(); err != nil {
+		return nil, err
+	}
 	ans := &Answers{Units: d.units(ctx), Free: d.Free(), Behind: d.ClockBehind()}
 	if ctx.Err() != nil {
 		return nil, ctx.Err()

@@ -30,6 +30,8 @@ type Work struct {
 type Machine struct {
 	Works []Work `json:"works,omitempty"` // in the order in which they are updated
 	Bars  []Bar  `json:"bars,omitempty"`
+
+	alone time.Time // until then nothing is begun: a person ended an update
 }
 
 // Bar keeps a device from a release that it could not take, so that a full disk
@@ -102,6 +104,9 @@ func (m *Machine) Choose(ans *Answers, now time.Time) (begun []Course) {
 		if w.Step == Idle || !w.about(next) {
 			w.begin(next)
 			begun = append(begun, next)
+			if left := m.alone.Sub(now); left > 0 && left <= cancelTime {
+				w.leaveAlone(m.alone)
+			}
 		}
 		w.Urgent, w.Hold = next.Urgent, next.Hold
 	}
@@ -145,6 +150,20 @@ func (w *Work) begin(c Course) {
 // about reports whether a work is about the release of c.
 func (w *Work) about(c Course) bool {
 	return w.SHA256 == c.SHA256 && w.Version.String() == c.Version.String()
+}
+
+// leaveAlone has a person's word count for a release.
+func (w *Work) leaveAlone(until time.Time) { w.Failed, w.NotYet = ErrCancelled.Error(), until }
+
+// LeaveAlone keeps the device from going on with any release by itself for an hour:
+// a person ended an update that was asked for.
+func (m *Machine) LeaveAlone(now time.Time) {
+	m.alone = now.Add(cancelTime)
+	for i := range m.Works {
+		if w := &m.Works[i]; w.Step == Downloading || w.Step == Ready {
+			w.leaveAlone(m.alone)
+		}
+	}
 }
 
 // ErrCancelled says that a person ended what was under way.

@@ -283,3 +283,31 @@ func TestChooseRecalled(t *testing.T) {
 	m.Choose(ask("2.0.0", nil), now.Add(barTime))
 	expect(Installing, "0.9.0", true)
 }
+
+// After an update that a person ended the device goes on with no release by itself,
+// neither with one that it had begun nor with one that a poll finds; an hour later it does.
+func TestLeaveAlone(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name, begun := range map[string]bool{"begun": true, "found later": false} {
+		var m Machine
+		ans := &Answers{Units: []UnitAnswer{answer(t, release.App, "hello", "1.1.0")}}
+		if begun {
+			m.Choose(ans, now)
+		}
+		m.LeaveAlone(now)
+		m.Choose(ans, now.Add(time.Minute))
+		if w := m.Works[0]; w.Step != Downloading || !w.NotYet.Equal(now.Add(time.Hour)) || w.Failed == "" {
+			t.Errorf("%s: %+v, want it to wait for an hour", name, w)
+		}
+	}
+	var m Machine
+	m.LeaveAlone(now)
+	later := &Answers{Units: []UnitAnswer{answer(t, release.App, "hello", "1.1.0")}}
+	for _, at := range []time.Time{now.Add(time.Hour), now.AddDate(-1, 0, 0)} { // or the clock went back
+		m.Works = nil
+		if m.Choose(later, at); !m.Works[0].NotYet.IsZero() {
+			t.Errorf("at %s it waits until %s", at, m.Works[0].NotYet)
+		}
+	}
+}

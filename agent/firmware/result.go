@@ -2,7 +2,9 @@ package firmware
 
 import (
 	"context"
+	"errors"
 
+	"tandem/internal/child"
 	"tandem/ota/fault"
 	"tandem/versioning"
 )
@@ -35,6 +37,9 @@ func (e *Error) Hint() string {
 		return "the messages above say why; only --allow-revoked has this version tried again"
 	case Restart:
 		return "restart the device"
+	}
+	if !errors.Is(e.err, child.ErrNotRun) && !errors.Is(e.err, child.ErrRefused) {
+		return ""
 	}
 	return "see whether the handler that [[firmware]] names works by hand"
 }

@@ -15,7 +15,7 @@ func newCancelCommand(p *program) *cobra.Command {
 		Use:   "cancel",
 		Short: "End what the agent is doing about a release",
 		Long: `cancel ends the commands that were given to the agent, and a download or an
-installation that it does by itself, which it then leaves alone for an hour. What
+installation that it does by itself; releases are then left alone for an hour. What
 was not committed yet leaves nothing behind; a version that is in place stays:
 "tandem rollback" returns to the one before. A download goes on later where it
 stopped. A command that runs without an agent ends with Ctrl-C; one that the agent

@@ -463,7 +463,7 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 		case f.Error != "":
 		case f.Available:
 			lines = append(lines, fmt.Sprintf("%s %s is available (installed: %s), %s", f.Name, f.Version, orNone(f.Installed), cli.Size(f.Size)))
-		default:
+		case err == nil: // else that is not known, or not all there is to say
 			lines = append(lines, fmt.Sprintf("%s: nothing newer than %s", f.Name, orNone(f.Installed)))
 		}
 		if f.State != firmware.None {
@@ -488,7 +488,9 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 			line += ", as a delta bundle"
 		}
 	}
-	lines = append(lines, line)
+	if doc.Available || err == nil {
+		lines = append(lines, line)
+	}
 	if r := doc.Recall; r != nil {
 		line := fmt.Sprintf("%s %s is recalled by its publisher", doc.App, r.Version)
 		switch {

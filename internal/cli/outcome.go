@@ -61,7 +61,7 @@ func (o Outcomes) Of(err error) (exit int, hint string) {
 		error
 		Hint() string
 	}](err); ok {
-		hint = own.Hint()
+		hint = cmp.Or(own.Hint(), hint)
 	}
 	return exit, hint
 }
