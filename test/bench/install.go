@@ -55,6 +55,13 @@ func (l *lab) makeBundle(ctx context.Context, s state, epoch int64) error {
 	return err
 }
 
+func (l *lab) delta() string { return filepath.Join(l.tmp, "delta.tandem") }
+
+// makeDelta makes the delta bundle from the release before to the next one.
+func (l *lab) makeDelta(ctx context.Context) error {
+	return command(ctx, nil, l.release, "bundle", "delta", l.bundle(shipped), l.bundle(next), "--keys", l.keys(), "--root", l.root(), "--out", l.delta())
+}
+
 // takeOut writes one member of a tar to a file of its own.
 func takeOut(archive, member, to string) (size int64, err error) {
 	f, err := os.Open(archive)
@@ -124,6 +131,7 @@ func (l *lab) updates() []job {
 		}},
 		{"update, 1 % changed, and back up", sides{old, old}, sides{updated, updated}, []*program{
 			l.install("tandem install", l.config(), next).with(installed),
+			l.own("tandem install, delta bundle", "install", l.delta()).with(installed),
 			l.unpack("tar --zstd -x beside, mv, rm + cp -a, syncs", next,
 				unpack+` && rm -rf "$2/apps" "$2/app_ver.txt" && mkdir -p "$2" && cp -a "$1/apps" "$1/app_ver.txt" "$2/" && flush "$2"`),
 		}},

@@ -130,7 +130,7 @@ lock = %q
 		return nil
 	}
 	if err := errors.Join(
-		l.makeBundle(ctx, state{next, 2}, later),
+		l.makeBundle(ctx, state{next, 2}, later), l.makeDelta(ctx),
 		l.keepRecord(ctx, adopted, sides{system: state{shipped, 1}}, l.own("tandem", "backup"))); err != nil {
 		return err
 	}

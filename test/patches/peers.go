@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -234,7 +235,8 @@ func (b *bench) findTools() tools {
 	has := func(name string) bool {
 		_, err := exec.LookPath(name)
 		if err != nil {
-			fmt.Printf("%s is not installed: left out\n", name)
+			pkg := strings.NewReplacer("xz", "xz-utils").Replace(name)
+			fmt.Printf("%s is not installed: left out; for it, install the package %s of Debian\n", name, pkg)
 		}
 		return err == nil
 	}
