@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"mime/multipart"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	dev "tandem/agent/device"
 	"tandem/backup/record"
 	rel "tandem/packaging/release"
+	"tandem/test/hawkbit"
 	"tandem/versioning"
 )
 
@@ -38,14 +40,20 @@ const pagePassword = "correct horse battery"
 func paged(t *testing.T, address string) *device {
 	t.Helper()
 	d := newDevice(t, options{hooks: true})
-	d.write("tandem.toml", d.read("tandem.toml")+fmt.Sprintf("[page]\nlisten = %q\npassword_file = \"password\"\n", address))
-	cmd := d.command(t.Context(), "page", "password")
-	cmd.Stdin = strings.NewReader(pagePassword)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	d.servePage(address)
 	d.must("install", bundle("1.0.0"))
 	return d
+}
+
+// servePage has the agent serve the page at address, once it is started.
+func (d *device) servePage(address string) {
+	d.t.Helper()
+	d.write("tandem.toml", d.read("tandem.toml")+fmt.Sprintf("[page]\nlisten = %q\npassword_file = \"password\"\n", address))
+	cmd := d.command(d.t.Context(), "page", "password")
+	cmd.Stdin = strings.NewReader(pagePassword)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		d.t.Fatalf("%v: %s", err, out)
+	}
 }
 
 func (d *device) visit(address string) *visitor {
@@ -261,4 +269,60 @@ func TestReturnIsWatched(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// What the server wants a person to confirm is denied, with a reason that it is told, and
+// confirmed on the technician's page.
+func TestHawkBitOnThePage(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(seed(t), 3))
+	h := newHawk(t, nil, random)
+	address := freeAddress(t, random)
+	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
+	d.write("token", deviceToken+"\n")
+	d.servePage(address)
+	d.start()
+	v := d.visit(address)
+	content, err := os.ReadFile(bundle("1.1.0"))
+	h.check(err)
+	asks := true
+	n := h.assign(hawkbit.Assignment{Set: h.set("1.1.0", map[string][]byte{"hello.tandem": content}), Type: "forced", Confirm: &asks})
+	shows := func(want string) {
+		t.Helper()
+		eventually(t, atLast, "the page shows "+want, func() error {
+			resp, err := v.Get(v.url + "/")
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			if err == nil && !strings.Contains(string(body), want) {
+				err = fmt.Errorf("it is %s", body)
+			}
+			return err
+		})
+	}
+	order := func(action string, more url.Values) {
+		t.Helper()
+		form := url.Values{"csrf": {v.csrf}}
+		maps.Copy(form, more)
+		_, err := v.post("/do/"+action, form)
+		h.check(err)
+	}
+	shows(fmt.Sprintf("action %d waits for a person", n))
+	order("deny-update", url.Values{"reason": {"not during the harvest"}})
+	shows("It was denied, and is still offered.")
+	eventually(t, atLast, "the server is told", func() error {
+		if told := h.told(n); !strings.Contains(told, "not during the harvest") {
+			return errors.New(told)
+		}
+		return nil
+	})
+	order("confirm-update", nil)
+	if got := h.over(n, func() {}); got != "finished" {
+		t.Errorf("the action is %s:\n%s", got, h.told(n))
+	}
+	if got := strings.TrimSpace(d.read("system/app_ver.txt")); got != "1.1.0" {
+		t.Errorf("%s runs", got)
+	}
 }
