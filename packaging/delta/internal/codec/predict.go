@@ -1,9 +1,9 @@
 package codec
 
 import (
-	"cmp"
 	"encoding/binary"
 	"slices"
+	"sort"
 )
 
 var le = binary.LittleEndian
@@ -128,8 +128,9 @@ func newPredictor(l *Layout, ops []Op, functab *window) *predictor {
 			p.byOld = append(p.byOld, int32(i))
 		}
 	}
-	slices.SortFunc(p.byOld, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(ops[a].Old, ops[b].Old), cmp.Compare(a, b))
+	sort.Slice(p.byOld, func(i, j int) bool {
+		a, b := p.byOld[i], p.byOld[j]
+		return ops[a].Old < ops[b].Old || ops[a].Old == ops[b].Old && a < b
 	})
 	return p
 }
