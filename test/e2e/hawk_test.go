@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -109,6 +111,7 @@ func (h *hawk) well() {
 // ServeHTTP lets a request through, or does what bad networks do: they lose the
 // request, or the answer, or half of it, or something on the way answers.
 func (h *hawk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.timeless(r)
 	const well = 99
 	fault := well
 	h.mu.Lock()
@@ -139,6 +142,18 @@ func (h *hawk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w = &counting{w, &h.sent}
 	}
 	h.server.ServeHTTP(w, r)
+}
+
+// timeless makes sure that a device tells the server no time: its clock may be wrong.
+func (h *hawk) timeless(r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil { // the device was killed
+		panic(http.ErrAbortHandler)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if bytes.Contains(body, []byte(`"time`)) || r.Header.Get("Date") != "" {
+		h.t.Errorf("the device tells a time: %s %s %s", r.Method, r.URL, body)
+	}
 }
 
 // counting counts what goes over the network.

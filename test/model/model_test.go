@@ -88,7 +88,10 @@ func options() search.Options {
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
 	match := regexp.MustCompile(*only)
-	searches := map[string]func(flavour string) *search.Case{"update, with new roots": updateSearch}
+	searches := map[string]func(flavour string) *search.Case{"update, with new roots": updateSearch, "an action of a server": actionSearch(true)}
+	if *full || *only != "" || *replay != "" { // it takes a minute
+		searches["an action that brings what does not work"] = actionSearch(false)
+	}
 	for _, sc := range scenarios() {
 		searches[sc.name] = sc.search
 	}
