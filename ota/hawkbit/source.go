@@ -143,7 +143,7 @@ func (s *Source) Sync(ctx context.Context, f Facts) (*View, error) {
 	if err := s.tellFetched(ctx, st); err != nil {
 		return nil, err
 	}
-	if err := s.tell(ctx, st, &f, b.Links["configData"].Href != "", w == wanted{}); err != nil {
+	if err := s.tell(ctx, st, &f, b, w == wanted{}); err != nil {
 		return nil, err
 	}
 	return s.view(st, b.sleep(), &f), nil

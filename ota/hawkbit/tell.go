@@ -11,7 +11,8 @@ import (
 
 // tell sends what has changed of the device. What could not be told is no error:
 // whether the server has it is not known then, and it is told the next time.
-func (s *Source) tell(ctx context.Context, st *State, f *Facts, asked, idle bool) error {
+func (s *Source) tell(ctx context.Context, st *State, f *Facts, b *base, idle bool) error {
+	asked := b.Links["configData"].Href != ""
 	all := asked || !s.c.cache.told
 	unsure := false
 	if err := s.tellAttributes(ctx, st, f, all); err != nil {
@@ -19,7 +20,7 @@ func (s *Source) tell(ctx context.Context, st *State, f *Facts, asked, idle bool
 		unsure, st.Attributes = st.Attributes != nil, nil
 	}
 	if idle {
-		if err := s.tellInstalled(ctx, st, f, all); err != nil {
+		if err := s.tellInstalled(ctx, st, f, !s.c.cache.told || asked && b.Links["installedBase"].Href == ""); err != nil {
 			s.o.Log.WithError(err).Warn("the server was not told what is installed; it is tried again")
 			unsure, st.Told = unsure || !st.Told.IsZero(), versioning.Version{}
 		} else {
