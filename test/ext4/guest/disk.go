@@ -41,7 +41,7 @@ type partition struct {
 var partitions = []partition{{"system", guest.SystemDir, "/dev/dm-1"}, {"usr_data", guest.UsrDataDir, "/dev/dm-2"}}
 
 func newDisk(seed uint64) (*disk, error) {
-	blank, err := os.ReadFile("/blank.img")
+	blank, err := os.ReadFile("/ext4.img")
 	if err != nil {
 		return nil, err
 	}

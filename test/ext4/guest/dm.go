@@ -47,6 +47,11 @@ func dmAdd(name string, sectors int64, kind, params string) error {
 	if err := dm(dmCreate, name, 0, nil); err != nil {
 		return err
 	}
+	return dmSwap(name, sectors, kind, params)
+}
+
+// dmSwap gives a device another target, also while it is in use.
+func dmSwap(name string, sectors int64, kind, params string) error {
 	spec := make([]byte, dmTarget+len(params)+1)
 	binary.NativeEndian.PutUint64(spec[8:], uint64(sectors))
 	copy(spec[24:39], kind)

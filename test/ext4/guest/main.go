@@ -5,6 +5,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -12,7 +13,16 @@ import (
 	"tandem/test/internal/guest"
 )
 
-func main() { guest.Main(run) }
+func main() {
+	if len(os.Args) == 3 && os.Args[1] == "fail" { // as a hook
+		if err := fail(os.Args[2]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
+	guest.Main(run)
+}
 
 func run(o guest.Options) error {
 	start := time.Now()
@@ -63,6 +73,10 @@ func run(o guest.Options) error {
 			return err
 		}
 		l.Rounds("Power cuts while updating by ranges and deltas", guest.Updates(), all.Part(.25), l.Reset)
+		if err := errors.Join(d.stopWhole(), l.Use("small")); err != nil {
+			return err
+		}
+		others(l)
 	}
 	fmt.Println("== What was cut")
 	l.Report.Print(kinds)
