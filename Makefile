@@ -78,8 +78,8 @@ search: ## the tests that search for long: ten releases with faults and kills, v
 search-short: ## a part of each of them, in a minute: three releases, two planted bugs, a file of 1 GiB with holes
 	TANDEM_LONG=short go test -count=1 -timeout 10m -run '^TestLong(LargeTrees|TenReleases|Planted)$$' $(LABFLAGS) ./cmd/tandem ./test/e2e ./test/planted
 
-race: ## the quicker tests of what runs on a device, under the race detector
-	go test -timeout 20m -short -race ./agent/... ./backup/... ./internal/... ./ota/... ./versioning/...
+race: ## the quicker tests, under the race detector
+	go test -timeout 20m -short -race ./...
 
 demo: build ## run the main job in a scratch folder and check each step
 	@sh test/demo/demo.sh bin

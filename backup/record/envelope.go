@@ -132,7 +132,7 @@ func UnsealBytes(kind string, data []byte) ([]byte, error) {
 // there is no error. A kind of "" is any. The error wraps manifest.ErrInvalid or is a
 // *NewerError, unless it is one of reading.
 func readEnvelope(kind string, src io.Reader, size, limit int64, parse func(Head, io.Reader) error) (Head, error) {
-	in := bufio.NewReaderSize(src, 32<<10)
+	in := bufio.NewReaderSize(src, int(min(max(size, maxHead), 32<<10)))
 	h, n, err := readHead(in)
 	newer := h.Reads > Format // of what it is, and how long it may be, nothing is known
 	switch {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -122,12 +121,7 @@ func TestNewerFiles(t *testing.T) {
 // leaves them alone, and the newer goes on where it was.
 func TestTwoTandems(t *testing.T) {
 	t.Parallel()
-	newer := filepath.Join(t.TempDir(), "tandem")
-	build := exec.Command("go", "build", "-tags", "nextformat", "-ldflags", "-X main.version=2.3.0", "-o", newer, "tandem/cmd/tandem")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	newer := filepath.Join(selfPrograms(t), "tandem-3.0.0")
 	d := newDevice(t, "poll = \"1000h\"\nsocket = \"socket\"\n")
 	byNewer := func(args ...string) {
 		t.Helper()
@@ -143,7 +137,7 @@ func TestTwoTandems(t *testing.T) {
 	byNewer("revoke", "1.0.0")
 	before := d.sides()
 	for _, args := range [][]string{{"boot"}, {"install", "--allow-downgrade", "--allow-revoked", bundleFile("hello-1.0.0.tandem")}, {"revoke", "0.9.0"}, {"rollback"}, {"status"}} {
-		if o := d.run(args...); o.exit != 13 || !strings.Contains(o.stderr, "made by Tandem 2.3.0") {
+		if o := d.run(args...); o.exit != 13 || !strings.Contains(o.stderr, "made by Tandem 3.0.0") {
 			t.Errorf("the older: tandem %q: %s", args, o)
 		}
 	}
@@ -151,7 +145,7 @@ func TestTwoTandems(t *testing.T) {
 		a := &unit{t, d.dir}
 		a.startAgent()
 		for _, args := range [][]string{{"status"}, {"rollback"}, {"confirm"}, {"install", bundleFile("hello-2.0.0.tandem")}} {
-			if o := a.run(args...); o.exit != 13 || !strings.Contains(o.stderr, "made by Tandem 2.3.0") {
+			if o := a.run(args...); o.exit != 13 || !strings.Contains(o.stderr, "made by Tandem 3.0.0") {
 				t.Errorf("through the agent: tandem %q: %s", args, o)
 			}
 		}

@@ -38,7 +38,7 @@ func TestSelf(t *testing.T) {
 	testscript.Run(t, params(t, filepath.Join("testdata", "self"), "SELF", dir, "START", start, "BROKEN", broken, "ARCH", release.Architecture()))
 }
 
-// selfPrograms builds those tandems, once for all tests.
+// selfPrograms builds those tandems and their bundles, once for all tests.
 func selfPrograms(t *testing.T) string {
 	t.Helper()
 	dir, err := buildSelfPrograms()
@@ -58,6 +58,10 @@ var buildSelfPrograms = sync.OnceValues(func() (string, error) {
 		if out, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("%w\n%s", err, out)
 		}
+		if err := releaseTool("bundle", "create", "--kind", "agent", "--arch", release.Architecture(), filepath.Join(dir, "tandem-"+v),
+			"--keys", "keys", "--root", "repo/root.json", "--out", filepath.Join(dir, v+".tandem")); err != nil {
+			return "", err
+		}
 	}
 	return dir, nil
 })
@@ -73,10 +77,7 @@ func TestSelfKilled(t *testing.T) {
 	const rounds, seed = 3, 1
 	programs := selfPrograms(t)
 	d := newDevice(t, "")
-	if err := releaseTool("bundle", "create", "--kind", "agent", "--arch", release.Architecture(), filepath.Join(programs, "tandem-2.0.0"),
-		"--keys", "keys", "--root", "repo/root.json", "--out", filepath.Join(d.dir, "two.tandem")); err != nil {
-		t.Fatal(err)
-	}
+	bundle := filepath.Join(programs, "2.0.0.tandem")
 	d.must("install", bundleFile("hello-1.0.0.tandem"))
 	start, err := os.ReadFile("../../packaging/linux/start")
 	if err != nil {
@@ -85,6 +86,9 @@ func TestSelfKilled(t *testing.T) {
 	// What comes from the factory.
 	factory := func() {
 		t.Helper()
+		// A child that another test starts meanwhile would hold the program open for writing.
+		syscall.ForkLock.RLock()
+		defer syscall.ForkLock.RUnlock()
 		data, err := os.ReadFile(filepath.Join(programs, "tandem-1.0.0"))
 		if err == nil {
 			err = errors.Join(os.RemoveAll(filepath.Join(d.dir, "lib")), os.Mkdir(filepath.Join(d.dir, "lib"), 0o755))
@@ -155,12 +159,12 @@ func TestSelfKilled(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(d.dir, "state/firmware")); err != nil {
 			t.Fatal(err)
 		}
-		killed("tandem", "install", "two.tandem")
+		killed("tandem", "install", bundle)
 		if o := run("start", "boot"); o.exit != 0 {
 			t.Fatalf("the next start: %s", o)
 		}
 		if version() != "2.0.0" {
-			if o := run("tandem", "install", "two.tandem"); o.exit != 0 {
+			if o := run("tandem", "install", bundle); o.exit != 0 {
 				t.Fatalf("the next try: %s", o)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -111,6 +112,10 @@ func (r *rig) begin(args ...string) {
 	defer out.Close()
 	r.cmd.Stdout, r.cmd.Stderr = out, out
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// What is caught here is not ignored there, as a shell keeps what nohup or & ignores.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT)
+	defer signal.Stop(caught)
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}

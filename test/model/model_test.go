@@ -42,8 +42,8 @@ var summary struct {
 func TestMain(m *testing.M) {
 	flag.Parse()
 	summary.start = time.Now()
+	debug.SetGCPercent(400) // memory is there, and a third of the time went into saving it
 	if *full {
-		debug.SetGCPercent(400) // memory is there, and a third of the time went into saving it
 		fmt.Printf("%-70s %6s %7s %8s %7s %8s %7s\n", "scenario/file system", "cuts", "states", "distinct", "second", "distinct", "errors")
 	}
 	code := m.Run()
@@ -72,9 +72,12 @@ func printSummary() {
 
 // options are how far the search goes.
 func options() search.Options {
-	o := search.Options{Seed: *seed, CutStep: 7, Every: 90, FaultStep: 149, LookStep: 211}
-	if *full {
+	o := search.Options{Seed: *seed, CutStep: 13, Every: 90, FaultStep: 149, LookStep: 211}
+	switch {
+	case *full:
 		o = search.Options{Seed: *seed, States: 1, Every: 10, FaultStep: 1, LookStep: 7}
+	case testing.Short():
+		o.CutStep, o.FaultStep, o.LookStep = 10*o.CutStep, 10*o.FaultStep, 10*o.LookStep
 	}
 	for _, set := range []struct{ flag, to *int }{{states, &o.States}, {every, &o.Every}, {step, &o.FaultStep}, {looks, &o.LookStep}} {
 		if *set.flag >= 0 {

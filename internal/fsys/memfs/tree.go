@@ -87,7 +87,9 @@ func (t *tree) find(name string) (place, error) {
 	if t.dir != "." {
 		above = 1 + strings.Count(t.dir, "/")
 	}
-	for i, elem := range slices.Collect(strings.SplitSeq(full, "/")) {
+	i := -1
+	for elem := range strings.SplitSeq(full, "/") {
+		i++
 		n := t.d.inodes[p.ino]
 		switch {
 		case n == nil:
