@@ -83,10 +83,7 @@ func newDevice(t testing.TB, more string, change ...func(*device)) *device {
 	check(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	d := &device{t: t, dir: dir}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	listen := l.Addr().String()
-	check(t, l.Close())
+	listen := free(t, "127.0.0.1")
 	d.url = "http://" + listen
 	root, err := os.ReadFile(filepath.Join(bundles, "repo/root.json"))
 	check(t, err)
@@ -131,6 +128,23 @@ password_file = "page.password"
 		}
 	})
 	return d
+}
+
+// free is an address where nobody listens.
+func free(t testing.TB, ip string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+	check(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// replace changes the device's configuration, before its agent is started.
+func (d *device) replace(old, by string) {
+	d.t.Helper()
+	text := d.read("tandem.toml")
+	check(d.t, contains(text, old))
+	d.write("tandem.toml", strings.Replace(text, old, by, 1))
 }
 
 func (d *device) path(name string) string { return filepath.Join(d.dir, name) }

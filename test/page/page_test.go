@@ -1,16 +1,22 @@
 package page
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"tandem/test/hawkbit"
 )
 
 // Every button does what its command does, with the page's script, which shows what comes
@@ -204,6 +210,110 @@ func TestUploadIsCut(t *testing.T) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.agent.Process.Pid))
 	check(t, err)
 	t.Logf("the most memory that the agent had: %s", regexp.MustCompile(`VmHWM:\s+(.*)`).FindSubmatch(status)[1])
+}
+
+// Of a large upload that is refused at its beginning the browser shows why, though it
+// sends the rest.
+func TestUploadIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, scripts := range []bool{true, false} {
+		t.Run(map[bool]string{true: "script", false: "no script"}[scripts], func(t *testing.T) {
+			t.Parallel()
+			d := newDevice(t, "")
+			d.tandem("", "install", bundle("3.0.0"))
+			d.tandem("", "install", "--allow-downgrade", bundle("1.0.0"))
+			d.tandem("", "revoke", "3.0.0")
+			b := newTab(t, d.url, scripts)
+			b.logIn(fullPassword)
+			b.slow(4 * slowly)
+			if got := b.install(bundle("3.0.0")); !strings.Contains(got, "revoked") {
+				t.Errorf("a revoked version: %s", got)
+			}
+			if scripts {
+				eventually(t, "the answer", func() error {
+					if b.has("#do-install:disabled") {
+						return fmt.Errorf("the upload goes on")
+					}
+					return nil
+				})
+				if said := b.text("#uploaded"); said != "" {
+					t.Errorf("beside it the page says %q", said)
+				}
+			}
+			b.open("/")
+			b.choose(bundle("3.0.0"))
+			d.tandem("another "+fullPassword, "page", "password") // which ends the session
+			b.click("#do-install")
+			// With script, what follows along may have come to the log-in already.
+			eventually(t, "the session has ended", func() error {
+				if scripts && b.has("#password") {
+					return nil
+				}
+				return contains(b.body(), "The session has ended. Log in again.")
+			})
+			check(t, d.runs("1.0.0"))
+		})
+	}
+}
+
+// What a hawkBit server wants a person to confirm is confirmed, or denied with a reason,
+// on the page.
+func TestConfirmation(t *testing.T) {
+	t.Parallel()
+	for _, scripts := range []bool{true, false} {
+		t.Run(map[bool]string{true: "script", false: "no script"}[scripts], func(t *testing.T) {
+			t.Parallel()
+			const controller, token = "gate-17", "s3cret"
+			server := httptest.NewServer(hawkbit.New(hawkbit.Options{Now: time.Now, Random: func() float64 { return 0.5 }, MinSleep: time.Second}))
+			t.Cleanup(server.Close)
+			op := &hawkbit.Operator{URL: server.URL, Client: server.Client()}
+			check(t, op.Configure(t.Context(), map[string]any{"pollingTime": "00:00:01", "user.confirmation.flow.enabled": true}))
+			check(t, op.AddTarget(t.Context(), controller, token))
+			data, err := os.ReadFile(bundle("1.1.0"))
+			check(t, err)
+			module, err := op.AddModule(t.Context(), hawkbit.Module{Name: "hello", Version: "1.1.0", Type: "application", Files: map[string][]byte{"hello-1.1.0.tandem": data}})
+			check(t, err)
+			set, err := op.AddSet(t.Context(), "hello", "1.1.0", "app", module)
+			check(t, err)
+			d := newDevice(t, "", func(d *device) {
+				d.replace("url = \"file:"+filepath.Join(bundles, "repo")+"\"", fmt.Sprintf("type = \"hawkbit\"\nurl = %q\ntarget_token_file = \"token\"\ncontroller = %q", server.URL, controller))
+				d.replace("metered = true", "metered = false")
+				d.write("token", token+"\n")
+				check(d.t, os.Chmod(d.path("token"), 0o600))
+			})
+			b := newTab(t, d.url, scripts)
+			b.logIn(fullPassword)
+			asks := true
+			action, err := op.Assign(t.Context(), controller, hawkbit.Assignment{Set: set, Type: "forced", Confirm: &asks})
+			check(t, err)
+			b.shows("#waiting", fmt.Sprintf("The server's action %d waits for a person", action))
+			check(t, contains(b.text("#waiting"), "hello 1.1.0"))
+
+			if got := b.orders("no", func() { b.fill("#reason", "not now"); b.click("#do-deny-update") }); !strings.Contains(got, "done") {
+				t.Errorf("No: %s", got)
+			}
+			b.shows("#waiting", "It was denied, and is still offered.")
+			eventually(t, "the server is told", func() error {
+				entries, err := op.History(t.Context(), controller, action)
+				if err != nil {
+					return err
+				}
+				text, err := json.Marshal(entries)
+				return errors.Join(err, contains(string(text), "not now"))
+			})
+			check(t, d.runs("1.0.0"))
+
+			if got := b.order("confirm-update"); !strings.Contains(got, "done") {
+				t.Errorf("Yes: %s", got)
+			}
+			b.gone("#waiting")
+			eventually(t, "it is installed", func() error { return d.runs("1.1.0") })
+			if evaluate[string](b, "document.title") == "pwned" {
+				t.Error("a reason was taken for markup")
+			}
+			b.quiet()
+		})
+	}
 }
 
 // Whoever may only look sees all, and finds no button but those that change nothing.

@@ -5,6 +5,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -243,5 +245,53 @@ func TestTLS(t *testing.T) {
 	fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", address)
 	if answer, _ := io.ReadAll(c); strings.Contains(string(answer), "Password") {
 		t.Errorf("without TLS: %s", answer)
+	}
+}
+
+// Beyond loopback the device makes a certificate of its own, whose fingerprint it prints:
+// it is the one that a browser gets, also after the agent was started again.
+func TestOwnCertificate(t *testing.T) {
+	t.Parallel()
+	addrs, err := net.InterfaceAddrs()
+	check(t, err)
+	seen := 0
+	for _, a := range addrs {
+		ip := a.(*net.IPNet).IP
+		if ip.IsLoopback() || !ip.IsPrivate() && !strings.HasPrefix(ip.String(), "192.0.2.") {
+			continue
+		}
+		seen++
+		t.Run(ip.String(), func(t *testing.T) {
+			listen := free(t, ip.String())
+			d := newDevice(t, "", func(d *device) {
+				d.replace(strings.TrimPrefix(d.url, "http://"), listen)
+				if !ip.IsPrivate() {
+					d.replace("[page]\n", "[page]\npublic = true\n")
+				}
+				d.url = "https://" + listen
+			})
+			printed := strings.TrimSpace(d.tandem("", "page", "fingerprint"))
+			check(t, contains(d.read("agent.log"), printed))
+			for range 2 {
+				c, err := tls.Dial("tcp", listen, &tls.Config{InsecureSkipVerify: true})
+				check(t, err)
+				sum := sha256.Sum256(c.ConnectionState().PeerCertificates[0].Raw)
+				c.Close()
+				if shown := strings.ReplaceAll(fmt.Sprintf("% X", sum[:]), " ", ":"); shown != printed {
+					t.Errorf("the certificate is %s, printed is %s", shown, printed)
+				}
+				b := newTab(t, d.url, true)
+				b.logIn(fullPassword)
+				if got := b.order("check"); !strings.Contains(got, "done") {
+					t.Errorf("check: %s", got)
+				}
+				b.quiet()
+				d.kill()
+				d.launch()
+			}
+		})
+	}
+	if seen == 0 {
+		t.Skip("this machine has no address but loopback's")
 	}
 }
