@@ -34,7 +34,8 @@ type collector struct {
 	wrong  []string
 	posts  int
 	faults int
-	again  int // events that came before
+	fault  bool // the last report met one: not two in a row, after which a device waits for minutes
+	again  int  // events that came before
 }
 
 func newCollector(t testing.TB, random *rand.Rand) *collector {
@@ -62,9 +63,10 @@ func (c *collector) serve(w http.ResponseWriter, r *http.Request) {
 		return // the device was killed while it reported
 	}
 	luck := 1.0
-	if c.random != nil {
+	if c.random != nil && !c.fault {
 		luck = c.random.Float64()
 	}
+	c.fault = luck < 0.4
 	if luck < 0.2 {
 		c.faults++
 		http.Error(w, "not now", http.StatusServiceUnavailable)

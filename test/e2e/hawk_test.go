@@ -46,9 +46,9 @@ type hawk struct {
 	http   *http.Server // nil while it is down
 }
 
-func newHawk(t testing.TB, random, ports *rand.Rand) *hawk {
+func newHawk(t testing.TB, random *rand.Rand) *hawk {
 	t.Helper()
-	h := &hawk{t: t, random: random, address: freeAddress(t, ports), server: hawkbit.New(hawkbit.Options{
+	h := &hawk{t: t, random: random, address: freeAddress(t), server: hawkbit.New(hawkbit.Options{
 		Now: time.Now, Random: func() float64 { return 0.5 }, MinSleep: time.Second,
 	})}
 	if at := os.Getenv(realServer); at != "" {

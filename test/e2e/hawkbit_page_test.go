@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,7 +34,7 @@ func TestHawkBitPage(t *testing.T) {
 	if len(steps) < 20 {
 		t.Fatalf("the page has %d commands", len(steps))
 	}
-	h := newHawk(t, nil, rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)))
+	h := newHawk(t, nil)
 	_ = h.op.Configure(t.Context(), map[string]any{"user.confirmation.flow.enabled": false})
 	h.check(h.op.DeleteTarget(t.Context(), controller))
 	d := newDevice(t, options{source: "http://" + h.address, more: `type = "hawkbit"

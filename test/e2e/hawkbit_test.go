@@ -39,8 +39,7 @@ func TestLongHawkBitActions(t *testing.T) {
 // the server counts none of it as a download.
 func TestHawkBitFrames(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(seed(t), 0))
-	h := newHawk(t, nil, random)
+	h := newHawk(t, nil)
 	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
 	d.write("token", deviceToken+"\n")
 	content, err := os.ReadFile(bundle("1.1.0"))
@@ -76,7 +75,7 @@ func TestHawkBitFrames(t *testing.T) {
 func TestHawkBitDelta(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(seed(t), 0))
-	h := newHawk(t, nil, random)
+	h := newHawk(t, nil)
 	dir := t.TempDir()
 	table := make([]byte, sameSize)
 	for i := range table {
@@ -180,7 +179,7 @@ var kinds = []struct {
 func runActions(t *testing.T, n int) {
 	seed := seed(t)
 	part := func(i uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, i)) }
-	f := &fleet{hawk: newHawk(t, part(1), part(2)), random: part(0), dir: t.TempDir(), version: "1.0.0", killed: map[string]int{}}
+	f := &fleet{hawk: newHawk(t, part(1)), random: part(0), dir: t.TempDir(), version: "1.0.0", killed: map[string]int{}}
 	f.set("1.0.0", map[string][]byte{"hello.tandem": f.read(bundle("1.0.0"))})
 	f.d = installed(t, options{source: "http://" + f.address, agent: pollOften, hooks: true, more: `type = "hawkbit"
 target_token_file = "token"
@@ -616,7 +615,7 @@ func (f *fleet) notLetIn() {
 // What the server wants must also be in the repository that source.metadata names.
 func TestHawkBitMetadata(t *testing.T) {
 	t.Parallel()
-	h := newHawk(t, nil, rand.New(rand.NewPCG(seed(t), 0)))
+	h := newHawk(t, nil)
 	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: fmt.Sprintf("type = \"hawkbit\"\ntarget_token_file = \"token\"\nmetadata = %q\n", "file://"+shared())})
 	d.write("token", deviceToken+"\n")
 	for _, c := range []struct{ version, status string }{{"1.2.0", "error"}, {"1.1.0", "finished"}} {
@@ -637,7 +636,7 @@ func TestHawkBitMetadata(t *testing.T) {
 // firmware that fails does not keep the application waiting, and the action says so.
 func TestHawkBitFirmware(t *testing.T) {
 	t.Parallel()
-	h := newHawk(t, nil, rand.New(rand.NewPCG(seed(t), 0)))
+	h := newHawk(t, nil)
 	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
 	d.write("token", deviceToken+"\n")
 	d.write("modem-version", "1.0.0\n")
@@ -694,7 +693,7 @@ func TestHawkBitItself(t *testing.T) {
 	if testing.Short() {
 		t.Skip("two more programs are built")
 	}
-	h := newHawk(t, nil, rand.New(rand.NewPCG(seed(t), 0)))
+	h := newHawk(t, nil)
 	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
 	d.write("token", deviceToken+"\n")
 	for _, p := range []struct{ version, file string }{{"1.0.0", "lib/tandem"}, {"2.0.0", "two"}} {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"log"
 	"math/big"
-	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -83,7 +82,7 @@ func (a *authority) pem() string {
 // its certificate there; nothing else lets it in.
 func TestHawkBitCertificate(t *testing.T) {
 	t.Parallel()
-	h := newHawk(t, nil, mathrand.New(mathrand.NewPCG(seed(t), 0)))
+	h := newHawk(t, nil)
 	h.check(h.op.Configure(t.Context(), map[string]any{
 		"authentication.targettoken.enabled": false, "authentication.header.enabled": true, "authentication.header.authority": "devices",
 	}))

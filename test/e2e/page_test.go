@@ -275,9 +275,8 @@ func TestReturnIsWatched(t *testing.T) {
 // confirmed on the technician's page.
 func TestHawkBitOnThePage(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(seed(t), 3))
-	h := newHawk(t, nil, random)
-	address := freeAddress(t, random)
+	h := newHawk(t, nil)
+	address := freeAddress(t)
 	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
 	d.write("token", deviceToken+"\n")
 	d.servePage(address)
