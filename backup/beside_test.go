@@ -102,6 +102,9 @@ func (l *lab) fillOpen(ino uint64) {
 // up in the end.
 func TestApplicationWritesBeside(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("a search in memory, with one thing after the other")
+	}
 	for _, s := range []struct {
 		name string
 		lone bool // only system has conf: where that is being written, damage remains for now

@@ -14,6 +14,9 @@ import (
 // be made durable may come back, and must then find what belongs to it.
 func TestFailureThenCut(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("a search in memory, with one thing after the other")
+	}
 	m, content := bundleOf("1.1.0", nil)
 	before := newLab(t, memfs.Options{NoExchange: true})
 	before.mustInstall("1.0.0", nil, InstallOptions{})

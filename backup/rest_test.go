@@ -18,6 +18,9 @@ import (
 // nothing to do, and the same.
 func TestRestAgreesWithALook(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("a search in memory, with one thing after the other")
+	}
 	restAgrees(t, 120)
 }
 

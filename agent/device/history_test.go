@@ -44,6 +44,9 @@ func add(m *memfs.Machine) error {
 // Whatever an append is cut by, the history has no gap and no event twice, and
 // lacks at most its oldest segment. What was appended with success is there.
 func TestHistoryPowerCut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a search in memory, with one thing after the other")
+	}
 	start := memfs.NewMachine()
 	disk := start.NewDisk("state", memfs.Options{}).FS()
 	for range oldSegments + 3 { // all segments are there, and the oldest has to go
