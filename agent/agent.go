@@ -231,7 +231,8 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) takePID(ctx context.Context) (release func() error, err error) {
 	for try := range pidTries {
 		release, err = lock.AcquirePID(a.cfg.Agent.PID, os.Getpid())
-		if !errors.Is(err, lock.ErrBusy) || !lock.Ends(a.cfg.Agent.PID) || ctx.Err() != nil {
+		// While it is waited for the file may name nobody: what held it lets go just now.
+		if !errors.Is(err, lock.ErrBusy) || try == 0 && !lock.Ends(a.cfg.Agent.PID) || ctx.Err() != nil {
 			break
 		}
 		if try == 0 {

@@ -41,7 +41,7 @@ var bugs = []bug{
 	},
 	{
 		name: "barrier-left-out", about: "commit.json is written before what is staged is on flash",
-		where: "^install/", real: "install", ext4: true,
+		where: "^install/", real: "^install$", ext4: true,
 		edits: []edit{
 			{"backup/change/stage.go", "	if !c.each {\n		return c.barrier.Sync()\n	}\n", "	if !c.each || c.Tag {\n		return nil\n	}\n"},
 			{"backup/change/stage.go", "	if s.c.each {\n		if err := s.out.Sync(); err != nil {\n", "	if s.c.each && !s.c.Tag {\n		if err := s.out.Sync(); err != nil {\n"},
@@ -49,7 +49,7 @@ var bugs = []bug{
 	},
 	{
 		name: "tag-before-files", about: "the tag is written when the files are staged, not when they are in place",
-		where: "^install/", real: "install", ext4: true,
+		where: "^install/", real: "^install$", ext4: true,
 		edits: []edit{{
 			"backup/change/stage.go", "	if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
 			"	if err := versioning.WriteTag(c.fs, TagFile, m.Version); err != nil {\n		return nil, err\n	}\n	if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
@@ -57,7 +57,7 @@ var bugs = []bug{
 	},
 	{
 		name: "commit-removed-early", about: "commit.json is removed before what is staged is in place",
-		where: "^install/", real: "install", ext4: true,
+		where: "^install/", real: "^install$", ext4: true,
 		edits: []edit{{
 			"backup/change/apply.go", "	if !a.commit.Undo {\n		err := a.apply()\n",
 			"	if !a.commit.Undo {\n		if err := a.fs.Remove(CommitFile); err != nil {\n			return &a.out, err\n		}\n		err := a.apply()\n",
@@ -84,7 +84,7 @@ var bugs = []bug{
 	},
 	{
 		name: "recovery-not-idempotent", about: "recovery places what is staged without looking whether it is what was displaced",
-		where: "^install/", real: "install", ext4: true,
+		where: "^install/", real: "^install$", ext4: true,
 		edits: []edit{{"backup/change/apply.go", "	if err != nil || !isNew {\n		return err == nil, err\n	}\n", "	if err != nil || !isNew {\n		return false, err\n	}\n"}},
 	},
 	{
