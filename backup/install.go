@@ -173,13 +173,13 @@ func (i *Install) plan(system, usrData *Snapshot, can func(*manifest.Entry) bool
 // stage stages what is on the device already. The last try leaves usr_data for later
 // where that copies what does not come to rest.
 func (i *Install) stage(ctx context.Context, last bool) error {
-	if err := i.begin(ctx, i.system); err != nil {
+	if err := i.begin(ctx, i.system, last); err != nil {
 		return sideError(i.r.System, err)
 	}
 	if i.usrData == nil {
 		return nil
 	}
-	if err := i.begin(ctx, i.usrData); err != nil {
+	if err := i.begin(ctx, i.usrData, last); err != nil {
 		var stale *staleError
 		if errors.As(err, &stale) && !last || ctx.Err() != nil {
 			return err
@@ -197,7 +197,7 @@ func (i *Install) dropUsrData() {
 	i.usrData = nil
 }
 
-func (i *Install) begin(ctx context.Context, w *work) error {
+func (i *Install) begin(ctx context.Context, w *work, last bool) error {
 	c, err := change.Begin(w.side.FS, w.plan, i.in.buf)
 	var short *SpaceError
 	if errors.As(err, &short) && w.side.live() {
@@ -207,13 +207,14 @@ func (i *Install) begin(ctx context.Context, w *work) error {
 		return err
 	}
 	w.change = c
-	return i.fill(ctx, w)
+	return i.fill(ctx, w, last)
 }
 
-// fill stages what does not come from the release.
-func (i *Install) fill(ctx context.Context, w *work) error {
+// fill stages what is on the device already, under whatever name: of the release
+// that is what Lacks leaves out. The last try leaves all of that to the release.
+func (i *Install) fill(ctx context.Context, w *work, last bool) error {
 	for _, f := range w.change.Wanted() {
-		if i.brings(f.Entry) {
+		if i.brings(f.Entry) && (last || !i.src.has(w.side.Name, f.Entry)) {
 			continue
 		}
 		if err := i.src.copy(ctx, w.side.Name, w.change, f); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -104,6 +105,55 @@ func TestInstall(t *testing.T) {
 				t.Errorf("%s over 1.1.0: %v, %d changes", version, err, l.m.Ops()-ops)
 			}
 		}
+	}
+}
+
+// What Lacks leaves out need not be fetched: the installation has it from the
+// device, by whatever name it lies there. What turns out to be damaged is wanted.
+func TestWantsWhatLacksTells(t *testing.T) {
+	const helper, moved = "bin/helper", "lib/moved"
+	move := func(files map[string]string) {
+		files[moved] = files[helper]
+		delete(files, helper)
+	}
+	for name, c := range map[string]struct {
+		prepare func(*lab) // 1.0.0 is installed
+		damage  string     // what cannot be read once the installation begins
+	}{
+		"moved":          {func(*lab) {}, ""},
+		"moved, damaged": {func(*lab) {}, "apps/" + helper},
+		"kept for a rollback": {func(l *lab) {
+			l.mustInstall("1.0.1", func(files map[string]string) { delete(files, helper) }, InstallOptions{})
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, memfs.Options{})
+			l.mustInstall("1.0.0", nil, InstallOptions{})
+			c.prepare(l)
+			m, _ := bundleOf("1.1.0", move)
+			r := l.reconciler()
+			lacks, err := r.Lacks(t.Context(), m)
+			l.must(err)
+			if lacks(moved) {
+				t.Errorf("%s is said to be lacking", moved)
+			}
+			if c.damage != "" {
+				l.m.FailReads(func(path string) error {
+					if strings.HasSuffix(path, c.damage) {
+						return syscall.EIO
+					}
+					return nil
+				})
+			}
+			i, err := r.BeginInstall(t.Context(), m, InstallOptions{Both: true, Now: l.m.Now(), UID: -1})
+			l.must(err)
+			for _, e := range m.Files {
+				if want := e.Type == manifest.File && (lacks(e.Path) || c.damage != "" && e.Path == moved); i.Wants(e.Path) != want {
+					t.Errorf("%s: wanted %v, expected %v", e.Path, !want, want)
+				}
+			}
+			l.must(i.Discard())
+		})
 	}
 }
 
