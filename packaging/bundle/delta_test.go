@@ -230,6 +230,9 @@ func (w without) Open(sum digest.SHA256, size int64) (BaseFile, error) {
 // A flipped bit of a delta bundle is never believed.
 func TestEveryByteOfADeltaCounts(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("a search in memory, with one thing after the other")
+	}
 	a, b := twoReleases(t)
 	old := open(t, a)
 	raw := makeDelta(t, old, open(t, b), 2)

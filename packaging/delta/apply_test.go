@@ -80,6 +80,9 @@ func TestVectors(t *testing.T) {
 // A patch has one end: what is shorter or longer does not make the file.
 func TestEnds(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("a search in memory, with one thing after the other")
+	}
 	for _, v := range vectors(t) {
 		for n := 0; n < len(v.patch); n += 1 + n/40 {
 			if got, err := apply(v, v.patch[:n]); err == nil && bytes.Equal(got, v.new) || err != nil && !errors.Is(err, delta.ErrMalformed) {

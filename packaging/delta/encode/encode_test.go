@@ -223,6 +223,9 @@ func TestManyOperations(t *testing.T) {
 // Files that only begin like programs, or lie about their parts, are files.
 func TestBrokenPrograms(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("a search in memory, with one thing after the other")
+	}
 	const seed = 11
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
