@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -52,6 +53,9 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 		}
 		jobs = append(jobs, w)
 		if err := r.stage(ctx, in, w, src); err != nil {
+			if res.Decision.From == System && in.spares(w, err) {
+				return true, nil // once more, without what is too large
+			}
 			return false, sideError(w.side, err)
 		}
 	}
@@ -90,6 +94,9 @@ func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName)
 		t.Aside = d.aside
 	}
 	if side.live() && from == System && snap.facts != nil {
+		for p := range d.out {
+			t.Leave[p] = true
+		}
 		for _, o := range snap.facts.Odd { // what is not captured this time stays
 			if (o.Finding == tree.Edited || o.Finding == tree.Deleted) && !d.take[o.Path] && !d.forgotten[o.Path] {
 				t.Leave[o.Path] = true
@@ -432,5 +439,61 @@ func (in *inspector) unrest(ctx context.Context, n int, p Path) error {
 }
 
 // keeps reports whether p keeps its last capture, because something beside it
-// does not come to rest.
-func (in *inspector) keeps(p Path) bool { return in.restless[Path(path.Dir(string(p)))] }
+// does not come to rest, or because it does not fit.
+func (in *inspector) keeps(p Path) bool {
+	return in.restless[Path(path.Dir(string(p)))] || in.tooLarge(p)
+}
+
+// spares finds the largest configuration that usr_data has no room for, where err
+// says that there is too little for all, and reports whether to try without it.
+func (in *inspector) spares(w *work, err error) bool {
+	var short *SpaceError
+	if w.side.live() || !errors.As(err, &short) {
+		return false
+	}
+	content := w.plan.Content()
+	sort.Slice(content, func(i, j int) bool {
+		a, b := content[i].Entry, content[j].Entry
+		return a.Size > b.Size || a.Size == b.Size && a.Path < b.Path
+	})
+	bytes, entries := short.NeedBytes, short.NeedEntries
+	fits := func() bool {
+		return bytes <= short.FreeBytes && (short.FreeEntries < 0 || entries <= short.FreeEntries)
+	}
+	var spared []Path
+	for _, f := range content {
+		if fits() {
+			break
+		}
+		if w.plan.Record.Captures(f.Entry) && !in.large[f.Path] {
+			spared = append(spared, f.Path)
+			bytes, entries = bytes-f.Size, entries-1
+		}
+	}
+	if len(spared) == 0 || !fits() && w.plan.Tag { // a new version has to fit; else what is on system need not wait
+		return false
+	}
+	for _, p := range spared {
+		in.large[p] = true
+	}
+	in.short = short
+	return true
+}
+
+// tooLarge reports whether usr_data has no room for p, or for what it belongs to: a
+// database that does not fit takes its journal with it.
+func (in *inspector) tooLarge(p Path) bool {
+	if in.large[p] || len(in.large) == 0 {
+		return in.large[p]
+	}
+	for q := range in.large {
+		a, b := string(p), string(q)
+		if len(a) > len(b) {
+			a, b = b, a
+		}
+		if rest, ok := strings.CutPrefix(b, a); ok && strings.IndexByte("-._~", rest[0]) >= 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -21,20 +21,22 @@ type desired struct {
 	take    map[Path]bool
 	aside   map[Path]bool // what usr_data has of these may be missed by somebody
 	loses   map[Path]bool // what system has of these
+	out     map[Path]bool // usr_data does not get what system has of these
 	// forgotten is configuration that goes because a person said so.
 	forgotten map[Path]bool
 }
 
 // aim works out what both sides shall hold once the side from has won. It is
-// pure: the facts say all. restless are directories whose configuration keeps
-// its last capture, and forget is configuration that goes; "" for none.
-func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Path]bool, forget Path) *desired {
+// pure: the facts say all. keeps tells which configuration keeps its last capture,
+// and large of which usr_data cannot hold more; forget is configuration that goes, "" for
+// none.
+func aim(from SideName, system, usrData *Snapshot, src *sources, keeps, large func(Path) bool, forget Path) *desired {
 	winner, loser := system, usrData
 	if from == UsrData {
 		winner, loser = usrData, system
 	}
 	basis := winner.basis()
-	d := &desired{take: map[Path]bool{}, aside: map[Path]bool{}, forgotten: map[Path]bool{}}
+	d := &desired{take: map[Path]bool{}, aside: map[Path]bool{}, forgotten: map[Path]bool{}, out: map[Path]bool{}}
 	changes := map[Path]*manifest.Entry{} // of the captured configuration; nil goes
 	now := func(p Path) *manifest.Entry {
 		if e, ok := changes[p]; ok {
@@ -54,7 +56,7 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Pa
 	for i := range winner.facts.Odd {
 		o := &winner.facts.Odd[i]
 		switch {
-		case restless[Path(path.Dir(string(o.Path)))]:
+		case keeps(o.Path):
 		case o.Finding == tree.Edited:
 			set(captured(winner.facts, o))
 			d.written = append(d.written, o.Path)
@@ -81,7 +83,19 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Pa
 			changes[o.Path], changed = nil, true
 		}
 	}
-	if loser == system && loser.usable() && !loser.Adopted {
+	for _, e := range basis.Config {
+		if from == System && large(e.Path) && e.Type == manifest.File && now(e.Path) == e {
+			has := usrData.facts.Has(e.Path)
+			if has != nil && manifest.SameContent(has, e) {
+				continue
+			}
+			changes[e.Path], changed, d.out[e.Path] = nil, true, true
+			if was := usrData.basis(); was != nil && has != nil && was.Captures(has) && manifest.SameContent(has, was.Find(e.Path)) {
+				changes[e.Path] = was.Find(e.Path)
+			}
+		}
+	}
+	if loser == system && loser.usable() && (!loser.Adopted || loser.lowered()) {
 		d.merge(basis, loser, now, set)
 	}
 	if forget != "" {
@@ -100,20 +114,21 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, restless map[Pa
 	return d
 }
 
+// lowered reports whether somebody lowered the tag by hand: that asks for a restore, and
+// makes no version of what lies there, as a higher tag does.
+func (s *Snapshot) lowered() bool {
+	return s.own != nil && s.Version.Compare(s.own.Manifest.Version) < 0
+}
+
 // merge keeps what was edited on system and not captured, where usr_data has won.
 func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *manifest.Entry, set func(*manifest.Entry)) {
-	f := system.facts
-	for i := range f.Odd {
-		o := &f.Odd[i]
-		if o.Finding != tree.Edited || o.Now == nil || basis.Manifest.IsIgnored(o.Path) {
-			continue
-		}
-		e := captured(f, o)
-		wins, shipped := now(o.Path), manifest.Find(basis.Manifest.Files, o.Path)
+	f, was := system.facts, system.facts.Basis
+	edit := func(e *manifest.Entry) {
+		wins, shipped := now(e.Path), manifest.Find(basis.Manifest.Files, e.Path)
 		switch {
 		case wins == nil && shipped != nil && !basis.Manifest.IsConfig(e.Path):
 			// an application file of the version that won
-		case wins == nil && f.Basis.Captures(e):
+		case wins == nil && was.Captures(e):
 			// it was removed since, where the newer configuration comes from
 		case wins == nil:
 			set(e)
@@ -122,7 +137,7 @@ func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *
 			// the release's own default, not an edit
 		default:
 			beside := *e
-			beside.Path = besides(o.Path, ".conflict", e, func(p Path) *manifest.Entry {
+			beside.Path = besides(e.Path, ".conflict", e, func(p Path) *manifest.Entry {
 				if there := now(p); there != nil {
 					return there
 				}
@@ -130,6 +145,20 @@ func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *
 			})
 			d.kept = append(d.kept, beside.Path)
 			set(&beside)
+		}
+	}
+	if system.Adopted { // what was written since the record is an edit all the same
+		was = system.own
+		for _, e := range f.Basis.Config {
+			if old := was.Find(e.Path); (old == nil || !manifest.SameContent(old, e)) && !basis.Manifest.IsIgnored(e.Path) {
+				edit(e)
+			}
+		}
+	}
+	for i := range f.Odd {
+		o := &f.Odd[i]
+		if o.Finding == tree.Edited && o.Now != nil && !basis.Manifest.IsIgnored(o.Path) {
+			edit(captured(f, o))
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (r *Reconciler) Admit(ctx context.Context, m *Manifest, o InstallOptions) (
 	}
 	switch a := res.Decision.Action; {
 	case o.InPlace, a == Restore, a == Repair, a == RestoreConfig, a == Capture:
-		if _, err := r.Reconcile(ctx, Options{}); err != nil && !errors.Is(err, ErrDamage) && !errors.Is(err, ErrNoApplication) && !errors.Is(err, ErrBusy) {
+		if _, err := r.Reconcile(ctx, Options{}); err != nil && !errors.Is(err, ErrDamage) && !errors.Is(err, ErrNoApplication) && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrTooLarge) {
 			return installed, err
 		}
 	}

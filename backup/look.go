@@ -101,6 +101,8 @@ type inspector struct {
 	weak     map[SideName]map[Path]bool // the file system cannot keep these as they should be
 	left     map[SideName]map[Path]bool // these are not to be tried again
 	restless map[Path]bool              // directories whose configuration does not come to rest
+	large    map[Path]bool              // configuration that usr_data has no room for
+	short    *SpaceError                // how much it would have needed
 	badKept  map[kept]bool              // contents that are damaged where they are kept for a rollback
 	known    map[digest.SHA256]*record.Record
 	indexes  map[SideName]*tree.Index
@@ -115,7 +117,7 @@ type inspector struct {
 func newInspector(r *Reconciler, o Options) *inspector {
 	sets := func() map[SideName]map[Path]bool { return map[SideName]map[Path]bool{System: {}, UsrData: {}} }
 	return &inspector{
-		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, badKept: map[kept]bool{},
+		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, large: map[Path]bool{}, badKept: map[kept]bool{},
 		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}, buf: make([]byte, 128<<10),
 	}
 }
@@ -123,7 +125,7 @@ func newInspector(r *Reconciler, o Options) *inspector {
 // clear reports whether a job has nothing to look at but what its sides hold.
 func (in *inspector) clear() bool {
 	left := len(in.weak[System]) + len(in.weak[UsrData]) + len(in.left[System]) + len(in.left[UsrData])
-	return left+len(in.restless) == 0 && in.forget == "" && !in.shutdown
+	return left+len(in.restless)+len(in.large) == 0 && in.forget == "" && !in.shutdown
 }
 
 // again waits where a job ended because somebody wrote what it took, and reports whether
@@ -415,7 +417,7 @@ func (s *Snapshot) tell() {
 			s.Edited = append(s.Edited, o.Path)
 		case o.Finding == tree.Busy:
 			s.Busy = append(s.Busy, o.Path)
-		case o.Finding == tree.Skipped, o.Finding == tree.Unknown:
+		case o.Finding == tree.Skipped && o.Detail != "", o.Finding == tree.Unknown:
 			s.Skipped = append(s.Skipped, o.Path)
 		}
 	}

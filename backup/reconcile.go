@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"time"
 
@@ -198,6 +199,8 @@ func (r *Reconciler) decide(ctx context.Context, in *inspector, system, usrData 
 		return nil, err
 	}
 	src := in.sources(system, usrData)
+	src.uncover(system)
+	src.uncover(usrData)
 	a, b := candidate(system, src, bad), candidate(usrData, src, bad)
 	choice := Choice{Hold: o.Hold}
 	res.Decision, err = Decide(a, b, choice)
@@ -263,7 +266,7 @@ const rounds = 24
 // After success both sides are identical and complete. After an error or a
 // power cut each side that was complete still is, as its old or its new
 // version, and Reconcile can be run again. The error wraps ErrNoApplication,
-// ErrDamage, ErrBusy, ErrUnavailable, ErrBlocked, ErrNewer or ErrNoSpace where
+// ErrDamage, ErrBusy, ErrTooLarge, ErrUnavailable, ErrBlocked, ErrNewer or ErrNoSpace where
 // that is the reason.
 func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) {
 	in := newInspector(r, o)
@@ -315,6 +318,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 				return total, err
 			}
 			continue
+		}
+		for _, p := range res.System.Busy {
+			if res.System.facts.Basis.Manifest.IsConfig(p) {
+				in.restless[Path(path.Dir(string(p)))] = true
+			}
 		}
 		done, err := r.round(ctx, in, res, total, forgetting)
 		in.fresh = err == nil && !done && total.clear() && in.clear() // then it may be seen quickly that all is done
@@ -386,7 +394,7 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 	if !forgetting {
 		forget = ""
 	}
-	d := aim(res.Decision.From, res.System, res.UsrData, src, in.restless, forget)
+	d := aim(res.Decision.From, res.System, res.UsrData, src, in.keeps, in.tooLarge, forget)
 	changed, err := r.bring(ctx, in, res, d, src, total)
 	if err != nil {
 		return false, err
@@ -427,8 +435,11 @@ func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
 		}
 	}
 	total.Busy = res.System.Busy
+	var large []Path
 	for _, p := range res.System.Edited {
-		if in.keeps(p) {
+		if in.tooLarge(p) {
+			large = append(large, p)
+		} else if in.keeps(p) {
 			total.Busy = append(total.Busy, p)
 		}
 	}
@@ -443,6 +454,9 @@ func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
 	if unknown > 0 {
 		l := total.Left[0]
 		return fmt.Errorf("%w: of %s nothing can be said, the first on %s: %s: %s", ErrDamage, files(unknown), l.Side, l.Path, l.Why)
+	}
+	if len(large) > 0 {
+		return fmt.Errorf("%s: %w: %s keeps the capture that it had, if any (%s in all); with it: %v", UsrData, ErrTooLarge, large[0], files(len(large)), in.short)
 	}
 	if len(total.Busy) > 0 {
 		return fmt.Errorf("%w: %s and what lies beside it is being written, and keeps the capture that it had (%s in all)", ErrBusy, total.Busy[0], files(len(total.Busy)))

@@ -101,6 +101,9 @@ var (
 	// ErrBusy says that configuration could not be captured, because it never
 	// came to rest: its directory keeps the capture that it had.
 	ErrBusy = errors.New("not captured")
+	// ErrTooLarge says that usr_data has no room for some configuration, and has all
+	// else. It wraps ErrNoSpace.
+	ErrTooLarge = fmt.Errorf("%w for all configuration", ErrNoSpace)
 )
 
 // SpaceError says how much room a change needs and how much there is.

@@ -166,7 +166,29 @@ func (s *sources) mendable(snap *Snapshot) bool {
 			return false
 		}
 	}
+	for i := range snap.Problems {
+		if o := f.At(snap.Problems[i].Path); o != nil && !o.Finding.IsDamage() { // see uncover
+			return false
+		}
+	}
 	return true
+}
+
+// uncover takes a side for damaged that holds application files of which nothing can be
+// said, as those below a mount point, if they are found nowhere else: then its version
+// can neither be copied nor told to be whole.
+func (s *sources) uncover(snap *Snapshot) {
+	if snap.State != Intact && snap.State != Damaged {
+		return
+	}
+	for _, p := range snap.Skipped {
+		o := snap.facts.At(p)
+		if e := o.Entry; e == nil || e.Type != manifest.File || snap.facts.Basis.Captures(e) || s.has(snap.Side, e) {
+			continue
+		}
+		snap.State = Damaged
+		snap.Problems = append(snap.Problems, Problem{Side: snap.Side, Path: p, Kind: tree.Unreadable, Detail: o.Detail})
+	}
 }
 
 // copy stages the content of f from where the sources have it.

@@ -136,7 +136,11 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		event.Action = "pending"
 	}
 	if err != nil {
-		err = fmt.Errorf("%s is installed on system, but not backed up: %w", done.Version, err)
+		how := "is installed on system, but not backed up"
+		if errors.Is(err, backup.ErrBusy) || errors.Is(err, backup.ErrTooLarge) {
+			how = "is installed, and backed up but for some configuration"
+		}
+		err = fmt.Errorf("%s %s: %w", done.Version, how, err)
 		event.Error = err.Error()
 	}
 	d.Remember(event)

@@ -329,7 +329,9 @@ func (p *planner) remove(n *tree.Node) ([]Op, error) {
 	if p.Record.Manifest.IsIgnored(n.Path) && !gone {
 		return nil, nil
 	}
-	if o := f.At(n.Path); o != nil && !gone && (leaves(o) || o.Finding == tree.Unreadable && o.Entry == nil) {
+	if o := f.At(n.Path); o != nil && o.Finding == tree.Skipped && o.Detail == "" {
+		return nil, nil // what is in it stays, and is named
+	} else if o != nil && !gone && (leaves(o) || o.Finding == tree.Unreadable && o.Entry == nil) {
 		return nil, p.leave(n.Path, o.Detail, true)
 	}
 	why := p.fixedParent(n.Path)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"tandem/backup/manifest"
 	"tandem/internal/fsys"
 )
 
@@ -74,9 +75,22 @@ func (c *Change) need() (*SpaceError, error) {
 		}
 	}
 	for i := range c.Ops {
-		if o := &c.Ops[i]; o.New != nil && o.New.Type != "file" && o.Old == nil {
+		o := &c.Ops[i]
+		if o.New == nil || o.New.Type == manifest.File {
+			continue
+		}
+		if o.Old == nil {
 			need.NeedBytes += block
 			need.NeedEntries++
+		}
+		if o.New.Type != manifest.Dir || o.Slot == "" {
+			continue
+		}
+		for e := range c.Record.Entries() { // which is staged as a whole
+			if under(o.Path, e.Path) && (e.Type == manifest.Dir || e.Type == manifest.Symlink) {
+				need.NeedBytes += block
+				need.NeedEntries++
+			}
 		}
 	}
 	need.NeedBytes -= c.Holes

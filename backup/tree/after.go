@@ -36,7 +36,7 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 			add(&Node{Path: e.Path, Ino: ino}, 0)
 		} else if has := before.Has(e.Path); has != nil && manifest.SameContent(has, e) {
 			add(before.Tree.Get(e.Path), 0)
-		} else if before.uncaptured(e.Path) {
+		} else if has != nil || before.uncaptured(e.Path) {
 			add(&Node{Path: e.Path}, 0)
 		}
 	}

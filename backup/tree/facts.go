@@ -115,6 +115,7 @@ type looker struct {
 	gone map[manifest.Path]bool // seen by the index, and not there any more
 	lost bool                   // application files are missing
 	none bool                   // all of them are
+	over map[manifest.Path]bool // directories of a backup that hold what is beyond the limits
 }
 
 // Compare finds out what of basis lies in t as it should, and what does not. The
@@ -125,6 +126,14 @@ func Compare(ctx context.Context, t *Tree, basis *record.Record, o Options) (*Fa
 	if o.Index != nil && o.Index.Record == o.Sum {
 		l.gone = o.Index.Mark(t)
 		l.f.Weak = l.f.Weak || o.Index.Weak
+	}
+	l.over = map[manifest.Path]bool{}
+	for _, n := range t.Nodes {
+		if !o.Live && errors.Is(n.Err(), ErrBeyond) {
+			for dir := path.Dir(string(n.Path)); dir != "."; dir = path.Dir(dir) {
+				l.over[manifest.Path(dir)] = true
+			}
+		}
 	}
 	i := 0
 	var gone []*manifest.Entry
@@ -203,8 +212,12 @@ func (l *looker) unknown(n *Node) error {
 		return nil
 	case l.f.Basis.Manifest.IsIgnored(n.Path):
 		return nil
-	case n.Err() != nil && (l.Live || !n.IsDir() || n.flags&flagUnnamed != 0):
+	case n.Err() != nil && (l.Live || !n.IsDir() || errors.Is(n.Err(), ErrBeyond)):
 		return l.failed(&o, n.Err())
+	case l.over[n.Path]: // it cannot go, and what is in it is named
+		o.Finding = Skipped
+		l.odd(o)
+		return nil
 	case !l.Live:
 		o.Finding, o.Detail, o.Aside = Extra, "not part of the version", true
 		if !n.IsDir() && !n.Foreign() {

@@ -82,14 +82,17 @@ func (w *resting) walk(name, at string, depth int) bool {
 	if w.seen += len(infos); err != nil || w.seen > maxEntries {
 		return false
 	}
-	steps := make([]step, 0, len(infos)+len(infos)/4)
+	all := make([]step, 0, 2*len(infos))
+	steps := make([]*step, 0, 2*len(infos))
 	for i := range infos {
-		steps = append(steps, step{key: infos[i].Name, info: &infos[i]})
+		all = append(all, step{key: infos[i].Name, info: &infos[i]})
+		steps = append(steps, &all[len(all)-1])
 		if infos[i].Type == fsys.TypeDir && !infos[i].Mount {
-			steps = append(steps, step{key: infos[i].Name + "/", info: &infos[i], below: true})
+			all = append(all, step{key: infos[i].Name + "/", info: &infos[i], below: true})
+			steps = append(steps, &all[len(all)-1])
 		}
 	}
-	slices.SortFunc(steps, func(a, b step) int { return strings.Compare(a.key, b.key) })
+	slices.SortFunc(steps, func(a, b *step) int { return strings.Compare(a.key, b.key) })
 	for _, s := range steps {
 		p := s.info.Name
 		if at != "" {

@@ -9,12 +9,12 @@
 package tree
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path"
 	"slices"
-	"sort"
 	"strings"
 
 	"tandem/backup/manifest"
@@ -311,7 +311,7 @@ func (t *Tree) findLinks() {
 			several = append(several, n)
 		}
 	}
-	sort.SliceStable(several, func(i, j int) bool { return several[i].Ino < several[j].Ino })
+	slices.SortFunc(several, func(a, b *Node) int { return cmp.Or(cmp.Compare(a.Ino, b.Ino), byPath(a, b)) })
 	for i, first := 1, 0; i < len(several); i++ {
 		if several[i].Ino == several[first].Ino {
 			several[i].seldom().link = several[first].Path
