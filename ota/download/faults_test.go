@@ -226,7 +226,7 @@ func TestBackoff(t *testing.T) {
 	for i := range 20 {
 		x, y := a.NextBackOff(), b.NextBackOff()
 		differ = differ || x != y
-		if x < 500*time.Millisecond || x > 45*time.Second {
+		if x < 250*time.Millisecond || x > 45*time.Second {
 			t.Errorf("wait %d: %s", i, x)
 		}
 		if i > 8 && x < 15*time.Second {

@@ -223,14 +223,15 @@ func TestManyOperations(t *testing.T) {
 // Files that only begin like programs, or lie about their parts, are files.
 func TestBrokenPrograms(t *testing.T) {
 	t.Parallel()
+	rounds := 60
 	if testing.Short() {
-		t.Skip("a search in memory, with one thing after the other")
+		rounds = 3
 	}
 	const seed = 11
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	pairs := sample.Pairs(3, 30)[9:]
-	for round := range 60 {
+	for round := range rounds {
 		p := pairs[round%len(pairs)]
 		old, new := bytes.Clone(p.Old), bytes.Clone(p.New)
 		for _, b := range [][]byte{old, new} {
@@ -251,6 +252,9 @@ func TestBrokenPrograms(t *testing.T) {
 
 // What is taken at most is what Memory says.
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short is for the race detector, which has memory of its own")
+	}
 	p := sample.Pairs(1, 1500)[9]
 	var before, after runtime.MemStats
 	runtime.GC()
