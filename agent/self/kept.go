@@ -136,8 +136,8 @@ func (s *Self) verify(p *bundle.Proof, v bundle.Verifier, want versioning.Versio
 //
 // The copy comes first, and the trial ends last: a newer copy takes over at a start, but
 // not from a program on trial. One that could not take over yet stays as it is. After an
-// error or a power cut the next Settle goes on. The error wraps ErrUnproven where nothing vouches for the program: what is kept then is no
-// newer one, and with whatever none.
+// error or a power cut the next Settle goes on. The error wraps ErrUnproven where nothing
+// vouches for the program: what is kept then is no newer one, and with whatever none.
 func (s *Self) Settle(c *Copy, v func() (bundle.Verifier, error), whatever bool) (confirmed bool, err error) {
 	t, err := s.Trial()
 	if err != nil || t != nil && !whatever && !s.started(t) {
