@@ -164,13 +164,19 @@ func (d *device) read(name string) string {
 // tandem runs a command on the device.
 func (d *device) tandem(stdin string, args ...string) string {
 	d.t.Helper()
-	cmd := exec.Command(filepath.Join(binDir, "tandem"), append([]string{"--config", "tandem.toml"}, args...)...)
-	cmd.Dir, cmd.Stdin = d.dir, strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		d.t.Fatalf("tandem %q: %v\n%s%s", args, err, stdout.String(), stderr.String())
-	}
+	eventually(d.t, "a tandem that is not in another one's way", func() error {
+		cmd := exec.Command(filepath.Join(binDir, "tandem"), append([]string{"--config", "tandem.toml"}, args...)...)
+		cmd.Dir, cmd.Stdin = d.dir, strings.NewReader(stdin)
+		stdout.Reset()
+		stderr.Reset()
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		err := cmd.Run()
+		if err != nil && !strings.Contains(stderr.String(), "another tandem is at work") {
+			d.t.Fatalf("tandem %q: %v\n%s%s", args, err, stdout.String(), stderr.String())
+		}
+		return err
+	})
 	return stdout.String()
 }
 

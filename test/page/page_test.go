@@ -243,7 +243,7 @@ func TestUploadIsRefused(t *testing.T) {
 			b.open("/")
 			b.choose(bundle("3.0.0"))
 			d.tandem("another "+fullPassword, "page", "password") // which ends the session
-			if scripts { // what follows along has come to the log-in before anybody clicks
+			if scripts {                                          // what follows along has come to the log-in before anybody clicks
 				eventually(t, "the log-in", func() error { return contains(b.text("label"), "Password") })
 			} else {
 				b.click("#do-install")
