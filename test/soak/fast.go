@@ -68,7 +68,11 @@ func fast(ctx context.Context, p *published, cycles int, seed uint64) (string, e
 	defer n.mu.Unlock()
 	text := fmt.Sprintf("fast: %d polls in %s, %d reports, %d edits; faults: %v\n", n.polls, time.Since(began).Round(time.Second), n.posts, edits, n.faults)
 	text += fmt.Sprintf("fast: at first %s\nfast: at last  %s\n", first, last)
-	if err == nil {
+	switch {
+	case err != nil:
+	case first == (sample{}) || last == (sample{}):
+		err = errors.New("there was no time to look at what the agent holds: take more polls")
+	default:
 		err = last.grown(first)
 	}
 	return text, err
@@ -80,7 +84,8 @@ func (s sample) String() string {
 
 // watch edits configuration and publishes releases until the agent has polled
 // so many times. It gives what the process held in the second and in the last
-// tenth of them; the first is to warm up.
+// tenth of them; the first is to warm up. What has grown by then may be work
+// that is going on: only what is still there after as many polls again was left behind.
 func watch(ctx context.Context, p *published, n *network, cycles int, dir string, seed uint64) (first, last sample, edits int, err error) {
 	random := rand.New(rand.NewPCG(seed, 3))
 	published := 0
@@ -88,10 +93,10 @@ func watch(ctx context.Context, p *published, n *network, cycles int, dir string
 		n.mu.Lock()
 		polls := n.polls
 		n.mu.Unlock()
-		if polls >= cycles {
+		if polls >= cycles && (last != (sample{}) && last.grown(first) == nil || polls >= 2*cycles) {
 			return first, last, edits, nil
 		}
-		if tenth := polls * 10 / cycles; (tenth == 1 || tenth == 9) && random.IntN(5) == 0 {
+		if tenth := polls * 10 / cycles; (tenth == 1 || tenth >= 9) && random.IntN(5) == 0 {
 			now, err := held()
 			if err != nil {
 				return first, last, edits, err
@@ -108,7 +113,7 @@ func watch(ctx context.Context, p *published, n *network, cycles int, dir string
 				edits++
 			}
 		}
-		if due := polls * 5 / cycles; due > published {
+		if due := min(polls*5/cycles, 4); due > published {
 			published = due
 			if err := p.add(ctx); err != nil {
 				return first, last, edits, err

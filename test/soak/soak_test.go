@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// A thousand polls of an agent whose time passes fast leave nothing behind.
+// Hundreds of polls of an agent whose time passes fast leave nothing behind.
 func TestFast(t *testing.T) {
 	if testing.Short() {
 		t.Skip("hundreds of polls")

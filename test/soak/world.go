@@ -145,7 +145,7 @@ func (n *network) fails(w http.ResponseWriter, r *http.Request, good http.Handle
 	case "503":
 		http.Error(w, "no", http.StatusServiceUnavailable)
 	case "wait":
-		w.Header().Set("Retry-After", "120")
+		w.Header().Set("Retry-After", "1") // a download waits in real time
 		http.Error(w, "later", http.StatusTooManyRequests)
 	case "garbage":
 		fmt.Fprint(w, "<html>please log in</html>")
