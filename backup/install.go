@@ -27,10 +27,6 @@ var (
 	ErrInPlace = fmt.Errorf("%w for two versions", ErrNoSpace)
 )
 
-// Verified is content that hashes itself on its way: Read gives io.EOF only
-// after content of that digest.
-type Verified = change.Verified
-
 // Install is a release on its way onto system, and onto usr_data in the same
 // pass where that is asked for. It ends with Commit or Discard.
 type Install struct {

@@ -40,7 +40,7 @@ func (a *attack) file(v string) string {
 func (a *attack) fetch() error {
 	a.t.Helper()
 	r := a.repo()
-	o, err := r.Check(a.t.Context(), a.about)
+	o, err := best(a.t.Context(), r, a.about)
 	if err != nil || o == nil {
 		a.t.Fatalf("on offer: %v, %v", o, err)
 	}

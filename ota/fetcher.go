@@ -68,7 +68,7 @@ type Fetcher struct {
 // head of the bundle, which is then there and verified.
 //
 // Where frames cannot be had the whole bundle is the answer, with no error. The
-// error wraps ErrUnreachable or ErrBudget, or is one of the disk.
+// error wraps ErrUnreachable or fault.ErrBudget, or is one of the disk.
 func (f *Fetcher) Cheapest(ctx context.Context, w Wanted) (Form, error) {
 	form, _, err := f.cheapest(ctx, w)
 	return form, err

@@ -435,7 +435,7 @@ type counter struct {
 	report func(int)
 }
 
-// Verified implements backup.Verified.
+// Verified implements change.Verified.
 func (c *counter) Verified() digest.SHA256 { return c.sum }
 
 func (c *counter) Read(p []byte) (int, error) {

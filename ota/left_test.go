@@ -82,7 +82,7 @@ func TestWhatIsHereCounts(t *testing.T) {
 		t.Fatalf("nothing of either is here, and %s is taken", got)
 	}
 
-	o := must[*Offer](t)(r.Check(t.Context(), about))
+	o := must[*Offer](t)(best(t.Context(), r, about))
 	w, fetcher := r.wanted(*o), r.fetcher()
 	if got := fetcher.Left(w); got != w.Size {
 		t.Errorf("nothing is here, and %d of %d bytes are left", got, w.Size)

@@ -42,14 +42,12 @@ type RepoOptions struct {
 	Told  bool
 }
 
-// Repo is the Source of a TUF repository.
+// Repo is the source that a TUF repository is.
 type Repo struct {
 	o     RepoOptions
 	base  *url.URL
 	fresh time.Duration // of the last timestamp metadata
 }
-
-var _ Source = (*Repo)(nil)
 
 // validate says what is missing that nothing goes without.
 func (o *RepoOptions) validate() error {
@@ -71,7 +69,7 @@ func (o *RepoOptions) validate() error {
 	return fmt.Errorf("ota.RepoOptions: %s is missing", missing)
 }
 
-// NewRepo makes the Source of the repository at o.URL.
+// NewRepo makes the source of the repository at o.URL.
 func NewRepo(o RepoOptions) (*Repo, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -95,21 +93,6 @@ type Decision struct {
 	Unfit error
 	// Recall says that the installed release is to be left; nil: it may stay.
 	Recall *Recall
-}
-
-// Check implements Source. What it changes on the disk is said at List.
-func (r *Repo) Check(ctx context.Context, d Device) (*Offer, error) {
-	dec, err := r.Consider(ctx, d)
-	return dec.Best, err
-}
-
-// Consider is Check, and tells why the other releases were passed over.
-func (r *Repo) Consider(ctx context.Context, d Device) (Decision, error) {
-	l, err := r.List(ctx)
-	if err != nil {
-		return Decision{}, err
-	}
-	return l.Choose(d)
 }
 
 // Listing is what a repository offered at one poll. The application and each
@@ -189,17 +172,6 @@ func (l *Listing) decide(d Device, kind release.Kind, best *Offer, passed []Pass
 	return dec, nil
 }
 
-// Cheapest is Repo.Cheapest for what a decision chose.
-func (l *Listing) Cheapest(ctx context.Context, o Offer) (Form, error) {
-	return l.repo.Cheapest(ctx, o)
-}
-
-// Fetch gets what a decision chose. What it changes on the disk is said at
-// download.Downloader.Get.
-func (l *Listing) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
-	return l.repo.Fetch(ctx, o, p)
-}
-
 // Tree gives the targets metadata below trusted, as Refresh gave it: delegated
 // roles are taken from the store if the snapshot still names what is there, else
 // from the server, and are durable before they are used.
@@ -230,7 +202,8 @@ func (r *Repo) delegationProblem(err error) error {
 	}
 }
 
-// Fetch implements Source. What it changes on the disk is said at
+// Fetch returns the path of a local file that holds what o offers, its length and
+// SHA-256 verified and its data durable. What it changes on the disk is said at
 // download.Downloader.Get.
 func (r *Repo) Fetch(ctx context.Context, o Offer, p Progress) (string, error) {
 	file, err := r.fetcher().Fetch(ctx, r.wanted(o), p)
@@ -314,7 +287,7 @@ func (r *Repo) shown(name string) string {
 }
 
 // Refresh runs the TUF client workflow and gives what is trusted at its end:
-// root, timestamp, snapshot and targets. Consider says what it costs and what
+// root, timestamp, snapshot and targets. List says what it costs and what
 // it changes on the disk.
 func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, error) {
 	poll := r.o.Store.Poll()

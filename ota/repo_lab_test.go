@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
@@ -284,7 +285,7 @@ func (d *device) repo() *Repo {
 // check asks the source, and gives the version on offer, "" for none.
 func (d *device) check() (string, error) {
 	d.t.Helper()
-	o, err := d.repo().Check(d.t.Context(), d.about)
+	o, err := best(d.t.Context(), d.repo(), d.about)
 	if o == nil {
 		return "", err
 	}
@@ -297,4 +298,14 @@ func (d *device) wants(v string) {
 	if got, err := d.check(); err != nil || got != v {
 		d.t.Errorf("on offer: %q, %v; want %q", got, err, v)
 	}
+}
+
+// best polls r, and returns what is best for a device; nil for nothing newer.
+func best(ctx context.Context, r *Repo, about Device) (*Offer, error) {
+	l, err := r.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dec, err := l.Choose(about)
+	return dec.Best, err
 }

@@ -89,7 +89,7 @@ func TestPublishedRepository(t *testing.T) {
 		t.Errorf("an idle poll took %d requests", requests)
 	}
 	r := d.repo()
-	o := must[*Offer](t)(r.Check(t.Context(), d.about))
+	o := must[*Offer](t)(best(t.Context(), r, d.about))
 	if o.SHA256 != want.SHA256 || o.Size != want.Length || o.Name != want.Name {
 		t.Errorf("offer %+v, want %+v", o, want)
 	}

@@ -614,7 +614,7 @@ func TestConsiderTellsReasons(t *testing.T) {
 	p.publish()
 	s := webtest.New(t, p.files)
 	d := newDevice(t, s, p)
-	dec, err := d.repo().Consider(t.Context(), d.about)
+	dec, err := must[*Listing](t)(d.repo().List(t.Context())).Choose(d.about)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -632,7 +632,7 @@ func TestCancelledPoll(t *testing.T) {
 	d := newDevice(t, s, p)
 	ctx, cancel := context.WithCancel(t.Context())
 	s.Misbehave(func(w http.ResponseWriter, req *http.Request) bool { cancel(); s.Hang(req); return true })
-	if _, err := d.repo().Check(ctx, d.about); !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnreachable) {
+	if _, err := best(ctx, d.repo(), d.about); !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnreachable) {
 		t.Errorf("error %v, want context.Canceled alone", err)
 	}
 }
@@ -675,7 +675,7 @@ func TestFileURL(t *testing.T) {
 		d.wants("1.1.0")
 	}
 	r := d.repo()
-	o := must[*Offer](t)(r.Check(t.Context(), d.about))
+	o := must[*Offer](t)(best(t.Context(), r, d.about))
 	file, err := r.Fetch(t.Context(), *o, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -697,7 +697,7 @@ func TestReleaseReplacedMidway(t *testing.T) {
 	state := must[*fsys.OS](t)(fsys.OpenOS(t.TempDir()))
 	d.fs = state
 	r := d.repo()
-	o := must[*Offer](t)(r.Check(t.Context(), d.about))
+	o := must[*Offer](t)(best(t.Context(), r, d.about))
 	path := "/targets/" + o.SHA256.String() + "." + o.Name
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -725,7 +725,7 @@ func TestReleaseReplacedMidway(t *testing.T) {
 	if _, err := r.Fetch(t.Context(), *o, nil); !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "404") {
 		t.Errorf("gone: error %v, want ErrUnreachable", err)
 	}
-	o = must[*Offer](t)(r.Check(t.Context(), d.about))
+	o = must[*Offer](t)(best(t.Context(), r, d.about))
 	file, err := r.Fetch(t.Context(), *o, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@
 package ota
 
 import (
-	"context"
 	"net/http"
 	"strings"
 
@@ -13,16 +12,6 @@ import (
 	"tandem/packaging/release"
 	"tandem/versioning"
 )
-
-// Source answers which release a device should have, and gets it.
-type Source interface {
-	// Check finds the release that d should have. A nil Offer says that there
-	// is nothing newer for it.
-	Check(ctx context.Context, d Device) (*Offer, error)
-	// Fetch gives the path of a local file that holds what o offers, its
-	// length and SHA-256 verified and its data durable.
-	Fetch(ctx context.Context, o Offer, p Progress) (path string, err error)
-}
 
 // Device is what a source must know of a device.
 type Device struct {
@@ -58,7 +47,6 @@ var (
 	ErrRefused     = fault.ErrRefused
 	ErrNoSpace     = fault.ErrNoSpace
 	ErrNotWritable = fault.ErrNotWritable
-	ErrBudget      = fault.ErrBudget
 )
 
 // Problem is an error with a source.

@@ -33,15 +33,6 @@ func (d *Device) root() (*trust.Root, error) {
 	return store.Root(), nil
 }
 
-// Trusted returns the newest root that the device trusts; nil if there is none and
-// none is needed. It makes no directory.
-func (d *Device) Trusted() (*trust.Root, error) {
-	if _, err := os.Stat(d.cfg.Agent.State); err != nil {
-		return d.provisioned()
-	}
-	return d.root()
-}
-
 // Expiries returns until when the root and the metadata that the device trusts are
 // valid, and the time that they are judged by. It makes no directory.
 func (d *Device) Expiries() (all []ota.Expiry, now time.Time, err error) {

@@ -104,29 +104,6 @@ func (a Author) Write(fs fsys.FS, kind, name string, body any, mode uint32) erro
 	return fsys.WriteFile(fs, name, data, mode)
 }
 
-// Unseal reads what Seal returned. The error wraps manifest.ErrInvalid or is a
-// *NewerError.
-func Unseal(kind string, data []byte, body any) error {
-	raw, err := UnsealBytes(kind, data)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(raw, body); err != nil {
-		return fmt.Errorf("%w: %w", manifest.ErrInvalid, err)
-	}
-	return nil
-}
-
-// UnsealBytes reads what SealBytes returned, as Unseal does.
-func UnsealBytes(kind string, data []byte) ([]byte, error) {
-	var raw []byte
-	_, err := readEnvelope(kind, bytes.NewReader(data), int64(len(data)), int64(len(data)), func(_ Head, r io.Reader) (err error) {
-		raw, err = io.ReadAll(r)
-		return err
-	})
-	return raw, err
-}
-
 // readEnvelope reads a file of ours, of size bytes and at most limit, and returns its
 // head. parse is given the body as it is read; what it took from it counts only if
 // there is no error. A kind of "" is any. The error wraps manifest.ErrInvalid or is a

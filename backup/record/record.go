@@ -4,7 +4,6 @@
 package record
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,13 +29,6 @@ type Record struct {
 	Config []*manifest.Entry `json:"config"`
 	// Revision goes up by one each time changed configuration is captured.
 	Revision int `json:"revision"`
-}
-
-// Encode returns the content of record.json, as the Tandem by writes it.
-func (r *Record) Encode(by Author) ([]byte, error) {
-	var b bytes.Buffer
-	_, err := r.Write(&b, by)
-	return b.Bytes(), err
 }
 
 // Write writes the content of record.json and returns the digest of its body:
@@ -91,20 +83,6 @@ func (r *Record) writeBody(w io.Writer) error {
 	out.text(strconv.Itoa(r.Revision))
 	out.text("}\n")
 	return out.flush()
-}
-
-// Decode reads the content of record.json and checks every rule of its format.
-// The error wraps manifest.ErrInvalid or is a *NewerError.
-func Decode(data []byte) (*Record, error) {
-	var r *Record
-	_, err := readEnvelope("record", bytes.NewReader(data), int64(len(data)), maxRecord, func(_ Head, body io.Reader) (err error) {
-		r, err = parse(body)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
 }
 
 // Load reads the record name of a side; a missing one gives nil and no error.

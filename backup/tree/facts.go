@@ -545,17 +545,6 @@ func (l *looker) newer(e *manifest.Entry) bool {
 	return false
 }
 
-// Problems returns the facts that are damage.
-func (f *Facts) Problems() []Fact {
-	var list []Fact
-	for _, o := range f.Odd {
-		if o.Finding.IsDamage() {
-			list = append(list, o)
-		}
-	}
-	return list
-}
-
 // Of returns the paths with a finding.
 func (f *Facts) Of(finding Finding) []manifest.Path {
 	if f == nil {

@@ -145,9 +145,6 @@ func (n *Node) SameContent(m *Node) bool {
 	return n.kind == m.kind && n.Ino == m.Ino && n.Mtime == m.Mtime && n.Size == m.Size
 }
 
-// Is reports whether i describes what n describes.
-func (n *Node) Is(i *fsys.Info) bool { return n.SameContent(node("", i)) }
-
 func node(p manifest.Path, i *fsys.Info) *Node {
 	n := &Node{
 		Path: p, Size: i.Size, Alloc: i.Alloc, Mtime: i.Mtime, Ctime: i.Ctime, Dev: i.Dev, Ino: i.Ino,

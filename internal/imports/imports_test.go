@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -31,15 +33,10 @@ var restricted = map[string][]string{
 	"packaging/repository":   {"cmd/tandem-release", "packaging/repository", "test/device", "test/soak"},
 }
 
-// exceptions are the imports that break the order for a reason: helpers of
-// tests that live in internal/ and drive what is above them. Each is written
-// "importer imports imported".
-var exceptions = []string{}
-
-// check says what is wrong with one package's import of another, both named
+// check returns what is wrong with one package's import of another, both named
 // relative to the module; test says that only its tests do so. "" means nothing.
 func check(importer, imported string, test bool) string {
-	if importer == imported || slices.Contains(exceptions, importer+" imports "+imported) {
+	if importer == imported {
 		return ""
 	}
 	breaks := func(why string) string { return fmt.Sprintf("%s imports %s: %s", importer, imported, why) }
@@ -69,13 +66,13 @@ func restrict(importer, imported string, test bool, breaks func(string) string) 
 	return breaks("only " + strings.Join(who, ", ") + " and tests may")
 }
 
-// top gives the layer of a package.
+// top returns the layer of a package.
 func top(pkg string) string {
 	first, _, _ := strings.Cut(pkg, "/")
 	return first
 }
 
-// inModule gives the name of a package relative to the module.
+// inModule returns the name of a package relative to the module.
 func inModule(importPath string) (string, bool) {
 	return strings.CutPrefix(importPath, module+"/")
 }
@@ -85,14 +82,29 @@ type listed struct {
 	Imports, TestImports, XTestImports []string
 }
 
-func TestImportOrder(t *testing.T) {
-	t.Parallel()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")
-	out, err := cmd.Output()
+// list returns what go list says. It looks at all source files first: what a test has
+// looked at decides whether its last result still stands.
+func list(t *testing.T, args ...string) string {
+	t.Helper()
+	err := filepath.WalkDir("../..", func(name string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() && (strings.HasPrefix(e.Name(), ".") && len(e.Name()) > 2 || e.Name() == "testdata") {
+			return fs.SkipDir
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
-	dec := json.NewDecoder(strings.NewReader(string(out)))
+	return string(out)
+}
+
+func TestImportOrder(t *testing.T) {
+	t.Parallel()
+	dec := json.NewDecoder(strings.NewReader(list(t, "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")))
 	seen := map[string]bool{}
 	for {
 		var p listed
@@ -123,6 +135,29 @@ func TestImportOrder(t *testing.T) {
 	for _, layer := range layers {
 		if !seen[layer] {
 			t.Errorf("there is no package in %s/: the order has changed, or nothing was listed", layer)
+		}
+	}
+}
+
+// publishing are packages that sign or publish, by their import path.
+var publishing = []string{
+	"github.com/youmark/pkcs8", module + "/packaging/delta/encode", module + "/packaging/fleet",
+	module + "/packaging/repository", module + "/packaging/signing",
+}
+
+// What a device carries links nothing that signs or publishes, however far down. The
+// publisher's program links all of it, so the list names what there is.
+func TestDeviceSignsNothing(t *testing.T) {
+	t.Parallel()
+	for program, want := range map[string][]string{"tandem": nil, "tandem-release": publishing} {
+		linked := strings.Fields(list(t, "-deps", module+"/cmd/"+program))
+		if !slices.Contains(linked, module+"/packaging/trust") {
+			t.Errorf("%s does not link packaging/trust: that list is not what it links", program)
+		}
+		linked = slices.DeleteFunc(linked, func(p string) bool { return !slices.Contains(publishing, p) })
+		slices.Sort(linked)
+		if !slices.Equal(linked, want) {
+			t.Errorf("%s links %q of what signs or publishes, want %q", program, linked, want)
 		}
 	}
 }

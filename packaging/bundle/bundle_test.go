@@ -1135,7 +1135,7 @@ func TestSign(t *testing.T) {
 	if m, _, _ := ParseTargets(r.TargetsMetadata()); len(m.Signatures) != 2 {
 		t.Errorf("signed by a second key there are %d signatures, want 2", len(m.Signatures))
 	}
-	if len(r.Roots()) != 1 || !bytes.Equal(r.Roots()[0], second.Roots[0]) {
+	if len(r.roots) != 1 || !bytes.Equal(r.roots[0], second.Roots[0]) {
 		t.Error("the root is not carried along")
 	}
 

@@ -46,10 +46,6 @@ func (h *Head) Manifest() *release.Manifest { return h.manifest }
 // Release returns which release it is: the SHA-256 of release.json.
 func (h *Head) Release() digest.SHA256 { return h.parts.Release.SHA256 }
 
-// Packed returns the content of release.json.zst, which is a zstd frame; in a
-// delta bundle it may be that of release.json.patch.
-func (h *Head) Packed() []byte { return h.packed }
-
 // Parts returns how the bundle carries the release.
 func (h *Head) Parts() *Parts { return h.parts }
 
@@ -70,12 +66,6 @@ func (h *Head) Size() int64 {
 	n := h.parts.Payload()
 	return h.length + n + pad(n) + 2*block
 }
-
-// Signed returns what the bundle's targets metadata says.
-func (h *Head) Signed() Signed { return h.signed }
-
-// Roots returns the roots that the bundle carries, oldest first, unverified.
-func (h *Head) Roots() [][]byte { return h.roots }
 
 // TargetsMetadata returns the content of metadata/targets.json.
 func (h *Head) TargetsMetadata() []byte { return h.targets }

@@ -35,7 +35,7 @@ func encode(key ed25519.PrivateKey, passphrase []byte) (*pem.Block, error) {
 }
 
 // open decrypts a key.
-func (d Dir) open(file string, der []byte) (*Key, error) {
+func (d Dir) open(file string, der []byte) (*privateKey, error) {
 	if d.Passphrase == nil {
 		return nil, fmt.Errorf("it is encrypted: %w", ErrPassphrase)
 	}

@@ -21,7 +21,7 @@ import (
 // directory that has one. It opens a key once and keeps it.
 type Ring struct {
 	dirs []Dir
-	keys map[string]*Key
+	keys map[string]*privateKey
 }
 
 // Format keeps the keys out of whatever is printed.
@@ -29,7 +29,7 @@ func (*Ring) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "private key
 
 // NewRing gives the keys in dirs, which stay the caller's to close.
 func NewRing(passphrase Passphrase, dirs ...fsys.FS) *Ring {
-	r := &Ring{keys: make(map[string]*Key)}
+	r := &Ring{keys: make(map[string]*privateKey)}
 	for _, d := range dirs {
 		r.dirs = append(r.dirs, Dir{FS: d, Passphrase: passphrase})
 	}
@@ -52,7 +52,7 @@ func (r *Ring) Signers(role string) ([]signature.Signer, error) {
 		if err != nil {
 			return nil, err
 		}
-		s, err := key.Signer()
+		s, err := key.signer()
 		if err != nil {
 			return nil, err
 		}
@@ -67,7 +67,7 @@ func (r *Ring) Signers(role string) ([]signature.Signer, error) {
 	return signers, nil
 }
 
-func (r *Ring) load(d Dir, role string) (*Key, error) {
+func (r *Ring) load(d Dir, role string) (*privateKey, error) {
 	name := d.FS.Path(fileName(role))
 	if key := r.keys[name]; key != nil {
 		return key, nil
@@ -106,7 +106,7 @@ func (r *Ring) public(d Dir, role string) (*metadata.Key, error) {
 		if err != nil {
 			return nil, err
 		}
-		return key.Public()
+		return key.public()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s key: %w", role, err)

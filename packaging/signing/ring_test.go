@@ -43,7 +43,7 @@ func TestEncrypted(t *testing.T) {
 	if names, _ := os.ReadDir(dir); len(names) != 1 {
 		t.Errorf("leaves %v, want one key", names)
 	}
-	if _, err := Load(open(t, dir), "targets"); !errors.Is(err, ErrPassphrase) || !errors.Is(err, ErrKey) {
+	if _, err := (Dir{FS: open(t, dir)}).load("targets"); !errors.Is(err, ErrPassphrase) || !errors.Is(err, ErrKey) {
 		t.Errorf("without a passphrase: error %v", err)
 	}
 	var asked []string
@@ -123,7 +123,7 @@ func TestNeverPrinted(t *testing.T) {
 	if err := Generate(open(t, dir), bytes.NewReader(bytes.Repeat([]byte("secret seed 32 bytes long, or so"), 64)), GenerateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	key, err := Load(open(t, dir), "root")
+	key, err := (Dir{FS: open(t, dir)}).load("root")
 	if err != nil {
 		t.Fatal(err)
 	}

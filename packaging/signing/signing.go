@@ -111,20 +111,17 @@ func generate(dir fsys.FS, name string, random io.Reader, passphrase []byte) err
 	return err
 }
 
-// Key is a private key.
-type Key struct {
+// privateKey is a private key.
+type privateKey struct {
 	private ed25519.PrivateKey
 }
 
 // Format keeps the key out of whatever is printed, with whatever verb.
-func (Key) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "a private key") }
+func (privateKey) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "a private key") }
 
-// Load reads the key of a role from dir, which must not be encrypted. The
-// error wraps ErrKey if the file is there but cannot be used; it never holds
-// anything of the key.
-func Load(dir fsys.FS, role string) (*Key, error) { return Dir{FS: dir}.load(role) }
-
-func (d Dir) load(role string) (*Key, error) {
+// load reads the key of a role. The error wraps ErrKey if the file is there but
+// cannot be used; it never holds anything of the key.
+func (d Dir) load(role string) (*privateKey, error) {
 	name := fileName(role)
 	data, err := fsys.ReadFile(d.FS, name, maxKey)
 	if err != nil {
@@ -137,7 +134,7 @@ func (d Dir) load(role string) (*Key, error) {
 	return key, nil
 }
 
-func (d Dir) parse(name string, data []byte) (*Key, error) {
+func (d Dir) parse(name string, data []byte) (*privateKey, error) {
 	block, _ := pem.Decode(data)
 	if block == nil {
 		return nil, errors.New("no PEM block in it")
@@ -157,19 +154,23 @@ func (d Dir) parse(name string, data []byte) (*Key, error) {
 	return nil, fmt.Errorf("it holds a %.40q: expected an ed25519 key in PKCS#8 (%s)", block.Type, keyBlock)
 }
 
-func usable(parsed any) (*Key, error) {
+func usable(parsed any) (*privateKey, error) {
 	private, ok := parsed.(ed25519.PrivateKey)
 	if !ok {
 		return nil, fmt.Errorf("it is a key of type %T: expected ed25519", parsed)
 	}
-	return &Key{private: private}, nil
+	return &privateKey{private: private}, nil
 }
 
-// Signer gives what signs TUF metadata with the key.
-func (k *Key) Signer() (signature.Signer, error) { return signature.LoadED25519Signer(k.private) }
+// signer returns what signs TUF metadata with the key.
+func (k *privateKey) signer() (signature.Signer, error) {
+	return signature.LoadED25519Signer(k.private)
+}
 
-// Public gives the key's public half as TUF metadata has it.
-func (k *Key) Public() (*metadata.Key, error) { return metadata.KeyFromPublicKey(k.private.Public()) }
+// public returns the key's public half as TUF metadata has it.
+func (k *privateKey) public() (*metadata.Key, error) {
+	return metadata.KeyFromPublicKey(k.private.Public())
+}
 
 // Dir is a directory of keys. It reads a key when that is asked for: the root
 // key need not be there to publish.
@@ -185,7 +186,7 @@ func (d Dir) Signer(role string) (signature.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key.Signer()
+	return key.signer()
 }
 
 // Signers gives what Signer gives, as the only one.

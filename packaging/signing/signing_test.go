@@ -45,11 +45,11 @@ func TestGenerate(t *testing.T) {
 		if err != nil || info.Mode() != 0o600 {
 			t.Errorf("%s.pem: mode %v, error %v; want 0600", role, info.Mode(), err)
 		}
-		key, err := Load(open(t, dir), role)
+		key, err := (Dir{FS: open(t, dir)}).load(role)
 		if err != nil {
 			t.Fatal(err)
 		}
-		public, err := key.Public()
+		public, err := key.public()
 		if err != nil || seen[public.Value.PublicKey] {
 			t.Errorf("%s: key %v, error %v; want one of its own", role, public, err)
 		}
@@ -85,7 +85,7 @@ func TestGeneratePowerCut(t *testing.T) {
 		f := &cut.FS{FS: open(t, dir), At: at, Empty: func(name string) error { return os.Truncate(filepath.Join(dir, name), 0) }}
 		err := Generate(f, rand.Reader, GenerateOptions{})
 		for _, role := range Roles() {
-			if _, e := Load(open(t, dir), role); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			if _, e := (Dir{FS: open(t, dir)}).load(role); e != nil && !errors.Is(e, fs.ErrNotExist) {
 				t.Fatalf("cut at operation %d: %v", at, e)
 			} else if e != nil && err == nil {
 				t.Fatalf("cut at operation %d: success without a key for %s", at, role)
@@ -122,7 +122,7 @@ func TestLoadRefuses(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "targets.pem"), []byte(c.in), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := Load(open(t, dir), "targets")
+			_, err := (Dir{FS: open(t, dir)}).load("targets")
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "targets.pem") {
 				t.Errorf("error %v, want one about targets.pem with %q", err, c.want)
 			}
@@ -131,7 +131,7 @@ func TestLoadRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Load(open(t, t.TempDir()), "targets"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := (Dir{FS: open(t, t.TempDir())}).load("targets"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no key: error %v", err)
 	}
 }

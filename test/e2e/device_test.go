@@ -20,6 +20,7 @@ import (
 
 	dev "tandem/agent/device"
 	"tandem/backup/record"
+	"tandem/internal/fsys"
 )
 
 // device is a device of its own: two sides, hooks, and an agent that may run.
@@ -315,8 +316,12 @@ func (d *device) step() dev.Step {
 	var m struct {
 		Works []dev.Work `json:"works"`
 	}
-	data, err := os.ReadFile(d.path("state/agent.json"))
-	if err != nil || record.Unseal("agent", data, &m) != nil {
+	state, err := fsys.OpenOS(d.path("state"))
+	if err != nil {
+		return ""
+	}
+	defer state.Close()
+	if _, err := record.ReadJSON(state, "agent", "agent.json", 1<<20, &m); err != nil {
 		return ""
 	}
 	return (&dev.Machine{Works: m.Works}).Underway().Step

@@ -262,7 +262,11 @@ func (f *fleet) with(d *device, use func(*ota.Repo) error) error {
 // check polls.
 func (f *fleet) check(ctx context.Context, d *device) error {
 	return f.with(d, func(repo *ota.Repo) error {
-		dec, err := repo.Consider(ctx, ota.Device{ID: d.id, App: "hello", Compatible: []string{"demo"}, Channels: []string{"stable"}, Installed: d.version})
+		listing, err := repo.List(ctx)
+		if err != nil {
+			return err
+		}
+		dec, err := listing.Choose(ota.Device{ID: d.id, App: "hello", Compatible: []string{"demo"}, Channels: []string{"stable"}, Installed: d.version})
 		if err == nil && d.version.IsZero() && dec.Best == nil {
 			err = errors.New("there is no release for it")
 		}

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"tandem/backup"
-	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 )
@@ -462,8 +461,8 @@ func (b *besides) check() error {
 		return fmt.Errorf("outside of the sides: %s", diff)
 	}
 	app := map[string]bool{}
-	if data, ok := b.read(backup.System, recordFile); ok {
-		for _, e := range get(record.Decode([]byte(data))).Manifest.Files {
+	if _, ok := b.read(backup.System, recordFile); ok {
+		for _, e := range get(b.record(backup.System)).Manifest.Files {
 			app[string(e.Path)] = true
 		}
 	}

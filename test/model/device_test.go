@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"path"
@@ -400,6 +401,15 @@ func (d *device) read(side backup.SideName, name string) (string, bool) {
 	return string(data), err == nil
 }
 
+// record reads the record of a side. The error wraps fs.ErrNotExist if it has none.
+func (d *device) record(side backup.SideName) (*record.Record, error) {
+	r, _, err := record.Load(d.fs(side), recordFile, nil)
+	if r == nil && err == nil {
+		err = fs.ErrNotExist
+	}
+	return r, err
+}
+
 func (d *device) tag(side backup.SideName) string {
 	v, err := versioning.ReadTag(d.fs(side), tagFile)
 	if err != nil {
@@ -442,8 +452,7 @@ func (d *device) wrong(side backup.SideName, root, version string) map[string]st
 // isCaptured reports whether the record of a side takes a file for configuration,
 // as it does with what a person added by hand.
 func (d *device) isCaptured(side backup.SideName, name string) bool {
-	data, _ := d.read(side, recordFile)
-	rec, err := record.Decode([]byte(data))
+	rec, err := d.record(side)
 	return err == nil && slices.ContainsFunc(rec.Config, func(e *manifest.Entry) bool { return string(e.Path) == name })
 }
 
@@ -497,10 +506,8 @@ func (d *device) look() (*facts, error) {
 				s.files[strings.TrimPrefix(name, root+"/")] = content
 			}
 		})
-		if data, ok := c.read(side, recordFile); ok {
-			if rec, err := record.Decode([]byte(data)); err == nil && rec.Manifest.Version.String() == s.version {
-				s.revision = rec.Revision
-			}
+		if rec, err := c.record(side); err == nil && rec.Manifest.Version.String() == s.version {
+			s.revision = rec.Revision
 		}
 		s.previous = c.keeps(side)
 		f.sides[side] = s

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"tandem/backup"
-	"tandem/backup/record"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 )
@@ -148,7 +147,7 @@ func P2(w *world, d *device, due string, err error) error {
 			}
 		}
 		records[side], _ = d.read(side, recordFile)
-		rec, err := record.Decode([]byte(records[side]))
+		rec, err := d.record(side)
 		if err != nil {
 			return fmt.Errorf("P2: %s: %w", side, err)
 		}
@@ -162,7 +161,7 @@ func P2(w *world, d *device, due string, err error) error {
 		return errors.New("P2: the sides have different records")
 	}
 	app := map[string]bool{}
-	for _, e := range get(record.Decode([]byte(records[backup.System]))).Manifest.Files {
+	for _, e := range get(d.record(backup.System)).Manifest.Files {
 		app[string(e.Path)] = true
 	}
 	if diff := difference(d.tree(backup.System, app), d.tree(backup.UsrData, app)); diff != "" {

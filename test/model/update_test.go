@@ -68,8 +68,9 @@ func (p *publisher) add(version string) {
 
 // rotate gives a role the newer key.
 func (p *publisher) rotate(role string) {
-	newer := get(signing.Load(p.disk().Sub("newer"), role))
-	c := get(p.repository().StageRotate(role, []*metadata.Key{get(newer.Public())}, 1))
+	dir := p.disk().Sub("newer")
+	newer := get(signing.NewRing(nil, dir).Public(role, dir.Path(".")))
+	c := get(p.repository().StageRotate(role, newer, 1))
 	_, err := c.Sign(p.keys)
 	must(err)
 	must(p.repository().Apply(c, p.keys))
@@ -105,9 +106,14 @@ func (d *device) poll(p *publisher, root *trust.Root) (*ota.Offer, error) {
 	if err != nil && !errors.Is(err, backup.ErrNoApplication) {
 		return nil, err
 	}
-	return r.Check(context.Background(), ota.Device{
+	listing, err := r.List(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	dec, err := listing.Choose(ota.Device{
 		ID: "model", App: "hello", Compatible: []string{"model"}, Channels: []string{repository.DefaultChannel}, Installed: look.Version,
 	})
+	return dec.Best, err
 }
 
 // update polls, installs what is offered, and backs it up. The download goes
