@@ -92,6 +92,7 @@ type Device struct {
 	stateFS    fsys.FS    // nil until it is needed
 	remounted  []string   // mount points to make read-only again
 	stopped    bool       // a stop hook had run before this, and no start hook since
+	unstarted  error      // why the application was not started after the last return to a version; nil: it was
 	online     bool       // it holds the lock of those who talk to the source
 	idle       []func()   // closes connections that are kept open
 	trusted    *ota.Store // once it is needed

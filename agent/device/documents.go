@@ -179,7 +179,7 @@ func describeInstalled(u *Update, err error) *Updated {
 	i := u.Installed
 	doc := &Updated{Updated: true, App: i.App, From: i.From, Version: i.Version, Bytes: i.Bytes, New: i.New, InPlace: i.InPlace, Recalled: u.Recalled}
 	doc.BackedUp = err == nil && u.BackUp != nil && !u.BackUp.Held
-	if errors.Is(err, ErrUnhealthy) && u.BackUp != nil {
+	if (errors.Is(err, ErrUnhealthy) || errors.Is(err, ErrHook)) && u.BackUp != nil {
 		doc.Updated, doc.Version = false, u.BackUp.Version
 	}
 	for _, n := range i.New {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
+	"strings"
 	"time"
 
 	"tandem/backup/change"
@@ -19,6 +21,9 @@ var (
 	// ErrNotStarted says that the start hook could not run: the version is there,
 	// and nothing is known against it.
 	ErrNotStarted = errors.New("is installed, but the application was not started")
+	// ErrHook says that a hook lacks something, whatever the version: that was taken back,
+	// and nothing is known against it. It wraps child.ErrNotRun.
+	ErrHook = fmt.Errorf("%w: a program that it calls is missing, whatever the version", child.ErrNotRun)
 )
 
 // hookGrace is how long the hooks that start and stop the application may go on
@@ -93,6 +98,11 @@ func (d *Device) listenToHook(ctx context.Context, name string, argv []string, t
 	end := d.announce(name, to.String())
 	err = child.Run(ctx, p)
 	said = end()
+	if errors.Is(err, child.ErrNotRun) && d.shipped(name, argv) {
+		if broken := child.Check(argv); broken != nil { // by the version itself
+			err = fmt.Errorf("%w: %s: the version has no such program: %v", child.ErrRefused, name, broken)
+		}
+	}
 	if name == "start" && err == nil {
 		d.removeNote(stoppedNote)
 		d.stopped = false
@@ -105,6 +115,7 @@ func (d *Device) listenToHook(ctx context.Context, name string, argv []string, t
 // go back to any more.
 func (d *Device) StartApplication(ctx context.Context, from, to versioning.Version) bool {
 	err := d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
+	d.unstarted = err
 	if err != nil {
 		d.env.Log.WithError(err).Warn("the application did not start")
 	}
@@ -129,6 +140,21 @@ func (e *HookError) Hint() string {
 	return "nothing was changed; mend the program, or correct the configuration"
 }
 
+// shipped reports whether a hook that is run once a version is in place is a file of the
+// application: then whether it can run is that version's matter.
+func (d *Device) shipped(name string, argv []string) bool {
+	return (name == "start" || name == "health") &&
+		slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, d.cfg.System.Path+"/apps/") })
+}
+
+// lacksProgram reports whether a hook ended with what shells, env and loaders end with
+// where a program or a part of one is missing. Whose that is it does not tell.
+func lacksProgram(err error) bool {
+	const cannotRun, notFound = 126, 127
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && (exit.ExitCode() == cannotRun || exit.ExitCode() == notFound)
+}
+
 // checkHooks looks whether each hook could be run, before anything depends on it.
 // The error is a HookError.
 func (d *Device) checkHooks() error {
@@ -137,7 +163,7 @@ func (d *Device) checkHooks() error {
 		key  string
 		argv []string
 	}{{"pre_install", h.PreInstall}, {"stop", h.Stop}, {"start", h.Start}, {"health", h.Health}} {
-		if len(hook.argv) == 0 {
+		if len(hook.argv) == 0 || d.shipped(hook.key, hook.argv) {
 			continue
 		}
 		if err := child.Check(hook.argv); err != nil {

@@ -240,6 +240,10 @@ func (m *Machine) Settle(c, next Course, err error, at Circumstances) Verdict {
 	case errors.Is(err, ErrNoBundle):
 		w.begin(next)
 		return Advanced
+	case errors.Is(err, ErrHook): // to try it costs two changes of the version
+		m.bar(Bar{SHA256: c.SHA256, Reason: err.Error(), Until: at.Now.Add(barTime)})
+		w.begin(idle)
+		return Refused
 	case errors.Is(err, child.ErrNotRun), errors.Is(err, config.ErrInvalid): // the device's own fault
 		return later(next, NextTry(w.Tries+1, 0, at.Random))
 	case c.Step == Downloading:

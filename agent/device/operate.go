@@ -125,7 +125,7 @@ func (d *Device) start(ctx context.Context) (*backup.Result, error) {
 // start it, or to say whether it works, cannot run. nil: that could have been.
 func (d *Device) unasked() error {
 	for _, argv := range [][]string{d.cfg.Hooks.Start, d.cfg.Hooks.Health} {
-		if len(argv) == 0 {
+		if len(argv) == 0 || d.shipped("start", argv) {
 			continue
 		}
 		if err := child.Check(argv); err != nil {
@@ -256,7 +256,7 @@ func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started
 		return nil, err
 	}
 	var err error
-	said := false
+	said, asked := false, "start"
 	if !started {
 		said, err = d.listenToHook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, from, to)
 		if errors.Is(err, child.ErrNotRun) && ctx.Err() == nil {
@@ -264,6 +264,7 @@ func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started
 		}
 	}
 	if err == nil && !said {
+		asked = "health"
 		said, err = d.listenToHook(ctx, "health", d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, from, to)
 		if said { // that is the verdict, whatever the hook ends with
 			err = nil
@@ -278,9 +279,30 @@ func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started
 		d.env.Log.WithError(err).Warn("not confirmed yet")
 		return nil, nil
 	case err != nil:
-		return d.giveUp(ctx, backup.Pending{Version: to, Previous: from}, err.Error(), true)
+		res, failed := d.giveUp(ctx, backup.Pending{Version: to, Previous: from}, err.Error(), true)
+		if lacksProgram(err) && res != nil && res.Version.Compare(to) != 0 {
+			return res, d.acquit(ctx, asked, res.Version, to, failed)
+		}
+		return res, failed
 	}
 	return nil, nil
+}
+
+// acquit asks a hook that lacked a program about the version that was returned to: if it
+// lacks one there, too, that says nothing against the version that was given up, which
+// is revoked no more. The error wraps ErrHook then; else it is failed.
+func (d *Device) acquit(ctx context.Context, hook string, now, gone versioning.Version, failed error) error {
+	err := d.unstarted
+	if hook == "health" {
+		err = d.hook(ctx, hook, d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, gone, now)
+	}
+	if !lacksProgram(err) || ctx.Err() != nil {
+		return failed
+	}
+	if e := d.Unrevoke(gone); e != nil {
+		return errors.Join(failed, e)
+	}
+	return fmt.Errorf("%w: with %s as with %s: %v; returned to %s", ErrHook, gone, now, err, now)
 }
 
 // giveUp revokes a version that failed and returns to the one before. The

@@ -34,6 +34,7 @@ func outcomes() cli.Outcomes {
 		cli.On(60, "another tandem is at work", cli.Any(lock.ErrBusy), "wait until it is done, then try again"),
 		cli.On(51, "unhealthy: rolled back", cli.Any(device.ErrUnhealthy), "the version is revoked: a higher one is taken, or this one with --allow-revoked"),
 		cli.On(50, "hook refused or postponed", cli.Any(child.ErrPostponed), "try again later"),
+		cli.On(50, "", cli.Any(device.ErrHook), "mend the hook, whose messages are above; the version is not revoked, and can be installed then"),
 		cli.On(50, "", cli.Any(child.ErrNotRun), "see whether that program runs by hand; the agent asks it again"),
 		cli.On(50, "", cli.Any(child.ErrRefused), "the hook's output above says why; nothing was changed"),
 		cli.On(1, "", cli.Any(backup.ErrBusy), "run it again when the application is at rest, or let [hooks] capture make it hold still"),

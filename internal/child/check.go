@@ -31,12 +31,39 @@ func Check(argv []string) error {
 func check(argv []string) error {
 	name, err := find(argv[0])
 	if err == nil {
-		err = checkFile(name)
+		err = checkFile(name, 0)
 	}
-	if err == nil && isShell(name) && len(argv) > 1 && !strings.HasPrefix(argv[1], "-") {
-		err = checkScript(argv[1])
+	if err != nil || len(argv) == 1 {
+		return err
+	}
+	rest := argv[1:]
+	switch base := filepath.Base(argv[0]); {
+	case base == "busybox":
+		if isShell(rest[0]) {
+			return checkShell(rest[1:])
+		}
+	case isShell(base):
+		return checkShell(rest)
+	case readsScript(base) && !strings.HasPrefix(rest[0], "-"):
+		_, err = os.Stat(rest[0])
+	case slices.Contains([]string{"env", "nice", "nohup", "setsid"}, base):
+		if base == "env" {
+			rest = rest[assignments(rest):]
+		}
+		if len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+			return check(rest)
+		}
 	}
 	return err
+}
+
+// assignments counts the words that env takes for variables, before the program.
+func assignments(words []string) int {
+	n := slices.IndexFunc(words, func(w string) bool { return !strings.Contains(w, "=") || strings.HasPrefix(w, "-") })
+	if n < 0 {
+		return len(words)
+	}
+	return n
 }
 
 // find gives the file that would be executed for the first word of a command.
@@ -83,8 +110,9 @@ func head(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxHead))
 }
 
-// checkFile looks whether the kernel could execute a file that may be executed.
-func checkFile(name string) error {
+// checkFile looks whether the kernel could execute a file that may be executed. It is
+// the interpreter of depth other ones.
+func checkFile(name string, depth int) error {
 	data, err := head(name)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil // a program need not be readable
@@ -97,15 +125,18 @@ func checkFile(name string) error {
 	case bytes.HasPrefix(data, []byte("\ufeff")):
 		return fmt.Errorf(`%s: it begins with a byte order mark: expected "#!" or a program`, name)
 	case script:
-		return checkInterpreter(name, line)
+		return checkInterpreter(name, line, depth)
 	case !bytes.ContainsRune(data, 0): // text, or nothing at all
 		return fmt.Errorf(`%s: it is no program, and its first line does not name an interpreter, as in "#!/bin/sh"`, name)
 	}
-	return nil
+	return checkBinary(name, data)
 }
 
+// maxDepth is how many scripts the kernel takes for interpreters of each other.
+const maxDepth = 4
+
 // checkInterpreter looks at the first line of a script, without its #!.
-func checkInterpreter(name string, text []byte) error {
+func checkInterpreter(name string, text []byte, depth int) error {
 	line, _, _ := bytes.Cut(text, []byte("\n"))
 	if bytes.HasSuffix(line, []byte("\r")) {
 		return crlf(name)
@@ -118,9 +149,18 @@ func checkInterpreter(name string, text []byte) error {
 	if err == nil && (info.Mode()&0o111 == 0 || !info.Mode().IsRegular()) {
 		err = &fs.PathError{Op: "run", Path: words[0], Err: syscall.EACCES}
 	}
-	if err == nil && filepath.Base(words[0]) == "env" {
-		words = slices.DeleteFunc(words[1:], func(w string) bool { return strings.HasPrefix(w, "-") || strings.Contains(w, "=") })
-		if len(words) > 0 {
+	if err == nil && depth < maxDepth {
+		err = checkFile(words[0], depth+1)
+	}
+	if err == nil && filepath.Base(words[0]) == "env" && len(words) > 1 {
+		// The kernel gives all that follows as one word, which -S splits.
+		if words = words[1:]; words[0] != "-S" {
+			_, rest, _ := strings.Cut(strings.TrimSpace(string(line)), "env")
+			words = []string{strings.TrimSpace(rest)}
+		} else {
+			words = words[1:]
+		}
+		if words = words[assignments(words):]; len(words) > 0 && !strings.HasPrefix(words[0], "-") {
 			_, err = exec.LookPath(words[0])
 		}
 	}
@@ -134,9 +174,27 @@ func crlf(name string) error {
 	return fmt.Errorf(`%s: its lines end in \r\n: expected \n alone`, name)
 }
 
-// isShell reports whether a program reads a script that its first argument names.
+// isShell reports whether a program is a shell, by its name.
 func isShell(name string) bool {
 	return slices.Contains([]string{"sh", "ash", "bash", "dash", "ksh", "zsh"}, filepath.Base(name))
+}
+
+// readsScript reports whether a program reads the script that its first argument names.
+func readsScript(name string) bool {
+	return slices.ContainsFunc([]string{"python", "perl", "lua", "ruby", "node", "php"}, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// checkShell looks at the script that a shell is given with args; with -c or -s there is none.
+func checkShell(args []string) error {
+	for _, a := range args {
+		if !strings.HasPrefix(a, "-") {
+			return checkScript(a)
+		}
+		if strings.ContainsAny(a[1:], "cos-") { // or an option with a word of its own
+			break
+		}
+	}
+	return nil
 }
 
 // checkScript looks at a script that a shell is given.

@@ -109,7 +109,7 @@ func compile(tz string) []byte {
 	header := func(transitions uint32) {
 		b.WriteString("TZif2" + strings.Repeat("\x00", 15))
 		for _, n := range []uint32{0, 0, 0, transitions, 1, uint32(len(unread) + 1)} { // … types, characters
-			_ = binary.Write(&b, binary.BigEndian, n) // a buffer has no error to give
+			b.Write(binary.BigEndian.AppendUint32(nil, n))
 		}
 	}
 	zone := func() {
@@ -118,7 +118,7 @@ func compile(tz string) []byte {
 	header(0)
 	zone()
 	header(1)
-	_ = binary.Write(&b, binary.BigEndian, int64(-1<<59))
+	b.WriteString("\xf8\x00\x00\x00\x00\x00\x00\x00") // -1<<59
 	b.WriteByte(0) // the type from then on
 	zone()
 	b.WriteString("\n" + tz + "\n")
