@@ -266,9 +266,9 @@ func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started
 	if err == nil && !said {
 		asked = "health"
 		said, err = d.listenToHook(ctx, "health", d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, from, to)
-		if said { // that is the verdict, whatever the hook ends with
-			err = nil
-		}
+	}
+	if said && ctx.Err() == nil { // that is the verdict, whatever the hook ends with
+		err = nil
 	}
 	switch {
 	case err == nil && (said || len(d.cfg.Hooks.Health) > 0):

@@ -97,6 +97,13 @@ func TestHookCallsTandem(t *testing.T) {
 				t.Errorf("2.0.0 does not wait: %s", s)
 			}
 			d.must("confirm")
+			// In the start hook it is the verdict as in the health hook.
+			d.write("verdict.sh", "exit 1")
+			d.write("start.sh", filepath.Join(binDir, "tandem")+" --config tandem.toml confirm; exit 1")
+			d.must("install", "--reinstall", bundleFile("hello-2.0.0.tandem"))
+			if s := d.must("status", "--json").stdout; !strings.Contains(s, `"pending": null`) || !strings.Contains(s, `"revoked": []`) {
+				t.Errorf("confirmed in the start hook: %s", s)
+			}
 		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -55,6 +56,7 @@ type Program struct {
 	Out, Err func(line string)
 
 	forbidden *atomic.Bool // the sandbox that it is held in forbade it something; nil if none does
+	short     *atomic.Bool // it could not begin a process
 }
 
 // Run runs p and waits until its process has ended. At the timeout, and when ctx
@@ -72,6 +74,7 @@ func Run(ctx context.Context, p Program) error {
 		return ctx.Err()
 	}
 	cmd := exec.Command(p.Argv[0], p.Argv[1:]...)
+	p.short = p.listen("annot fork", "an't fork", "fork: ") // as dash, busybox and bash say it
 	var u *unit
 	switch {
 	case p.Outside == nil:
@@ -120,22 +123,26 @@ func Run(ctx context.Context, p Program) error {
 }
 
 // held has the program's output tell whether the sandbox forbids it something.
-func (p *Program) held() {
-	p.forbidden = new(atomic.Bool)
-	listen := func(next func(string)) func(string) {
+func (p *Program) held() { p.forbidden = p.listen("ead-only file system", "peration not permitted") } // EROFS, EPERM
+
+// listen returns what becomes true once a line of its output holds one of the words.
+func (p *Program) listen(words ...string) (heard *atomic.Bool) {
+	heard = new(atomic.Bool)
+	through := func(next func(string)) func(string) {
 		return func(line string) {
-			if strings.Contains(line, "ead-only file system") || strings.Contains(line, "peration not permitted") { // EROFS, EPERM
-				p.forbidden.Store(true)
+			if slices.ContainsFunc(words, func(w string) bool { return strings.Contains(line, w) }) {
+				heard.Store(true)
 			}
 			if next != nil {
 				next(line)
 			}
 		}
 	}
-	p.Out = listen(p.Out)
+	p.Out = through(p.Out)
 	if p.Err != nil {
-		p.Err = listen(p.Err)
+		p.Err = through(p.Err)
 	}
+	return heard
 }
 
 // signalOf returns the signal that ended a process; 0 if none did.
@@ -232,6 +239,9 @@ func (p *Program) outcome(ctx context.Context, err error, late bool, signal sysc
 	}
 	if found := check(p.Argv); found != nil { // env, or a shell, said no in its place
 		return fmt.Errorf("%w: %s: %w: %w", ErrNotRun, p.Name, found, err)
+	}
+	if p.short.Load() {
+		return fmt.Errorf("%w to its end: %s: there was no room for its processes: %w", ErrNotRun, what, err)
 	}
 	if p.forbidden != nil && p.forbidden.Load() {
 		return fmt.Errorf("%w: %s: %w: held in the sandbox of %s: install dbus, or add a drop-in", ErrNotRun, what, err, p.Outside.service)

@@ -148,6 +148,11 @@ func TestOutcomes(t *testing.T) {
 		"kill -KILL $$":  ErrNotRun,
 		"kill -TERM $$":  ErrNotRun,
 		"exec sleep 100": ErrRefused, // killed at the timeout
+
+		"echo 'h: 2: Cannot fork' >&2; exit 2":                ErrNotRun, // as dash says it
+		"echo 'h: line 2: fork: Out of memory' >&2; exit 254": ErrNotRun, // bash
+		"echo \"h: can't fork: Try again\"; exit 2":           ErrNotRun, // busybox
+		"echo 'h: Cannot fork'; exit 0":                       nil,
 	} {
 		timeout := time.Minute
 		if strings.Contains(text, "sleep") {

@@ -119,7 +119,7 @@ func compile(tz string) []byte {
 	zone()
 	header(1)
 	b.WriteString("\xf8\x00\x00\x00\x00\x00\x00\x00") // -1<<59
-	b.WriteByte(0) // the type from then on
+	b.WriteByte(0)                                    // the type from then on
 	zone()
 	b.WriteString("\n" + tz + "\n")
 	return b.Bytes()
