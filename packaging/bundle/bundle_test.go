@@ -656,6 +656,9 @@ func ours(t testing.TB, m *release.Manifest, contents ...string) []byte {
 func baseTar(t testing.TB) []byte { return ours(t, base(), "alpha", "beta") }
 
 func TestBadManifest(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one thing after the other, in memory")
+	}
 	payload := frameOf(t, baseTar(t))
 	text := func(m *release.Manifest) string {
 		raw, err := m.Encode()
@@ -806,6 +809,9 @@ func TestBadParts(t *testing.T) {
 }
 
 func TestBadPayload(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one thing after the other, in memory")
+	}
 	good := baseTar(t)
 	change := func(at int, b byte) []byte {
 		bad := bytes.Clone(good)
@@ -983,6 +989,9 @@ func TestClaimsCostNothing(t *testing.T) {
 
 // Memory does not grow with the bundle.
 func TestMemoryIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector takes memory of its own")
+	}
 	dir := t.TempDir()
 	chunk := make([]byte, 1<<20)
 	for i := range chunk {

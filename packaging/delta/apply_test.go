@@ -163,7 +163,7 @@ func TestDamagedPatches(t *testing.T) {
 	all := vectors(t)
 	rounds := 1500
 	if testing.Short() {
-		rounds = 600
+		rounds = 60
 	}
 	refused := 0
 	for round := range rounds {
@@ -217,6 +217,9 @@ func damage(r *rand.Rand, patch, other []byte) []byte {
 
 // What goes wrong outside the patch is told as it is.
 func TestOtherErrors(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one thing after the other, in memory")
+	}
 	t.Parallel()
 	v := vectors(t)[0]
 	for _, x := range vectors(t) {
@@ -266,6 +269,9 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // Memory does not grow with the files.
 func TestMemoryIsBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the race detector takes memory of its own")
+	}
 	for _, functions := range []int{100, 1200} {
 		p := sample.Pairs(1, functions)[9]
 		patch, err := encode.Make(context.Background(), p.Old, p.New, encode.Options{})

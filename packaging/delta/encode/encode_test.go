@@ -27,6 +27,9 @@ const vectors = "../testdata"
 // The vectors are the samples, and what the encoder makes of them.
 func TestVectors(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("TestPinned does the same with several workers")
+	}
 	for _, p := range sample.Pairs(1, 100) {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
@@ -65,6 +68,9 @@ func TestPinned(t *testing.T) {
 	for _, p := range sample.Pairs(2, 400)[6:] {
 		t.Run(p.Name, func(t *testing.T) {
 			t.Parallel()
+			if testing.Short() && p.Name != "text" {
+				t.Skip("the workers do the same for each kind")
+			}
 			for _, workers := range []int{1, 3} {
 				patch, err := Make(t.Context(), p.Old, p.New, Options{Workers: workers})
 				if err != nil {
