@@ -194,6 +194,9 @@ func (i *Install) dropUsrData() {
 }
 
 func (i *Install) begin(ctx context.Context, w *work, last bool) error {
+	if ctx.Err() != nil { // to plan takes a while where there are many files and patterns
+		return ctx.Err()
+	}
 	c, err := change.Begin(w.side.FS, w.plan, i.in.buf)
 	var short *SpaceError
 	if errors.As(err, &short) && w.side.live() {
@@ -203,6 +206,9 @@ func (i *Install) begin(ctx context.Context, w *work, last bool) error {
 		return err
 	}
 	w.change = c
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	return i.fill(ctx, w, last)
 }
 

@@ -68,3 +68,22 @@ func TestPassingFiles(t *testing.T) {
 		}
 	}
 }
+
+func TestLiteral(t *testing.T) {
+	t.Parallel()
+	for pattern, want := range map[string]string{
+		"etc/*.conf":   ".conf",
+		"*":            "",
+		"**/a?bcd*e":   "bcd",
+		"log/**":       "log",
+		`ab/c\*defghi`: "ab",
+		"a[bcd]efghij": "a",
+		"[ab]cdef":     "",
+		"größe/x":      "größe",
+		"a":            "a",
+	} {
+		if got := literal(pattern); got != want {
+			t.Errorf("%q: %q, want %q", pattern, got, want)
+		}
+	}
+}

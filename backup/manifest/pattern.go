@@ -37,6 +37,9 @@ func MatchAny(patterns []string, p Path) bool {
 // match takes time in proportion to the elements of both, also for a
 // hostile pattern: only the last "**" that was met is ever taken up again.
 func match(pattern string, p Path) bool {
+	if !strings.Contains(string(p), literal(pattern)) { // which is soon seen, of hundreds of patterns
+		return false
+	}
 	var patRoom, nameRoom [16]string // most need no more, and a tree has many paths
 	pat, name := elements(patRoom[:0], pattern), elements(nameRoom[:0], string(p))
 	pi, ni := 0, 0
@@ -62,6 +65,24 @@ func match(pattern string, p Path) bool {
 	// The pattern is used up: p is what it names, or lies below it. A "**" at
 	// its end needs an element to stand for.
 	return pat[len(pat)-1] != "**" || ni < len(name)
+}
+
+// literal returns the longest text that stands in each path that a pattern matches, up to
+// its first bracket or backslash.
+func literal(pattern string) (longest string) {
+	begin := 0
+	for i := range len(pattern) + 1 {
+		if i < len(pattern) && strings.IndexByte(`*?/[\`, pattern[i]) < 0 {
+			continue
+		}
+		if i-begin > len(longest) {
+			longest = pattern[begin:i]
+		}
+		if begin = i + 1; i < len(pattern) && (pattern[i] == '[' || pattern[i] == '\\') {
+			break
+		}
+	}
+	return longest
 }
 
 // elements appends the elements of a path to list.
