@@ -139,7 +139,7 @@ func New(o Options) (*Agent, error) {
 	if o.Notify == nil {
 		o.Notify = func(string) {}
 	}
-	o.Environment.Hopeless = map[string]bool{}
+	o.Environment.Hopeless, o.Environment.Warned = map[string]bool{}, map[string]bool{}
 	a := &Agent{
 		o: o, cfg: o.Config, log: o.Environment.Log,
 		ended: make(chan func()), asked: make(chan func()),

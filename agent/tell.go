@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -118,6 +119,9 @@ func (a *Agent) serveHistory(w http.ResponseWriter, r *http.Request) {
 func (a *Agent) serveAside(w http.ResponseWriter, r *http.Request) {
 	a.looked(w, r, func(d *device.Device) (any, error) {
 		list, err := d.Aside()
+		if errors.Is(err, backup.ErrUnavailable) {
+			err = nil // the page says so of the side
+		}
 		return Asides{append([]backup.Aside{}, list...)}, err
 	})
 }

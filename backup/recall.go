@@ -33,11 +33,16 @@ type Aside struct {
 }
 
 // ListAside returns what was put aside on both sides, the newest of each path
-// first. It changes nothing. A side that cannot be used has nothing to tell.
+// first. It changes nothing. Where a side cannot be used the error, beside what the other
+// one has, wraps ErrUnavailable.
 func (r *Reconciler) ListAside() ([]Aside, error) {
 	all := []Aside{}
+	var missing error
 	for _, s := range r.sides() {
-		if s.ready() != nil {
+		if err := s.ready(); err != nil {
+			if errors.Is(err, ErrUnavailable) {
+				missing = errors.Join(missing, err)
+			}
 			continue
 		}
 		list, err := change.ListAside(s.FS)
@@ -60,7 +65,7 @@ func (r *Reconciler) ListAside() ([]Aside, error) {
 		}
 		return a.ctime > b.ctime
 	})
-	return all, nil
+	return all, missing
 }
 
 // Recall puts a copy of what was put aside last as p in place on system; what
@@ -73,7 +78,7 @@ func (r *Reconciler) ListAside() ([]Aside, error) {
 // After an error or a power cut what was there lies in its place or aside.
 func (r *Reconciler) Recall(ctx context.Context, p Path, application bool) (*Aside, error) {
 	list, err := r.ListAside()
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrUnavailable) {
 		return nil, err
 	}
 	i := slices.IndexFunc(list, func(a Aside) bool { return a.Path == p })

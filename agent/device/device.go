@@ -55,6 +55,8 @@ type Environment struct {
 	// Hopeless remembers, from one Device to the next, whose downloads are of no use
 	// when room is short; it may be nil.
 	Hopeless map[string]bool
+	// Warned remembers so what was warned of already; it may be nil.
+	Warned map[string]bool
 	// Hook is the hook that the one who asks runs in, as HookVariable has it; "" for none.
 	Hook string
 	// By is the one for whom something is done, for the history; "" where that goes

@@ -117,7 +117,12 @@ func (d *Device) connect(c config.Source, o ota.ClientOptions) (*http.Client, *d
 		return nil, nil, err
 	}
 	for _, w := range access.Warnings {
-		d.env.Log.Warn(w)
+		if !d.env.Warned[w] {
+			d.env.Log.Warn(w)
+		}
+		if d.env.Warned != nil {
+			d.env.Warned[w] = true
+		}
 	}
 	o.CAs, o.Origin = access.CAs, c.URL
 	o.Credentials = ota.Credentials{

@@ -336,3 +336,23 @@ func TestAgentAfterOneThatWasKilled(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What was warned of once is not told at each poll.
+func TestAgentWarnsOnce(t *testing.T) {
+	t.Parallel()
+	url, end := startServer(goodServer(bundleFile("repo")))
+	t.Cleanup(end)
+	d := newDevice(t, "metered = true\npoll = \"1000h\"\nsocket = \"socket\"\n"+sourceSection(url)+"token_file = \"token\"\n")
+	d.write("token", "secret\n") // for everybody to read
+	r := d.begin(d.command(context.Background(), "agent"))
+	eventually(t, "the agent answers", func() bool { return strings.Contains(d.run("status", "--json").stdout, `"agent"`) })
+	for range 3 {
+		d.must("check")
+	}
+	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if o := d.wait(r); strings.Count(o.stderr, "may be read by every user") != 1 {
+		t.Errorf("the agent said: %s", o.stderr)
+	}
+}

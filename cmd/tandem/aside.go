@@ -115,15 +115,15 @@ func (p *program) listAside() error {
 	}
 	defer end()
 	list, err := d.Aside()
-	if err != nil {
+	if err != nil && !errors.Is(err, backup.ErrUnavailable) {
 		return err
 	}
 	lines := make([]string, 0, len(list)+1)
 	for _, a := range list {
 		lines = append(lines, fmt.Sprintf("%-9s %-9s %s  %s", a.Side, cli.Size(a.Size), a.Path, a.File))
 	}
-	if len(list) == 0 {
+	if len(list) == 0 && err == nil {
 		lines = append(lines, "nothing was put aside")
 	}
-	return p.print(asideDocument{Aside: list}, lines...)
+	return errors.Join(p.print(asideDocument{list, p.failure(err)}, lines...), err)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io/fs"
 	"syscall"
 
@@ -19,6 +20,11 @@ import (
 // deviceFaults are what the kernel says where a device is short of something or its
 // storage fails: no Tandem could do better. A new one is not judged by them.
 var deviceFaults = []error{syscall.EIO, syscall.ENXIO, syscall.ENODEV, syscall.EBUSY, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE}
+
+// forbidden reports whether a side cannot be used because who asks may not.
+func forbidden(err error) bool {
+	return errors.Is(err, backup.ErrUnavailable) && errors.Is(err, syscall.EACCES)
+}
 
 // outcomes is the one table of how commands end. Where an error fits several
 // rows, the first one counts.
@@ -41,6 +47,7 @@ func outcomes() cli.Outcomes {
 		cli.On(12, "", cli.Any(backup.ErrBlocked), "take away what stands there, such as a mount or chattr +i, then try again"),
 		cli.On(1, "", cli.Any(backup.ErrNothingToReturnTo), "install a bundle of the version that you want, with --allow-downgrade"),
 		cli.On(40, "not enough space", cli.Any(backup.ErrNoSpace, ota.ErrNoSpace), "make room on that file system, then try again"),
+		cli.On(12, "", forbidden, "run it as root, such as with sudo"),
 		cli.On(12, "a side is not mounted or not writable", cli.Any(backup.ErrUnavailable, ota.ErrNotWritable),
 			"mount the partition read-write, or correct path and mount in the configuration"),
 		cli.On(30, "source unreachable", cli.Any(ota.ErrUnreachable), "see whether the network and [source] url are right; the next attempt goes on where this one stopped"),

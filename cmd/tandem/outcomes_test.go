@@ -69,6 +69,9 @@ func TestOutcomes(t *testing.T) {
 			t.Errorf("%v: no hint", c.err)
 		}
 	}
+	if _, hint := outcomes().Of(fmt.Errorf("%w: not writable: %w", backup.ErrUnavailable, syscall.EACCES)); hint != "run it as root, such as with sudo" {
+		t.Errorf("another user hears: %s", hint)
+	}
 	for _, code := range outcomes().Codes() {
 		if code.Means == "" {
 			t.Errorf("exit code %d has no meaning", code.Exit)
