@@ -78,6 +78,57 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 	return changed, nil
 }
 
+// Foresee is Look, and finds out besides whether there is room for what Reconcile would
+// do: the error is the one that this would end with.
+func (r *Reconciler) Foresee(ctx context.Context, o Options) (*Result, error) {
+	in := newInspector(r, o)
+	res, err := r.look(ctx, in, o)
+	if err != nil {
+		return res, err
+	}
+	switch res.Decision.Action {
+	case Nothing, Hold, Return:
+		return res, nil
+	}
+	if !res.System.Commit.IsZero() || !res.UsrData.Commit.IsZero() { // what is staged is to be told from what lacks
+		return res, nil
+	}
+	src := in.sources(res.System, res.UsrData)
+	from := res.Decision.From
+	for n := from; ; {
+		side := r.side(n)
+		if side.FS == nil { // not made yet
+			return res, nil
+		}
+		w, err := in.plan(side, res.of(n), aim(from, res.System, res.UsrData, src, in.keeps, in.tooLarge, ""), from)
+		if err == nil {
+			err = in.foresee(w, src)
+		}
+		switch {
+		case err == nil && n != from:
+			return res, in.spared(slices.Sorted(maps.Keys(in.large)))
+		case err == nil:
+			n = from.Other()
+		case from != System || !in.spares(w, err):
+			return res, sideError(side, err)
+		}
+	}
+}
+
+// foresee returns the error of a change that there is no room for, as stage does.
+func (in *inspector) foresee(w *work, src *sources) error {
+	in.drop(w, src)
+	w.plan.Holes = src.holes(w.side.Name, w.plan)
+	short, err := change.Shortage(w.side.FS, w.plan)
+	if short == nil || err != nil {
+		return err
+	}
+	if fits, err := change.Fits(w.side.FS, w.plan, true); fits || err != nil {
+		return err
+	}
+	return short
+}
+
 // plan works out what a side lacks of what is desired.
 func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName) (*work, error) {
 	t := change.Target{
@@ -478,6 +529,14 @@ func (in *inspector) spares(w *work, err error) bool {
 	}
 	in.short = short
 	return true
+}
+
+// spared is the error of a reconciliation that left out configuration.
+func (in *inspector) spared(large []Path) error {
+	if len(large) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: %s keeps the capture that it had, if any (%s in all); with it: %v", UsrData, ErrTooLarge, large[0], files(len(large)), in.short)
 }
 
 // tooLarge reports whether usr_data has no room for p, or for what it belongs to: a

@@ -108,6 +108,37 @@ func TestInstall(t *testing.T) {
 	}
 }
 
+// A program that never stops writing to a file of the version that runs keeps no other one
+// waiting: what it wrote goes aside.
+func TestInstallBesideWriter(t *testing.T) {
+	const name = "apps/bin/app"
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	ctx, r := context.Background(), l.reconciler()
+	r.System.FS = beats{r.System.FS, func() {
+		l.m.Advance(time.Millisecond)
+		l.must(l.m.Disk("system").Edit(name, func(was []byte) []byte { return append(slices.Clone(was), '+') }))
+	}}
+	m, content := bundleOf("1.1.0", nil)
+	i, err := r.BeginInstall(ctx, m, InstallOptions{Both: true, Now: l.m.Now(), UID: -1})
+	l.must(err)
+	for _, e := range m.Files {
+		if i.Wants(e.Path) {
+			l.must(i.Put(ctx, e.Path, strings.NewReader(content[e.Path])))
+		}
+	}
+	l.must(i.Commit(ctx))
+	l.mustBoot()
+	l.wantInStep("1.1.0")
+	list, err := l.reconciler().ListAside()
+	l.must(err)
+	if !slices.ContainsFunc(list, func(a Aside) bool {
+		return a.Path == "bin/app" && strings.HasPrefix(l.read(System, a.it.Name), "binary of 1.0.0+")
+	}) {
+		t.Errorf("aside lies %v", list)
+	}
+}
+
 // What Lacks leaves out need not be fetched: the installation has it from the
 // device, by whatever name it lies there. What turns out to be damaged is wanted.
 func TestWantsWhatLacksTells(t *testing.T) {

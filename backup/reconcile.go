@@ -455,8 +455,8 @@ func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
 		l := total.Left[0]
 		return fmt.Errorf("%w: of %s nothing can be said, the first on %s: %s: %s", ErrDamage, files(unknown), l.Side, l.Path, l.Why)
 	}
-	if len(large) > 0 {
-		return fmt.Errorf("%s: %w: %s keeps the capture that it had, if any (%s in all); with it: %v", UsrData, ErrTooLarge, large[0], files(len(large)), in.short)
+	if err := in.spared(large); err != nil {
+		return err
 	}
 	if len(total.Busy) > 0 {
 		return fmt.Errorf("%w: %s and what lies beside it is being written, and keeps the capture that it had (%s in all)", ErrBusy, total.Busy[0], files(len(total.Busy)))

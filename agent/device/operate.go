@@ -141,7 +141,7 @@ func (d *Device) Plan(ctx context.Context, o backup.Options) (*backup.Result, er
 	if o.Hold, err = d.hold(); err != nil {
 		return nil, err
 	}
-	res, err := d.reconciler.Look(ctx, o)
+	res, err := d.reconciler.Foresee(ctx, o)
 	return res, errors.Join(err, d.knownState())
 }
 

@@ -160,7 +160,10 @@ func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
 	if p.Leave[e.Path] {
 		return nil
 	}
-	if o := f.At(e.Path); o != nil && leaves(o) {
+	// Another version does not wait for who writes a file of the one before.
+	o := f.At(e.Path)
+	busy := o != nil && o.Finding == tree.Busy && p.Live && p.Tag && !config
+	if o != nil && leaves(o) && !busy {
 		return p.leave(e.Path, o.Detail, config)
 	}
 	if n == nil {
@@ -258,6 +261,8 @@ func (p *planner) worth(n *tree.Node, has *manifest.Entry) bool {
 		return has == nil || has.SHA256 == nil || !p.Known(*has.SHA256)
 	case o == nil:
 		return p.Facts.Basis.Find(n.Path) == nil // what is ignored, or what a directory goes with
+	case o.Finding == tree.Busy:
+		return true
 	case o.Finding != tree.Edited && !o.Aside:
 		return false
 	case p.Live && o.Finding != tree.Edited && o.Entry != nil && !p.Facts.Basis.Captures(o.Entry):
