@@ -2,6 +2,7 @@ package backup
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -98,6 +99,9 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, keeps, large fu
 	if loser == system && loser.usable() && (!loser.Adopted || loser.lowered()) {
 		d.merge(basis, loser, now, set)
 	}
+	if loser.usable() && winner.Version.Compare(loser.Version) == 0 && (winner.ownSum != loser.ownSum || loser.Adopted) && (from == UsrData || winner.Revision == loser.Revision) {
+		d.part(loser, now)
+	}
 	if forget != "" {
 		d.without(forget, basis.Config, changes, set)
 		changed = true
@@ -160,6 +164,23 @@ func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *
 		if o.Finding == tree.Edited && o.Now != nil && !basis.Manifest.IsIgnored(o.Path) {
 			edit(captured(f, o))
 		}
+	}
+}
+
+// part has put aside what was captured on a side whose configuration is not what the other
+// one has come from, as where two devices changed partitions: it is nowhere else.
+func (d *desired) part(loser *Snapshot, now func(Path) *manifest.Entry) {
+	parts := map[Path]bool{}
+	for _, e := range loser.facts.Basis.Config {
+		def, wins := manifest.Find(loser.facts.Basis.Manifest.Files, e.Path), now(e.Path)
+		if loser.facts.At(e.Path) == nil && e.Type != manifest.Dir && (def == nil || !manifest.SameContent(def, e)) && (wins == nil || !manifest.SameContent(wins, e)) {
+			parts[e.Path] = true
+		}
+	}
+	if loser.Side == System {
+		d.loses = parts
+	} else {
+		maps.Copy(d.aside, parts)
 	}
 }
 
