@@ -26,7 +26,7 @@ func TestFailureThenCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := 1; n <= count.m.Ops()-start; n++ {
-		for k := range uint64(12) {
+		for k := range uint64(6) {
 			choice := memfs.Random(rand.New(rand.NewPCG(1, k)))
 			l := before.clone()
 			l.m.FailAt(n, syscall.ENOSPC)

@@ -88,7 +88,7 @@ func TestHistoryPowerCut(t *testing.T) {
 		Done: func(m *memfs.Machine) error { return holds(m, last+1) },
 	}
 	const seed = 1
-	r := c.Run(search.Options{Seed: seed, States: 4, Every: 7, FaultStep: 3})
+	r := c.Run(search.Options{Seed: seed, States: 1, Every: 20, FaultStep: 5})
 	if r.Failure != nil {
 		t.Fatalf("seed %d: %v", seed, r.Failure)
 	}

@@ -72,7 +72,7 @@ func printSummary() {
 
 // options are how far the search goes.
 func options() search.Options {
-	o := search.Options{Seed: *seed, CutStep: 13, Every: 90, FaultStep: 149, LookStep: 211}
+	o := search.Options{Seed: *seed, CutStep: 23, Every: 90, FaultStep: 149, LookStep: 211}
 	switch {
 	case *full:
 		o = search.Options{Seed: *seed, States: 1, Every: 10, FaultStep: 1, LookStep: 7}
