@@ -297,6 +297,18 @@ func (d *Device) Refused(sum digest.SHA256, why error) error {
 	return server.Failed(sum, why)
 }
 
+// doubted is Refused, once what the server sends as the release was refused a few times.
+func (d *Device) doubted(sum digest.SHA256, why error) error {
+	if !d.fromHawkBit() {
+		return nil
+	}
+	server, err := d.hawkBit()
+	if err != nil {
+		return err
+	}
+	return server.Doubted(sum, why)
+}
+
 // fromHawkBit reports whether a hawkBit server is the source.
 func (d *Device) fromHawkBit() bool {
 	return d.cfg.Source != nil && d.cfg.Source.Type == config.HawkBit

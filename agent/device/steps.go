@@ -11,6 +11,7 @@ import (
 	"tandem/backup"
 	"tandem/internal/child"
 	"tandem/ota"
+	"tandem/ota/hawkbit"
 	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
@@ -150,8 +151,11 @@ func (d *Device) finish(ctx context.Context, c Course) (u *Update, err error) {
 			d.env.Log.WithField("version", c.Version).Warn("downloaded, not installed: " + c.Hold)
 			return u, nil
 		}
-		sum := c.SHA256
+		sum, fetching := c.SHA256, c.Step == Downloading
 		c, u, err = d.Advance(ctx, c)
+		if fetching && errors.Is(err, ota.ErrRefused) && !errors.Is(err, hawkbit.ErrWithdrawn) && ctx.Err() == nil {
+			err = errors.Join(err, d.doubted(sum, err))
+		}
 		if Final(err) && !errors.Is(err, ErrUnhealthy) { // which is read off the device
 			err = errors.Join(err, d.Refused(sum, err))
 		}

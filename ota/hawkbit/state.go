@@ -57,6 +57,8 @@ type Part struct {
 	Had bool `json:"had,omitempty"`
 	// Fetched says that it was downloaded.
 	Fetched bool `json:"fetched,omitempty"`
+	// Doubts counts how often what came of it was refused.
+	Doubts int `json:"doubts,omitempty"`
 	// Failed says why it cannot be taken, and Code is the exit code of that.
 	Failed string `json:"failed,omitempty"`
 	Code   int    `json:"code,omitempty"`

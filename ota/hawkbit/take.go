@@ -121,6 +121,23 @@ func (s *Source) setOf(d *deployment, parts []Part) *Set {
 // Failed durably notes that a file of the open action cannot be taken, and why.
 // The next Sync makes it the outcome.
 func (s *Source) Failed(sum digest.SHA256, cause error) error {
+	return s.part(sum, func(p *Part) { p.Failed, p.Code = cutRunes(cause.Error(), 4*maxDetail), s.o.Code(cause) })
+}
+
+// maxDoubts is how often what a server sends as a file may be refused until that file is.
+const maxDoubts = 3
+
+// Doubted is Failed, once the file was refused so often: what came may have been another one.
+func (s *Source) Doubted(sum digest.SHA256, cause error) error {
+	return s.part(sum, func(p *Part) {
+		if p.Doubts++; p.Doubts >= maxDoubts {
+			p.Failed, p.Code = cutRunes(cause.Error(), 4*maxDetail), s.o.Code(cause)
+		}
+	})
+}
+
+// part durably changes what is noted of a file of the open action.
+func (s *Source) part(sum digest.SHA256, change func(*Part)) error {
 	st, err := s.load()
 	if err != nil {
 		return err
@@ -130,7 +147,7 @@ func (s *Source) Failed(sum digest.SHA256, cause error) error {
 	}
 	for i := range st.Action.Parts {
 		if p := &st.Action.Parts[i]; p.SHA256 == sum && p.Failed == "" {
-			p.Failed, p.Code = cutRunes(cause.Error(), 4*maxDetail), s.o.Code(cause)
+			change(p)
 			return s.save(st)
 		}
 	}
