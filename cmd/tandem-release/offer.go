@@ -328,10 +328,11 @@ func newRepoRemoveCommand(p *program) *cobra.Command {
 		Use:   "remove REPO RELEASE --keys KEYS",
 		Short: "Take an old release off the list",
 		Long: `Take a release off the list that devices read, which should stay short, or with --from
-out of one of its channels. RELEASE is named as for "repo rollout". Its bundle stays,
-for devices that are fetching it, and its path is printed: it can be deleted later. To
-take back a bad release, yank it: a version that is off the list could be published
-again by mistake. One that is recalled stays on the list.`,
+out of one of its channels. RELEASE is named as for "repo rollout". Delta bundles that
+make it or build on it go with it: devices that have it fetch what changed from the whole
+bundle. Bundles stay, for devices that are fetching them, and their paths are printed: they
+can be deleted later. To take back a bad release, yank it: a version that is off the list
+could be published again by mistake. One that is recalled stays on the list.`,
 		Example: `  tandem-release repo remove repo hello/1.0.0 --keys keys
   tandem-release repo remove repo hello/1.0.0 --from beta --keys keys`,
 		Args: cli.Exactly("REPO", "RELEASE"),

@@ -320,7 +320,7 @@ func (r *Repository) deltaBase(ctx context.Context, s *state, rel *release.Targe
 		return nil, err
 	}
 	for _, old := range all {
-		if old.Base.IsZero() && old.App == rel.App && old.Version.String() == rel.Base.String() && shareHardware(&old, rel) {
+		if buildsOn(rel, &old) {
 			a, f, err := r.Archive(ctx, old)
 			if err != nil {
 				return nil, err

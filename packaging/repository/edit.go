@@ -347,8 +347,9 @@ func (s *state) checkRecall(rel *release.Target, recall *release.Recall) error {
 }
 
 // StageRemove gives the change that drops a release from the list, named as
-// Find says, or only takes it out of a channel if one is given. Its bundle stays
-// where it is, for devices that are fetching it. The error wraps ErrRecalled for one
+// Find says, with the delta bundles that make it or build on it and can be checked no
+// more, or only takes it out of a channel if one is given. Bundles stay
+// where they are, for devices that are fetching them. The error wraps ErrRecalled for one
 // that is recalled, as devices would not be told any more, and ErrLast if the channel
 // is the only one. Nothing is written before Apply.
 func (r *Repository) StageRemove(name, channel string) ([]release.Target, *Change, error) {
@@ -360,13 +361,41 @@ func (r *Repository) StageRemove(name, channel string) ([]release.Target, *Chang
 			return changes, customChannel(targets.Signed.Targets, rel.Name, channel, nil)
 		})
 	}
-	return r.edit(name, func(_ *state, rel *release.Target, targets *metadata.Metadata[metadata.TargetsType]) (does, error) {
+	var with []release.Target
+	list, c, err := r.edit(name, func(_ *state, rel *release.Target, targets *metadata.Metadata[metadata.TargetsType]) (does, error) {
 		if rel.Recall != nil {
 			return notAbout, fmt.Errorf("%s %s %w: devices that run it would not be told any more", rel.App, rel.Version, ErrRecalled)
 		}
 		delete(targets.Signed.Targets, rel.Name)
-		return changes, nil
+		left, err := releases(targets)
+		for i := range left {
+			d := &left[i]
+			gone := func(is func(delta, whole *release.Target) bool) bool {
+				return is(d, rel) && !slices.ContainsFunc(left, func(whole release.Target) bool { return is(d, &whole) })
+			}
+			if gone(makes) || gone(buildsOn) {
+				delete(targets.Signed.Targets, d.Name)
+				with = append(with, *d)
+			}
+		}
+		return changes, err
 	})
+	for _, d := range with {
+		if !slices.ContainsFunc(list, func(rel release.Target) bool { return rel.Name == d.Name }) {
+			list = append(list, d)
+		}
+	}
+	return list, c, err
+}
+
+// makes reports whether rel is what a delta bundle makes.
+func makes(delta, rel *release.Target) bool {
+	return !delta.Base.IsZero() && rel.Base.IsZero() && rel.Release == delta.Release
+}
+
+// buildsOn reports whether rel is what a delta bundle builds on.
+func buildsOn(delta, rel *release.Target) bool {
+	return !delta.Base.IsZero() && rel.Base.IsZero() && rel.App == delta.App && rel.Version.String() == delta.Base.String() && shareHardware(rel, delta)
 }
 
 // StageTargets gives the change that signs the list of releases anew, as it is.

@@ -44,6 +44,13 @@ func partialScenarios() []*scenario {
 			}
 		}
 	}
+	damage := func(name string) func(d *device) {
+		return func(d *device) {
+			for _, side := range sides {
+				d.damage(side, name)
+			}
+		}
+	}
 	from := func(name string, prepare func(*device), source func() (*ota.Installer, opener)) *scenario {
 		return &scenario{name: "install, " + name, goal: prog, prepare: prepare, work: func(d *device) error {
 			in, open := source()
@@ -54,9 +61,13 @@ func partialScenarios() []*scenario {
 		}}
 	}
 	before := installed(progBefore)
+	// A boot does not see that the file has gone bad.
+	damaged := from("by a delta bundle, a file of its base is damaged", then(before, damage("bin/prog")), byDelta)
+	damaged.recover = (*device).repair
 	return []*scenario{
 		from("by a delta bundle", before, byDelta),
 		from("by a delta bundle, a file of its base is lost", then(before, lose("bin/prog")), byDelta),
+		damaged,
 		from("by a delta bundle for another release", installed("1.0.0"), byDelta),
 		from("by ranges", before, byRange),
 		from("by ranges, a file that was here is lost", then(before, lose("share/deep/er/file")), byRange),

@@ -88,6 +88,14 @@ var bugs = []bug{
 		edits: []edit{{"backup/change/apply.go", "	if err != nil || !isNew {\n		return err == nil, err\n	}\n", "	if err != nil || !isNew {\n		return false, err\n	}\n"}},
 	},
 	{
+		name: "patch-not-checked", about: "a patch is applied to whatever lies there, and what it makes is taken",
+		where: "^install, by a delta bundle, a file of its base is damaged/", real: "^update by a delta bundle with a damaged base$", ext4: true,
+		edits: []edit{
+			{"backup/base.go", "	if err == nil && digest.Sum(h) == sum {\n", "	if err == nil {\n"},
+			{"packaging/bundle/patch.go", "r.left != 0 || sum != *r.p.file.SHA256 {\n", "sum.IsZero() {\n"},
+		},
+	},
+	{
 		name: "error-taken-for-damage", about: "a look that fails for want of memory or descriptors is taken for damage",
 		where: "^backup, configuration edited/",
 		edits: []edit{{"backup/tree/errors.go", "	case fsys.IsTransient(err), errors.Is(", "	case false, errors.Is("}, {"backup/tree/errors.go", "	case fsys.IsUnreadable(err):\n", "	case fsys.IsUnreadable(err), fsys.IsTransient(err):\n"}},

@@ -72,11 +72,16 @@ func (s *shop) command(env []string, name string, args ...string) error {
 	return nil
 }
 
-// program puts tandem for 32-bit ARM, of that version, into a tree.
+// program puts tandem for 32-bit ARM, of that version and as a release has it, into a tree.
 func (s *shop) program(version string) func(string) error {
 	return func(tree string) error {
-		return s.command([]string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm", "GOARM=7"}, "go", "build", "-trimpath", "-buildvcs=false",
-			"-ldflags", "-s -w -X main.version="+version, "-o", filepath.Join(tree, "bin/tandem"), "./cmd/tandem")
+		dist := filepath.Join(s.dir, "dist")
+		if err := errors.Join(
+			s.command(nil, "make", "-s", "arm", "DIST="+dist, "VERSION="+version),
+			os.MkdirAll(filepath.Join(tree, "bin"), 0o755)); err != nil {
+			return err
+		}
+		return os.Rename(filepath.Join(dist, "tandem-linux-armv7"), filepath.Join(tree, "bin/tandem"))
 	}
 }
 

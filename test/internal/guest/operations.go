@@ -3,6 +3,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -32,6 +33,9 @@ type task struct {
 	// promise says what is wrong after the boot with what the operation has said
 	// to be done; nil is nothing.
 	promise func() string
+	// mends says that the sides lack something until the operation is done: a boot
+	// says so, and the operation, let to its end, has to succeed.
+	mends bool
 }
 
 // The operations, as an operator names them.
@@ -65,6 +69,7 @@ var Operations = []*Operation{
 	}},
 	{"update by ranges", update("ranges")},
 	{"update by a delta bundle", update("delta")},
+	{"update by a delta bundle with a damaged base", updateWithout},
 	{"update from a server without ranges", update("whole")},
 	{"rollback", func(l *Lab, now Tree) (task, error) {
 		bad, err := l.installOther(now)
@@ -137,19 +142,52 @@ func update(server string) func(l *Lab, now Tree) (task, error) {
 	return func(l *Lab, now Tree) (task, error) {
 		versions := slices.Sorted(maps.Keys(l.Releases))
 		highest := versions[len(versions)-1]
-		from := versions[l.Rand.IntN(len(versions)-1)]
-		setup := [][]string{{"unrevoke", highest}}
-		if now["tag"] != from {
-			setup = [][]string{{"install", "--allow-downgrade", "--allow-revoked", l.Bundle(from)}, {"unrevoke", highest}}
-		}
-		for _, args := range setup {
-			if code, out := Tandem(args...); code != 0 {
-				return task{}, fmt.Errorf("tandem %s: exit code %d: %s", strings.Join(args, " "), code, out)
+		older := versions[:len(versions)-1]
+		l.Rand.Shuffle(len(older), func(i, j int) { older[i], older[j] = older[j], older[i] })
+		// What is kept for a rollback is not the highest, or nothing would have to come.
+		for _, v := range older {
+			if code, out := Tandem("install", "--allow-downgrade", "--allow-revoked", l.Bundle(v)); code != 0 {
+				return task{}, fmt.Errorf("install %s first: exit code %d: %s", v, code, out)
 			}
+		}
+		if code, out := Tandem("unrevoke", highest); code != 0 {
+			return task{}, fmt.Errorf("unrevoke %s: exit code %d: %s", highest, code, out)
 		}
 		base, err := ReadSide(Live)
 		return l.toward(highest, base, "--config", "/etc/"+server+".toml", "update"), err
 	}
+}
+
+// updateWithout is an update by a delta bundle to a device on which a file that a
+// patch is for has gone bad, on both sides: that file has to come whole.
+func updateWithout(l *Lab, now Tree) (task, error) {
+	t, err := update("delta")(l, now)
+	if err != nil {
+		return t, err
+	}
+	var patched []string
+	for _, lib := range names(Live + "/apps/lib") {
+		if name := "lib/" + lib; t.legal[0][name] != t.done[name] {
+			patched = append(patched, name)
+		}
+	}
+	if len(patched) == 0 {
+		return t, errors.New("no library comes as a patch")
+	}
+	name := patched[l.Rand.IntN(len(patched))]
+	data, err := os.ReadFile(filepath.Join(Live, "apps", name))
+	if err != nil {
+		return t, err
+	}
+	data[l.Rand.IntN(len(data))] ^= 1
+	for _, side := range []string{Live, Backup} {
+		if err := Replace(filepath.Join(side, "apps", name), data); err != nil {
+			return t, err
+		}
+	}
+	t.mends = true
+	t.legal[0], err = ReadSide(Live)
+	return t, err
 }
 
 // back is a rollback from a version to another one, as that was when it was left.
@@ -252,5 +290,6 @@ func names(dir string) (list []string) {
 // Updates are those that bring a release in parts or as a difference, and what they
 // fall back to. It takes an application that is worth it.
 func Updates() []*Operation {
-	return Named("install a delta bundle", "update by ranges", "update by a delta bundle", "update from a server without ranges")
+	return Named("install a delta bundle", "update by ranges", "update by a delta bundle", "update by a delta bundle with a damaged base",
+		"update from a server without ranges")
 }

@@ -38,6 +38,9 @@ func (n Limit) Left(start time.Time, cuts int) bool {
 	return time.Since(start) < n.Budget
 }
 
+// damageRemains is the exit code of a boot that could not repair all.
+const damageRemains = 11
+
 // tooMany failures end a part: they are likely to be the same defect.
 const tooMany = 5
 
@@ -131,6 +134,11 @@ func (l *Lab) round(op *Operation) (ok bool) {
 	}
 	code, out := Tandem("boot")
 	story = append(story, fmt.Sprintf("boot, exit code %d: %s", code, strings.TrimSpace(out)))
+	if t.mends && code == damageRemains {
+		legal = []Tree{t.done}
+		code, out = Tandem(t.args...)
+		story = append(story, fmt.Sprintf("again, exit code %d: %s", code, strings.TrimSpace(out)))
+	}
 	if code != 0 {
 		return tell("boot: exit code %d", code)
 	}
