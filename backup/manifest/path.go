@@ -83,7 +83,9 @@ func CheckPath(p Path) error {
 	case strings.IndexByte(s, 0) >= 0:
 		return fmt.Errorf("%w: path %q holds a zero byte", ErrInvalid, s)
 	}
-	for el := range strings.SplitSeq(s, "/") {
+	for rest, more := s, true; more; { // allocates nothing, as there are many
+		var el string
+		el, rest, more = strings.Cut(rest, "/")
 		switch {
 		case el == "..":
 			return fmt.Errorf("%w: path %q climbs out of its directory", ErrInvalid, s)

@@ -35,36 +35,37 @@ func MatchAny(patterns []string, p Path) bool {
 }
 
 // match takes time in proportion to the elements of both, also for a
-// hostile pattern: only the last "**" that was met is ever taken up again.
+// hostile pattern: only the last "**" that was met is ever taken up again. It
+// allocates nothing: a tree has many paths.
 func match(pattern string, p Path) bool {
 	if !strings.Contains(string(p), literal(pattern)) { // which is soon seen, of hundreds of patterns
 		return false
 	}
-	var patRoom, nameRoom [16]string // most need no more, and a tree has many paths
-	pat, name := elements(patRoom[:0], pattern), elements(nameRoom[:0], string(p))
-	pi, ni := 0, 0
-	starAt, starName := -1, 0
-	for pi < len(pat) {
-		if pat[pi] == "**" {
-			starAt, starName = pi, ni
-			pi++
+	pat, name := pattern, string(p) // what is left of both
+	star, starPat, starName, last := false, "", "", ""
+	for pat != "" {
+		el, rest, _ := strings.Cut(pat, "/")
+		last = el
+		if el == "**" {
+			star, starPat, starName, pat = true, rest, name, rest
 			continue
 		}
-		if ni < len(name) {
-			if ok, _ := path.Match(pat[pi], name[ni]); ok {
-				pi, ni = pi+1, ni+1
+		if name != "" {
+			first, left, _ := strings.Cut(name, "/")
+			if ok, _ := path.Match(el, first); ok {
+				pat, name = rest, left
 				continue
 			}
 		}
-		if starAt < 0 || starName >= len(name) {
+		if !star || starName == "" {
 			return false
 		}
-		starName++
-		pi, ni = starAt+1, starName
+		_, starName, _ = strings.Cut(starName, "/")
+		pat, name = starPat, starName
 	}
 	// The pattern is used up: p is what it names, or lies below it. A "**" at
 	// its end needs an element to stand for.
-	return pat[len(pat)-1] != "**" || ni < len(name)
+	return last != "**" || name != ""
 }
 
 // literal returns the longest text that stands in each path that a pattern matches, up to
@@ -83,12 +84,4 @@ func literal(pattern string) (longest string) {
 		}
 	}
 	return longest
-}
-
-// elements appends the elements of a path to list.
-func elements(list []string, p string) []string {
-	for el := range strings.SplitSeq(p, "/") {
-		list = append(list, el)
-	}
-	return list
 }

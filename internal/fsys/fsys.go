@@ -167,7 +167,9 @@ func ValidName(name string) bool {
 	if name == "." {
 		return true
 	}
-	for elem := range strings.SplitSeq(name, "/") {
+	for rest, more := name, true; more; { // allocates nothing, as there are many
+		var elem string
+		elem, rest, more = strings.Cut(rest, "/")
 		if elem == "" || elem == "." || elem == ".." {
 			return false
 		}
