@@ -164,7 +164,8 @@ func (r *report) add(ctx context.Context, o options, release, tmp string, spec t
 		return err
 	}
 	jobs = slices.DeleteFunc(jobs, func(j job) bool { return !o.only.MatchString(j.name) })
-	if len(jobs) == 0 {
+	counts := !spec.installOnly && o.only.MatchString(onAir) && l.peer(onAir, []string{"zstd"}).missing == ""
+	if len(jobs) == 0 && !counts {
 		return nil
 	}
 	t := treeReport{Tree: spec, Runs: o.runs, PayloadMiB: mib(l.payload)}
@@ -178,6 +179,12 @@ func (r *report) add(ctx context.Context, o options, release, tmp string, spec t
 			return err
 		}
 		t.Figures = append(t.Figures, figures(j, samples)...)
+	}
+	if counts {
+		fmt.Fprintf(o.stderr, "%s: %s\n", spec, onAir)
+		if t.Air, err = l.air(ctx); err != nil {
+			return fmt.Errorf("%s: %w", onAir, err)
+		}
 	}
 	r.Trees = append(r.Trees, t)
 	if r.Notes == nil {

@@ -30,6 +30,7 @@ type treeReport struct {
 	Runs       int      `json:"runs"`
 	PayloadMiB float64  `json:"payload_mib"` // of its bundle
 	Figures    []figure `json:"figures"`
+	Air        []air    `json:"air,omitempty"` // what an update takes from a server
 }
 
 type report struct {
@@ -86,7 +87,9 @@ func (r *report) print(w io.Writer) error {
 		}
 		fmt.Fprintln(w)
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(tw, "job\tprogram\twall ms\tmin-max\tcpu ms\tpeak MiB\twritten MiB\ttandem's wall\tcpu")
+		if len(t.Figures) > 0 {
+			fmt.Fprintln(tw, "job\tprogram\twall ms\tmin-max\tcpu ms\tpeak MiB\twritten MiB\ttandem's wall\tcpu")
+		}
 		last := ""
 		for _, f := range t.Figures {
 			job := f.Job
@@ -104,6 +107,15 @@ func (r *report) print(w io.Writer) error {
 			}
 			fmt.Fprintf(tw, "%s\t%s\t%.1f\t%.1f-%.1f\t%.1f\t%s\t%.2f\t%s\t%s\n", job, f.Program,
 				f.WallMS, f.WallMinMS, f.WallMaxMS, f.CPUMS, peak, f.WrittenMiB, times(f.WallRatio), times(f.CPURatio))
+		}
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+		if t.Air != nil {
+			fmt.Fprintf(tw, "%s\tKB\t\n", onAir)
+		}
+		for _, a := range t.Air {
+			fmt.Fprintf(tw, "%s\t%.1f\t%.2f ×\n", a.Form, a.KB, a.Ratio)
 		}
 		if err := tw.Flush(); err != nil {
 			return err
