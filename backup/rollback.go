@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 
@@ -13,6 +12,7 @@ import (
 	"tandem/backup/record"
 	"tandem/backup/tree"
 	"tandem/internal/digest"
+	"tandem/internal/fsys"
 	"tandem/versioning"
 )
 
@@ -304,7 +304,7 @@ func (in *inspector) whole(ctx context.Context, from source, want digest.SHA256)
 	var sum digest.SHA256
 	if err == nil {
 		defer f.Close()
-		sum, _, err = digest.OfReader(inContext{ctx, f}, in.buf)
+		sum, _, err = digest.OfReader(fsys.InContext(ctx, f), in.buf)
 	}
 	if err != nil && tree.Means(err) == tree.Nothing {
 		return false, err
@@ -314,19 +314,6 @@ func (in *inspector) whole(ctx context.Context, from source, want digest.SHA256)
 		return false, nil
 	}
 	return true, nil
-}
-
-// inContext ends a long read when its context does.
-type inContext struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c inContext) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }
 
 // returnTo commits a version that is kept on system.

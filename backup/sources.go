@@ -221,27 +221,13 @@ func (s *sources) copy(ctx context.Context, near SideName, c *change.Change, f c
 	if from.node != nil {
 		r = tree.NewReader(ctx, file, from.node)
 	}
-	content := &readErrors{r: r}
+	content := &fsys.ReadErrors{R: r}
 	err = c.Put(ctx, f, content)
-	if ctx.Err() == nil && (errors.Is(err, change.ErrContent) || content.err != nil && tree.Means(content.err) != tree.Nothing) {
+	if ctx.Err() == nil && (errors.Is(err, change.ErrContent) || content.Err != nil && tree.Means(content.Err) != tree.Nothing) {
 		if from.node == nil {
 			s.bad[kept{from.side, *f.SHA256}] = true
 		}
 		return &staleError{from.side, from.path, err}
 	}
 	return err
-}
-
-// readErrors tells errors of the source from those of the destination.
-type readErrors struct {
-	r   io.Reader
-	err error
-}
-
-func (r *readErrors) Read(p []byte) (int, error) {
-	n, err := r.r.Read(p)
-	if err != nil && err != io.EOF {
-		r.err = err
-	}
-	return n, err
 }

@@ -14,6 +14,7 @@ import (
 	"tandem/backup"
 	"tandem/backup/manifest"
 	"tandem/internal/digest"
+	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
@@ -174,7 +175,7 @@ func (in *Installer) check(ctx context.Context, open func() (io.ReadCloser, erro
 	if err != nil {
 		return err
 	}
-	r, err := bundle.NewReaderOn(bundle.InContext(ctx, src), verifier, BaseOf(ctx, in.Reconciler, in.Own))
+	r, err := bundle.NewReaderOn(fsys.InContext(ctx, src), verifier, BaseOf(ctx, in.Reconciler, in.Own))
 	if err != nil {
 		return err
 	}
@@ -198,7 +199,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err != nil {
 		return nil, err
 	}
-	r, err := bundle.NewReaderOn(bundle.InContext(ctx, src), verifier, BaseOf(ctx, in.Reconciler, in.Own))
+	r, err := bundle.NewReaderOn(fsys.InContext(ctx, src), verifier, BaseOf(ctx, in.Reconciler, in.Own))
 	if err != nil {
 		return nil, err
 	}
@@ -402,7 +403,7 @@ func (u *unpacking) rest(ctx context.Context, want digest.SHA256) error {
 	if err != nil {
 		return err
 	}
-	r, err := bundle.NewReader(bundle.InContext(ctx, src), verifier)
+	r, err := bundle.NewReader(fsys.InContext(ctx, src), verifier)
 	if err != nil {
 		return err
 	}

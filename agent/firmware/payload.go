@@ -292,6 +292,6 @@ func (f *Firmware) hash(ctx context.Context, name string) (string, error) {
 	}
 	defer file.Close()
 	h := digest.New()
-	_, err = io.Copy(h, bundle.InContext(ctx, file))
+	_, err = io.Copy(h, fsys.InContext(ctx, file))
 	return digest.Sum(h).String(), err
 }

@@ -488,6 +488,11 @@ func (a *applier) makeDir(i int, o *Op, name string, live fsys.Info, there bool)
 			return err
 		}
 	}
+	return a.mkdir(name, o.New)
+}
+
+// mkdir makes the directory that e describes.
+func (a *applier) mkdir(name string, e *manifest.Entry) error {
 	if err := a.fs.Mkdir(name, 0o700); err != nil {
 		return err
 	}
@@ -496,7 +501,7 @@ func (a *applier) makeDir(i int, o *Op, name string, live fsys.Info, there bool)
 	if err != nil {
 		return err
 	}
-	return a.setAttr(name, o.New, info)
+	return a.setAttr(name, e, info)
 }
 
 // link makes a further name of a file that is in place.
@@ -752,15 +757,7 @@ func (a *applier) takeBack(i int, o *Op) error {
 		return a.rename(from, name)
 	}
 	if o.Old.Type == manifest.Dir && !there {
-		if err := a.fs.Mkdir(name, 0o700); err != nil {
-			return err
-		}
-		a.dirs[path.Dir(name)] = true
-		info, err := a.fs.Lstat(name)
-		if err != nil {
-			return err
-		}
-		return a.setAttr(name, o.Old, info)
+		return a.mkdir(name, o.Old)
 	}
 	return nil
 }

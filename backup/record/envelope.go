@@ -125,7 +125,7 @@ func readEnvelope(kind string, src io.Reader, size, limit int64, parse func(Head
 		return h, fmt.Errorf("%w: more than %d bytes", manifest.ErrInvalid, limit)
 	}
 	sum := digest.New()
-	body := &readErrors{r: io.TeeReader(in, sum)}
+	body := &fsys.ReadErrors{R: io.TeeReader(in, sum)}
 	parseErr := parse(h, body)
 	if _, err := io.Copy(io.Discard, body); err != nil { // what parse left
 		return h, err
@@ -142,23 +142,6 @@ func readEnvelope(kind string, src io.Reader, size, limit int64, parse func(Head
 }
 
 var errCutShort = fmt.Errorf("%w: not a file of Tandem's, or cut short", manifest.ErrInvalid)
-
-// readErrors remembers the error of a read, which is not one of what was read.
-type readErrors struct {
-	r   io.Reader
-	err error
-}
-
-func (r *readErrors) Read(p []byte) (int, error) {
-	if r.err != nil {
-		return 0, r.err
-	}
-	n, err := r.r.Read(p)
-	if err != nil && err != io.EOF {
-		r.err = err
-	}
-	return n, err
-}
 
 // readHead reads the first line, and returns how long it is.
 func readHead(in *bufio.Reader) (Head, int64, error) {

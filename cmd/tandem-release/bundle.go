@@ -454,12 +454,7 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 	)
 	cmd.Args = cli.Exactly("FILE")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		old, f, err := openBase(cmd.Context(), base)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		b, err := p.openBundle(args[0], root, old)
+		b, err := p.openBundle(cmd.Context(), args[0], root, base)
 		if err != nil {
 			return err
 		}
@@ -499,10 +494,20 @@ type opened struct {
 	*os.File
 	verifier bundle.Verifier
 	base     bundle.Base // may be nil
+	baseFile *os.File    // likewise
 }
 
-// openBundle opens a bundle. Without rootFile nobody needs to have signed it.
-func (p *program) openBundle(name, rootFile string, base bundle.Base) (*opened, error) {
+// Close ends the look.
+func (o *opened) Close() error {
+	if o.baseFile != nil {
+		o.baseFile.Close()
+	}
+	return o.File.Close()
+}
+
+// openBundle opens a bundle, and the one of the release that it builds on if base names
+// one. Without rootFile nobody needs to have signed it.
+func (p *program) openBundle(ctx context.Context, name, rootFile, base string) (*opened, error) {
 	var v bundle.Verifier = bundle.Inspect{}
 	if rootFile != "" {
 		root, err := loadRoot(rootFile)
@@ -521,12 +526,21 @@ func (p *program) openBundle(name, rootFile string, base bundle.Base) (*opened, 
 		f.Close()
 		return nil, fmt.Errorf("%s is a directory: expected a bundle", name)
 	}
-	return &opened{f, v, base}, nil
+	o := &opened{File: f, verifier: v}
+	if base != "" {
+		a, old, err := openArchive(ctx, base)
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		o.base, o.baseFile = a, old
+	}
+	return o, nil
 }
 
 // read reads the bundle up to its payload.
 func (o *opened) read(ctx context.Context) (*bundle.Reader, error) {
-	src := bundle.InContext(ctx, o.File)
+	src := fsys.InContext(ctx, o.File)
 	if o.base == nil {
 		r, err := bundle.NewReader(src, o.verifier)
 		return r, o.named(err)
@@ -539,7 +553,7 @@ func (o *opened) read(ctx context.Context) (*bundle.Reader, error) {
 // is right.
 func (o *opened) look(ctx context.Context, whole bool) (*bundle.Head, error) {
 	if !whole {
-		h, err := bundle.Look(bundle.InContext(ctx, o.File), o.verifier, o.base)
+		h, err := bundle.Look(fsys.InContext(ctx, o.File), o.verifier, o.base)
 		return h, o.named(err)
 	}
 	r, err := o.read(ctx)
@@ -607,12 +621,7 @@ does not carry comes from OLD.tandem.`,
 		Example: `  tandem-release bundle extract hello-1.1.0.tandem hello/ --root repo/root.json`,
 		Args:    cli.Exactly("FILE", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			old, f, err := openBase(cmd.Context(), base)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			b, err := p.openBundle(args[0], root, old)
+			b, err := p.openBundle(cmd.Context(), args[0], root, base)
 			if err != nil {
 				return err
 			}

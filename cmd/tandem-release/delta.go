@@ -126,19 +126,6 @@ func (p *program) tenths(what string) func(done, total int64) {
 	}
 }
 
-// openBase opens the bundle that another builds on. Without a name there is
-// none.
-func openBase(ctx context.Context, file string) (base bundle.Base, closer io.Closer, err error) {
-	if file == "" {
-		return nil, io.NopCloser(nil), nil
-	}
-	a, f, err := openArchive(ctx, file)
-	if err != nil {
-		return nil, nil, err
-	}
-	return a, f, nil
-}
-
 // openArchive opens a whole bundle for reading single files of it.
 func openArchive(ctx context.Context, file string) (*bundle.Archive, *os.File, error) {
 	f, err := os.Open(file)

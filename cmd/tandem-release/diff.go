@@ -65,7 +65,7 @@ or copied costs nothing. With --delta the delta bundle DELTA is a form, too.`,
 			}
 			heads := make([]*bundle.Head, len(names))
 			for i, name := range names {
-				b, err := p.openBundle(name, "", nil)
+				b, err := p.openBundle(cmd.Context(), name, "", "")
 				if err != nil {
 					return err
 				}

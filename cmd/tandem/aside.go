@@ -109,21 +109,18 @@ release's own back. With it what lies on system becomes a new version, as by
 
 // listAside prints what was put aside.
 func (p *program) listAside() error {
-	d, end, err := p.open(device.Look)
-	if err != nil {
-		return err
-	}
-	defer end()
-	list, err := d.Aside()
-	if err != nil && !errors.Is(err, backup.ErrUnavailable) {
-		return err
-	}
-	lines := make([]string, 0, len(list)+1)
-	for _, a := range list {
-		lines = append(lines, fmt.Sprintf("%-9s %-9s %s  %s", a.Side, cli.Size(a.Size), a.Path, a.File))
-	}
-	if len(list) == 0 && err == nil {
-		lines = append(lines, "nothing was put aside")
-	}
-	return errors.Join(p.print(asideDocument{list, p.failure(err)}, lines...), err)
+	return p.open(device.Look, func(d *device.Device) error {
+		list, err := d.Aside()
+		if err != nil && !errors.Is(err, backup.ErrUnavailable) {
+			return err
+		}
+		lines := make([]string, 0, len(list)+1)
+		for _, a := range list {
+			lines = append(lines, fmt.Sprintf("%-9s %-9s %s  %s", a.Side, cli.Size(a.Size), a.Path, a.File))
+		}
+		if len(list) == 0 && err == nil {
+			lines = append(lines, "nothing was put aside")
+		}
+		return errors.Join(p.print(asideDocument{list, p.failure(err)}, lines...), err)
+	})
 }

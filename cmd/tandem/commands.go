@@ -92,51 +92,56 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 	}
 	cmd.Args = cli.Exactly()
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		o := backup.Options{Shutdown: shutdown}
-		access := device.Change
-		if dryRun && shutdown {
-			return cli.Usage(cmd, "--dry-run and --shutdown do not go together")
-		}
-		if dryRun {
-			access = device.Look
-		}
-		d, end, err := p.open(access)
-		if err != nil {
-			return err
-		}
-		defer end()
+		ctx := cmd.Context()
 		switch {
+		case dryRun && shutdown:
+			return cli.Usage(cmd, "--dry-run and --shutdown do not go together")
 		case dryRun:
+			return p.open(device.Look, func(d *device.Device) error { return p.plan(ctx, d) })
 		case cmd.Name() == "boot":
-			if d.StartItself(cmd.Context()) {
-				end()
-				if err := goOn(); err != nil {
-					p.tell("tandem: the tandem that is in place now cannot be started: %v", err)
-				}
-				if d, end, err = p.open(access); err != nil {
-					return err
-				}
-				defer end()
-			}
-			res, err := d.Start(cmd.Context())
-			if outcomes().Knows(err) {
-				d.DecidedItself("boot")
-			}
-			return p.reconciled(res, err)
-		default:
-			return p.reconciled(d.Boot(cmd.Context(), cmd.Name(), o))
+			return p.boot(ctx)
 		}
-		res, err := d.Plan(cmd.Context(), o)
-		doc := device.Describe(res)
-		doc.DryRun, doc.Failure = true, p.failure(err)
-		p.remark(doc.Remarks)
-		var lines []string
-		if err == nil {
-			lines = []string{fmt.Sprintf("would do: %s (%s)", doc.Action, doc.Reason)}
-		}
-		return errors.Join(p.print(doc, lines...), err)
+		return p.open(device.Change, func(d *device.Device) error {
+			return p.reconciled(d.Boot(ctx, cmd.Name(), backup.Options{Shutdown: shutdown}))
+		})
 	}
 	return cmd
+}
+
+// plan prints what boot would do.
+func (p *program) plan(ctx context.Context, d *device.Device) error {
+	res, err := d.Plan(ctx, backup.Options{})
+	doc := device.Describe(res)
+	doc.DryRun, doc.Failure = true, p.failure(err)
+	p.remark(doc.Remarks)
+	var lines []string
+	if err == nil {
+		lines = []string{fmt.Sprintf("would do: %s (%s)", doc.Action, doc.Reason)}
+	}
+	return errors.Join(p.print(doc, lines...), err)
+}
+
+// boot starts the device, by the tandem that is in place after the look.
+func (p *program) boot(ctx context.Context) error {
+	replaced := false
+	start := func(d *device.Device) error {
+		if !replaced && d.StartItself(ctx) {
+			replaced = true
+			return nil
+		}
+		res, err := d.Start(ctx)
+		if outcomes().Knows(err) {
+			d.DecidedItself("boot")
+		}
+		return p.reconciled(res, err)
+	}
+	if err := p.open(device.Change, start); err != nil || !replaced {
+		return err
+	}
+	if err := goOn(); err != nil {
+		p.tell("tandem: the tandem that is in place now cannot be started: %v", err)
+	}
+	return p.open(device.Change, start)
 }
 
 func newBootCommand(p *program) *cobra.Command {
@@ -261,12 +266,12 @@ func (p *program) status(ctx context.Context) (*device.Status, error) {
 	if r := p.agentHere(cfg); r != nil {
 		return r.status(ctx)
 	}
-	d, end, err := p.open(device.Look)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	return d.Status(ctx)
+	var s *device.Status
+	err = p.open(device.Look, func(d *device.Device) (err error) {
+		s, err = d.Status(ctx)
+		return err
+	})
+	return s, err
 }
 
 // agentLine says what the agent does.
@@ -290,16 +295,11 @@ func newVerifyCommand(p *program) *cobra.Command {
 record says. With --repair it mends what it finds from the other side.`,
 		Example: "  tandem verify\n  tandem verify --repair",
 		Args:    cli.Exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, end, err := p.open(device.Change)
-			if err != nil {
-				return err
-			}
-			defer end()
+		RunE: p.on(device.Change, func(ctx context.Context, d *device.Device) error {
 			if repair {
-				return p.reconciled(d.Boot(cmd.Context(), "verify", backup.Options{Full: true}))
+				return p.reconciled(d.Boot(ctx, "verify", backup.Options{Full: true}))
 			}
-			res, err := d.Verify(cmd.Context())
+			res, err := d.Verify(ctx)
 			if res == nil {
 				return err
 			}
@@ -322,7 +322,7 @@ record says. With --repair it mends what it finds from the other side.`,
 				}
 			}
 			return errors.Join(p.print(doc, lines...), err)
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&repair, "repair", false, "mend what is damaged from the other side")
 	return cmd
@@ -442,16 +442,6 @@ func cause(err error) error {
 	return err
 }
 
-// onDevice opens the device for a command that changes it.
-func onDevice[T any](p *program, run func(*device.Device) (*T, error)) (*T, error) {
-	d, end, err := p.open(device.Change)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	return run(d)
-}
-
 // showAnswer prints what the source has.
 func (p *program) showAnswer(doc *device.Answer, err error) error {
 	if doc == nil {
@@ -562,19 +552,16 @@ them up. It is for changes made by hand, without a bundle.`,
 				}
 				next = func(versioning.Version) (versioning.Version, error) { return v, nil }
 			}
-			d, end, err := p.open(device.Change)
-			if err != nil {
-				return err
-			}
-			defer end()
-			res, err := d.Bump(cmd.Context(), next)
-			if errors.Is(err, backup.ErrDowngrade) {
-				return &hintedError{err, "raise a part of the highest version: tandem bump patch"}
-			}
-			if res == nil {
-				return err
-			}
-			return p.reconciled(res, err)
+			return p.open(device.Change, func(d *device.Device) error {
+				res, err := d.Bump(cmd.Context(), next)
+				if errors.Is(err, backup.ErrDowngrade) {
+					return &hintedError{err, "raise a part of the highest version: tandem bump patch"}
+				}
+				if res == nil {
+					return err
+				}
+				return p.reconciled(res, err)
+			})
 		},
 	}
 }
@@ -609,16 +596,13 @@ come back from a source or from the other side.`,
 
 // change opens the device, lets f change it and prints the result.
 func (p *program) change(f func(*device.Device) (*backup.Result, error)) error {
-	d, end, err := p.open(device.Change)
-	if err != nil {
-		return err
-	}
-	defer end()
-	res, err := f(d)
-	if res == nil && err != nil {
-		return err
-	}
-	return p.reconciled(res, err)
+	return p.open(device.Change, func(d *device.Device) error {
+		res, err := f(d)
+		if res == nil && err != nil {
+			return err
+		}
+		return p.reconciled(res, err)
+	})
 }
 
 func newConfirmCommand(p *program) *cobra.Command {
@@ -678,19 +662,16 @@ func newUnrevokeCommand(p *program) *cobra.Command {
 			if err != nil {
 				return cli.Usage(cmd, "%w", err)
 			}
-			d, end, err := p.open(device.Change)
-			if err != nil {
-				return err
-			}
-			defer end()
-			if err := d.Unrevoke(v); err != nil {
-				return err
-			}
-			doc := struct {
-				Unrevoked versioning.Version `json:"unrevoked"`
-				device.Failure
-			}{v, device.Failure{}}
-			return p.report(doc, v.String()+" may be chosen again")
+			return p.open(device.Change, func(d *device.Device) error {
+				if err := d.Unrevoke(v); err != nil {
+					return err
+				}
+				doc := struct {
+					Unrevoked versioning.Version `json:"unrevoked"`
+					device.Failure
+				}{v, device.Failure{}}
+				return p.report(doc, v.String()+" may be chosen again")
+			})
 		},
 	}
 }
@@ -702,12 +683,7 @@ func newHistoryCommand(p *program) *cobra.Command {
 		Long:    `history lists what boots, backups, installations and repairs did, oldest first.`,
 		Example: "  tandem history\n  tandem history --json",
 		Args:    cli.Exactly(),
-		RunE: func(*cobra.Command, []string) error {
-			d, end, err := p.open(device.Look)
-			if err != nil {
-				return err
-			}
-			defer end()
+		RunE: p.on(device.Look, func(_ context.Context, d *device.Device) error {
 			events, err := d.History()
 			if err != nil {
 				return err
@@ -721,7 +697,7 @@ func newHistoryCommand(p *program) *cobra.Command {
 				lines = append(lines, eventLine(&events[i]))
 			}
 			return p.print(doc, lines...)
-		},
+		}),
 	}
 }
 

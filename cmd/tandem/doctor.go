@@ -41,16 +41,13 @@ and ends with 0 only if nothing would go wrong.`,
 				patient.Answer, patient.AnswerErr = carryOut(ctx, p, "/v1/check", nil, nil,
 					func(d *device.Device) (*device.Answer, error) { return d.RunCheck(ctx) })
 			}
-			d, end, err := p.open(device.Look)
-			if err != nil {
-				return err
-			}
-			defer end()
-			patient.Device = d
-			doc, err := patient.Examine(ctx)
-			doc.Failure = p.failure(err)
-			*doc = disclose.Copy(fit, "doctor", *doc)
-			return errors.Join(p.print(doc, p.findings(doc)...), err)
+			return p.open(device.Look, func(d *device.Device) error {
+				patient.Device = d
+				doc, err := patient.Examine(ctx)
+				doc.Failure = p.failure(err)
+				*doc = disclose.Copy(fit, "doctor", *doc)
+				return errors.Join(p.print(doc, p.findings(doc)...), err)
+			})
 		},
 	}
 }

@@ -224,16 +224,20 @@ func (r *remote) cancel(ctx context.Context) (doc agent.Cancelled, err error) {
 }
 
 // carryOut carries a command out: by the agent, if one runs here, else by itself.
-func carryOut[T any](ctx context.Context, p *program, path string, query url.Values, body io.Reader, local func(*device.Device) (*T, error)) (*T, error) {
+func carryOut[T any](ctx context.Context, p *program, path string, query url.Values, body io.Reader, local func(*device.Device) (*T, error)) (doc *T, err error) {
 	cfg, err := config.Load(p.config)
 	if err != nil {
 		return nil, err
 	}
 	r := p.agentHere(cfg)
 	if r == nil {
-		return onDevice(p, local)
+		err = p.open(device.Change, func(d *device.Device) error {
+			doc, err = local(d)
+			return err
+		})
+		return doc, err
 	}
-	doc := new(T)
+	doc = new(T)
 	there, err := r.command(ctx, path, query, body, doc)
 	if !there {
 		return nil, err

@@ -194,11 +194,11 @@ func addCompletion(root *cobra.Command) {
 	}
 }
 
-// open loads the configuration and opens the device.
-func (p *program) open(access device.Access) (*device.Device, func(), error) {
+// open loads the configuration, and opens the device for as long as use takes.
+func (p *program) open(access device.Access, use func(*device.Device) error) error {
 	cfg, err := config.Load(p.config)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	env := p.environment()
 	env.Progress = p.progress
@@ -210,14 +210,22 @@ func (p *program) open(access device.Access) (*device.Device, func(), error) {
 	}
 	d, err := device.Open(cfg, env, access)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	return d, func() {
+	defer func() {
 		p.stderr.Done()
 		if err := d.Close(); err != nil {
 			p.say("tandem: %v", err)
 		}
-	}, nil
+	}()
+	return use(d)
+}
+
+// on returns what a command does that has no arguments, on the opened device.
+func (p *program) on(access device.Access, run func(context.Context, *device.Device) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		return p.open(access, func(d *device.Device) error { return run(cmd.Context(), d) })
+	}
 }
 
 // environment is what a device needs of the world.

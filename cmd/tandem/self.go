@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -51,19 +52,14 @@ no failure; the exit code says whether this program is of use here. A new Tandem
 to pass it before it takes the place of another one.`,
 		Example: "  tandem selftest\n  tandem selftest --json",
 		Args:    cli.Exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, end, err := p.open(device.Look)
-			if err != nil {
-				return err
-			}
-			defer end()
-			doc, err := d.SelfTest(cmd.Context())
+		RunE: p.on(device.Look, func(ctx context.Context, d *device.Device) error {
+			doc, err := d.SelfTest(ctx)
 			doc.Program, doc.Failure = mark, p.failure(err)
 			for _, r := range doc.Remarks {
 				p.say("tandem: %s", r)
 			}
 			return errors.Join(p.print(doc, fmt.Sprintf("tandem %s can do its work here", doc.Version)), err)
-		},
+		}),
 	}
 }
 
@@ -77,18 +73,13 @@ copy of it if its signed release is there. Packages call it after they have put 
 program in place.`,
 		Example: "  tandem keep",
 		Args:    cli.Exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, end, err := p.open(device.Change)
-			if err != nil {
-				return err
-			}
-			defer end()
+		RunE: p.on(device.Change, func(_ context.Context, d *device.Device) error {
 			s, err := d.KeepItself()
 			if err != nil {
 				return err
 			}
 			return p.report(keptDocument{s, device.Failure{}}, tandemLines(s)...)
-		},
+		}),
 	}
 }
 

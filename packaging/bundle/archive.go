@@ -8,6 +8,7 @@ import (
 	"tandem/backup"
 	"tandem/backup/manifest"
 	"tandem/internal/digest"
+	"tandem/internal/fsys"
 	"tandem/packaging/release"
 )
 
@@ -29,7 +30,7 @@ func OpenArchive(ctx context.Context, src io.ReaderAt, size int64, v Verifier) (
 		return nil, err
 	}
 	defer dec.close()
-	in := &outer{src: InContext(ctx, io.NewSectionReader(src, 0, size))}
+	in := &outer{src: fsys.InContext(ctx, io.NewSectionReader(src, 0, size))}
 	h, err := readHead(in, v, dec, noBase{}, false)
 	if err != nil {
 		return nil, err
@@ -64,7 +65,7 @@ func (a *Archive) content(sum digest.SHA256) ([]byte, error) {
 	if _, err := src.Seek(a.length, io.SeekStart); err != nil {
 		return nil, err
 	}
-	in := &outer{src: InContext(a.ctx, src), seek: src, off: a.length, size: a.parts.Payload(), left: a.parts.Payload()}
+	in := &outer{src: fsys.InContext(a.ctx, src), seek: src, off: a.length, size: a.parts.Payload(), left: a.parts.Payload()}
 	r := &Reader{Head: a.Head, base: noBase{}, in: in, dec: dec}
 	r.Want(func(p backup.Path) bool { return p == e.Path })
 	_, content, err := r.Next()

@@ -121,7 +121,7 @@ func Create(ctx context.Context, app fsys.FS, out fsys.FS, name string, o Option
 		return nil, err
 	}
 	defer f.Close()
-	b.payload = InContext(ctx, f)
+	b.payload = fsys.InContext(ctx, f)
 	return m, write(out, name, &o.Signing, b)
 }
 

@@ -106,7 +106,7 @@ func MakeDelta(ctx context.Context, old, new *Archive, out fsys.FS, name string,
 		return err
 	}
 	defer f.Close()
-	b.payload = InContext(ctx, f)
+	b.payload = fsys.InContext(ctx, f)
 	if err := write(out, name, &o.Signing, b); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func verifyDelta(ctx context.Context, out fsys.FS, name string, old *Archive) er
 		return err
 	}
 	defer f.Close()
-	r, err := NewReaderOn(InContext(ctx, f), Inspect{}, old)
+	r, err := NewReaderOn(fsys.InContext(ctx, f), Inspect{}, old)
 	if err != nil {
 		return err
 	}

@@ -208,7 +208,7 @@ func (p *packer) content(e *manifest.Entry, limit int64) error {
 	}
 	w := &addHashed{p: p, limit: limit, hash: digest.New()}
 	// One byte more than expected is asked for, so that a file that grew is noticed.
-	n, err := io.Copy(w, io.LimitReader(InContext(p.ctx, struct{ io.Reader }{f}), e.Size))
+	n, err := io.Copy(w, io.LimitReader(fsys.InContext(p.ctx, struct{ io.Reader }{f}), e.Size))
 	if err != nil {
 		return err
 	}

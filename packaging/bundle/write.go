@@ -150,7 +150,7 @@ func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
 		return err
 	}
 	defer f.Close()
-	r, err := NewReader(InContext(ctx, f), Inspect{})
+	r, err := NewReader(fsys.InContext(ctx, f), Inspect{})
 	if err == nil {
 		err = r.Finish()
 	}
@@ -167,7 +167,7 @@ func Sign(ctx context.Context, fs fsys.FS, name string, s Signing) error {
 		return err
 	}
 	defer dec.close()
-	in := &outer{src: InContext(ctx, again)}
+	in := &outer{src: fsys.InContext(ctx, again)}
 	h, err := readHead(in, Inspect{}, dec, noBase{}, true)
 	if err != nil {
 		return err

@@ -363,14 +363,7 @@ func (r *Repository) apply(s *state, c *Change, keys Keys) error {
 	if err != nil {
 		return err
 	}
-	if files, err = r.withRoot(files, s.root); err != nil {
-		return err
-	}
-	if err := r.write(files); err != nil {
-		return err
-	}
-	r.prune(s)
-	return nil
+	return r.publish(s, files)
 }
 
 // outstanding gives the part of a change that s does not have yet.

@@ -256,7 +256,7 @@ func (r *Repository) checkBundle(ctx context.Context, s *state, rel *release.Tar
 	}
 	defer f.Close()
 	h := digest.New()
-	n, err := io.Copy(h, bundle.InContext(ctx, io.LimitReader(f, rel.Length+1)))
+	n, err := io.Copy(h, fsys.InContext(ctx, io.LimitReader(f, rel.Length+1)))
 	if err != nil {
 		return n, err
 	}
@@ -279,7 +279,7 @@ func (r *Repository) checkBundle(ctx context.Context, s *state, rel *release.Tar
 	if base != nil {
 		defer base.Close()
 	}
-	b, err := readBundle(bundle.InContext(ctx, again), v, base.archive())
+	b, err := readBundle(fsys.InContext(ctx, again), v, base.archive())
 	if err != nil {
 		return n, err
 	}

@@ -426,7 +426,13 @@ func (r *Repository) refresh(s *state, keys Keys) error {
 	if err != nil {
 		return err
 	}
-	if files, err = r.withRoot(files, s.root); err != nil {
+	return r.publish(s, files)
+}
+
+// publish writes files, the root for devices and no more than is to be kept.
+func (r *Repository) publish(s *state, files []file) error {
+	files, err := r.withRoot(files, s.root)
+	if err != nil {
 		return err
 	}
 	if err := r.write(files); err != nil {

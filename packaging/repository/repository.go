@@ -842,8 +842,7 @@ func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Rea
 		return err
 	}
 	h := digest.New()
-	out := &counter{w: io.MultiWriter(dst, h)}
-	b, err := readBundle(io.TeeReader(bundle.InContext(ctx, src), out), v, base)
+	b, err := readBundle(io.TeeReader(fsys.InContext(ctx, src), io.MultiWriter(dst, h)), v, base)
 	if err != nil {
 		return err
 	}
@@ -868,7 +867,7 @@ func (r *Repository) copyVerified(ctx context.Context, dst io.Writer, src io.Rea
 	if err := b.Finish(); err != nil {
 		return err
 	}
-	rel.Length, rel.SHA256 = out.n, digest.Sum(h)
+	rel.Length, rel.SHA256 = b.Size(), digest.Sum(h)
 	if again {
 		if rel.SHA256 == old.SHA256 {
 			return published(rel, old)
@@ -977,15 +976,4 @@ func readRoot(dir fsys.FS, n int64) (raw []byte, name string, err error) {
 		}
 	}
 	return nil, "", nil
-}
-
-type counter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
 }

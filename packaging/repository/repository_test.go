@@ -22,7 +22,6 @@ import (
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/packaging/bundle"
-	"tandem/packaging/internal/cut"
 	"tandem/packaging/internal/testkeys"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
@@ -353,60 +352,6 @@ func TestRotatedRoot(t *testing.T) {
 	must(t, err)
 	if roots, _, err := Carried(openOS(t, dir), firstRoot); err != nil || roots != nil {
 		t.Errorf("the first root: carries %d, %v", len(roots), err)
-	}
-}
-
-// A power cut at any operation of Add leaves a repository that devices accept,
-// and in which the release can be published.
-func TestPowerCut(t *testing.T) {
-	ctx := context.Background()
-	one, two := pack(t, "1.0.0", "demo", "targets"), pack(t, "2.0.0", "demo", "targets")
-	published := false
-	for at := 1; ; at++ {
-		dir, r := initialised(t)
-		_, err := r.Add(ctx, bytes.NewReader(one), testkeys.Keys{}, AddOptions{})
-		must(t, err)
-		fs := &cut.FS{FS: openOS(t, dir), At: at, Empty: func(name string) error { return os.Truncate(filepath.Join(dir, name), 0) }}
-		_, err = New(fs, clock, Expiry{}).Add(ctx, bytes.NewReader(two), testkeys.Keys{}, AddOptions{})
-		offer, e := device(dir, start)
-		if e != nil {
-			t.Fatalf("cut at operation %d: a device says %v", at, e)
-		}
-		n := len(offer)
-		if n != 1 && n != 2 || err == nil && n != 2 {
-			t.Fatalf("cut at operation %d (%v): a device sees %d releases", at, err, n)
-		}
-		if fs.Ops() < at {
-			t.Logf("%d operations", fs.Ops())
-			break
-		}
-		if n == 2 {
-			published = true
-		} else if published {
-			t.Fatalf("cut at operation %d: not published, but it was after an earlier cut", at)
-		}
-		_, err = New(openOS(t, dir), clock, Expiry{}).Add(ctx, bytes.NewReader(two), testkeys.Keys{}, AddOptions{})
-		if (n == 2) != errors.Is(err, ErrExists) || n == 1 && err != nil {
-			t.Fatalf("cut at operation %d: publishing again: %v", at, err)
-		}
-		if offer, e := device(dir, start); e != nil || len(offer) != 2 {
-			t.Fatalf("cut at operation %d, published again: a device sees %d, %v", at, len(offer), e)
-		}
-	}
-	for at := 1; ; at++ {
-		dir := t.TempDir()
-		fs := &cut.FS{FS: openOS(t, dir), At: at, Empty: func(name string) error { return os.Truncate(filepath.Join(dir, name), 0) }}
-		_, err := New(fs, clock, Expiry{}).Init(testkeys.Keys{})
-		if fs.Ops() < at {
-			must(t, err)
-			return
-		}
-		if _, err := New(openOS(t, dir), clock, Expiry{}).Init(testkeys.Keys{}); err != nil && !errors.Is(err, ErrExists) {
-			t.Fatalf("cut at operation %d of Init: again: %v", at, err)
-		}
-		if _, err := device(dir, start); err != nil {
-			t.Fatalf("cut at operation %d of Init: %v", at, err)
-		}
 	}
 }
 

@@ -102,7 +102,7 @@ func (r *Repository) resign(ctx context.Context, st *state, s bundle.Signing, re
 	}
 	defer f.Close()
 	rel.Head = head.Length()
-	if rel.SHA256, rel.Length, err = digest.OfReader(bundle.InContext(ctx, f), make([]byte, 128<<10)); err != nil {
+	if rel.SHA256, rel.Length, err = digest.OfReader(fsys.InContext(ctx, f), make([]byte, 128<<10)); err != nil {
 		return nil, err
 	}
 	if err := r.fs.Rename(incoming, File(rel)); err != nil {
@@ -122,7 +122,7 @@ func (r *Repository) head(ctx context.Context, st *state, name string) (*bundle.
 		return nil, err
 	}
 	defer f.Close()
-	return bundle.Look(bundle.InContext(ctx, f), v, nil)
+	return bundle.Look(fsys.InContext(ctx, f), v, nil)
 }
 
 // copyTo copies a file, durably but for its name.
@@ -139,7 +139,7 @@ func (r *Repository) copyTo(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(dst, bundle.InContext(ctx, src))
+	_, err = io.Copy(dst, fsys.InContext(ctx, src))
 	if err == nil {
 		err = dst.Sync()
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"tandem/packaging/internal/cut"
+	"tandem/internal/fsys"
 )
 
 // answers gives a Passphrase that tells its answers one after the other.
@@ -151,16 +151,11 @@ func TestWritePublicPowerCut(t *testing.T) {
 	if err := Generate(open(t, from), rand.Reader, GenerateOptions{Roles: []string{"root"}}); err != nil {
 		t.Fatal(err)
 	}
-	for at := 1; ; at++ {
-		dir := t.TempDir()
-		f := &cut.FS{FS: open(t, dir), At: at, Empty: func(name string) error { return os.Truncate(filepath.Join(dir, name), 0) }}
-		_, err := Dir{FS: open(t, from)}.WritePublic("root", f)
-		_, e := NewRing(nil, open(t, dir)).Public("root", dir)
+	var err error
+	for at, disk := range cuts(func(fs fsys.FS) { _, err = Dir{FS: open(t, from)}.WritePublic("root", fs) }) {
+		_, e := NewRing(nil, disk).Public("root", disk.Path("."))
 		if e != nil && !errors.Is(e, fs.ErrNotExist) || err == nil && e != nil {
-			t.Fatalf("cut at operation %d (%v): %v", at, err, e)
-		}
-		if f.Ops() < at {
-			return
+			t.Fatalf("%s (%v): %v", at, err, e)
 		}
 	}
 }

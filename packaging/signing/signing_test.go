@@ -9,7 +9,9 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,8 +20,8 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"tandem/internal/fsys"
+	"tandem/internal/fsys/memfs"
 	"tandem/packaging/bundle"
-	"tandem/packaging/internal/cut"
 	"tandem/packaging/internal/testkeys"
 	"tandem/packaging/trust"
 )
@@ -80,19 +82,32 @@ func TestGenerateNeverOverwrites(t *testing.T) {
 
 // A power cut leaves whole keys or none, never half of one.
 func TestGeneratePowerCut(t *testing.T) {
-	for at := 1; ; at++ {
-		dir := t.TempDir()
-		f := &cut.FS{FS: open(t, dir), At: at, Empty: func(name string) error { return os.Truncate(filepath.Join(dir, name), 0) }}
-		err := Generate(f, rand.Reader, GenerateOptions{})
+	var err error
+	for at, disk := range cuts(func(fs fsys.FS) { err = Generate(fs, rand.Reader, GenerateOptions{}) }) {
 		for _, role := range Roles() {
-			if _, e := (Dir{FS: open(t, dir)}).load(role); e != nil && !errors.Is(e, fs.ErrNotExist) {
-				t.Fatalf("cut at operation %d: %v", at, e)
+			if _, e := (Dir{FS: disk}).load(role); e != nil && !errors.Is(e, fs.ErrNotExist) {
+				t.Fatalf("%s: %v", at, e)
 			} else if e != nil && err == nil {
-				t.Fatalf("cut at operation %d: success without a key for %s", at, role)
+				t.Fatalf("%s: success without a key for %s", at, role)
 			}
 		}
-		if f.Ops() < at {
-			return
+	}
+}
+
+// cuts returns what a disk may hold after a power cut at each operation of work, and
+// after none.
+func cuts(work func(fsys.FS)) iter.Seq2[string, fsys.FS] {
+	m := memfs.NewMachine()
+	m.NewDisk("keys", memfs.Options{})
+	return func(yield func(string, fsys.FS) bool) {
+		for n, cut := range m.Cuts(func(m *memfs.Machine) { work(m.Disk("keys").FS()) }) {
+			for _, choice := range memfs.Choices(uint64(n), 2) {
+				c := cut.Clone()
+				c.Restart(choice)
+				if !yield(fmt.Sprintf("cut at operation %d, %s", n, choice), c.Disk("keys").FS()) {
+					return
+				}
+			}
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package bundle
+package fsys
 
 import (
 	"context"
@@ -37,4 +37,23 @@ func (c contextSeeker) Seek(offset int64, whence int) (int64, error) {
 		return 0, err
 	}
 	return c.s.Seek(offset, whence)
+}
+
+// ReadErrors reads R, and keeps the error of a read apart from those of what is done with
+// what was read: it is in Err then, and comes again with each Read.
+type ReadErrors struct {
+	R   io.Reader
+	Err error
+}
+
+// Read implements io.Reader.
+func (r *ReadErrors) Read(p []byte) (int, error) {
+	if r.Err != nil {
+		return 0, r.Err
+	}
+	n, err := r.R.Read(p)
+	if err != nil && err != io.EOF {
+		r.Err = err
+	}
+	return n, err
 }
