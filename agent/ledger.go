@@ -82,7 +82,7 @@ func (l *ledger) happened(e device.Event) {
 	}
 }
 
-// watchEvents gives a channel of events from now on, until stop.
+// watchEvents returns a channel of events from now on, until stop.
 func (l *ledger) watchEvents() (events <-chan device.Event, stop func()) {
 	w := make(chan device.Event, 64)
 	l.mu.Lock()
@@ -95,7 +95,7 @@ func (l *ledger) watchEvents() (events <-chan device.Event, stop func()) {
 	}
 }
 
-// snapshot gives all of it.
+// snapshot returns all of it.
 func (l *ledger) snapshot() (device.Progress, counts) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

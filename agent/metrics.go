@@ -142,7 +142,7 @@ func writePrometheus(w io.Writer, families []family) {
 	}
 }
 
-// serveMetrics gives the metrics. Counters begin with the agent.
+// serveMetrics answers with the metrics. Counters begin with the agent.
 func (a *Agent) serveMetrics(w http.ResponseWriter, r *http.Request) {
 	families, err := a.measure(r.Context(), r.Header.Get(HookHeader))
 	if err != nil {

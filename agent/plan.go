@@ -135,7 +135,7 @@ func planScrub(o outlook) plan {
 	return plan{Do: doWait, Until: o.Scrub}
 }
 
-// sooner gives the earlier of two times, of which zero is never.
+// sooner returns the earlier of two times, of which zero is never.
 func sooner(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -154,7 +154,7 @@ const (
 // from 0 up to 1.
 func FirstPoll(every time.Duration, r float64) time.Duration { return spread(every, r) }
 
-// spread gives a random part of a time, of an hour at most.
+// spread returns a random part of a time, of an hour at most.
 func spread(every time.Duration, r float64) time.Duration {
 	return time.Duration(r * float64(min(every, maxSpread)))
 }

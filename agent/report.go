@@ -64,7 +64,7 @@ func (a *Agent) queueReport() {
 	}
 }
 
-// unreported gives the events after the one that was reported last, and how many
+// unreported returns the events after the one that was reported last, and how many
 // of them go into the next report. Where that one is no longer remembered, all
 // are: some of them may have been reported before, and their ids tell.
 func unreported(events []device.Event, last string) []device.Event {

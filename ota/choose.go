@@ -226,7 +226,7 @@ func outdone(o, by *Offer, left func(*Offer) int64) string {
 	return fmt.Sprintf("%s carries the same version in %d bytes instead of %d", by.Name, left(by), left(o))
 }
 
-// RolloutPlace gives the place of a device in the rollout of a version, 0 to
+// RolloutPlace returns the place of a device in the rollout of a version, 0 to
 // 99: the device takes the version once it is rolled out to more per cent than
 // that. It is the first eight bytes, as a big-endian number, of the SHA-256 of
 // the device's id, a zero byte and the version, modulo 100; so raising the

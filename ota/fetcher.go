@@ -137,7 +137,7 @@ func (f *Fetcher) Left(w Wanted) int64 {
 // errHead says that the head of a bundle is not what it should be.
 var errHead = errors.New("the head of the bundle is not the one that was announced")
 
-// plan gives the parts of w that the device lacks, the head first; nil if that
+// plan returns the parts of w that the device lacks, the head first; nil if that
 // is all of it.
 func (f *Fetcher) plan(ctx context.Context, w Wanted) ([]download.Span, error) {
 	head := f.head(w)
@@ -153,7 +153,7 @@ func (f *Fetcher) plan(ctx context.Context, w Wanted) ([]download.Span, error) {
 	return f.spans(ctx, head, spans[0])
 }
 
-// spans gives the parts of a bundle that the device lacks, the head, which is
+// spans returns the parts of a bundle that the device lacks, the head, which is
 // here, first; nil if that is all of it.
 func (f *Fetcher) spans(ctx context.Context, head *announced, first download.Span) ([]download.Span, error) {
 	spans := []download.Span{first}
@@ -213,7 +213,7 @@ func (f *Fetcher) seed(w Wanted, spans []download.Span) error {
 	return f.Downloads.Seed(w.File, head)
 }
 
-// Fetch gives the path of a file that can be read as w: the whole bundle, or
+// Fetch returns the path of a file that can be read as w: the whole bundle, or
 // one that lacks the frames which nobody here needs. It falls back to the whole
 // bundle where the server cannot send parts, or sends wrong ones.
 //

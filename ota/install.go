@@ -76,7 +76,7 @@ type Installed struct {
 // Install reads a bundle, checks it, and makes it the version of system. The
 // backup is the caller's: it runs the reconciler next.
 //
-// open gives the bundle from its beginning. It is asked a second time only
+// open returns the bundle from its beginning. It is asked a second time only
 // where there is no room for the new version beside the old one: then the whole
 // bundle is read and checked before anything is written over. A source that can
 // be read only once gives an error then.
@@ -445,7 +445,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Owner gives the install options of this process: without the right to give
+// Owner returns the install options of this process: without the right to give
 // files away they belong to whoever runs it.
 func Owner(euid, egid int, now time.Time) backup.InstallOptions {
 	o := backup.InstallOptions{Now: now, UID: -1, GID: -1}

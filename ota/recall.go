@@ -47,7 +47,7 @@ func recalled(offers []Offer, d Device) *Recall {
 	return found
 }
 
-// RecallPlace gives the place of a device in the recall of a version, 0 to 99, as
+// RecallPlace returns the place of a device in the recall of a version, 0 to 99, as
 // RolloutPlace does in its rollout, of the id, a zero byte, the version, a zero byte
 // and "recall": so N per cent of the devices that run the version are N per cent,
 // however far it was rolled out.

@@ -172,7 +172,7 @@ func (l *Listing) decide(d Device, kind release.Kind, best *Offer, passed []Pass
 	return dec, nil
 }
 
-// Tree gives the targets metadata below trusted, as Refresh gave it: delegated
+// Tree returns the targets metadata below trusted, as Refresh gave it: delegated
 // roles are taken from the store if the snapshot still names what is there, else
 // from the server, and are durable before they are used.
 func (r *Repo) Tree(ctx context.Context, trusted *trustedmetadata.TrustedMetadata) *tuf.Tree {
@@ -221,7 +221,7 @@ func (r *Repo) Complete(ctx context.Context, o Offer, want func(backup.Path) boo
 	return nil
 }
 
-// Rest gives the path of a file that holds the whole bundle of the release that
+// Rest returns the path of a file that holds the whole bundle of the release that
 // o, a delta bundle, makes; or those frames of it that hold the files which want names,
 // nil standing for those that the device lacks.
 func (r *Repo) Rest(ctx context.Context, o Offer, want func(backup.Path) bool, p Progress) (string, error) {
@@ -276,7 +276,7 @@ func (r *Repo) wanted(o Offer) Wanted {
 	return w
 }
 
-// address gives the URL of a file of the repository.
+// address returns the URL of a file of the repository.
 func (r *Repo) address(dir, name string) string {
 	return r.base.JoinPath(dir, url.PathEscape(name)).String()
 }

@@ -112,7 +112,7 @@ func OpenStore(fs fsys.FS, provisioned *trust.Root, log *logrus.Logger) *Store {
 	return s
 }
 
-// Root gives the root in force.
+// Root returns the root in force.
 func (s *Store) Root() *trust.Root { return s.root }
 
 // Err returns why something in the store could not be read that may well be there, for
@@ -165,7 +165,7 @@ func withdrawn(old, next *trust.Root, role string) bool {
 	return false
 }
 
-// publicKeys gives the keys of a role themselves: their ids are only what a
+// publicKeys returns the keys of a role themselves: their ids are only what a
 // root calls them.
 func publicKeys(r *trust.Root, role string) map[string]bool {
 	keys := map[string]bool{}
@@ -196,11 +196,11 @@ func (s *Store) forget(roles ...string) error {
 	return unkept(s.fs.SyncDir(trustDir))
 }
 
-// Document gives the stored metadata of a role, as it lies on the disk: the
+// Document returns the stored metadata of a role, as it lies on the disk: the
 // caller verifies it. nil if there is none.
 func (s *Store) Document(role string) []byte { return s.read(documentName(role), limitOf(role)) }
 
-// documentName gives the file of a role's metadata. What a delegated role is
+// documentName returns the file of a role's metadata. What a delegated role is
 // called its publisher chooses: it says nothing to a file system.
 func documentName(role string) string {
 	if slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role) {
@@ -318,7 +318,7 @@ func (s *Store) Remember(next Poll) error {
 	return s.SavePoll(next)
 }
 
-// RefTime gives the time by which metadata is judged: the latest of the clock,
+// RefTime returns the time by which metadata is judged: the latest of the clock,
 // the time this program was built and the last time at which metadata was
 // trusted. A device without a clock is so never further back than it was; after
 // a restart by less than timeStep, and never before the time at which any
@@ -353,7 +353,7 @@ func limitOf(role string) int64 {
 
 func (s *Store) path(name string) string { return s.fs.Path(path.Join(trustDir, name)) }
 
-// read gives the content of a file, or nil: what cannot be read is fetched again.
+// read returns the content of a file, or nil: what cannot be read is fetched again.
 func (s *Store) read(name string, limit int64) []byte {
 	data, err := fsys.ReadFile(s.fs, path.Join(trustDir, name), limit)
 	if err != nil {

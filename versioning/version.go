@@ -61,7 +61,7 @@ func Parse(text string) (Version, error) {
 	return Version{text: text, parsed: p}, nil
 }
 
-// split gives the three numbers of a version in decimal digits, without leading
+// split returns the three numbers of a version in decimal digits, without leading
 // zeros, and its prerelease.
 func (v Version) split() (core [3]string, pre string) {
 	text, _, _ := strings.Cut(v.text, "+")
@@ -207,7 +207,7 @@ func (v Version) Bump(part Part) (Version, error) {
 	return Parse(strings.Join(core[:], "."))
 }
 
-// next gives the number after n, both in decimal digits.
+// next returns the number after n, both in decimal digits.
 func next(n string) string {
 	i, _ := new(big.Int).SetString(n, 10) // a number, by the pattern of Parse
 	return i.Add(i, big.NewInt(1)).String()

@@ -126,7 +126,7 @@ func rolledBack(from, now versioning.Version, reason string, err error) Event {
 	return e
 }
 
-// History gives what is remembered, oldest first. Lines that cannot be read
+// History returns what is remembered, oldest first. Lines that cannot be read
 // are left out.
 func (d *Device) History() ([]Event, error) {
 	if err := d.stateMounted(); err != nil {

@@ -68,7 +68,7 @@ func (d *Device) startAgain(ctx context.Context, command string, res *backup.Res
 	}
 }
 
-// hold gives the version whose backup waits until it is confirmed; zero if
+// hold returns the version whose backup waits until it is confirmed; zero if
 // there is none, or the configuration wants it backed up at once.
 func (d *Device) hold() (versioning.Version, error) {
 	if d.cfg.Agent.Backup != config.Confirmed {

@@ -15,7 +15,7 @@ import (
 	"tandem/packaging/trust"
 )
 
-// root gives the newest root that the device trusts; nil if there is none and
+// root returns the newest root that the device trusts; nil if there is none and
 // none is needed.
 func (d *Device) root() (*trust.Root, error) {
 	provisioned, err := d.provisioned()

@@ -7,7 +7,7 @@ import (
 	"tandem/versioning"
 )
 
-// untold gives the event that the history lacks, because the power went or the
+// untold returns the event that the history lacks, because the power went or the
 // agent was killed after it happened and before it was remembered; nil if it
 // lacks none. runs is the version on system, pending the one that waits to be
 // confirmed, command what an installation is told as.

@@ -203,7 +203,7 @@ func (f *Firmware) report(what string, done, total int64) {
 	}
 }
 
-// measure gives the size and the sum of the payload that m describes.
+// measure returns the size and the sum of the payload that m describes.
 func measure(m *release.Manifest) (int64, digest.SHA256) {
 	var size int64
 	var s summer

@@ -87,7 +87,7 @@ type Manifest struct {
 // ErrInvalid says that a manifest, record or path breaks a rule of its format.
 var ErrInvalid = errors.New("invalid")
 
-// Find gives the entry of p in a list that is sorted by path; nil if it
+// Find returns the entry of p in a list that is sorted by path; nil if it
 // has none.
 func Find(list []*Entry, p Path) *Entry {
 	i, ok := Search(list, p)
@@ -97,7 +97,7 @@ func Find(list []*Entry, p Path) *Entry {
 	return list[i]
 }
 
-// Search gives the place of p in a list that is sorted by path, and whether it has one.
+// Search returns the place of p in a list that is sorted by path, and whether it has one.
 func Search(list []*Entry, p Path) (int, bool) {
 	return slices.BinarySearchFunc(list, p, func(e *Entry, p Path) int { return strings.Compare(string(e.Path), string(p)) })
 }

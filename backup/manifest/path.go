@@ -15,7 +15,7 @@ import (
 // "%" and two upper-case hexadecimal digits.
 type Path string
 
-// String gives the text form, so that messages stay readable whatever a file
+// String returns the text form, so that messages stay readable whatever a file
 // is called.
 func (p Path) String() string {
 	b, _ := p.MarshalText() // has no error to give

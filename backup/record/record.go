@@ -154,7 +154,7 @@ func (r *Record) Check() error {
 	return manifest.CheckTree(r.Entries(), r.Find)
 }
 
-// Entries gives the whole tree that the record describes, sorted by path: the
+// Entries returns the whole tree that the record describes, sorted by path: the
 // manifest's application files and the captured configuration.
 func (r *Record) Entries() iter.Seq[*manifest.Entry] {
 	return func(yield func(*manifest.Entry) bool) {

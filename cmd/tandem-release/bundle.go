@@ -171,7 +171,7 @@ that are neither backed up nor restored.`,
 	return cmd
 }
 
-// attributes gives the names of all extended attributes of a file.
+// attributes returns the names of all extended attributes of a file.
 func attributes(file string) ([]string, error) {
 	buf := make([]byte, 64<<10) // the most that Linux gives
 	n, err := unix.Llistxattr(file, buf)

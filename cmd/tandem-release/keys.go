@@ -147,7 +147,7 @@ func (p *program) givenPassphrase(file string) (secret []byte, source string, er
 	return nil, "", nil
 }
 
-// newPassphrase gives what new keys are to be encrypted with: what was put
+// newPassphrase returns what new keys are to be encrypted with: what was put
 // somewhere before the start, or what is asked for.
 func (p *program) newPassphrase(ctx context.Context, file string) ([]byte, error) {
 	secret, source, err := p.givenPassphrase(file)
@@ -171,7 +171,7 @@ func (p *program) newPassphrase(ctx context.Context, file string) ([]byte, error
 	return secret, err
 }
 
-// terminal gives what asks at the terminal in, without showing the answer, or
+// terminal returns what asks at the terminal in, without showing the answer, or
 // nil if in is none. When ctx is done the terminal is what it was before.
 func terminal(in *os.File, out io.Writer) func(context.Context, string) ([]byte, error) {
 	fd := int(in.Fd())

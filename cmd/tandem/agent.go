@@ -249,7 +249,7 @@ func isService(err error) bool {
 	return ok
 }
 
-// agentLogger gives the logger of the daemon.
+// agentLogger returns the logger of the daemon.
 func (p *program) agentLogger(to config.LogTarget) *logrus.Logger {
 	l := p.logger()
 	if to == config.Syslog {

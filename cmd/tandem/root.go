@@ -105,7 +105,7 @@ func (p *program) document(v any) error {
 	return err
 }
 
-// print gives the result of a command: as a document or as lines.
+// print prints the result of a command: as a document or as lines.
 func (p *program) print(doc any, lines ...string) error {
 	if p.asJSON {
 		return p.document(doc)

@@ -148,7 +148,7 @@ func alive() func(what string) {
 	}
 }
 
-// knownOf reads what the program knows of its kind, for version: nothing where that
+// tandemVersions reads what the program knows of its kind; nil where that
 // cannot be read.
 func (p *program) tandemVersions() (s *device.TandemStatus) {
 	name := programPath()

@@ -66,7 +66,7 @@ func assignments(words []string) int {
 	return n
 }
 
-// find gives the file that would be executed for the first word of a command.
+// find returns the file that would be executed for the first word of a command.
 func find(word string) (string, error) {
 	name, err := exec.LookPath(word)
 	if err == nil {

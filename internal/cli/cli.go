@@ -16,7 +16,7 @@ type UsageError struct {
 
 func (e *UsageError) Error() string { return e.Err.Error() }
 
-// Unwrap gives what is wrong with it.
+// Unwrap returns what is wrong with it.
 func (e *UsageError) Unwrap() error { return e.Err }
 
 // Hint says where to read how it is right.

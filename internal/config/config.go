@@ -201,7 +201,7 @@ func (e *Error) Error() string {
 	return b.String() + ": " + e.Message
 }
 
-// Unwrap gives ErrInvalid.
+// Unwrap returns ErrInvalid.
 func (e *Error) Unwrap() error { return ErrInvalid }
 
 // MissingError says that there is no configuration file. It wraps ErrInvalid
@@ -210,7 +210,7 @@ type MissingError struct{ File string }
 
 func (e *MissingError) Error() string { return e.File + ": no such configuration file" }
 
-// Unwrap gives ErrInvalid and fs.ErrNotExist.
+// Unwrap returns ErrInvalid and fs.ErrNotExist.
 func (e *MissingError) Unwrap() []error { return []error{ErrInvalid, fs.ErrNotExist} }
 
 // Hint says what to do about it.
@@ -224,7 +224,7 @@ func (e *NoSourceError) Error() string {
 	return e.File + ": source: missing: expected a section [source] with type and url"
 }
 
-// Unwrap gives ErrInvalid.
+// Unwrap returns ErrInvalid.
 func (e *NoSourceError) Unwrap() error { return ErrInvalid }
 
 // Hint says what to do about it.
@@ -232,7 +232,7 @@ func (e *NoSourceError) Hint() string {
 	return "without a source this device is updated by hand: tandem install FILE"
 }
 
-// NeedSource gives the source, or a *NoSourceError where the file names none.
+// NeedSource returns the source, or a *NoSourceError where the file names none.
 func (c *Config) NeedSource() (Source, error) {
 	if c.Source == nil {
 		return Source{}, &NoSourceError{c.File}

@@ -15,11 +15,11 @@ import (
 // SHA256 is a SHA-256 digest; its text form is 64 lower-case hexadecimal digits.
 type SHA256 [sha256.Size]byte
 
-// New gives a running SHA-256. It is always New of sha256-simd, never its
+// New returns a running SHA-256. It is always New of sha256-simd, never its
 // Sum256, which can take the slow path.
 func New() hash.Hash { return simd.New() }
 
-// New512 gives a running SHA-512, for what others hash with it.
+// New512 returns a running SHA-512, for what others hash with it.
 func New512() hash.Hash { return sha512.New() }
 
 // Of hashes data.
@@ -37,7 +37,7 @@ func OfReader(r io.Reader, buf []byte) (SHA256, int64, error) {
 	return Sum(h), n, err
 }
 
-// Sum gives the digest of what was written to h.
+// Sum returns the digest of what was written to h.
 func Sum(h hash.Hash) SHA256 {
 	var d SHA256
 	h.Sum(d[:0])

@@ -47,7 +47,7 @@ func (o *OS) same(fd int, was Info) (Info, error) {
 	return now, err
 }
 
-// replaced gives the error of opening a file or directory that was there: what
+// replaced returns the error of opening a file or directory that was there: what
 // is a link or a socket now is not the same.
 func replaced(err error) error {
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENXIO) {

@@ -30,7 +30,7 @@ type parent struct {
 	refs   int
 }
 
-// get gives the directory name, opened by open if need be. The caller releases it.
+// get returns the directory name, opened by open if need be. The caller releases it.
 func (p *parents) get(name string, open func(string) (int, error)) (*parent, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,6 +1,6 @@
 package fsys
 
-// ReadAgain gives a file system like fs that opens a file, or reads from it, a
+// ReadAgain returns a file system like fs that opens a file, or reads from it, a
 // second time when the first try finds it unreadable. What flash cannot correct
 // at one moment it often can at the next, and what is taken for damage is
 // replaced: a single failure is too little to lose an edit for.

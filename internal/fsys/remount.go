@@ -17,7 +17,7 @@ type Remounting struct {
 	done bool
 }
 
-// OnReadOnly gives an FS that calls writable, once, when fs turns out to be
+// OnReadOnly returns an FS that calls writable, once, when fs turns out to be
 // read-only.
 func OnReadOnly(fs FS, writable func() error) *Remounting {
 	return &Remounting{FS: fs, writable: writable}

@@ -167,7 +167,7 @@ func retry(f func() error) error {
 	}
 }
 
-// elsewhere gives the error that open's callers see.
+// elsewhere returns the error that open's callers see.
 func elsewhere(err error) error {
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EXDEV) {
 		return ErrElsewhere

@@ -1,6 +1,6 @@
 package fsys
 
-// Slow gives a file system like fs whose files are read no faster than wait
+// Slow returns a file system like fs whose files are read no faster than wait
 // allows: it is told how many bytes were read, and its error ends the reading.
 func Slow(fs FS, wait func(n int) error) FS { return &slow{fs, wait} }
 

@@ -26,7 +26,7 @@ func (c Chapter) cut() (before, text, after string, err error) {
 	return before + begin, text, end + after, nil
 }
 
-// Read gives the chapter as it is.
+// Read returns the chapter as it is.
 func (c Chapter) Read() (string, error) {
 	_, text, _, err := c.cut()
 	return text, err

@@ -15,7 +15,7 @@ var (
 	word      = regexp.MustCompile(`'[^']*'|"[^"]*"|[^\s'"]+`)
 )
 
-// Lines gives the calls of a program that a Markdown text shows, in blocks that
+// Lines returns the calls of a program that a Markdown text shows, in blocks that
 // are marked sh or console and in code within a line: the words after its name.
 func Lines(text, program string) [][]string {
 	var code []string

@@ -55,7 +55,7 @@ func name(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath
 
 func (b Book) file(cmd *cobra.Command) string { return fmt.Sprintf("%s.%d", name(cmd), b.Section) }
 
-// Page gives one page.
+// Page returns one page.
 func (b Book) Page(cmd *cobra.Command) []byte {
 	p := &page{}
 	fmt.Fprintf(p, ".TH %s %d %s \"Tandem %s\" \"Tandem Manual\"\n",

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Markdown gives a chapter about root: a section for it and for each command
+// Markdown returns a chapter about root: a section for it and for each command
 // below it. What they have in common is told once, at root.
 func Markdown(root *cobra.Command) string {
 	m := &markdown{}

@@ -53,7 +53,7 @@ type File struct {
 	Told int64
 }
 
-// hash gives what verifies f, and what must come of it.
+// hash returns what verifies f, and what must come of it.
 func (f *File) hash() (hash.Hash, []byte) {
 	if f.SHA256.IsZero() {
 		return digest.New512(), f.SHA512
@@ -203,7 +203,7 @@ func New(o Options) (*Downloader, error) {
 	return d, nil
 }
 
-// Get gives the path of a local copy of f, its length and hash verified. A copy
+// Get returns the path of a local copy of f, its length and hash verified. A copy
 // that is complete already is used without a request; a part of one is
 // continued. Files for others stay while there is room for all; where there is
 // not, those that have not come as far as f go. A file that has come further

@@ -192,7 +192,7 @@ func (t *transfer) verify() (bool, error) {
 	return false, t.o.FS.Remove(t.bundle)
 }
 
-// size gives the length of the part, 0 if there is none.
+// size returns the length of the part, 0 if there is none.
 func (t *transfer) size() (int64, error) {
 	info, err := t.o.FS.Lstat(t.part)
 	if fsys.IsNotExist(err) {

@@ -46,7 +46,7 @@ func (d *Downloader) Missing(f File, spans []Span) (int64, error) {
 	return g.lacks(), nil
 }
 
-// GetSpans gives the path of a file of f's size that has the right bytes at
+// GetSpans returns the path of a file of f's size that has the right bytes at
 // each span; elsewhere it has what it has. Spans must be in order, and none may
 // reach into the next. A span whose bytes are there and right is not fetched
 // again, and of another one only what is not there. The name in f.URL is taken

@@ -56,7 +56,7 @@ func (p *Problem) Error() string {
 	return s
 }
 
-// Unwrap gives the sentinel, and the cause if there is one.
+// Unwrap returns the sentinel, and the cause if there is one.
 func (p *Problem) Unwrap() []error {
 	if p.Cause == nil {
 		return []error{p.Kind}

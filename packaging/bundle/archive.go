@@ -23,7 +23,7 @@ type Archive struct {
 }
 
 // OpenArchive reads the head of the bundle of size bytes that src holds. What
-// it gives of a file has the file's hash; until ctx is done it can be asked by several at once.
+// it returns of a file has the file's hash; until ctx is done it can be asked by several at once.
 func OpenArchive(ctx context.Context, src io.ReaderAt, size int64, v Verifier) (*Archive, error) {
 	dec, err := newDecoder()
 	if err != nil {

@@ -213,7 +213,7 @@ func (s *scanner) dir(ctx context.Context, dir string) error {
 	return nil
 }
 
-// xattrs gives the extended attributes that mean the same on every machine. What
+// xattrs returns the extended attributes that mean the same on every machine. What
 // only the machine that a file lies on can make is refused: without it a device
 // that asks for it would not run the file.
 func (s *scanner) xattrs(name string) (map[string][]byte, error) {

@@ -67,7 +67,7 @@ func headerSize(e *manifest.Entry) int64 {
 	return block
 }
 
-// header gives what stands before the content of e: a ustar header and, where
+// header returns what stands before the content of e: a ustar header and, where
 // that cannot say the name or the length, an extended header before it.
 func header(e *manifest.Entry, mtime int64) []byte {
 	size := e.Size

@@ -29,13 +29,13 @@ const (
 // pad says how many bytes follow size bytes up to a whole block.
 func pad(size int64) int64 { return -size & (block - 1) }
 
-// tarHeader gives the one valid header of a member: a ustar header of a file
+// tarHeader returns the one valid header of a member: a ustar header of a file
 // that is root's and readable by all.
 func tarHeader(name string, size, mtime int64) [block]byte {
 	return ustar(name, '0', 0o644, size, mtime)
 }
 
-// ustar gives a header of something that is root's.
+// ustar returns a header of something that is root's.
 func ustar(name string, kind byte, mode, size, mtime int64) [block]byte {
 	var h [block]byte
 	copy(h[0:100], name)

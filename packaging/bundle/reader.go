@@ -156,7 +156,7 @@ func (r *Reader) load() error {
 	return nil
 }
 
-// Next gives the next file that is wanted, in the release's order, and a reader
+// Next returns the next file that is wanted, in the release's order, and a reader
 // of its content, which is valid until the next call. That reader gives exactly
 // Size bytes and then io.EOF, but io.EOF only if their SHA-256 is that of the
 // release: bytes read before are not to be relied on. What the caller leaves

@@ -70,7 +70,7 @@ const specVersion = "1.0.31"
 // date taken from the clock would give other bytes each time.
 func Never() time.Time { return time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC) }
 
-// newTargets gives targets metadata without a signature.
+// newTargets returns targets metadata without a signature.
 func newTargets(s Signed, expires time.Time) *Targets {
 	t := metadata.Targets(expires)
 	t.Signed.SpecVersion = specVersion

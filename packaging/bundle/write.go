@@ -31,7 +31,7 @@ func describe(data []byte) SignedFile {
 	return SignedFile{Length: int64(len(data)), SHA256: digest.Of(data)}
 }
 
-// targets gives signed targets metadata. old, if not nil, holds signatures of
+// targets returns signed targets metadata. old, if not nil, holds signatures of
 // others that stay, as long as what they sign stays.
 func (s *Signing) targets(signed Signed, old *Targets) ([]byte, error) {
 	if s.Sign == nil {

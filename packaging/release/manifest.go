@@ -92,7 +92,7 @@ func (f *Files) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Backup gives the manifest as a side records it. It shares its entries with m.
+// Backup returns the manifest as a side records it. It shares its entries with m.
 func (m *Manifest) Backup() backup.Manifest {
 	b := backup.Manifest{
 		App:        m.App,
@@ -161,7 +161,7 @@ func (m *Manifest) Content() (files int, size int64) {
 	return files, size
 }
 
-// Encode gives the content of release.json: compact JSON in the order of the
+// Encode returns the content of release.json: compact JSON in the order of the
 // fields here, with one newline at its end.
 func (m *Manifest) Encode() ([]byte, error) {
 	data, err := json.Marshal(m)

@@ -50,7 +50,7 @@ type changeFile struct {
 	Targets json.RawMessage   `json:"targets,omitempty"`
 }
 
-// change gives the change of s that adds roots and publishes targets.
+// change returns the change of s that adds roots and publishes targets.
 func (r *Repository) change(s *state, roots []*metadata.Metadata[metadata.RootType], targets *metadata.Metadata[metadata.TargetsType]) (*Change, error) {
 	c := &Change{chain: []*trust.Root{s.root}, before: s.targets, roots: roots, targets: targets}
 	for n := s.root.Version() - 1; n > 0; n-- {
@@ -82,7 +82,7 @@ func (r *Repository) change(s *state, roots []*metadata.Metadata[metadata.RootTy
 	return c, nil
 }
 
-// Encode gives the change as a file's content.
+// Encode returns the change as a file's content.
 func (c *Change) Encode() ([]byte, error) {
 	f := changeFile{Format: changeFormat}
 	for _, r := range c.chain {
@@ -366,7 +366,7 @@ func (r *Repository) apply(s *state, c *Change, keys Keys) error {
 	return r.publish(s, files)
 }
 
-// outstanding gives the part of a change that s does not have yet.
+// outstanding returns the part of a change that s does not have yet.
 func (r *Repository) outstanding(s *state, c *Change) ([]*metadata.Metadata[metadata.RootType], *metadata.Metadata[metadata.TargetsType], error) {
 	present := c.chain[len(c.chain)-1].Metadata()
 	if s.root.Version() == present.Signed.Version && !sameSigned(s.root.Metadata(), present) {
@@ -402,7 +402,7 @@ func sameSigned[T metadata.Roles](a, b *metadata.Metadata[T]) bool {
 	return errA == nil && errB == nil && bytes.Equal(x, y)
 }
 
-// plan gives the files that take s to the last of roots and to targets, in an
+// plan returns the files that take s to the last of roots and to targets, in an
 // order in which devices accept every state between them, and brings s up to date.
 func (r *Repository) plan(s *state, keys Keys, roots []*metadata.Metadata[metadata.RootType], targets *metadata.Metadata[metadata.TargetsType]) ([]file, error) {
 	var files []file

@@ -132,7 +132,7 @@ func (r *Repository) Check(ctx context.Context) (*Report, error) {
 	return rep, r.strays(rep, listed)
 }
 
-// roleName gives the file of the metadata in force of a targets role.
+// roleName returns the file of the metadata in force of a targets role.
 func roleName(s *state, role string) string {
 	var version int64
 	if pin := s.snapshot.Signed.Meta[role+".json"]; pin != nil {
@@ -141,7 +141,7 @@ func roleName(s *state, role string) string {
 	return fmt.Sprintf("%s/%d.%s.json", metadataDir, version, role)
 }
 
-// listed gives the targets of the top level.
+// listed returns the targets of the top level.
 func (s *state) listed() (all []tuf.Listed) {
 	for _, name := range slices.Sorted(maps.Keys(s.targets.Signed.Targets)) {
 		all = append(all, tuf.Listed{Name: name, Role: metadata.TARGETS, Target: s.targets.Signed.Targets[name]})
@@ -149,7 +149,7 @@ func (s *state) listed() (all []tuf.Listed) {
 	return all
 }
 
-// delegated gives all targets that devices find, those of delegated roles
+// delegated returns all targets that devices find, those of delegated roles
 // included. whole says that every role could be read.
 func (r *Repository) delegated(rep *Report, s *state, tm *trustedmetadata.TrustedMetadata) (targets []tuf.Listed, whole bool) {
 	tree := r.tree(s, tm)

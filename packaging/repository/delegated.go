@@ -35,7 +35,7 @@ func (r *Repository) tree(s *state, tm *trustedmetadata.TrustedMetadata) *tuf.Tr
 	})
 }
 
-// all gives the releases that targets and the roles below it list, as devices find
+// all returns the releases that targets and the roles below it list, as devices find
 // them, but for expiry; which role lists those that targets does not, by the name of
 // their bundles; and why some may be missing.
 func (r *Repository) all(s *state, targets *metadata.Metadata[metadata.TargetsType]) (list []release.Target, roles map[string]string, unread []error, err error) {

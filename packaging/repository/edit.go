@@ -37,7 +37,7 @@ var (
 	ErrHalted = errors.New("halted")
 )
 
-// Find gives the releases of list that name stands for: all bundles of a
+// Find returns the releases of list that name stands for: all bundles of a
 // version, as APP/VERSION or, where only one application has it, VERSION; or
 // one bundle, by the name of its target. The error wraps ErrNoRelease or ErrAmbiguous.
 func Find(list []release.Target, name string) ([]release.Target, error) {
@@ -87,7 +87,7 @@ func Find(list []release.Target, name string) ([]release.Target, error) {
 	return same, nil
 }
 
-// edit gives the change that does f to each release that name stands for, and
+// edit returns the change that does f to each release that name stands for, and
 // those releases as they were before, but for the ones that f has nothing to do
 // with. Where f changes nothing the change is nil.
 func (r *Repository) edit(name string, f func(s *state, rel *release.Target, targets *metadata.Metadata[metadata.TargetsType]) (does, error)) ([]release.Target, *Change, error) {
@@ -197,7 +197,7 @@ func (r *Repository) inChannel(name, channel string, f func(s *state, rel *relea
 	return list, c, err
 }
 
-// StageRollout gives the change that offers a release, named as Find says, to
+// StageRollout returns the change that offers a release, named as Find says, to
 // percent of the devices that follow a channel; "" is the only one that the release
 // stands in. A lower percentage than before is refused with ErrLower unless lower is
 // true: devices that have the release keep it, and those that come after them stop
@@ -222,7 +222,7 @@ func (r *Repository) StageRollout(name, channel string, percent int, lower bool)
 	})
 }
 
-// StagePromote gives the change that offers a release, named as Find says, in one
+// StagePromote returns the change that offers a release, named as Find says, in one
 // more channel as well, to percent of the devices that follow it: the same bundles,
 // in all their forms, but for delta bundles of a release that is not the channel's
 // newest. Where it is offered so already the change is nil; at another percentage the
@@ -230,7 +230,7 @@ func (r *Repository) StageRollout(name, channel string, percent int, lower bool)
 // everywhere, and ErrHalted for one that is halted. No device is led to anything before
 // Apply.
 //
-// deltas gives delta bundles to be offered with each whole bundle that is promoted; it
+// deltas returns delta bundles to be offered with each whole bundle that is promoted; it
 // may be nil.
 func (r *Repository) StagePromote(ctx context.Context, name, channel string, percent int, deltas func(rel release.Target) ([]Delta, error)) ([]release.Target, *Change, error) {
 	if err := errors.Join(checkPercent(percent), checkChannel(channel)); err != nil {
@@ -273,7 +273,7 @@ type Yanking struct {
 	Recall *release.Recall
 }
 
-// StageYank gives the change that takes a release back, named as Find says, so
+// StageYank returns the change that takes a release back, named as Find says, so
 // that no device chooses it any more, from one channel or from all; with Undo the
 // one that offers it again, without a recall. Where nothing would change the change
 // is nil. A recall is of every bundle of the release; the error wraps ErrRecall where
@@ -346,7 +346,7 @@ func (s *state) checkRecall(rel *release.Target, recall *release.Recall) error {
 	return fmt.Errorf("%w: %s %s for %s is not in the repository", ErrRecall, rel.App, recall.To, strings.Join(rel.Compatible, ", "))
 }
 
-// StageRemove gives the change that drops a release from the list, named as
+// StageRemove returns the change that drops a release from the list, named as
 // Find says, with the delta bundles that make it or build on it and can be checked no
 // more, or only takes it out of a channel if one is given. Bundles stay
 // where they are, for devices that are fetching them. The error wraps ErrRecalled for one
@@ -398,7 +398,7 @@ func buildsOn(delta, rel *release.Target) bool {
 	return !delta.Base.IsZero() && rel.Base.IsZero() && rel.App == delta.App && rel.Version.String() == delta.Base.String() && shareHardware(rel, delta)
 }
 
-// StageTargets gives the change that signs the list of releases anew, as it is.
+// StageTargets returns the change that signs the list of releases anew, as it is.
 func (r *Repository) StageTargets() (*Change, error) {
 	s, err := r.load()
 	if err != nil {

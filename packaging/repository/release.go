@@ -10,10 +10,10 @@ import (
 	"tandem/packaging/release"
 )
 
-// File gives the file that holds the bundle of r, relative to the repository.
+// File returns the file that holds the bundle of r, relative to the repository.
 func File(r release.Target) string { return path.Join(targetsDir, r.FileName()) }
 
-// targetOf gives the release's entry in targets metadata. What has its default
+// targetOf returns the release's entry in targets metadata. What has its default
 // value is left out: a device reads this for each release.
 func targetOf(r *release.Target) (*metadata.TargetFiles, error) {
 	custom, err := json.Marshal(r)

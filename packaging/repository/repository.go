@@ -121,7 +121,7 @@ type Repository struct {
 	expiry Expiry
 }
 
-// New gives the repository in the directory of fs, which need not be one yet.
+// New returns the repository in the directory of fs, which need not be one yet.
 // now is the clock that expiry is counted from.
 func New(fs fsys.FS, now func() time.Time, expiry Expiry) *Repository {
 	return &Repository{fs: fs, now: now, expiry: expiry.withDefaults()}
@@ -326,7 +326,7 @@ type state struct {
 	badHalts  error         // what cannot be read of that
 }
 
-// Root gives the newest root of the repository, which follows from root.json.
+// Root returns the newest root of the repository, which follows from root.json.
 func (r *Repository) Root() (*trust.Root, error) {
 	raw, err := fsys.ReadFile(r.fs, RootFile, trust.MaxRoot)
 	if fsys.IsNotExist(err) {
@@ -484,7 +484,7 @@ func (r *Repository) documents(s *state, keys Keys, targets *metadata.Metadata[m
 	return append(files, file{timestamp, raw}), nil
 }
 
-// next gives targets metadata with the content of s.targets as the next
+// next returns targets metadata with the content of s.targets as the next
 // version, without a signature. The targets can be changed without changing s.
 func (r *Repository) next(s *state) *metadata.Metadata[metadata.TargetsType] {
 	t := *s.targets
@@ -517,7 +517,7 @@ func (r *Repository) prune(s *state) {
 	}
 }
 
-// Releases gives what the repository offers, by application and version.
+// Releases returns what the repository offers, by application and version.
 func (r *Repository) Releases() ([]release.Target, error) {
 	s, err := r.load()
 	if err != nil {
@@ -939,7 +939,7 @@ func plain(s string) string {
 	}, s)
 }
 
-// Carried gives the roots that a bundle signed for root should carry, so that
+// Carried returns the roots that a bundle signed for root should carry, so that
 // a device with an older one can follow: root and those before it, down to
 // version 2, as far as they lie in dir or in dir's metadata/. No device needs
 // version 1 from a bundle.

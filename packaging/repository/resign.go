@@ -16,7 +16,7 @@ import (
 	"tandem/packaging/trust"
 )
 
-// StageResign gives the change that lists each release whose bundle devices do
+// StageResign returns the change that lists each release whose bundle devices do
 // not trust any more, since the keys have changed, with that bundle signed anew
 // by s. names says which releases that is about, each as Find says; none are all
 // that are not yanked. Where nothing would change the change is nil.
@@ -75,7 +75,7 @@ func (r *Repository) StageResign(ctx context.Context, s bundle.Signing, names ..
 	return done, c, err
 }
 
-// resign gives rel with its bundle signed anew; nil if devices trust it as it is.
+// resign returns rel with its bundle signed anew; nil if devices trust it as it is.
 func (r *Repository) resign(ctx context.Context, st *state, s bundle.Signing, rel release.Target) (*release.Target, error) {
 	switch _, err := r.head(ctx, st, File(rel)); {
 	case err == nil:

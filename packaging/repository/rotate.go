@@ -11,7 +11,7 @@ import (
 // ErrSame says that a rotation would change nothing.
 var ErrSame = errors.New("nothing to change")
 
-// StageRotate gives the change after which exactly the keys of add sign for
+// StageRotate returns the change after which exactly the keys of add sign for
 // role, threshold of them together; 0 keeps the present threshold. Nothing is
 // written before Apply.
 //
@@ -66,7 +66,7 @@ func (r *Repository) StageRotate(role string, add []*metadata.Key, threshold int
 	return r.change(s, []*metadata.Metadata[metadata.RootType]{first, last}, targets)
 }
 
-// successor gives a root with the content of root as the next version, without
+// successor returns a root with the content of root as the next version, without
 // a signature.
 func (r *Repository) successor(root *metadata.Metadata[metadata.RootType]) (*metadata.Metadata[metadata.RootType], error) {
 	raw, err := root.ToBytes(false)

@@ -31,7 +31,7 @@ type Handler struct {
 	root *os.Root
 }
 
-// NewHandler gives a handler for the repository in root, which stays the
+// NewHandler returns a handler for the repository in root, which stays the
 // caller's to close once no request runs any more.
 func NewHandler(root *os.Root) *Handler { return &Handler{root: root} }
 
@@ -95,7 +95,7 @@ const (
 	target
 )
 
-// classify gives the file that a URL's path names, relative to the repository.
+// classify returns the file that a URL's path names, relative to the repository.
 func classify(urlPath string) (string, fileKind) {
 	name := strings.TrimPrefix(urlPath, "/")
 	dir, base := path.Split(name)

@@ -15,7 +15,7 @@ type Keys interface {
 	Signers(role string) ([]signature.Signer, error)
 }
 
-// ForBundle gives what signs a bundle's targets metadata with the targets keys
+// ForBundle returns what signs a bundle's targets metadata with the targets keys
 // of keys. The error wraps ErrKey if devices that trust root would refuse each
 // of them; those that they would not count are left out.
 func ForBundle(keys Keys, root *trust.Root) (func(*bundle.Targets) error, error) {

@@ -24,7 +24,7 @@ func encryption() *pkcs8.Opts {
 	}
 }
 
-// encode gives a key as PKCS#8, encrypted if there is a passphrase.
+// encode returns a key as PKCS#8, encrypted if there is a passphrase.
 func encode(key ed25519.PrivateKey, passphrase []byte) (*pem.Block, error) {
 	if len(passphrase) == 0 {
 		der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -56,7 +56,7 @@ func (d Dir) open(file string, der []byte) (*privateKey, error) {
 	}
 }
 
-// decrypt gives the key in der. What the library says of a wrong passphrase
+// decrypt returns the key in der. What the library says of a wrong passphrase
 // and of damage is the same where the cipher cannot tell them apart.
 func decrypt(der, passphrase []byte) (key any, err error) {
 	defer func() {

@@ -27,7 +27,7 @@ type Ring struct {
 // Format keeps the keys out of whatever is printed.
 func (*Ring) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "private keys") }
 
-// NewRing gives the keys in dirs, which stay the caller's to close.
+// NewRing returns the keys in dirs, which stay the caller's to close.
 func NewRing(passphrase Passphrase, dirs ...fsys.FS) *Ring {
 	r := &Ring{keys: make(map[string]*privateKey)}
 	for _, d := range dirs {
@@ -36,7 +36,7 @@ func NewRing(passphrase Passphrase, dirs ...fsys.FS) *Ring {
 	return r
 }
 
-// Signers gives what signs for a role: one for each directory that has a key
+// Signers returns what signs for a role: one for each directory that has a key
 // of it. If none has, the error wraps fs.ErrNotExist.
 func (r *Ring) Signers(role string) ([]signature.Signer, error) {
 	var signers []signature.Signer
@@ -79,7 +79,7 @@ func (r *Ring) load(d Dir, role string) (*privateKey, error) {
 	return key, err
 }
 
-// Public gives the public half of a role's key in each of dirs, which are the
+// Public returns the public half of a role's key in each of dirs, which are the
 // paths of directories of the ring. It is read from what WritePublic wrote if
 // that is there, so that the private key can be elsewhere.
 func (r *Ring) Public(role string, dirs ...string) ([]*metadata.Key, error) {

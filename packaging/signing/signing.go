@@ -34,7 +34,7 @@ const (
 	maxKey         = 64 << 10
 )
 
-// Roles gives the roles that a repository has keys for.
+// Roles returns the roles that a repository has keys for.
 func Roles() []string {
 	return []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP}
 }
@@ -180,7 +180,7 @@ type Dir struct {
 	Passphrase Passphrase
 }
 
-// Signer gives what signs for a role.
+// Signer returns what signs for a role.
 func (d Dir) Signer(role string) (signature.Signer, error) {
 	key, err := d.load(role)
 	if err != nil {
@@ -189,7 +189,7 @@ func (d Dir) Signer(role string) (signature.Signer, error) {
 	return key.signer()
 }
 
-// Signers gives what Signer gives, as the only one.
+// Signers returns what Signer gives, as the only one.
 func (d Dir) Signers(role string) ([]signature.Signer, error) {
 	s, err := d.Signer(role)
 	if err != nil {

@@ -33,7 +33,7 @@ func untrusted(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", ErrUntrusted, fmt.Errorf(format, args...))
 }
 
-// ReferenceTime gives the latest of several times: the system clock, the time
+// ReferenceTime returns the latest of several times: the system clock, the time
 // the program was built, the latest trusted metadata. A device without a clock
 // then neither locks itself out nor accepts what it knows to be stale.
 func ReferenceTime(times ...time.Time) time.Time {
@@ -125,7 +125,7 @@ func short(id string) string {
 	return id
 }
 
-// Bytes gives the root.json as it was read.
+// Bytes returns the root.json as it was read.
 func (r *Root) Bytes() []byte { return r.raw }
 
 // Version is the root's version.
@@ -134,7 +134,7 @@ func (r *Root) Version() int64 { return r.meta.Signed.Version }
 // Expires is when the root ends to be valid.
 func (r *Root) Expires() time.Time { return r.meta.Signed.Expires }
 
-// Metadata gives the root's content, not to be changed.
+// Metadata returns the root's content, not to be changed.
 func (r *Root) Metadata() *metadata.Metadata[metadata.RootType] { return r.meta }
 
 // HasKey reports whether the key of that id may sign for a role.
@@ -191,7 +191,7 @@ func verify(root *metadata.Metadata[metadata.RootType], role string, meta any, s
 	return fmt.Errorf("%s metadata has a signature that does not match its content: %w", role, err)
 }
 
-// Follow gives the root that data is, if it is the successor of r: one version
+// Follow returns the root that data is, if it is the successor of r: one version
 // higher, signed by the keys of both. The error wraps ErrUntrusted.
 func (r *Root) Follow(data []byte) (*Root, error) {
 	meta, err := decodeRoot(data)
@@ -230,7 +230,7 @@ type Verifier struct {
 	followed []*Root
 }
 
-// New gives a verifier.
+// New returns a verifier.
 func New(o Options) (*Verifier, error) {
 	if o.Root == nil && !o.AllowUnsigned {
 		return nil, fmt.Errorf("%w: there is none", ErrRoot)
@@ -287,9 +287,9 @@ func (v *Verifier) follow(roots [][]byte) error {
 	return nil
 }
 
-// Root gives the newest root that is trusted now.
+// Root returns the newest root that is trusted now.
 func (v *Verifier) Root() *Root { return v.root }
 
-// Followed gives the roots that a bundle brought and that follow from the
+// Followed returns the roots that a bundle brought and that follow from the
 // trusted one, oldest first. They may be kept: the last one is the new trusted root.
 func (v *Verifier) Followed() []*Root { return v.followed }

@@ -88,7 +88,7 @@ type Listed struct {
 	Target *metadata.TargetFiles
 }
 
-// Find gives the target of that name. The error wraps ErrNotListed if there is
+// Find returns the target of that name. The error wraps ErrNotListed if there is
 // none, and is that of a role which had to be looked at otherwise.
 func (t *Tree) Find(name string) (Listed, error) {
 	todo := []edge{{metadata.TARGETS, metadata.ROOT}}
@@ -127,7 +127,7 @@ func (t *Tree) Find(name string) (Listed, error) {
 	return Listed{}, fmt.Errorf("%.200q: %w", name, ErrNotListed)
 }
 
-// List gives all targets, each as Find gives it, sorted by name. failed says
+// List returns all targets, each as Find gives it, sorted by name. failed says
 // why some may be missing: roles that could not be read, in the order in which
 // they were come to.
 func (t *Tree) List() (targets []Listed, failed []error) {
@@ -169,7 +169,7 @@ func (t *Tree) List() (targets []Listed, failed []error) {
 	return targets, failed
 }
 
-// Roles gives the delegated roles that were read, sorted.
+// Roles returns the delegated roles that were read, sorted.
 func (t *Tree) Roles() []string {
 	all := slices.Sorted(maps.Keys(t.docs))
 	return slices.DeleteFunc(all, func(role string) bool { return role == metadata.TARGETS })
@@ -178,7 +178,7 @@ func (t *Tree) Roles() []string {
 // Expires says until when a role that was read is valid.
 func (t *Tree) Expires(role string) time.Time { return t.docs[role].meta.Signed.Expires }
 
-// follow gives the metadata that a delegation leads to.
+// follow returns the metadata that a delegation leads to.
 func (t *Tree) follow(e edge) (*document, error) {
 	if e.role == metadata.TARGETS { // checked already; nothing delegates to it
 		return t.docs[e.role], nil

@@ -126,7 +126,7 @@ func wantGone(t *testing.T, f fsys.FS, name string) {
 	}
 }
 
-// list gives a line for each entry: all that an operation may have changed but times.
+// list returns a line for each entry: all that an operation may have changed but times.
 func list(t *testing.T, f fsys.FS, dir string) []string {
 	t.Helper()
 	infos, err := f.ReadDir(dir)
@@ -378,7 +378,7 @@ func testRemove(t *testing.T, f fsys.FS) {
 	}
 }
 
-// attrOf gives what SetAttr would have to set to change nothing.
+// attrOf returns what SetAttr would have to set to change nothing.
 func attrOf(i fsys.Info) fsys.Attr {
 	return fsys.Attr{Mode: i.Mode, UID: i.UID, GID: i.GID, Mtime: i.Mtime}
 }

@@ -234,7 +234,7 @@ func Random(rng *rand.Rand) Choice {
 	return Choice{entries: keepSome, content: keepSome, rng: orFixed(rng)}
 }
 
-// Choices gives every fixed Choice, and n each of Prefix and Random, each with
+// Choices returns every fixed Choice, and n each of Prefix and Random, each with
 // its own seed, so that one can be repeated without the others.
 func Choices(seed uint64, n int) []Choice {
 	c := []Choice{Nothing(), Everything(), EntriesOnly(), Zeros(), DataOnly()}

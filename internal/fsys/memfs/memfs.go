@@ -140,7 +140,7 @@ func (m *Machine) NewDisk(name string, o Options) *Disk {
 	return d
 }
 
-// Disk gives the disk of that name, or nil.
+// Disk returns the disk of that name, or nil.
 func (m *Machine) Disk(name string) *Disk {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -179,7 +179,7 @@ func (m *Machine) Trace() []string {
 	return lines
 }
 
-// LastOp gives the disk and the kind, such as "rename", of the last counted
+// LastOp returns the disk and the kind, such as "rename", of the last counted
 // operation, or of the last restart.
 func (m *Machine) LastOp() (disk, what string) {
 	m.mu.Lock()
@@ -438,7 +438,7 @@ func (n *inode) lose() bool {
 	return true
 }
 
-// mut gives the inode for changing, as a private copy if a clone may share it.
+// mut returns the inode for changing, as a private copy if a clone may share it.
 func (d *Disk) mut(ino uint64) *inode {
 	n := d.inodes[ino]
 	if n.epoch == d.m.epoch {

@@ -15,7 +15,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// Key gives the key of that name.
+// Key returns the key of that name.
 func Key(name string) ed25519.PrivateKey {
 	seed := sha256.Sum256([]byte(name))
 	return ed25519.NewKeyFromSeed(seed[:])
@@ -39,7 +39,7 @@ func Sign[T metadata.Roles](t testing.TB, meta *metadata.Metadata[T], names ...s
 // names, separated by spaces, it maps to, or by that of the name of the role.
 type Keys map[string]string
 
-// Signers gives what signs for a role.
+// Signers returns what signs for a role.
 func (k Keys) Signers(role string) ([]signature.Signer, error) {
 	names := role
 	if n, ok := k[role]; ok {
@@ -59,7 +59,7 @@ func (k Keys) Signers(role string) ([]signature.Signer, error) {
 	return signers, nil
 }
 
-// Public gives the public half of the key of that name as TUF metadata has it.
+// Public returns the public half of the key of that name as TUF metadata has it.
 func Public(t testing.TB, name string) *metadata.Key {
 	t.Helper()
 	key, err := metadata.KeyFromPublicKey(Key(name).Public())
@@ -81,7 +81,7 @@ type RootSpec struct {
 // Far is later than any reference time of a test.
 var Far = time.Date(2090, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// Root gives a root.json.
+// Root returns a root.json.
 func Root(t testing.TB, s RootSpec) []byte {
 	t.Helper()
 	if s.Expires.IsZero() {

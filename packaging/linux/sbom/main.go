@@ -219,7 +219,7 @@ var phrases = []struct{ id, phrase string }{
 	{"MPL-2.0", "Mozilla Public License Version 2.0"},
 }
 
-// classify gives the SPDX expression of a text that holds licences, or "".
+// classify returns the SPDX expression of a text that holds licences, or "".
 func classify(text string) string {
 	text = strings.Join(strings.Fields(text), " ")
 	var ids []string

@@ -191,7 +191,7 @@ func restarted(m *memfs.Machine, choices []memfs.Choice) *memfs.Machine {
 	return c
 }
 
-// choices gives the states that a cut may leave: those that are the same for
+// choices returns the states that a cut may leave: those that are the same for
 // all disks, those in which one keeps what another loses, and random ones.
 func (s *searcher) choices(cut, random int) [][]memfs.Choice {
 	all := [][]memfs.Choice{

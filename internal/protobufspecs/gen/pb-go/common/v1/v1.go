@@ -22,7 +22,7 @@ const (
 	HashAlgorithm_SHA2_512                   HashAlgorithm = 3
 )
 
-// String gives the number: nobody here shows it to people.
+// String returns the number: nobody here shows it to people.
 func (h HashAlgorithm) String() string { return strconv.Itoa(int(h)) }
 
 // PublicKeyDetails names a kind of key with how it signs.
@@ -46,5 +46,5 @@ const (
 	PublicKeyDetails_PKIX_ECDSA_P521_SHA_256        PublicKeyDetails = 20
 )
 
-// String gives the number: nobody here shows it to people.
+// String returns the number: nobody here shows it to people.
 func (d PublicKeyDetails) String() string { return strconv.Itoa(int(d)) }
