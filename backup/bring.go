@@ -489,9 +489,9 @@ func (in *inspector) unrest(ctx context.Context, n int, p Path) error {
 	return in.r.wait(ctx, rest*time.Duration(n+1))
 }
 
-// keeps reports whether p keeps its last capture, because something beside it
+// keepsCapture reports whether p keeps its last capture, because something beside it
 // does not come to rest, or because it does not fit.
-func (in *inspector) keeps(p Path) bool {
+func (in *inspector) keepsCapture(p Path) bool {
 	return in.restless[Path(path.Dir(string(p)))] || in.tooLarge(p)
 }
 

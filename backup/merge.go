@@ -170,7 +170,7 @@ func (m *merger) fixed(p Path) bool {
 	return n != nil && n.Fixed()
 }
 
-func (m *merger) take(e *manifest.Entry) {
+func (m *merger) set(e *manifest.Entry) {
 	m.config[e.Path] = e
 	m.bring(e.Path, e)
 }
@@ -187,20 +187,20 @@ func (m *merger) shipped(e *manifest.Entry) {
 			m.config[e.Path] = here
 		}
 	case here == nil, here.Type == manifest.Dir && e.Type == manifest.Dir:
-		m.take(e)
+		m.set(e)
 	case manifest.SameContent(here, e):
 		m.config[e.Path] = here
 	case here.Type != e.Type && here.Type == manifest.Dir:
-		m.take(e) // what is in it finds its place beside
+		m.set(e) // what is in it finds its place beside
 	case here.Type != e.Type && (e.Type == manifest.Dir || e.Type == manifest.Symlink && !edited):
-		m.take(e)
+		m.set(e)
 		if edited {
-			m.keep(e.Path, here)
+			m.moveBeside(e.Path, here)
 		}
 	case manifest.MatchAny(m.release.Replace, e.Path) && !m.fixed(e.Path):
-		m.take(e)
+		m.set(e)
 	case !edited && !m.fixed(e.Path): // never edited here
-		m.take(e)
+		m.set(e)
 	case def != nil && manifest.SameContent(def, e): // edited here, the same release after release
 		m.config[e.Path] = here
 	default:
@@ -235,8 +235,8 @@ func (m *merger) putBeside(e, def *manifest.Entry) {
 	m.beside = append(m.beside, beside.Path)
 }
 
-// keep puts configuration that has to make way beside its old place.
-func (m *merger) keep(p Path, here *manifest.Entry) {
+// moveBeside puts configuration that has to make way beside its old place.
+func (m *merger) moveBeside(p Path, here *manifest.Entry) {
 	e := *here
 	e.Path = besides(p, ".conflict", here, m.there)
 	m.config[e.Path] = &e
@@ -276,7 +276,7 @@ func (m *merger) local(n *tree.Node) {
 	case m.release.Knows(p):
 		// What is as it was adopted is an application file of the version before.
 		if brought := manifest.Find(m.release.Files, p); here.Type != manifest.Dir && !here.Adopted && !manifest.SameContent(here, brought) {
-			m.keep(p, here)
+			m.moveBeside(p, here)
 		}
 	default:
 		m.config[p] = here

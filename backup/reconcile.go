@@ -394,7 +394,7 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 	if !forgetting {
 		forget = ""
 	}
-	d := aim(res.Decision.From, res.System, res.UsrData, src, in.keeps, in.tooLarge, forget)
+	d := aim(res.Decision.From, res.System, res.UsrData, src, in.keepsCapture, in.tooLarge, forget)
 	changed, err := r.bring(ctx, in, res, d, src, total)
 	if err != nil {
 		return false, err
@@ -439,7 +439,7 @@ func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
 	for _, p := range res.System.Edited {
 		if in.tooLarge(p) {
 			large = append(large, p)
-		} else if in.keeps(p) {
+		} else if in.keepsCapture(p) {
 			total.Busy = append(total.Busy, p)
 		}
 	}

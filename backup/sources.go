@@ -78,11 +78,11 @@ func (s *sources) find(near SideName, e *manifest.Entry) (source, bool) {
 			return list[i], true
 		}
 	}
-	return s.keeps(near, *e.SHA256)
+	return s.inPrevious(near, *e.SHA256)
 }
 
-// keeps finds content in what is kept for a rollback.
-func (s *sources) keeps(near SideName, sum digest.SHA256) (source, bool) {
+// inPrevious finds content in what is kept for a rollback.
+func (s *sources) inPrevious(near SideName, sum digest.SHA256) (source, bool) {
 	for _, n := range []SideName{near, near.Other()} {
 		for _, side := range s.sides {
 			if side.Name != n || side.ready() != nil || s.bad[kept{n, sum}] {
@@ -193,7 +193,7 @@ func (s *sources) uncover(snap *Snapshot) {
 
 // copy stages the content of f from where the sources have it.
 func (s *sources) copy(ctx context.Context, near SideName, c *change.Change, f change.Content) error {
-	if from, ok := s.keeps(near, *f.SHA256); ok && from.side == near {
+	if from, ok := s.inPrevious(near, *f.SHA256); ok && from.side == near {
 		if whole, err := s.in.whole(ctx, from, *f.SHA256); err != nil {
 			return err
 		} else if whole {

@@ -186,7 +186,7 @@ func (a *applier) displace(i int, o *Op, from string) error {
 	}
 	// Both have something already: this one came meanwhile.
 	s := &aside{fs: a.fs}
-	if err := s.take(from, o.Path); err != nil {
+	if err := s.move(from, o.Path); err != nil {
 		return err
 	}
 	a.out.Aside = append(a.out.Aside, o.Path)
@@ -547,7 +547,7 @@ func (a *applier) finish() error {
 	if err := a.putAside(); err != nil {
 		return err
 	}
-	if err := a.keep(); err != nil {
+	if err := a.keepPrevious(); err != nil {
 		return err
 	}
 	if a.commit.Tag {
@@ -588,7 +588,7 @@ func (a *applier) moveStaged(name string) error {
 		return err
 	case there && info.Type == fsys.TypeDir && name == TagFile: // somebody made it: it is not ours to delete
 		s := &aside{fs: a.fs}
-		if err := s.take(name, TagFile); err != nil {
+		if err := s.move(name, TagFile); err != nil {
 			return err
 		}
 		if err := s.sync(); err != nil {
@@ -620,11 +620,11 @@ func (a *applier) putAside() error {
 				return err
 			}
 			if there {
-				take := s.take
+				put := s.move
 				if a.commit.Tag && o.Config && from == content { // the version that is kept has it, too
-					take = s.keep
+					put = s.link
 				}
-				if err := take(from, o.Path); err != nil {
+				if err := put(from, o.Path); err != nil {
 					return err
 				}
 				break
@@ -635,9 +635,9 @@ func (a *applier) putAside() error {
 	return s.sync()
 }
 
-// keep makes the undo log the version that a rollback returns to; or, where the
+// keepPrevious makes the undo log the version that a rollback returns to; or, where the
 // version stays, adds to that what it names of what was displaced.
-func (a *applier) keep() error {
+func (a *applier) keepPrevious() error {
 	if a.commit.Tag {
 		if _, there, err := a.lstat(path.Join(oldDir, path.Base(RecordFile))); err != nil || !there {
 			return err

@@ -45,8 +45,8 @@ type aside struct {
 	put  []manifest.Path
 }
 
-// take moves what lies at from to the set, as p. It is durable once sync was called.
-func (a *aside) take(from string, p manifest.Path) error {
+// move moves what lies at from to the set, as p. It is durable once sync was called.
+func (a *aside) move(from string, p manifest.Path) error {
 	to, err := a.room(p)
 	if err != nil {
 		return err
@@ -58,14 +58,14 @@ func (a *aside) take(from string, p manifest.Path) error {
 	return nil
 }
 
-// keep is take, but leaves a file where it is, too, if the file system can.
-func (a *aside) keep(from string, p manifest.Path) error {
+// link is move, but leaves a file where it is, too, if the file system can.
+func (a *aside) link(from string, p manifest.Path) error {
 	to, err := a.room(p)
 	if err != nil {
 		return err
 	}
 	if err := a.fs.Link(from, to); err != nil {
-		return a.take(from, p)
+		return a.move(from, p)
 	}
 	a.note(from, to, p)
 	return nil
@@ -229,7 +229,7 @@ func Recall(from fsys.FS, what Aside, to fsys.FS, now int64) error {
 	case there.Type == fsys.TypeOther || there.Mount || there.Fixed:
 		return fmt.Errorf("%s: %w: a %s lies there", to.Path(name), ErrBlocked, there.Type)
 	default:
-		if err := s.keep(name, what.Path); err != nil {
+		if err := s.link(name, what.Path); err != nil {
 			return err
 		}
 		if err := s.sync(); err != nil {

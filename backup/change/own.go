@@ -97,7 +97,7 @@ func reason(err error) string {
 func WriteTag(fs fsys.FS, v versioning.Version) error {
 	if info, err := fs.Lstat(TagFile); err == nil && info.Type == fsys.TypeDir {
 		s := &aside{fs: fs}
-		if err := s.take(TagFile, TagFile); err != nil {
+		if err := s.move(TagFile, TagFile); err != nil {
 			return err
 		}
 		if err := s.sync(); err != nil {

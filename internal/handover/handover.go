@@ -76,12 +76,12 @@ func (t *taking) Read(b []byte) (int, error) {
 	oob := make([]byte, syscall.CmsgSpace(4)) // of more than one file the kernel drops the rest
 	n, k, _, _, err := t.ReadMsgUnix(b, oob)
 	if k > 0 {
-		t.keep(oob[:k])
+		t.receive(oob[:k])
 	}
 	return n, err
 }
 
-func (t *taking) keep(oob []byte) {
+func (t *taking) receive(oob []byte) {
 	messages, err := syscall.ParseSocketControlMessage(oob)
 	if err != nil {
 		return

@@ -252,7 +252,7 @@ func (s *Source) carryOut(ctx context.Context, st *State, m move, f *Facts) (aga
 	case m.Confirm.number != 0:
 		return s.askConfirmation(ctx, st, m.Confirm)
 	case m.Read.number != 0:
-		return s.take(ctx, st, m.Read, f)
+		return s.receive(ctx, st, m.Read, f)
 	}
 	return false, nil
 }

@@ -14,9 +14,9 @@ import (
 	"tandem/versioning"
 )
 
-// take reads an action. One that is known has new modes only; of one that is new
+// receive reads an action. One that is known has new modes only; of one that is new
 // each artifact is looked at before anything is begun.
-func (s *Source) take(ctx context.Context, st *State, o offered, f *Facts) (again bool, err error) {
+func (s *Source) receive(ctx context.Context, st *State, o offered, f *Facts) (again bool, err error) {
 	d, err := s.c.deployment(ctx, "deploymentBase", o)
 	if errors.Is(err, errVanished) {
 		return true, nil
