@@ -22,14 +22,14 @@ func (p Passed) String() string { return p.Offer.Name + ": " + p.Reason }
 // size is what an offer costs a device that has nothing of it.
 func size(o *Offer) int64 { return o.Size }
 
-// ChooseKind finds the offer of a kind that d should take: one for d.App, which is the name
+// chooseKind finds the offer of a kind that d should take: one for d.App, which is the name
 // of the application or of what else the device runs, and for its hardware,
 // in one of its channels, higher than what is installed, not revoked or halted, whose
 // rollout in one of these channels has reached d and whose base, if it needs one, is
 // installed. Of those the
 // highest version wins, in its smallest form. best is nil where there is none.
 // All other offers are passed over, in the order in which they were given.
-func ChooseKind(kind release.Kind, offers []Offer, d Device) (best *Offer, passed []Passed) {
+func chooseKind(kind release.Kind, offers []Offer, d Device) (best *Offer, passed []Passed) {
 	return choose(offers, d, kind, size)
 }
 
@@ -88,8 +88,8 @@ func against(o *Offer, d Device) string {
 		return fmt.Sprintf("builds on version %s, which is not installed", r.Base)
 	case where.rollout < 100 && d.ID == "":
 		return fmt.Sprintf("rolled out to %d %% of devices, and this one has no device.id", where.rollout)
-	case where.rollout < 100 && RolloutPlace(d.ID, r.Version) >= where.rollout:
-		return fmt.Sprintf("rolled out to %d %% of devices, this one comes after %d %%", where.rollout, RolloutPlace(d.ID, r.Version))
+	case where.rollout < 100 && rolloutPlace(d.ID, r.Version) >= where.rollout:
+		return fmt.Sprintf("rolled out to %d %% of devices, this one comes after %d %%", where.rollout, rolloutPlace(d.ID, r.Version))
 	}
 	return ""
 }
@@ -226,13 +226,13 @@ func outdone(o, by *Offer, left func(*Offer) int64) string {
 	return fmt.Sprintf("%s carries the same version in %d bytes instead of %d", by.Name, left(by), left(o))
 }
 
-// RolloutPlace returns the place of a device in the rollout of a version, 0 to
+// rolloutPlace returns the place of a device in the rollout of a version, 0 to
 // 99: the device takes the version once it is rolled out to more per cent than
 // that. It is the first eight bytes, as a big-endian number, of the SHA-256 of
 // the device's id, a zero byte and the version, modulo 100; so raising the
 // percentage never takes a version from a device that had it, and no device is
 // always among the first.
-func RolloutPlace(id string, v versioning.Version) int {
+func rolloutPlace(id string, v versioning.Version) int {
 	sum := digest.Of([]byte(id + "\x00" + v.String()))
 	return int(binary.BigEndian.Uint64(sum[:8]) % 100)
 }

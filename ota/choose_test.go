@@ -14,7 +14,7 @@ import (
 
 func TestChoose(t *testing.T) {
 	// Places in the rollout of 2.0.0, 0 to 99, are what the hash gives.
-	place := RolloutPlace("gate-17", version(t, "2.0.0"))
+	place := rolloutPlace("gate-17", version(t, "2.0.0"))
 	if place < 1 || place > 98 {
 		t.Fatalf("gate-17 comes at %d: take another name for this test", place)
 	}
@@ -132,7 +132,7 @@ func TestChoose(t *testing.T) {
 			},
 			device: func(d *Device) { d.Channels = []string{"stable", "beta"} },
 			passed: []string{
-				fmt.Sprintf("a: rolled out to %d %% of devices, this one comes after %d %%", place, RolloutPlace("gate-17", version(t, "2.0.0"))),
+				fmt.Sprintf("a: rolled out to %d %% of devices, this one comes after %d %%", place, rolloutPlace("gate-17", version(t, "2.0.0"))),
 				"b: version 1.9.0 was taken back by its publisher from the channel stable",
 				"c: version 1.8.0 was taken back by its publisher",
 			},
@@ -241,7 +241,7 @@ func TestChoose(t *testing.T) {
 			if tt.device != nil {
 				tt.device(&d)
 			}
-			best, passed := ChooseKind(release.App, tt.offers, d)
+			best, passed := chooseKind(release.App, tt.offers, d)
 			got := ""
 			if best != nil {
 				got = best.Name
@@ -271,14 +271,14 @@ func TestRolloutPlace(t *testing.T) {
 		id, version string
 		want        int
 	}{{"gate-17", "2.0.0", 67}, {"gate-17", "2.0.1", 26}, {"gate-18", "2.0.0", 95}} {
-		if got := RolloutPlace(tt.id, version(t, tt.version)); got != tt.want {
+		if got := rolloutPlace(tt.id, version(t, tt.version)); got != tt.want {
 			t.Errorf("place of %s for %s is %d, want %d", tt.id, tt.version, got, tt.want)
 		}
 	}
 	// Evenly spread: of 10,000 devices each place gets about 100.
 	var places [100]int
 	for i := range 10_000 {
-		places[RolloutPlace(fmt.Sprintf("device-%d", i), version(t, "1.0.0"))]++
+		places[rolloutPlace(fmt.Sprintf("device-%d", i), version(t, "1.0.0"))]++
 	}
 	for place, n := range places {
 		if n < 50 || n > 150 {

@@ -109,9 +109,9 @@ func (f *Fetcher) cheapest(ctx context.Context, w Wanted) (Form, []download.Span
 	return Form{Frames, n}, spans, nil
 }
 
-// Left returns how many bytes of w are still to come, as far as that can be told
+// left returns how many bytes of w are still to come, as far as that can be told
 // from what lies here: nothing is fetched.
-func (f *Fetcher) Left(w Wanted) int64 {
+func (f *Fetcher) left(w Wanted) int64 {
 	left, err := f.Downloads.Left(w.File)
 	if err != nil {
 		return w.Size

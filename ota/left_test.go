@@ -84,14 +84,14 @@ func TestWhatIsHereCounts(t *testing.T) {
 
 	o := must[*Offer](t)(best(t.Context(), r, about))
 	w, fetcher := r.wanted(*o), r.fetcher()
-	if got := fetcher.Left(w); got != w.Size {
+	if got := fetcher.left(w); got != w.Size {
 		t.Errorf("nothing is here, and %d of %d bytes are left", got, w.Size)
 	}
 	spans := must[[]download.Span](t)(fetcher.plan(t.Context(), w))
 	if len(spans) != 3 {
 		t.Fatalf("%d spans, expected the head and two frames", len(spans))
 	}
-	if got, most := fetcher.Left(w), spans[1].Length+spans[2].Length; got != most {
+	if got, most := fetcher.left(w), spans[1].Length+spans[2].Length; got != most {
 		t.Errorf("the head is here, and %d bytes are left: expected two frames, %d", got, most)
 	}
 	if got := choice(); got != small.Name {
@@ -100,7 +100,7 @@ func TestWhatIsHereCounts(t *testing.T) {
 	if _, err := r.o.Downloads.GetSpans(t.Context(), w.File, spans[:2], nil); err != nil {
 		t.Fatal(err)
 	}
-	if got := fetcher.Left(w); got != spans[2].Length {
+	if got := fetcher.left(w); got != spans[2].Length {
 		t.Errorf("%d bytes are left: expected one frame, %d", got, spans[2].Length)
 	}
 	if got := choice(); got != o.Name {

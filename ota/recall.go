@@ -37,7 +37,7 @@ func recalled(offers []Offer, d Device) *Recall {
 		if c == nil || !r.Yanked || d.Release.IsZero() || r.Release != d.Release || r.Version.Compare(d.Installed) != 0 {
 			continue
 		}
-		if c.Rollout == 100 || d.ID != "" && RecallPlace(d.ID, r.Version) < c.Rollout {
+		if c.Rollout == 100 || d.ID != "" && recallPlace(d.ID, r.Version) < c.Rollout {
 			found = &Recall{Version: r.Version, Release: r.Release, To: c.To, Urgent: c.Urgent}
 		}
 	}
@@ -47,11 +47,11 @@ func recalled(offers []Offer, d Device) *Recall {
 	return found
 }
 
-// RecallPlace returns the place of a device in the recall of a version, 0 to 99, as
-// RolloutPlace does in its rollout, of the id, a zero byte, the version, a zero byte
+// recallPlace returns the place of a device in the recall of a version, 0 to 99, as
+// rolloutPlace does in its rollout, of the id, a zero byte, the version, a zero byte
 // and "recall": so N per cent of the devices that run the version are N per cent,
 // however far it was rolled out.
-func RecallPlace(id string, v versioning.Version) int {
+func recallPlace(id string, v versioning.Version) int {
 	sum := digest.Of([]byte(id + "\x00" + v.String() + "\x00recall"))
 	return int(binary.BigEndian.Uint64(sum[:8]) % 100)
 }

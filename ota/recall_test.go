@@ -13,8 +13,8 @@ import (
 func TestRecalled(t *testing.T) {
 	t.Parallel()
 	runs, other := digest.Of([]byte("1.1.0")), digest.Of([]byte("another build"))
-	place := RecallPlace("gate-17", version(t, "1.1.0"))
-	if place < 1 || place > 98 || place == RolloutPlace("gate-17", version(t, "1.1.0")) {
+	place := recallPlace("gate-17", version(t, "1.1.0"))
+	if place < 1 || place > 98 || place == rolloutPlace("gate-17", version(t, "1.1.0")) {
 		t.Fatalf("gate-17 comes at %d: take another name for this test", place)
 	}
 	type change = func(*Offer, *Device)
@@ -68,7 +68,7 @@ func TestRecalled(t *testing.T) {
 		}
 	}
 	// Publishers and devices must agree for ever.
-	if got := RecallPlace("gate-17", version(t, "2.0.0")); got != 97 {
+	if got := recallPlace("gate-17", version(t, "2.0.0")); got != 97 {
 		t.Errorf("place of gate-17 in the recall of 2.0.0 is %d", got)
 	}
 }

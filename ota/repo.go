@@ -134,7 +134,7 @@ func (r *Repo) list(ctx context.Context) (*Listing, error) {
 		l.failed = r.delegationProblem(failed[0])
 		r.o.Log.WithError(l.failed).Warn("releases of delegated roles may be missing")
 	} else {
-		r.o.Store.KeepDelegated(tree.Roles())
+		r.o.Store.keepDelegated(tree.Roles())
 	}
 	l.offers, err = r.offers(trusted, listed)
 	return l, err
@@ -146,7 +146,7 @@ func (r *Repo) list(ctx context.Context) (*Listing, error) {
 // Of several forms the one is taken that has the least left to come: what lies here
 // of a download that was begun counts.
 func (l *Listing) Choose(d Device) (Decision, error) {
-	best, passed := choose(l.offers, d, release.App, func(o *Offer) int64 { return l.repo.fetcher().Left(l.repo.wanted(*o)) })
+	best, passed := choose(l.offers, d, release.App, func(o *Offer) int64 { return l.repo.fetcher().left(l.repo.wanted(*o)) })
 	dec, err := l.decide(d, release.App, best, passed)
 	dec.Recall = recalled(l.offers, d) // the top level, which says it, is there
 	return dec, err
@@ -154,7 +154,7 @@ func (l *Listing) Choose(d Device) (Decision, error) {
 
 // ChooseKind is Choose for what else a device runs, of that kind: d.App is its name.
 func (l *Listing) ChooseKind(kind release.Kind, d Device) (Decision, error) {
-	best, passed := ChooseKind(kind, l.offers, d)
+	best, passed := chooseKind(kind, l.offers, d)
 	return l.decide(d, kind, best, passed)
 }
 
@@ -290,7 +290,7 @@ func (r *Repo) shown(name string) string {
 // root, timestamp, snapshot and targets. List says what it costs and what
 // it changes on the disk.
 func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, error) {
-	poll := r.o.Store.Poll()
+	poll := r.o.Store.poll()
 	ref := r.o.Store.RefTime(r.o.Now(), r.o.Built)
 	var timestamp document
 	if err := r.o.Store.Err(); err != nil {
@@ -305,7 +305,7 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 		}
 		if timestamp.status == http.StatusNotModified {
 			r.o.Log.Debug("the repository has not changed")
-			return have, r.o.Store.Remember(Poll{Time: ref, ETag: poll.ETag, Timestamp: poll.Timestamp})
+			return have, r.o.Store.remember(Poll{Time: ref, ETag: poll.ETag, Timestamp: poll.Timestamp})
 		}
 	}
 	// The root goes first: it says whose timestamp to believe. When it has
@@ -321,7 +321,7 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 	}
 	if clock := r.proofOfEarlier(ref, timestamp.body); !clock.IsZero() {
 		r.o.Log.Warnf("the clock was once ahead of %s, as newer metadata shows: it is %s", ref.Format(time.DateOnly), clock.Format(time.DateOnly))
-		if err := r.o.Store.SetBack(clock); err != nil {
+		if err := r.o.Store.setBack(clock); err != nil {
 			return nil, err
 		}
 		ref = clock
@@ -345,7 +345,7 @@ func (r *Repo) Refresh(ctx context.Context) (*trustedmetadata.TrustedMetadata, e
 	if bytes.Equal(r.o.Store.Document(metadata.TIMESTAMP), timestamp.body) {
 		next.ETag = timestamp.etag
 	}
-	return u.trusted, r.o.Store.Remember(next)
+	return u.trusted, r.o.Store.remember(next)
 }
 
 // proofOfEarlier returns the time by the clock, where a timestamp shows that the
@@ -453,7 +453,7 @@ func (u *update) timestamp(data []byte) error {
 	if err != nil {
 		return u.refuse("timestamp.json", metadata.TIMESTAMP, data, 0, err)
 	}
-	return u.o.Store.SaveDocument(metadata.TIMESTAMP, data, u.ref)
+	return u.o.Store.saveDocument(metadata.TIMESTAMP, data, u.ref)
 }
 
 // snapshot gets the snapshot that the timestamp names.
@@ -493,7 +493,7 @@ func (u *update) fetch(ctx context.Context, role string, meta *metadata.MetaFile
 	if err := verify(role, doc.body, load); err != nil {
 		return u.refuse(name, role, doc.body, meta.Version, err)
 	}
-	return u.o.Store.SaveDocument(role, doc.body, u.ref)
+	return u.o.Store.saveDocument(role, doc.body, u.ref)
 }
 
 // recall loads the stored metadata of a role, so that nothing older than it is

@@ -70,7 +70,7 @@ func TestIdlePollWritesNothing(t *testing.T) {
 	// The time is written once an hour.
 	d.clock = start.Add(timeStep)
 	d.wants("")
-	if got := OpenStore(d.fs, d.root, quiet()).Poll().Time; !got.Equal(d.clock) {
+	if got := OpenStore(d.fs, d.root, quiet()).poll().Time; !got.Equal(d.clock) {
 		t.Errorf("the remembered time is %s, want %s", got, d.clock)
 	}
 	before = m.Ops()
@@ -569,7 +569,7 @@ func TestLongETag(t *testing.T) {
 	})
 	d := newDevice(t, s, p)
 	d.wants("1.1.0")
-	if poll := OpenStore(d.fs, d.root, quiet()).Poll(); !poll.Time.Equal(d.clock) || poll.ETag != "" {
+	if poll := OpenStore(d.fs, d.root, quiet()).poll(); !poll.Time.Equal(d.clock) || poll.ETag != "" {
 		t.Errorf("remembered: %s, a name of %d bytes", poll.Time, len(poll.ETag))
 	}
 	d.wants("1.1.0")

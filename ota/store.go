@@ -211,9 +211,9 @@ func documentName(role string) string {
 
 var delegatedName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{64}\.targets\.json(\.tmp)?$`) })
 
-// KeepDelegated removes the metadata of delegated roles but those named. It is
+// keepDelegated removes the metadata of delegated roles but those named. It is
 // no error where that fails: the next time removes them.
-func (s *Store) KeepDelegated(roles []string) {
+func (s *Store) keepDelegated(roles []string) {
 	entries, err := s.fs.ReadDir(trustDir)
 	if err != nil {
 		return
@@ -232,26 +232,26 @@ func (s *Store) KeepDelegated(roles []string) {
 	}
 }
 
-// SaveDocument durably replaces the metadata of a role, which was found valid
+// saveDocument durably replaces the metadata of a role, which was found valid
 // at the reference time at. What is there already is not written again.
 //
 // After an error or a power cut the old or the new metadata is there, whole;
 // with the new one the reference time is at least at.
-func (s *Store) SaveDocument(role string, data []byte, at time.Time) error {
+func (s *Store) saveDocument(role string, data []byte, at time.Time) error {
 	if bytes.Equal(s.Document(role), data) {
 		return nil
 	}
-	if p := s.Poll(); at.After(p.Time) {
+	if p := s.poll(); at.After(p.Time) {
 		p.Time = at
-		if err := s.SavePoll(p); err != nil {
+		if err := s.savePoll(p); err != nil {
 			return err
 		}
 	}
 	return s.write(documentName(role), data)
 }
 
-// Poll returns what is remembered of the last successful poll.
-func (s *Store) Poll() Poll {
+// poll returns what is remembered of the last successful poll.
+func (s *Store) poll() Poll {
 	p, whole := s.readPoll(pollName)
 	if !whole {
 		known, _ := s.readPoll(timeName)
@@ -271,10 +271,10 @@ func (s *Store) readPoll(name string) (p Poll, whole bool) {
 	return p, whole
 }
 
-// SavePoll durably remembers a poll.
+// savePoll durably remembers a poll.
 //
 // After an error or a power cut the old or the new one is remembered.
-func (s *Store) SavePoll(p Poll) error {
+func (s *Store) savePoll(p Poll) error {
 	if known, whole := s.readPoll(timeName); !whole || !known.Time.Equal(p.Time) {
 		if err := s.writePoll(timeName, Poll{Time: p.Time}); err != nil {
 			return err
@@ -295,27 +295,27 @@ func (s *Store) writePoll(name string, p Poll) error {
 // written for its own sake: flash wears out.
 const timeStep = time.Hour
 
-// Remember keeps what was learned from a poll in which everything was trusted
+// remember keeps what was learned from a poll in which everything was trusted
 // at next.Time. It is written, durably, if it is more than a new time, or that
 // is timeStep after the one written last.
 //
 // No time is kept at which metadata was refused: nothing but the clock vouches
 // for it, and one that was wrong once would lock the device out for good.
-func (s *Store) Remember(next Poll) error {
+func (s *Store) remember(next Poll) error {
 	if len(next.ETag) > maxETag { // the next poll asks for all of it
 		next.ETag = ""
 	}
 	if next.Time.After(s.latest) {
 		s.latest = next.Time
 	}
-	old := s.Poll()
+	old := s.poll()
 	if s.unread != nil {
 		return s.unread
 	}
 	if old.ETag == next.ETag && old.Timestamp == next.Timestamp && next.Time.Sub(old.Time) < timeStep {
 		return nil
 	}
-	return s.SavePoll(next)
+	return s.savePoll(next)
 }
 
 // RefTime returns the time by which metadata is judged: the latest of the clock,
@@ -324,15 +324,15 @@ func (s *Store) Remember(next Poll) error {
 // a restart by less than timeStep, and never before the time at which any
 // stored metadata was accepted. Only SetBack makes an exception.
 func (s *Store) RefTime(clock, built time.Time) time.Time {
-	return trust.ReferenceTime(clock, built, s.Poll().Time, s.latest).UTC()
+	return trust.ReferenceTime(clock, built, s.poll().Time, s.latest).UTC()
 }
 
-// SetBack durably makes t the remembered time, which is later for a reason that
+// setBack durably makes t the remembered time, which is later for a reason that
 // was found wrong. After an error or a power cut it is the old one or t.
-func (s *Store) SetBack(t time.Time) error {
-	p := s.Poll()
+func (s *Store) setBack(t time.Time) error {
+	p := s.poll()
 	p.Time = t
-	if err := s.SavePoll(p); err != nil {
+	if err := s.savePoll(p); err != nil {
 		return err
 	}
 	s.latest = t

@@ -241,14 +241,14 @@ func TestPollIsRemembered(t *testing.T) {
 	p := newPublisher(t)
 	d := newDevice(t, webtest.New(t, p.files), p)
 	store := OpenStore(d.fs, d.root, quiet())
-	if got := store.Poll(); got != (Poll{}) {
+	if got := store.poll(); got != (Poll{}) {
 		t.Errorf("before the first: %+v", got)
 	}
 	want := Poll{Time: start, ETag: `W/"x"`, Timestamp: digest.Of([]byte("x"))}
-	if err := store.SavePoll(want); err != nil {
+	if err := store.savePoll(want); err != nil {
 		t.Fatal(err)
 	}
-	if got := OpenStore(d.fs, d.root, quiet()).Poll(); !got.Time.Equal(want.Time) || got.ETag != want.ETag || got.Timestamp != want.Timestamp {
+	if got := OpenStore(d.fs, d.root, quiet()).poll(); !got.Time.Equal(want.Time) || got.ETag != want.ETag || got.Timestamp != want.Timestamp {
 		t.Errorf("remembered %+v, want %+v", got, want)
 	}
 	if got := store.RefTime(start.Add(-time.Hour), time.Time{}); !got.Equal(start) {
@@ -274,7 +274,7 @@ func TestDamageTakesNoTimeBack(t *testing.T) {
 		} {
 			d := newDevice(t, webtest.New(t, p.files), p)
 			at := start.AddDate(0, 0, 20)
-			if err := OpenStore(d.fs, d.root, quiet()).Remember(Poll{Time: at, ETag: `"x"`}); err != nil {
+			if err := OpenStore(d.fs, d.root, quiet()).remember(Poll{Time: at, ETag: `"x"`}); err != nil {
 				t.Fatal(err)
 			}
 			if err := damage(d); err != nil {

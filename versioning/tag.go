@@ -48,12 +48,12 @@ var byHand = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^[vV]?([0-9]+)(?:\.([0-9]+)(?:\.([0-9]+)([-+].*)?)?)?$`)
 })
 
-// ParseTag reads the content of a tag file as a person would: a version, whose
+// parseTag reads the content of a tag file as a person would: a version, whose
 // leading v, leading zeros and missing numbers do not count, and after white
 // space a comment. A byte order mark and white space around it are of no matter.
 // The Version is spelled as Parse wants it. Nothing but these is ErrNoTag; what
 // cannot be read, or names two versions, is ErrMalformed.
-func ParseTag(content []byte) (Version, error) {
+func parseTag(content []byte) (Version, error) {
 	text := string(bytes.TrimSpace(bytes.TrimPrefix(content, []byte("\uFEFF"))))
 	if text == "" {
 		return Version{}, fmt.Errorf("%w: empty", ErrNoTag)
@@ -121,7 +121,7 @@ func ReadTag(fs fsys.FS, name string) (Version, error) {
 	case err != nil:
 		return Version{}, err
 	}
-	v, err := ParseTag(content)
+	v, err := parseTag(content)
 	switch {
 	case errors.Is(err, ErrNoTag):
 		return Version{}, &emptyError{fs.Path(name)}

@@ -106,7 +106,7 @@ func TestTagByHand(t *testing.T) {
 		"1.18446744073709551617":        "1.18446744073709551617.0",
 		strings.Repeat("0", 1000) + "8": "8",
 	} {
-		if v, err := ParseTag([]byte(content)); err != nil || v.String() != want {
+		if v, err := parseTag([]byte(content)); err != nil || v.String() != want {
 			t.Errorf("%.40q is taken for %q, %v, want %q", content, v, err, want)
 		}
 	}
@@ -114,12 +114,12 @@ func TestTagByHand(t *testing.T) {
 		"garbage", "1.2.3.4\n", "8.\n", ".8", "v", "vv8", "v 8", "-8", "8-rc1", "8.1-2", "1.2.3-", "8\x00", "\x00\x00", "\xff\xfe8\x00\n\x00",
 		"1.0.0\n1.0.1\n", "8\nv9 too\n", "# 8\n8\n", "8#9", strings.Repeat("1", 200), "1.2.3-01",
 	} {
-		if v, err := ParseTag([]byte(content)); !errors.Is(err, ErrMalformed) || errors.Is(err, ErrNoTag) {
+		if v, err := parseTag([]byte(content)); !errors.Is(err, ErrMalformed) || errors.Is(err, ErrNoTag) {
 			t.Errorf("%.40q is taken for %q, %v, want ErrMalformed", content, v, err)
 		}
 	}
 	for _, content := range []string{"", "\n", " \r\n\t", "\ufeff", "\ufeff\r\n"} {
-		if _, err := ParseTag([]byte(content)); !errors.Is(err, ErrNoTag) || errors.Is(err, ErrMalformed) {
+		if _, err := parseTag([]byte(content)); !errors.Is(err, ErrNoTag) || errors.Is(err, ErrMalformed) {
 			t.Errorf("%q: %v, want ErrNoTag", content, err)
 		}
 	}
@@ -213,7 +213,7 @@ func FuzzTag(f *testing.F) {
 	f.Add([]byte("v1.2.3"), "1.2.3+x")
 	f.Add([]byte("\ufeff08.1 # x\r\n"), "18446744073709551616")
 	f.Fuzz(func(t *testing.T, content []byte, other string) {
-		v, err := ParseTag(content)
+		v, err := parseTag(content)
 		if err != nil {
 			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrNoTag) {
 				t.Fatalf("ParseTag(%q): %v", content, err)
@@ -223,7 +223,7 @@ func FuzzTag(f *testing.F) {
 		if _, err := Parse(v.String()); err != nil {
 			t.Fatalf("ParseTag(%q) = %q: %v", content, v, err)
 		}
-		again, err := ParseTag(append([]byte("\ufeff\r\n "), EncodeTag(v)...))
+		again, err := parseTag(append([]byte("\ufeff\r\n "), EncodeTag(v)...))
 		if err != nil || again.String() != v.String() || v.Compare(again) != 0 {
 			t.Fatalf("%q came back as %q, %v", v, again, err)
 		}

@@ -65,8 +65,8 @@ type Course struct {
 	Head    int64         `json:"head,omitempty"`
 }
 
-// CourseOf is what the agent does about an offer, from the start.
-func CourseOf(o *ota.Offer, from versioning.Version) Course {
+// courseOf is what the agent does about an offer, from the start.
+func courseOf(o *ota.Offer, from versioning.Version) Course {
 	kind := o.Release.Kind
 	if kind == "" {
 		kind = release.App

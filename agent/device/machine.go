@@ -126,7 +126,7 @@ func (u *UnitAnswer) courses(ans *Answers, w *Work) (all []Course) {
 	}
 	switch {
 	case best != nil && best.Release.Version.Compare(u.Unpacked.Version) > 0:
-		c := CourseOf(best, u.Installed)
+		c := courseOf(best, u.Installed)
 		c.Urgent, c.Hold = c.Urgent || ans.Urgent, ans.Hold
 		if ans.Metered || w.about(c) && w.Step == Downloading && w.Tries > patience {
 			return append(all, c)

@@ -22,8 +22,8 @@ import (
 	"tandem/internal/config"
 )
 
-// Fingerprint is what a browser shows of a certificate: SHA-256, in pairs of digits.
-func Fingerprint(der []byte) string {
+// fingerprint is what a browser shows of a certificate: SHA-256, in pairs of digits.
+func fingerprint(der []byte) string {
 	sum := sha256.Sum256(der)
 	return strings.ReplaceAll(fmt.Sprintf("% X", sum[:]), " ", ":")
 }
@@ -114,5 +114,5 @@ func CertificateOf(c config.Page, state string, random io.Reader) (string, error
 	if err != nil {
 		return "", err
 	}
-	return Fingerprint(cert.Certificate[0]), nil
+	return fingerprint(cert.Certificate[0]), nil
 }

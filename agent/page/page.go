@@ -153,7 +153,7 @@ func (p *Page) serve(ctx context.Context) error {
 	}
 	log := p.o.Log.WithField("address", scheme+"://"+plain.Addr().String())
 	if p.leaf != nil {
-		log = log.WithField("fingerprint", Fingerprint(p.leaf.Certificate[0]))
+		log = log.WithField("fingerprint", fingerprint(p.leaf.Certificate[0]))
 	}
 	log.Info("the page is served")
 	s := p.server()

@@ -504,7 +504,7 @@ func TestOwnCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := ownCertificate(addr, dir, rand.Reader)
-	if err != nil || Fingerprint(again.Certificate[0]) != Fingerprint(first.Certificate[0]) {
+	if err != nil || fingerprint(again.Certificate[0]) != fingerprint(first.Certificate[0]) {
 		t.Errorf("another one, %v", err)
 	}
 	other, err := ownCertificate(netip.MustParseAddr("10.0.0.1"), dir, rand.Reader)

@@ -103,7 +103,7 @@ func (w *world) machine(version, kept string, room int64) *memfs.Machine {
 	if kept != "" {
 		err = errors.Join(err, put(kept))
 		s := w.self(m, kept)
-		_, e := s.Keep(w.copy(m), bundle.Inspect{})
+		_, e := s.keep(w.copy(m), bundle.Inspect{})
 		err = errors.Join(err, e, s.remove(knownExt)) // the factory knows nothing of it
 	}
 	if err = errors.Join(err, put(version), system.Sync(), usrData.Sync()); err != nil {

@@ -93,15 +93,15 @@ func (c *Copy) tidy(keep string) error {
 	return nil
 }
 
-// Open opens the program that is kept.
-func (c *Copy) Open(k Kept) (io.ReadCloser, error) { return c.fs.Open(c.path(k.Program)) }
+// open opens the program that is kept.
+func (c *Copy) open(k Kept) (io.ReadCloser, error) { return c.fs.Open(c.path(k.Program)) }
 
 // ErrUnproven says that nothing vouches for the program that runs.
 var ErrUnproven = errors.New("nothing vouches for it: it was not installed from a signed release")
 
-// Proof returns what vouches for the program in place, and its entry, if v trusts it.
+// proof returns what vouches for the program in place, and its entry, if v trusts it.
 // The error wraps ErrUnproven where there is nothing of the kind.
-func (s *Self) Proof(v bundle.Verifier) (*bundle.Proof, *manifest.Entry, error) {
+func (s *Self) proof(v bundle.Verifier) (*bundle.Proof, *manifest.Entry, error) {
 	p := &bundle.Proof{}
 	there, err := record.ReadJSON(s.o.FS, ProofKind, s.name(proofExt), bundle.MaxProof, p)
 	switch {
@@ -152,7 +152,7 @@ func (s *Self) Settle(c *Copy, v func() (bundle.Verifier, error), whatever bool)
 		}
 		verifier, e := v()
 		if e == nil {
-			_, e = s.Keep(c, verifier)
+			_, e = s.keep(c, verifier)
 		}
 		if e != nil && (t != nil || whatever) {
 			if err := c.drop(s.o.Running, whatever && errors.Is(e, ErrUnproven)); err != nil {
@@ -161,7 +161,7 @@ func (s *Self) Settle(c *Copy, v func() (bundle.Verifier, error), whatever bool)
 		}
 		err = e
 	}
-	confirmed, e := s.Confirm(whatever)
+	confirmed, e := s.confirm(whatever)
 	if e != nil {
 		err = e
 	}
@@ -191,12 +191,12 @@ func (c *Copy) drop(v versioning.Version, any bool) error {
 	return c.tidy("")
 }
 
-// Keep makes the program that runs the one that is kept, unless it is. It reports
+// keep makes the program that runs the one that is kept, unless it is. It reports
 // whether it wrote.
 //
 // After an error or a power cut the one before is kept, or this one. The error wraps
 // ErrUnproven where nothing vouches for the program.
-func (s *Self) Keep(c *Copy, v bundle.Verifier) (bool, error) {
+func (s *Self) keep(c *Copy, v bundle.Verifier) (bool, error) {
 	k, err := c.Load()
 	if err == nil {
 		k.Revoked, err = s.share(c, k)
@@ -207,7 +207,7 @@ func (s *Self) Keep(c *Copy, v bundle.Verifier) (bool, error) {
 	if k.Version.String() == s.o.Running.String() && c.there(k) {
 		return false, s.know(func(n *Known) { n.Kept = k.Version })
 	}
-	p, e, err := s.Proof(v)
+	p, e, err := s.proof(v)
 	if err != nil {
 		return false, err
 	}
@@ -310,7 +310,7 @@ func (s *Self) Bring(ctx context.Context, c *Copy, v func() (bundle.Verifier, er
 	if err != nil {
 		return none, err
 	}
-	err = s.Put(ctx, Candidate{Version: k.Version, Program: e, Proof: k.Proof, Open: func() (io.ReadCloser, error) { return c.Open(k) }})
+	err = s.Put(ctx, Candidate{Version: k.Version, Program: e, Proof: k.Proof, Open: func() (io.ReadCloser, error) { return c.open(k) }})
 	if err != nil {
 		return none, err
 	}

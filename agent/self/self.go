@@ -136,8 +136,8 @@ func (s *Self) exists(ext string) (bool, error) {
 	return err == nil, err
 }
 
-// Path returns where the program lies.
-func (s *Self) Path() string { return s.o.FS.Path(s.o.Name) }
+// path returns where the program lies.
+func (s *Self) path() string { return s.o.FS.Path(s.o.Name) }
 
 // format is what the files of this package are written in: a Tandem of any age is to
 // find what a newer one left for it.
@@ -276,7 +276,7 @@ func (s *Self) room(size int64) error {
 		}
 	}
 	if need := size + reserve; need > free {
-		return &backup.SpaceError{Path: s.Path(), NeedBytes: need, FreeBytes: free, FreeEntries: space.Inodes}
+		return &backup.SpaceError{Path: s.path(), NeedBytes: need, FreeBytes: free, FreeEntries: space.Inodes}
 	}
 	return nil
 }
@@ -420,7 +420,7 @@ func (s *Self) unwritable(err error) error {
 	case fsys.IsNoSpace(err):
 		return fmt.Errorf("%w: %w", backup.ErrNoSpace, err)
 	case fsys.IsNotWritable(err):
-		return fmt.Errorf("%w: %s cannot be replaced: %w", backup.ErrUnavailable, s.Path(), err)
+		return fmt.Errorf("%w: %s cannot be replaced: %w", backup.ErrUnavailable, s.path(), err)
 	}
 	return err
 }
@@ -507,9 +507,9 @@ func (s *Self) started(t *Trial) bool {
 	return t.Booted && t.Version.String() == s.o.Running.String()
 }
 
-// Confirm durably ends the trial of the program that runs, if it has started the
+// confirm durably ends the trial of the program that runs, if it has started the
 // device or whatever is so. It reports whether it did.
-func (s *Self) Confirm(whatever bool) (bool, error) {
+func (s *Self) confirm(whatever bool) (bool, error) {
 	t, err := s.Trial()
 	if err != nil || t == nil || !whatever && !s.started(t) {
 		return false, err

@@ -80,11 +80,11 @@ func SameAttr(a, b *Entry) bool {
 	if a.Type == Hardlink { // those of the entry it links to
 		return true
 	}
-	return (a.Type == Symlink || a.Mode == b.Mode) && a.UID == b.UID && a.GID == b.GID && SameXattrs(a.Xattrs, b.Xattrs)
+	return (a.Type == Symlink || a.Mode == b.Mode) && a.UID == b.UID && a.GID == b.GID && sameXattrs(a.Xattrs, b.Xattrs)
 }
 
-// SameXattrs reports whether two sets of extended attributes are the same.
-func SameXattrs(a, b map[string][]byte) bool {
+// sameXattrs reports whether two sets of extended attributes are the same.
+func sameXattrs(a, b map[string][]byte) bool {
 	if len(a) != len(b) {
 		return false
 	}

@@ -105,10 +105,10 @@ func Search(list []*Entry, p Path) (int, bool) {
 // ByPath orders entries by path.
 func ByPath(a, b *Entry) int { return strings.Compare(string(a.Path), string(b.Path)) }
 
-// CheckEntries reports whether entries can be a tree: clean paths, sorted, each
+// checkEntries reports whether entries can be a tree: clean paths, sorted, each
 // once, every parent a directory that is listed before it, known types with
 // what they need, hard links to files listed before them.
-func CheckEntries(entries []*Entry) error {
+func checkEntries(entries []*Entry) error {
 	if slices.Contains(entries, nil) {
 		return fmt.Errorf("%w: no entry in its place", ErrInvalid)
 	}
@@ -186,5 +186,5 @@ func (m *Manifest) Check() error {
 			}
 		}
 	}
-	return CheckEntries(m.Files)
+	return checkEntries(m.Files)
 }

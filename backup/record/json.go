@@ -136,7 +136,7 @@ func parse(src io.Reader) (*Record, error) {
 		err = in.end()
 	}
 	if err == nil {
-		err = r.Check()
+		err = r.check()
 	}
 	if err != nil {
 		return nil, err

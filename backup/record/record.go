@@ -143,8 +143,8 @@ func Outline(fs fsys.FS, name string) (*manifest.Manifest, digest.SHA256, error)
 
 var errOutlined = errors.New("the rest is not needed")
 
-// Check reports what rule of its format r breaks, if any.
-func (r *Record) Check() error {
+// check reports what rule of its format r breaks, if any.
+func (r *Record) check() error {
 	if err := r.Manifest.Check(); err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func after(before *Facts, e *manifest.Entry, n *Node, placed func(manifest.Path)
 	case manifest.Dir:
 		return n.IsDir() && manifest.Mode(n.Mode) == e.Mode && int(n.UID) == e.UID && int(n.GID) == e.GID
 	case manifest.Symlink:
-		return n.kind == kindSymlink && n.Target() == string(e.Target) && int(n.UID) == e.UID && int(n.GID) == e.GID
+		return n.kind == kindSymlink && n.target() == string(e.Target) && int(n.UID) == e.UID && int(n.GID) == e.GID
 	case manifest.Hardlink:
 		return n.Link() == e.Link
 	}
@@ -82,5 +82,5 @@ func after(before *Facts, e *manifest.Entry, n *Node, placed func(manifest.Path)
 		return n.Ino == ino
 	}
 	has := before.Has(e.Path)
-	return has != nil && manifest.Equal(has, e) && before.Tree.Get(e.Path).Same(n)
+	return has != nil && manifest.Equal(has, e) && before.Tree.Get(e.Path).same(n)
 }

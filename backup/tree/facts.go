@@ -278,7 +278,7 @@ func Describe(ctx context.Context, t *Tree, n *Node, buf []byte) (*manifest.Entr
 		if err := n.Err(); err != nil {
 			return nil, err
 		}
-		e.Type, e.Mode, e.Target = manifest.Symlink, 0, manifest.Path(n.Target())
+		e.Type, e.Mode, e.Target = manifest.Symlink, 0, manifest.Path(n.target())
 		return e, nil
 	case kindDir:
 		e.Type = manifest.Dir
@@ -341,8 +341,8 @@ func (l *looker) known(e *manifest.Entry, n *Node) error {
 		if n.kind != kindSymlink {
 			return l.differs(&o, config, wrongType(e, n))
 		}
-		if n.Target() != string(e.Target) {
-			return l.differs(&o, config, fmt.Sprintf("points to %q, expected %q", n.Target(), e.Target))
+		if n.target() != string(e.Target) {
+			return l.differs(&o, config, fmt.Sprintf("points to %q, expected %q", n.target(), e.Target))
 		}
 	case manifest.Dir:
 		if n.kind != kindDir {
@@ -582,7 +582,7 @@ func (f *Facts) Moved(now *Tree) map[manifest.Path]manifest.Path {
 			note(b[0].Path)
 			b = b[1:]
 		default:
-			if !a[0].Same(b[0]) && !a[0].IsDir() {
+			if !a[0].same(b[0]) && !a[0].IsDir() {
 				note(a[0].Path)
 			}
 			a, b = a[1:], b[1:]

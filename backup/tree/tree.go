@@ -102,8 +102,8 @@ func (n *Node) Foreign() bool {
 // something is mounted on it.
 func (n *Node) Fixed() bool { return n.flags&(flagMount|flagFixed) != 0 }
 
-// Target returns where a symbolic link points to.
-func (n *Node) Target() string {
+// target returns where a symbolic link points to.
+func (n *Node) target() string {
 	if n.rare == nil {
 		return ""
 	}
@@ -133,15 +133,15 @@ func (n *Node) Told() { n.flags |= flagTold }
 // its tree.
 func (n *Node) Known() bool { return n.flags&(flagFits|flagRacy) == flagFits }
 
-// Same reports whether nothing seems to have happened to n between two looks.
-func (n *Node) Same(m *Node) bool {
+// same reports whether nothing seems to have happened to n between two looks.
+func (n *Node) same(m *Node) bool {
 	return n.kind == m.kind && n.Ino == m.Ino && n.Ctime == m.Ctime && n.Mtime == m.Mtime && n.Size == m.Size &&
 		n.Mode == m.Mode && n.UID == m.UID && n.GID == m.GID && n.Fixed() == m.Fixed()
 }
 
-// SameContent reports whether n was not written to between two looks, whatever
+// sameContent reports whether n was not written to between two looks, whatever
 // name it has now.
-func (n *Node) SameContent(m *Node) bool {
+func (n *Node) sameContent(m *Node) bool {
 	return n.kind == m.kind && n.Ino == m.Ino && n.Mtime == m.Mtime && n.Size == m.Size
 }
 
@@ -372,7 +372,7 @@ func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err er
 	if err != nil {
 		return c, err
 	}
-	if c.xattrs, err = f.Xattrs(); err == nil && (!n.SameContent(node(n.Path, &now)) || n.Ctime != now.Ctime) {
+	if c.xattrs, err = f.Xattrs(); err == nil && (!n.sameContent(node(n.Path, &now)) || n.Ctime != now.Ctime) {
 		err = fmt.Errorf("%s: %w", t.FS.Path(t.Name(n.Path)), errUnsettled)
 	}
 	return c, err

@@ -33,9 +33,9 @@ var (
 	ErrPostponed = fmt.Errorf("%w for now", ErrRefused)
 )
 
-// ExitPostpone is what a program exits with to be asked again later: EX_TEMPFAIL
+// exitPostpone is what a program exits with to be asked again later: EX_TEMPFAIL
 // of sysexits.h.
-const ExitPostpone = 75
+const exitPostpone = 75
 
 // Program is a program to run, and how.
 type Program struct {
@@ -232,8 +232,8 @@ func (p *Program) outcome(ctx context.Context, err error, late bool, signal sysc
 		return fmt.Errorf("%w: %s: killed after %s", ErrRefused, what, p.Timeout)
 	case !errors.As(err, &exit):
 		return fmt.Errorf("%w: %s: %w", ErrNotRun, what, err)
-	case exit.ExitCode() == ExitPostpone:
-		return fmt.Errorf("%w: %s: exit %d", ErrPostponed, what, ExitPostpone)
+	case exit.ExitCode() == exitPostpone:
+		return fmt.Errorf("%w: %s: exit %d", ErrPostponed, what, exitPostpone)
 	case endedByOthers(signal):
 		return fmt.Errorf("%w to its end: %s: %s: %w", ErrNotRun, what, signal, err)
 	}

@@ -70,15 +70,15 @@ func (d Device) named(where, tz string) (*time.Location, error) {
 	if zone, err := d.Load(name); err == nil {
 		return zone, nil
 	}
-	zone, err := Parse(name)
+	zone, err := parse(name)
 	if err != nil {
 		return time.UTC, fmt.Errorf("%s: %w", where, err)
 	}
 	return zone, nil
 }
 
-// Parse returns the zone that a POSIX TZ string describes.
-func Parse(tz string) (*time.Location, error) {
+// parse returns the zone that a POSIX TZ string describes.
+func parse(tz string) (*time.Location, error) {
 	bad := fmt.Errorf(`%q is neither a zone that this device has a file of nor a POSIX one such as "CST-8"`, tz)
 	if len(tz) > maxLength || strings.ContainsAny(tz, "\n\x00") {
 		return nil, bad

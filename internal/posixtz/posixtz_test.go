@@ -21,7 +21,7 @@ func TestParseAgainstFiles(t *testing.T) {
 		"NPT-5:45":                             "Asia/Kathmandu",
 		"<+1030>-10:30<+11>-11,M10.1.0,M4.1.0": "Australia/Lord_Howe",
 	} {
-		got, err := Parse(posix)
+		got, err := parse(posix)
 		if err != nil {
 			t.Errorf("%s: %v", posix, err)
 			continue
@@ -42,7 +42,7 @@ func TestParseAgainstFiles(t *testing.T) {
 func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	for _, tz := range []string{"", "CST", "8", "Atlantis/Poseidonis", "CST-8\n", "CST-8\nX", "C-8", "CET-1CEST,M3.5.0", "CST-", "CST-99999999999", "<+08", "\x00"} {
-		if zone, err := Parse(tz); err == nil {
+		if zone, err := parse(tz); err == nil {
 			t.Errorf("%q is taken: now it is %s there", tz, time.Now().In(zone))
 		}
 	}
@@ -53,7 +53,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(tz, int64(0))
 	}
 	f.Fuzz(func(t *testing.T, tz string, sec int64) {
-		zone, err := Parse(tz)
+		zone, err := parse(tz)
 		if err != nil {
 			return
 		}

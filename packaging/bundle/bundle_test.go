@@ -415,7 +415,7 @@ func TestWant(t *testing.T) {
 		copy(sparse, raw[:h.Length()])
 		needed := h.Length() + pad(h.Parts().Payload()) + 2*block
 		h.Frames(want, func(at int64, f Frame) {
-			must(t, CheckFrame(raw[at:at+f.Length], f.Size))
+			must(t, checkFrame(raw[at:at+f.Length], f.Size))
 			copy(sparse[at:], raw[at:at+f.Length])
 			needed += f.Length
 		})
@@ -1293,7 +1293,7 @@ func FuzzFrame(f *testing.F) {
 	f.Add(compress(f, baseTar(f)), int64(3072))
 	f.Add(compress(f, make([]byte, 300<<10)), int64(300<<10))
 	f.Fuzz(func(t *testing.T, data []byte, size int64) {
-		if size <= 0 || size > MaxFrame || CheckFrame(data, size) != nil {
+		if size <= 0 || size > maxDecoded || checkFrame(data, size) != nil {
 			return
 		}
 		dec, err := newDecoder()

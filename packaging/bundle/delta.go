@@ -14,9 +14,9 @@ import (
 	"tandem/versioning"
 )
 
-// MaxPatch is how long a patch may be, in bytes: a reader holds it in memory
+// maxPatch is how long a patch may be, in bytes: a reader holds it in memory
 // until it was compared with its hash.
-const MaxPatch = 3 << 20
+const maxPatch = 3 << 20
 
 // Delta is what a delta bundle builds on: it carries the files that the base
 // lacks, some of them as patches.
@@ -67,8 +67,8 @@ func (d *Delta) check() error {
 		if i > 0 && cmp.Compare(d.Patches[i-1].Path, p.Path) >= 0 {
 			return fmt.Errorf("the patch of %.80q comes after that of %.80q: expected them sorted by path", p.Path, d.Patches[i-1].Path)
 		}
-		if p.Length <= 0 || p.Length > MaxPatch || p.Size < 0 || p.Size > delta.MaxFile {
-			return fmt.Errorf("the patch of %.80q has %d bytes and is for a file of %d: at most %d and %d are possible", p.Path, p.Length, p.Size, MaxPatch, delta.MaxFile)
+		if p.Length <= 0 || p.Length > maxPatch || p.Size < 0 || p.Size > delta.MaxFile {
+			return fmt.Errorf("the patch of %.80q has %d bytes and is for a file of %d: at most %d and %d are possible", p.Path, p.Length, p.Size, maxPatch, delta.MaxFile)
 		}
 	}
 	return nil

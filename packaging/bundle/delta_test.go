@@ -299,7 +299,7 @@ func TestBadDelta(t *testing.T) {
 		"of nothing":          {func(p *Parts) { p.Delta.Patches[0].Path = "bin/nothing" }, "no file of the release"},
 		"of what is the same": {func(p *Parts) { p.Delta.Patches[1].Path = "same" }, "no file of the release"},
 		"of configuration":    {func(p *Parts) { p.Delta.Patches[1].Path = "etc/big.conf" }, "may have been changed"},
-		"too long":            {func(p *Parts) { p.Delta.Patches[0].Length = MaxPatch + 1 }, "at most"},
+		"too long":            {func(p *Parts) { p.Delta.Patches[0].Length = maxPatch + 1 }, "at most"},
 		"length 0":            {func(p *Parts) { p.Delta.Patches[0].Length = 0 }, "at most"},
 		"huge base":           {func(p *Parts) { p.Delta.Patches[0].Size = 1 << 40 }, "at most"},
 		"another length":      {func(p *Parts) { p.Delta.Patches[0].Length += 512 }, partsName},

@@ -29,7 +29,7 @@ func (d *decoder) close() { d.zstd.Close() }
 
 // decode decodes data, which must be one frame of exactly size bytes, into buf.
 func (d *decoder) decode(data []byte, size int64, buf []byte) ([]byte, error) {
-	if err := CheckFrame(data, size); err != nil {
+	if err := checkFrame(data, size); err != nil {
 		return nil, err
 	}
 	if int64(cap(buf)) < size {
@@ -42,10 +42,10 @@ func (d *decoder) decode(data []byte, size int64, buf []byte) ([]byte, error) {
 	return out, err
 }
 
-// CheckFrame returns why data is not the whole of one zstd frame that says to
+// checkFrame returns why data is not the whole of one zstd frame that says to
 // decode to size bytes and has a checksum: no dictionary, nothing that a decoder
 // skips, nothing after it. Whether the checksum fits only decoding tells.
-func CheckFrame(data []byte, size int64) error {
+func checkFrame(data []byte, size int64) error {
 	var h zstd.Header
 	if err := h.Decode(data); err != nil {
 		return err
@@ -92,7 +92,7 @@ func newEncoder() (*encoder, error) {
 	z, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstd.SpeedBestCompression),
 		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)), // each frame is made by one
-		zstd.WithWindowSize(MaxFrame),
+		zstd.WithWindowSize(maxDecoded),
 		zstd.WithSingleSegment(true),
 		zstd.WithEncoderCRC(true))
 	if err != nil {

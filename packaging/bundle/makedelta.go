@@ -254,7 +254,7 @@ func (m *deltaMaker) patch(ctx context.Context, e, from *manifest.Entry) (*Patch
 	if err != nil {
 		return nil, nil, err
 	}
-	if p.Length > MaxPatch || !pays(p.Length+int64(len(described)), work, full) {
+	if p.Length > maxPatch || !pays(p.Length+int64(len(described)), work, full) {
 		return nil, nil, nil
 	}
 	return p, raw, nil
@@ -323,7 +323,7 @@ func (m *deltaMaker) head(patches []Patch, frames []Frame) (*content, error) {
 		if err != nil {
 			return nil, err
 		}
-		if raw != nil && len(raw) <= MaxPatch && pays(int64(len(raw)), work, int64(len(b.release))) {
+		if raw != nil && len(raw) <= maxPatch && pays(int64(len(raw)), work, int64(len(b.release))) {
 			b.release, b.patch = raw, true
 		}
 	}

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// MaxFrame is how many bytes a frame may decode to: with the same again for
+	// maxDecoded is how many bytes a frame may decode to: with the same again for
 	// its compressed form, the most memory that a payload makes a reader hold.
-	MaxFrame = 4 << 20
+	maxDecoded = 4 << 20
 	// maxParts is how long parts.json may be, in bytes.
 	maxParts = 8 << 20
 	// maxNeeds is how many things a bundle may ask of its reader.
@@ -95,8 +95,8 @@ func decodeParts(data []byte) (*Parts, error) {
 		}
 	}
 	for i, f := range p.Frames {
-		if f.Size <= 0 || f.Size > MaxFrame {
-			return nil, malformed(partsName, "frame %d decodes to %d bytes: expected 1 to %d", i+1, f.Size, MaxFrame)
+		if f.Size <= 0 || f.Size > maxDecoded {
+			return nil, malformed(partsName, "frame %d decodes to %d bytes: expected 1 to %d", i+1, f.Size, maxDecoded)
 		}
 		if f.Length <= 0 || f.Length > longest(f.Size) {
 			return nil, malformed(partsName, "frame %d has %d bytes and decodes to %d: expected 1 to %d", i+1, f.Length, f.Size, longest(f.Size))

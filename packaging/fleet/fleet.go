@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	// MaxReport is how long a report may be, in bytes: twice what an agent sends.
-	MaxReport = 1 << 20
+	// maxReport is how long a report may be, in bytes: twice what an agent sends.
+	maxReport = 1 << 20
 	// maxVersions is of how many versions it is kept what one device says; the first
 	// that it tells of.
 	maxVersions = 256
@@ -109,17 +109,17 @@ type document struct {
 	} `json:"events"`
 }
 
-// Add takes in a report of the device that the collector knows by that name. One
+// add takes in a report of the device that the collector knows by that name. One
 // that was taken in before changes nothing. The error wraps ErrReport.
-func (f *Fleet) Add(from string, raw []byte) error {
+func (f *Fleet) add(from string, raw []byte) error {
 	var doc document
 	switch {
 	case from == "" || len(from) > maxName:
 		return fmt.Errorf("%w: the collector does not say which device it comes from", ErrReport)
 	case len(raw) == 0:
 		return fmt.Errorf("%w: expected one beside the name of the device", ErrReport)
-	case len(raw) > MaxReport:
-		return fmt.Errorf("%w: %d bytes, at most %d are read", ErrReport, len(raw), MaxReport)
+	case len(raw) > maxReport:
+		return fmt.Errorf("%w: %d bytes, at most %d are read", ErrReport, len(raw), maxReport)
 	}
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return fmt.Errorf("%w: %w", ErrReport, err)

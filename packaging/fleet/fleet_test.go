@@ -64,7 +64,7 @@ func TestCount(t *testing.T) {
 	} {
 		var f Fleet
 		for _, r := range c.reports {
-			if err := f.Add("gate-1", []byte(r)); err != nil {
+			if err := f.add("gate-1", []byte(r)); err != nil {
 				t.Errorf("%s: %v", c.name, err)
 			}
 		}
@@ -86,7 +86,7 @@ func TestAnotherBuild(t *testing.T) {
 	var f Fleet
 	for i, sum := range []digest.SHA256{digest.Of([]byte("1.1.0")), digest.Of([]byte("another"))} {
 		r := strings.Replace(report("1.1.0", 1, "update installed - 1.1.0"), `"in_step"`, fmt.Sprintf(`"release":%q,"in_step"`, sum), 1)
-		if err := f.Add(fmt.Sprint("gate-", i), []byte(r)); err != nil {
+		if err := f.add(fmt.Sprint("gate-", i), []byte(r)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -111,18 +111,18 @@ func TestHostile(t *testing.T) {
 		"no time":       {"gate-1", `{"app":"hello"}`},
 		"a wrong time":  {"gate-1", `{"app":"hello","time":"yesterday"}`},
 		"a wrong event": {"gate-1", strings.Replace(good, `"action":"installed"`, `"action":[[["installed"]]]`, 1)},
-		"huge":          {"gate-1", strings.Replace(good, `"x"`, `"`+strings.Repeat("x", MaxReport)+`"`, 1)},
+		"huge":          {"gate-1", strings.Replace(good, `"x"`, `"`+strings.Repeat("x", maxReport)+`"`, 1)},
 		"deep":          {"gate-1", strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000)},
 	} {
 		var f Fleet
-		if err := f.Add(c.from, []byte(c.raw)); !errors.Is(err, ErrReport) || f.Devices() != 0 || f.Reports() != 0 {
+		if err := f.add(c.from, []byte(c.raw)); !errors.Is(err, ErrReport) || f.Devices() != 0 || f.Reports() != 0 {
 			t.Errorf("%s: %v, %d devices", name, err, f.Devices())
 		}
 	}
 	// One device's tale of many versions takes bounded room.
 	var f Fleet
 	for i := range 10 * maxVersions {
-		if err := f.Add("gate-1", []byte(report("1.1.0", i, fmt.Sprintf("update installed - 1.%d.0", i)))); err != nil {
+		if err := f.add("gate-1", []byte(report("1.1.0", i, fmt.Sprintf("update installed - 1.%d.0", i)))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -167,7 +167,7 @@ func TestGet(t *testing.T) {
 	t.Parallel()
 	good := report("1.1.0", 1, "update installed - 1.1.0")
 	line := func(from string) string { return fmt.Sprintf(`{"from":%q,"report":%s}`, from, good) }
-	body := strings.Join([]string{line("gate-1"), "", line("gate-1"), line(""), good, "garbage", `{"from":"gate-2"}`, strings.Repeat("x", 3*MaxReport), `["a"]`, line("gate-3")}, "\n")
+	body := strings.Join([]string{line("gate-1"), "", line("gate-1"), line(""), good, "garbage", `{"from":"gate-2"}`, strings.Repeat("x", 3*maxReport), `["a"]`, line("gate-3")}, "\n")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/reports" || r.Header.Get("Authorization") != "Bearer secret" {
 			http.Error(w, "no", http.StatusForbidden)
@@ -197,14 +197,14 @@ func FuzzAdd(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var fleet Fleet
 		before := fleet.Devices()
-		if err := fleet.Add("gate-1", raw); err != nil {
+		if err := fleet.add("gate-1", raw); err != nil {
 			if !errors.Is(err, ErrReport) || fleet.Devices() != before {
 				t.Fatalf("%v, %d devices", err, fleet.Devices())
 			}
 			return
 		}
 		first := fleet.Of(target(t, "1.1.0"))
-		if err := fleet.Add("gate-1", raw); err != nil {
+		if err := fleet.add("gate-1", raw); err != nil {
 			t.Fatal(err)
 		}
 		again := fleet.Of(target(t, "1.1.0"))

@@ -102,7 +102,7 @@ func (f *Fleet) readFile(root *os.Root, name, from string, left *LeftOut) error 
 		case err != nil:
 			return fmt.Errorf("%w: %w", ErrReport, err)
 		}
-		if err := f.Add(from, raw); err != nil {
+		if err := f.add(from, raw); err != nil {
 			left.add(name, err)
 		}
 	}
@@ -146,7 +146,7 @@ func hideURL(err error) error {
 
 // readLines takes in lines. One that is too long is passed over as it comes.
 func (f *Fleet) readLines(r io.Reader, left *LeftOut) error {
-	const most = MaxReport + 4096
+	const most = maxReport + 4096
 	in := &io.LimitedReader{R: r, N: maxAnswer}
 	lines := bufio.NewReaderSize(in, 64<<10)
 	var line []byte
@@ -179,7 +179,7 @@ func (f *Fleet) readLines(r io.Reader, left *LeftOut) error {
 
 func (f *Fleet) addLine(text []byte, long bool) error {
 	if long {
-		return fmt.Errorf("%w: longer than %d bytes", ErrReport, MaxReport)
+		return fmt.Errorf("%w: longer than %d bytes", ErrReport, maxReport)
 	}
 	var doc struct {
 		From   string          `json:"from"`
@@ -188,5 +188,5 @@ func (f *Fleet) addLine(text []byte, long bool) error {
 	if err := json.Unmarshal(text, &doc); err != nil {
 		return fmt.Errorf("%w: %w", ErrReport, err)
 	}
-	return f.Add(doc.From, doc.Report)
+	return f.add(doc.From, doc.Report)
 }

@@ -26,11 +26,11 @@ const (
 	maxContent = 1 << 42
 	// maxTime is the last second of the year 9999.
 	maxTime = 253402300799
-	// MaxPatterns is how many patterns a manifest may have, all kinds together,
+	// maxPatterns is how many patterns a manifest may have, all kinds together,
 	// and MaxPatternBytes how long they may be together: each is held against
 	// each path of a tree.
-	MaxPatterns     = 256
-	MaxPatternBytes = 16 << 10
+	maxPatterns     = 256
+	maxPatternBytes = 16 << 10
 )
 
 // Kind says what a bundle carries.
@@ -212,12 +212,12 @@ func (m *Manifest) checkPatterns() error {
 	count, size := 0, 0
 	for _, patterns := range [][]string{m.Config, m.Ignore, m.Replace, m.Remove} {
 		count += len(patterns)
-		if count > MaxPatterns {
-			return fmt.Errorf("%d patterns or more, at most %d are allowed", count, MaxPatterns)
+		if count > maxPatterns {
+			return fmt.Errorf("%d patterns or more, at most %d are allowed", count, maxPatterns)
 		}
 		for _, p := range patterns {
-			if size += len(p); size > MaxPatternBytes {
-				return fmt.Errorf("patterns of %d bytes or more together, at most %d are allowed", size, MaxPatternBytes)
+			if size += len(p); size > maxPatternBytes {
+				return fmt.Errorf("patterns of %d bytes or more together, at most %d are allowed", size, maxPatternBytes)
 			}
 			if !utf8.ValidString(p) {
 				return fmt.Errorf("pattern %q is not UTF-8", p)

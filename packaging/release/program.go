@@ -24,8 +24,8 @@ var machines = map[string][3]uint16{
 	"ppc64le": {2, 1, 21}, "s390x": {2, 2, 22},
 }
 
-// Architectures returns the names of what a program can run on, sorted.
-func Architectures() []string {
+// architectures returns the names of what a program can run on, sorted.
+func architectures() []string {
 	var all []string
 	for a := range machines {
 		all = append(all, a)
@@ -57,7 +57,7 @@ const ElfHeader = 20
 func CheckProgram(head []byte, arch string) error {
 	want, ok := machines[arch]
 	if !ok {
-		return fmt.Errorf("architecture %.40q: expected one of %s", arch, strings.Join(Architectures(), ", "))
+		return fmt.Errorf("architecture %.40q: expected one of %s", arch, strings.Join(architectures(), ", "))
 	}
 	if len(head) < ElfHeader || !bytes.HasPrefix(head, []byte("\x7fELF")) {
 		return errors.New("not a program: it has no ELF header")
