@@ -260,7 +260,7 @@ func (s *Store) poll() Poll {
 	return p
 }
 
-// readPoll reads a file that SavePoll wrote, and reports whether it could.
+// readPoll reads a file that savePoll wrote, and reports whether it could.
 func (s *Store) readPoll(name string) (p Poll, whole bool) {
 	whole, err := record.ReadJSON(s.fs, pollKind, path.Join(trustDir, name), maxPoll, &p)
 	if err != nil {
@@ -322,7 +322,7 @@ func (s *Store) remember(next Poll) error {
 // the time this program was built and the last time at which metadata was
 // trusted. A device without a clock is so never further back than it was; after
 // a restart by less than timeStep, and never before the time at which any
-// stored metadata was accepted. Only SetBack makes an exception.
+// stored metadata was accepted. Only setBack makes an exception.
 func (s *Store) RefTime(clock, built time.Time) time.Time {
 	return trust.ReferenceTime(clock, built, s.poll().Time, s.latest).UTC()
 }

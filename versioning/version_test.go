@@ -216,12 +216,12 @@ func FuzzTag(f *testing.F) {
 		v, err := parseTag(content)
 		if err != nil {
 			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrNoTag) {
-				t.Fatalf("ParseTag(%q): %v", content, err)
+				t.Fatalf("parseTag(%q): %v", content, err)
 			}
 			return
 		}
 		if _, err := Parse(v.String()); err != nil {
-			t.Fatalf("ParseTag(%q) = %q: %v", content, v, err)
+			t.Fatalf("parseTag(%q) = %q: %v", content, v, err)
 		}
 		again, err := parseTag(append([]byte("\ufeff\r\n "), EncodeTag(v)...))
 		if err != nil || again.String() != v.String() || v.Compare(again) != 0 {

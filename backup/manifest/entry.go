@@ -115,7 +115,7 @@ func checkEntries(entries []*Entry) error {
 	return CheckTree(slices.Values(entries), func(p Path) *Entry { return Find(entries, p) })
 }
 
-// CheckTree is CheckEntries for a tree that can be looked up by path.
+// CheckTree is checkEntries for a tree that can be looked up by path.
 func CheckTree(entries iter.Seq[*Entry], find func(Path) *Entry) error {
 	var before *Entry
 	parent := "." // of the entry before, which was found good
