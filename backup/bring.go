@@ -100,7 +100,7 @@ func (r *Reconciler) Foresee(ctx context.Context, o Options) (*Result, error) {
 		if side.FS == nil { // not made yet
 			return res, nil
 		}
-		w, err := in.plan(side, res.of(n), aim(from, res.System, res.UsrData, src, in.keeps, in.tooLarge, ""), from)
+		w, err := in.plan(side, res.of(n), aim(from, res.System, res.UsrData, src, in.keepsCapture, in.tooLarge, ""), from)
 		if err == nil {
 			err = in.foresee(w, src)
 		}
