@@ -132,7 +132,7 @@ func (in *inspector) foresee(w *work, src *sources) error {
 // plan works out what a side lacks of what is desired.
 func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName) (*work, error) {
 	t := change.Target{
-		Record: d.record, Facts: snap.facts, Live: side.live(), By: in.r.By, Whole: snap.Nested,
+		Record: d.record, Body: d.body, Facts: snap.facts, Live: side.live(), By: in.r.By, Whole: snap.Nested,
 		Tag:   !snap.usable() || snap.Nested || snap.Version.String() != d.record.Manifest.Version.String(),
 		Known: names(d.record), Leave: maps.Clone(in.left[side.Name]),
 		Times:    from != side.Name,
@@ -158,6 +158,7 @@ func (in *inspector) plan(side *Side, snap *Snapshot, d *desired, from SideName)
 	if err != nil {
 		return nil, err
 	}
+	d.body = p.Body
 	if snap.mounted && !p.Idle() {
 		return nil, fmt.Errorf("%w: %s: another file system is mounted there, and all of a side has to lie on one: mount it at the side's path instead", ErrBlocked, side.FS.Path(change.AppsDir))
 	}
@@ -365,7 +366,7 @@ func (in *inspector) afterOn(ctx context.Context, d *desired, w *work) {
 	if err != nil {
 		return
 	}
-	x := tree.After(t, before, w.plan.Record, w.plan.Sum, w.placed, now)
+	x := tree.After(t, before, w.plan.Record, w.plan.Body.Sum, w.placed, now)
 	if err := x.Store(w.side.FS, change.IndexFile, in.r.By); err != nil {
 		in.r.Log.WithField("side", w.side.Name).WithError(err).Debug("the index could not be written: files are read again next time")
 	}

@@ -16,9 +16,10 @@ import (
 // desired is the version that both sides shall hold.
 type desired struct {
 	record  *record.Record
-	kept    []Path // configuration that was kept beside the one that won
-	lost    []Path // captured configuration that neither side has any more
-	written []Path // configuration of system that the record takes as it is
+	body    record.Body // of the record, once it is known
+	kept    []Path      // configuration that was kept beside the one that won
+	lost    []Path      // captured configuration that neither side has any more
+	written []Path      // configuration of system that the record takes as it is
 	take    map[Path]bool
 	aside   map[Path]bool // what usr_data has of these may be missed by somebody
 	loses   map[Path]bool // what system has of these

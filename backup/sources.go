@@ -51,10 +51,11 @@ type sources struct {
 	in    *inspector
 	bad   map[kept]bool              // what is kept under these turned out to be damaged
 	known map[digest.SHA256][]source // made when it is first asked for
+	none  map[SideName]bool          // sides that keep nothing for a rollback
 }
 
 func (in *inspector) sources(snaps ...*Snapshot) *sources {
-	return &sources{snaps: snaps, sides: in.r.sides(), in: in, bad: in.badKept}
+	return &sources{snaps: snaps, sides: in.r.sides(), in: in, bad: in.badKept, none: map[SideName]bool{}}
 }
 
 // find returns a place that is believed to hold the content of e: its path or
@@ -85,7 +86,11 @@ func (s *sources) find(near SideName, e *manifest.Entry) (source, bool) {
 func (s *sources) inPrevious(near SideName, sum digest.SHA256) (source, bool) {
 	for _, n := range []SideName{near, near.Other()} {
 		for _, side := range s.sides {
-			if side.Name != n || side.ready() != nil || s.bad[kept{n, sum}] {
+			if side.Name != n || s.none[n] || side.ready() != nil || s.bad[kept{n, sum}] {
+				continue
+			}
+			if _, err := side.FS.Lstat(change.PreviousDir); fsys.IsNotExist(err) { // no need to ask for each file
+				s.none[n] = true
 				continue
 			}
 			name := change.Kept(change.PreviousDir, sum.String())

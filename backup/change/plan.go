@@ -21,6 +21,8 @@ var ErrBlocked = errors.New("cannot be changed")
 // Target is what a side shall hold.
 type Target struct {
 	Record *record.Record
+	// Body is that of the record; zero where it is not known yet.
+	Body record.Body
 	// Facts are what a look found on the side; nil for an empty one.
 	Facts *tree.Facts
 	Live  bool // an application runs from the side
@@ -49,7 +51,6 @@ type Target struct {
 // one touches nothing.
 type Plan struct {
 	Target
-	Sum  digest.SHA256 // of the record's body
 	Ops  []Op
 	Left []Left // what should change, and is left as it is
 	// Holes is how much of the content takes no room, in bytes, as far as that is known.
@@ -65,11 +66,13 @@ type Left struct {
 // NewPlan works out what has to change. The error wraps ErrBlocked where an
 // application file must change and cannot.
 func NewPlan(t Target) (*Plan, error) {
-	_, sum, err := t.Record.Sum()
-	if err != nil {
-		return nil, err
+	if t.Body.Size == 0 {
+		var err error
+		if t.Body, err = t.Record.Body(); err != nil {
+			return nil, err
+		}
 	}
-	p := &planner{Plan: &Plan{Target: t, Sum: sum}, replaced: map[manifest.Path]bool{}, whole: map[manifest.Path]bool{}}
+	p := &planner{Plan: &Plan{Target: t}, replaced: map[manifest.Path]bool{}, whole: map[manifest.Path]bool{}}
 	if t.Facts == nil || t.Whole {
 		p.Ops = []Op{{Path: ".", New: &manifest.Entry{Path: ".", Type: manifest.Dir, Mode: 0o755}, Slot: "0"}}
 		if t.Whole {

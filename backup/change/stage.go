@@ -553,7 +553,7 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 	if c.direct {
 		return c.commitDirect()
 	}
-	m := commit{Version: c.Record.Manifest.Version, Record: c.Sum, Tag: c.Tag, Ops: c.Ops}
+	m := commit{Version: c.Record.Manifest.Version, Record: c.Body.Sum, Tag: c.Tag, Ops: c.Ops}
 	if err := c.complete(&m); err != nil {
 		return nil, err
 	}
@@ -709,8 +709,11 @@ func (c *Change) keepRecord() error {
 		return nil
 	}
 	return c.write(to, func(w io.Writer) error {
-		_, err := c.Facts.Basis.Write(w, c.By)
-		return err
+		body, err := c.Facts.Basis.Body()
+		if err != nil {
+			return err
+		}
+		return c.Facts.Basis.Write(w, c.By, body)
 	})
 }
 
@@ -743,8 +746,7 @@ func (c *Change) write(name string, content func(io.Writer) error) error {
 }
 
 func (c *Change) writeRecord(w io.Writer) error {
-	_, err := c.Record.Write(w, c.By)
-	return err
+	return c.Record.Write(w, c.By, c.Body)
 }
 
 func (c *Change) writeTag(w io.Writer) error {
@@ -800,7 +802,7 @@ func syncFile(fs fsys.FS, name string) error {
 
 // replaceRecord is all there is to do when the files are right already.
 func (c *Change) replaceRecord() (wrote bool, err error) {
-	if c.Facts != nil && c.Sum == c.Facts.Sum {
+	if c.Facts != nil && c.Body.Sum == c.Facts.Sum {
 		return false, nil
 	}
 	if err := ownPlace(c.fs, RecordFile); err != nil {

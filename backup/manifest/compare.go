@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"path"
+	"strings"
 )
 
 // IsConfig reports whether what lies at p may change on the device.
@@ -39,17 +40,20 @@ func (m *Manifest) names(p Path) bool {
 
 // passingFiles are what programs make for as long as they run, or while they
 // write: a copy of them is worth nothing, or worse. docs/concepts.md has the list.
-var passingFiles = []string{"*.pid", "*.lock", "*.sock", "*.socket", "*.swp", "*.swo", "*-shm", ".nfs*"}
+var passingFiles = []string{".pid", ".lock", ".sock", ".socket", ".swp", ".swo", "-shm"}
 
 func passing(p Path) bool {
-	base := path.Base(string(p))
-	for _, pattern := range passingFiles {
-		if ok, _ := path.Match(pattern, base); ok {
+	for _, end := range passingFiles {
+		if strings.HasSuffix(string(p), end) {
 			return true
 		}
 	}
-	return false
+	return strings.HasPrefix(path.Base(string(p)), ".nfs")
 }
+
+// Captured reports whether e, a file of the release, is configuration: what the release
+// brings of that is its default, and what lies on a side is captured.
+func (m *Manifest) Captured(e *Entry) bool { return MatchAny(m.Config, e.Path) }
 
 // Knows reports whether the release shipped something at p.
 func (m *Manifest) Knows(p Path) bool { return Find(m.Files, p) != nil }

@@ -99,7 +99,15 @@ func Find(list []*Entry, p Path) *Entry {
 
 // Search returns the place of p in a list that is sorted by path, and whether it has one.
 func Search(list []*Entry, p Path) (int, bool) {
-	return slices.BinarySearchFunc(list, p, func(e *Entry, p Path) int { return strings.Compare(string(e.Path), string(p)) })
+	low, high := 0, len(list)
+	for low < high {
+		if mid := (low + high) / 2; list[mid].Path < p {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low, low < len(list) && list[low].Path == p
 }
 
 // ByPath orders entries by path.

@@ -31,25 +31,27 @@ type Record struct {
 	Revision int `json:"revision"`
 }
 
-// Write writes the content of record.json and returns the digest of its body:
-// two records with one digest describe the same tree.
-func (r *Record) Write(w io.Writer, by Author) (digest.SHA256, error) {
-	size, sum, err := r.Sum()
-	if err != nil {
-		return sum, err
+// Write writes the content of record.json, whose body is known.
+func (r *Record) Write(w io.Writer, by Author, body Body) error {
+	if _, err := w.Write(by.head("record", body.Size, body.Sum).line()); err != nil {
+		return err
 	}
-	if _, err := w.Write(by.head("record", size, sum).line()); err != nil {
-		return sum, err
-	}
-	return sum, r.writeBody(w)
+	return r.writeBody(w)
 }
 
-// Sum returns length and digest of the record's body.
-func (r *Record) Sum() (int64, digest.SHA256, error) {
+// Body is what a record looks like on the disk. Two records with one digest describe
+// the same tree.
+type Body struct {
+	Size int64
+	Sum  digest.SHA256
+}
+
+// Body returns length and digest of the record's body. It takes as long as writing it.
+func (r *Record) Body() (Body, error) {
 	h := digest.New()
 	n := &counter{w: h}
 	err := r.writeBody(n)
-	return n.n, digest.Sum(h), err
+	return Body{n.n, digest.Sum(h)}, err
 }
 
 type counter struct {
@@ -160,7 +162,7 @@ func (r *Record) Entries() iter.Seq[*manifest.Entry] {
 	return func(yield func(*manifest.Entry) bool) {
 		config := r.Config
 		for _, e := range r.Manifest.Files {
-			if r.Manifest.IsConfig(e.Path) {
+			if r.Manifest.Captured(e) {
 				continue
 			}
 			for len(config) > 0 && config[0].Path < e.Path {
@@ -190,7 +192,7 @@ func (r *Record) Find(p manifest.Path) *manifest.Entry {
 	if e := manifest.Find(r.Config, p); e != nil {
 		return e
 	}
-	if e := manifest.Find(r.Manifest.Files, p); e != nil && !r.Manifest.IsConfig(p) {
+	if e := manifest.Find(r.Manifest.Files, p); e != nil && !r.Manifest.Captured(e) {
 		return e
 	}
 	return nil
