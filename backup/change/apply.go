@@ -99,6 +99,11 @@ func (a *applier) apply() error {
 			a.out.Left = append(a.out.Left, Left{o.Path, err.Error()})
 		}
 	}
+	// The record is of no use to anybody before the commit is gone: it goes with the rest.
+	if err := a.moveStaged(RecordFile); err != nil {
+		return err
+	}
+	a.dirs[OwnDir], a.dirs[nextDir] = true, true
 	if err := a.sync(); err != nil {
 		return err
 	}
@@ -135,7 +140,7 @@ func (a *applier) stands(err error) bool {
 
 // sync makes the directories durable whose entries changed.
 func (a *applier) sync() error {
-	if a.whole || len(a.dirs) > 1 && !oneByOne(a.fs, len(a.dirs)) {
+	if a.whole || len(a.dirs) > 3 && !oneByOne(a.fs, len(a.dirs)) {
 		if a.barrier != nil {
 			return a.barrier.Sync()
 		}
@@ -523,15 +528,9 @@ func (a *applier) link(i int, o *Op, name string, live fsys.Info, there bool) er
 	return a.fs.Link(to, name)
 }
 
-// finish ends a change that is in place: the record, durable before the tag is
-// there, and what was displaced gets its place.
+// finish ends a change that is in place, its record with it, and durable: the tag is
+// written, and what was displaced gets its place.
 func (a *applier) finish() error {
-	if err := a.moveStaged(RecordFile); err != nil {
-		return err
-	}
-	if err := syncChanged(a.fs, map[string]bool{OwnDir: true, nextDir: true}); err != nil {
-		return err
-	}
 	if head, err := record.ReadHead(a.fs, RecordFile); err != nil && !errors.Is(err, manifest.ErrInvalid) {
 		return err
 	} else if err != nil || head == nil || head.SHA256 != a.commit.Record {
