@@ -51,6 +51,7 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 		if err != nil {
 			return false, sideError(r.side(n), err)
 		}
+		w.plan.Copy = n != res.Decision.From
 		jobs = append(jobs, w)
 		if err := r.stage(ctx, in, w, src); err != nil {
 			if res.Decision.From == System && in.spares(w, err) {

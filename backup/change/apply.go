@@ -40,15 +40,17 @@ func (c *commit) store(fs fsys.FS, by record.Author) error {
 // what is done already, so that it can be run again after a power cut at any
 // point.
 type applier struct {
-	fs      fsys.FS
-	commit  *commit
-	live    bool
-	by      record.Author
-	barrier fsys.Barrier // opened before anything was written; nil at recovery
-	again   bool         // after a power cut or an error: nothing is known of how far it came
-	out     Outcome
-	dirs    map[string]bool // whose entries changed
-	whole   bool            // attributes are made durable with all else, by one sync
+	fs     fsys.FS
+	commit *commit
+	live   bool
+	by     record.Author
+	// unwritten says that there is no commit.json: the side is fresh.
+	unwritten bool
+	barrier   fsys.Barrier // opened before anything was written; nil at recovery
+	again     bool         // after a power cut or an error: nothing is known of how far it came
+	out       Outcome
+	dirs      map[string]bool // whose entries changed
+	whole     bool            // attributes are made durable with all else, by one sync
 }
 
 // run finishes the change, or takes it back where that fails.
@@ -62,7 +64,7 @@ func (a *applier) run() (*Outcome, error) {
 		if !errors.As(err, &blocked) {
 			return &a.out, err
 		}
-		a.commit.Undo, a.again = true, true
+		a.commit.Undo, a.again, a.unwritten = true, true, false
 		if err := a.commit.store(a.fs, a.by); err != nil {
 			return &a.out, errors.Join(blocked, err)
 		}
@@ -564,11 +566,13 @@ func (a *applier) finish() error {
 
 // end lets go of the commit.
 func (a *applier) end() error {
-	if err := a.fs.Remove(CommitFile); err != nil && !fsys.IsNotExist(err) {
-		return err
-	}
-	if err := a.fs.SyncDir(OwnDir); err != nil {
-		return err
+	if !a.unwritten {
+		if err := a.fs.Remove(CommitFile); err != nil && !fsys.IsNotExist(err) {
+			return err
+		}
+		if err := a.fs.SyncDir(OwnDir); err != nil {
+			return err
+		}
 	}
 	_ = clear(a.fs, nextDir) // the next change does it, if need be
 	return nil

@@ -32,6 +32,8 @@ type Target struct {
 	// Times says that configuration gets the times of the record, too: its content
 	// comes from elsewhere.
 	Times bool
+	// Copy says that the other side holds all of the record by the time of the commit.
+	Copy bool
 	By    record.Author
 	// Whole says that apps is replaced as a whole, whatever is in it.
 	Whole bool

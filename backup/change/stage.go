@@ -554,16 +554,20 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 		return c.commitDirect()
 	}
 	m := commit{Version: c.Record.Manifest.Version, Record: c.Body.Sum, Tag: c.Tag, Ops: c.Ops}
-	if err := c.complete(&m); err != nil {
+	fresh, err := c.fresh()
+	if err == nil {
+		err = c.complete(&m, fresh)
+	}
+	if err == nil && !fresh {
+		err = c.fs.Rename(commitTmp, CommitFile)
+	}
+	if err == nil && !fresh {
+		err = c.fs.SyncDir(OwnDir)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if err := c.fs.Rename(commitTmp, CommitFile); err != nil {
-		return nil, err
-	}
-	if err := c.fs.SyncDir(OwnDir); err != nil {
-		return nil, err
-	}
-	a := &applier{fs: c.fs, commit: &m, live: c.Live, by: c.By, barrier: c.barrier}
+	a := &applier{fs: c.fs, commit: &m, unwritten: fresh, live: c.Live, by: c.By, barrier: c.barrier}
 	out, err := a.run()
 	if out != nil {
 		out.Left = append(out.Left, c.Left...)
@@ -576,9 +580,25 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 // all that it tells of.
 const commitTmp = CommitFile + ".tmp"
 
+// fresh reports whether the side has nothing that a power cut could leave mixed with
+// what is new, and the other side has all of that: then no commit is written. Until
+// the tag is there, last of all, the side is an unfinished copy.
+func (c *Change) fresh() (bool, error) {
+	if !c.Tag || !c.Copy || c.Facts != nil || c.Whole {
+		return false, nil
+	}
+	for _, name := range []string{AppsDir, TagFile} {
+		if _, err := c.fs.Lstat(name); !fsys.IsNotExist(err) {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
 // complete adds what needs all files to be there, and makes everything durable,
-// the commit included. It has its name with the rename that follows.
-func (c *Change) complete(m *commit) error {
+// the commit included, unless the side is fresh. It has its name with the rename that
+// follows.
+func (c *Change) complete(m *commit, fresh bool) error {
 	for i := range c.Ops {
 		if err := c.completeDir(&c.Ops[i]); err != nil {
 			return err
@@ -595,15 +615,17 @@ func (c *Change) complete(m *commit) error {
 			return err
 		}
 	}
-	data, err := m.encode(c.fs, c.By)
-	if err != nil {
-		return err
-	}
-	if err := fsys.RemoveAll(c.fs, commitTmp); err != nil {
-		return err
-	}
-	if err := c.write(commitTmp, func(w io.Writer) error { _, err := w.Write(data); return err }); err != nil {
-		return err
+	if !fresh {
+		data, err := m.encode(c.fs, c.By)
+		if err == nil {
+			err = fsys.RemoveAll(c.fs, commitTmp)
+		}
+		if err == nil {
+			err = c.write(commitTmp, func(w io.Writer) error { _, err := w.Write(data); return err })
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if !c.each {
 		return c.barrier.Sync()
