@@ -555,17 +555,19 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 	}
 	m := commit{Version: c.Record.Manifest.Version, Record: c.Body.Sum, Tag: c.Tag, Ops: c.Ops}
 	fresh, err := c.fresh()
-	if err == nil {
-		err = c.complete(&m, fresh)
-	}
-	if err == nil && !fresh {
-		err = c.fs.Rename(commitTmp, CommitFile)
-	}
-	if err == nil && !fresh {
-		err = c.fs.SyncDir(OwnDir)
-	}
 	if err != nil {
 		return nil, err
+	}
+	if err := c.complete(&m, fresh); err != nil {
+		return nil, err
+	}
+	if !fresh {
+		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {
+			return nil, err
+		}
+		if err := c.fs.SyncDir(OwnDir); err != nil {
+			return nil, err
+		}
 	}
 	a := &applier{fs: c.fs, commit: &m, unwritten: fresh, live: c.Live, by: c.By, barrier: c.barrier}
 	out, err := a.run()

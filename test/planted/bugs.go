@@ -51,8 +51,16 @@ var bugs = []bug{
 		name: "tag-before-files", about: "the tag is written when the files are staged, not when they are in place",
 		where: "^install/", real: "^install$", ext4: true,
 		edits: []edit{{
-			"backup/change/stage.go", "	if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
-			"	if err := versioning.WriteTag(c.fs, TagFile, m.Version); err != nil {\n		return nil, err\n	}\n	if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
+			"backup/change/stage.go", "		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
+			"		if err := versioning.WriteTag(c.fs, TagFile, m.Version); err != nil {\n			return nil, err\n		}\n		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
+		}},
+	},
+	{
+		name: "empty-side-tagged-early", about: "a side that was empty has its tag before its files are in place on flash",
+		where: "^boot, first backup/",
+		edits: []edit{{
+			"backup/change/apply.go", "	if err := a.sync(); err != nil {\n		return err\n	}\n	return a.finish()\n",
+			"	if !a.unwritten {\n		if err := a.sync(); err != nil {\n			return err\n		}\n	}\n	return a.finish()\n",
 		}},
 	},
 	{
