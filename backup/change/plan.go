@@ -34,7 +34,7 @@ type Target struct {
 	Times bool
 	// Copy says that the other side holds all of the record by the time of the commit.
 	Copy bool
-	By    record.Author
+	By   record.Author
 	// Whole says that apps is replaced as a whole, whatever is in it.
 	Whole bool
 	// Known reports whether what has that content is known to lie elsewhere, or

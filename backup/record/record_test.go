@@ -150,6 +150,9 @@ func decode(data []byte) (r *Record, err error) {
 // encode returns the content of r, as the Tandem by writes it.
 func encode(r *Record, by Author) ([]byte, error) {
 	var b bytes.Buffer
-	_, err := r.Write(&b, by)
+	body, err := r.Body()
+	if err == nil {
+		err = r.Write(&b, by, body)
+	}
 	return b.Bytes(), err
 }
