@@ -94,6 +94,19 @@ func (a Author) SealBytes(kind string, body []byte) []byte {
 	return append(a.head(kind, int64(len(body)), digest.Of(body)).line(), body...)
 }
 
+// SealTo writes what SealBytes returns, for a body in two pieces that is large.
+func (a Author) SealTo(w io.Writer, kind string, first, rest []byte) error {
+	sum := digest.New()
+	sum.Write(first)
+	sum.Write(rest)
+	line := a.head(kind, int64(len(first)+len(rest)), digest.Sum(sum)).line()
+	if _, err := w.Write(append(line, first...)); err != nil {
+		return err
+	}
+	_, err := w.Write(rest)
+	return err
+}
+
 // Write durably replaces a file of ours by one with body as JSON. After an error or a
 // power cut the old or the new one is there, whole.
 func (a Author) Write(fs fsys.FS, kind, name string, body any, mode uint32) error {
@@ -219,8 +232,9 @@ func Read(fs fsys.FS, kind, name string, limit int64) ([]byte, error) {
 	}
 	defer f.Close()
 	var raw []byte
-	_, err = readEnvelope(kind, f, size, limit, func(_ Head, r io.Reader) (err error) {
-		raw, err = io.ReadAll(r)
+	_, err = readEnvelope(kind, f, size, limit, func(h Head, r io.Reader) error {
+		raw = make([]byte, h.Size) // as long as the file, which was compared
+		_, err := io.ReadFull(r, raw)
 		return err
 	})
 	if err != nil {

@@ -18,7 +18,7 @@ type Moment struct {
 // digest sum: of what was found good before and has not moved since, and of what
 // was placed, by its inode. before may be nil.
 func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed func(manifest.Path) (ino uint64, ok bool), m Moment) *Index {
-	x := &Index{Boot: m.Boot, Record: sum, Weak: len(m.Weak) > 0 || before != nil && before.Weak}
+	x := &Index{Boot: m.Boot, Record: sum, Weak: len(m.Weak) > 0 || before != nil && before.Weak, raw: make([]byte, 0, usualEntry*rec.Len())}
 	last := manifest.Path("")
 	add := func(n *Node, flags uint64) {
 		x.add(last, n, flags)

@@ -28,9 +28,11 @@ type Index struct {
 	Revision int // of the record
 	Files    int // files and links that it knows
 
-	raw []byte // entries, sorted by path
+	raw []byte // entries, sorted by path; most take less than usualEntry
 	n   int
 }
+
+const usualEntry = 48 // bytes
 
 // maxIndex bounds an index in bytes.
 const maxIndex = 64 << 20
@@ -64,7 +66,7 @@ func (x *Index) Store(fs fsys.FS, name string, by record.Author) error {
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(by.SealBytes("index", x.encode())); err != nil {
+	if err := by.SealTo(f, "index", x.head(), x.raw); err != nil {
 		f.Close()
 		return err
 	}
@@ -75,7 +77,12 @@ func (x *Index) Store(fs fsys.FS, name string, by record.Author) error {
 }
 
 // Sum identifies the index.
-func (x *Index) Sum() digest.SHA256 { return digest.Of(x.encode()) }
+func (x *Index) Sum() digest.SHA256 {
+	h := digest.New()
+	h.Write(x.head())
+	h.Write(x.raw)
+	return digest.Sum(h)
+}
 
 const (
 	orderly = 1 << iota
@@ -83,7 +90,8 @@ const (
 	whole
 )
 
-func (x *Index) encode() []byte {
+// head returns what comes before the entries.
+func (x *Index) head() []byte {
 	b := binary.AppendUvarint(nil, uint64(len(x.Boot)))
 	b = append(b, x.Boot...)
 	b = append(b, x.Record[:]...)
@@ -100,8 +108,7 @@ func (x *Index) encode() []byte {
 	b = append(b, traits)
 	b = binary.AppendUvarint(b, uint64(x.Revision))
 	b = binary.AppendUvarint(b, uint64(x.Files))
-	b = binary.AppendUvarint(b, uint64(x.n))
-	return append(b, x.raw...)
+	return binary.AppendUvarint(b, uint64(x.n))
 }
 
 func decodeIndex(b []byte) (*Index, error) {
@@ -237,7 +244,7 @@ const Tick = 10_000_000
 // NewIndex returns the index of a side on which a look found what f has. Nodes of
 // files that lie there as the record says enter it.
 func NewIndex(f *Facts, m Moment) *Index {
-	x := &Index{Boot: m.Boot, Record: f.Sum, Weak: f.Weak || len(m.Weak) > 0}
+	x := &Index{Boot: m.Boot, Record: f.Sum, Weak: f.Weak || len(m.Weak) > 0, raw: make([]byte, 0, usualEntry*f.Basis.Len())}
 	before := manifest.Path("")
 	nodes := f.Tree.Nodes
 	for e := range f.Basis.Entries() {
