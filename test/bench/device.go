@@ -24,14 +24,19 @@ type device struct {
 
 // loopDevice makes an ext4 file system in a file beside dir and mounts it there.
 // The inodes hold times in nanoseconds and are all made at once, so that
-// nothing but the runs writes later; access times are off, as on UBIFS.
-func loopDevice(ctx context.Context, dir string, size int64) (*device, error) {
+// nothing but the runs writes later; access times are off, as on UBIFS. inodes is how
+// many it has at least, 0 for as many as usual.
+func loopDevice(ctx context.Context, dir string, size int64, inodes int) (*device, error) {
 	image := dir + ".img"
 	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, size), os.MkdirAll(dir, 0o755)); err != nil {
 		return nil, err
 	}
+	mkfs := []string{"mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256", "-E", "lazy_itable_init=0,lazy_journal_init=0"}
+	if inodes > 0 {
+		mkfs = append(mkfs, "-N", strconv.Itoa(inodes))
+	}
 	for _, argv := range [][]string{
-		{"mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256", "-E", "lazy_itable_init=0,lazy_journal_init=0", image},
+		append(mkfs, image),
 		{"mount", "-o", "loop,noatime", image, dir},
 	} {
 		if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
@@ -101,10 +106,10 @@ func written(stat string) (int64, error) {
 
 // devices makes the file systems of both sides. Where that cannot be, plain
 // directories take their place, and the reason is given.
-func devices(ctx context.Context, tmp string, size int64) (devs []*device, why string, err error) {
+func devices(ctx context.Context, tmp string, size int64, inodes int) (devs []*device, why string, err error) {
 	names := []string{filepath.Join(tmp, "system"), filepath.Join(tmp, "usr_data")}
 	for _, dir := range names {
-		d, err := loopDevice(ctx, dir, size)
+		d, err := loopDevice(ctx, dir, size, inodes)
 		if err != nil {
 			why = err.Error()
 			break

@@ -84,7 +84,7 @@ func (l *lab) saved(parts ...string) string {
 func (l *lab) prepare(ctx context.Context) error {
 	l.system, l.usrData = filepath.Join(l.devices[0].dir, "apprun"), filepath.Join(l.devices[1].dir, "appbackup")
 	trees := map[string]map[int]bool{shipped: nil}
-	if !l.spec.installOnly {
+	if !l.spec.installOnly && !l.spec.many {
 		trees[next], trees[edited] = l.spec.onePercent(false), l.spec.onePercent(true)
 	}
 	for n, changed := range trees {
@@ -122,6 +122,9 @@ lock = %q
 	}
 	if err := os.WriteFile(l.vendor(), []byte(vendorScript), 0o600); err != nil {
 		return err
+	}
+	if l.spec.many {
+		return nil
 	}
 	if err := l.makeBundle(ctx, state{shipped, 1}, released); err != nil {
 		return err
@@ -357,6 +360,31 @@ func (l *lab) jobs() ([]job, error) {
 			}, vendor)},
 		{"full verification", sides{old, old}, sides{old, old}, []*program{l.own("tandem verify", "verify").with(installed), openssl}},
 	}, append(l.installs(), l.updates()...)...), nil
+}
+
+// many measures what Tandem does with very many files, each job once and after the
+// one before. Those that are not wanted are done all the same.
+func (l *lab) many(ctx context.Context, wanted func(string) bool) ([]figure, error) {
+	old := state{shipped, 1}
+	if err := l.reset(sides{old, state{}}, ""); err != nil {
+		return nil, err
+	}
+	var all []figure
+	for _, j := range []job{
+		{name: "first backup", programs: []*program{l.own("tandem backup", "backup")}},
+		{name: "boot, nothing to do", programs: []*program{l.own("tandem boot", "boot")}},
+		{name: "full verification", programs: []*program{l.own("tandem verify", "verify")}},
+		{name: "new tag, bumped", programs: []*program{l.own("tandem bump patch", "bump", "patch")}},
+	} {
+		s, err := l.measure(ctx, j.programs[0])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", j.name, err)
+		}
+		if wanted(j.name) {
+			all = append(all, figures(j, [][]sample{{s}})...)
+		}
+	}
+	return all, errors.Join(same(l.saved(shipped), filepath.Join(l.system, "apps"), false), same(l.saved(shipped), filepath.Join(l.usrData, "apps"), false))
 }
 
 // run measures a job n times, its programs in turn, so that what disturbs the

@@ -26,7 +26,8 @@ import (
 type options struct {
 	runs           int
 	seed           uint64
-	json, big      bool
+	json           bool
+	big, many      bool
 	only           *regexp.Regexp
 	tandem         string
 	stdout, stderr io.Writer
@@ -41,6 +42,7 @@ func main() {
 	flag.BoolVar(&o.json, "json", false, "print one JSON document")
 	flag.StringVar(&o.tandem, "tandem", "", "a built tandem, instead of building it")
 	flag.BoolVar(&o.big, "big", false, "also install 16 MiB and 1 GiB, for the memory that it takes; needs 10 GiB in $TMPDIR")
+	flag.BoolVar(&o.many, "many", false, "also back up, boot, verify and bump 100,000 files, for the memory that it takes; needs 3 GiB in $TMPDIR, and minutes")
 	only := flag.String("run", "", "do only the jobs whose names match this regular expression")
 	flag.Parse()
 	var err error
@@ -60,7 +62,7 @@ func main() {
 // run leaves nothing behind, also after an error or a signal.
 func run(ctx context.Context, o options) (err error) {
 	if flag.NArg() > 0 || o.runs < 1 {
-		return errors.New("usage: bench [-n RUNS] [-seed N] [-run REGEXP] [-big] [-json] [-tandem PATH]")
+		return errors.New("usage: bench [-n RUNS] [-seed N] [-run REGEXP] [-big] [-many] [-json] [-tandem PATH]")
 	}
 	tmp, err := os.MkdirTemp("", "tandem-bench-")
 	if err != nil {
@@ -89,6 +91,9 @@ func run(ctx context.Context, o options) (err error) {
 		specs = append(specs,
 			treeSpec{Files: 2000, Bytes: 16 << 20, installOnly: true, once: true},
 			treeSpec{Files: 2000, Bytes: 1 << 30, installOnly: true, once: true})
+	}
+	if o.many {
+		specs = append(specs, treeSpec{Files: 100_000, Bytes: 50 << 20, many: true})
 	}
 	for i, spec := range specs {
 		spec.seed = o.seed
@@ -127,8 +132,11 @@ func (r *report) add(ctx context.Context, o options, release, tmp string, spec t
 		}
 	}()
 	// Room for the old version, the new one and one to spare.
-	size := 4*spec.Bytes + 64<<20
-	devs, why, err := devices(ctx, tmp, size)
+	size, inodes := 4*spec.Bytes+64<<20, 0
+	if spec.many { // each file takes a block of 4 KiB
+		size, inodes = 8192*int64(spec.Files)+256<<20, 2*spec.Files
+	}
+	devs, why, err := devices(ctx, tmp, size, inodes)
 	defer func() {
 		for _, d := range devs {
 			if e := d.close(); e != nil {
@@ -142,6 +150,16 @@ func (r *report) add(ctx context.Context, o options, release, tmp string, spec t
 	l := &lab{tmp: tmp, spec: spec, devices: devs, tandem: o.tandem, release: release, counted: why == ""}
 	fmt.Fprintf(o.stderr, "%s: writing the trees\n", spec)
 	if err := l.prepare(ctx); err != nil {
+		return err
+	}
+	if spec.many {
+		f, err := l.many(ctx, o.only.MatchString)
+		if err == nil && len(f) > 0 {
+			r.Trees = append(r.Trees, treeReport{Tree: spec, Runs: 1, Figures: f})
+		}
+		if r.Notes == nil {
+			r.Notes = notes(o, l, why)
+		}
 		return err
 	}
 	defer func() {

@@ -81,7 +81,10 @@ func (r *report) print(w io.Writer) error {
 		fmt.Fprintf(w, "%s\n", n)
 	}
 	for _, t := range r.Trees {
-		fmt.Fprintf(w, "\n%s; %.1f MiB as a bundle", t.Tree, t.PayloadMiB)
+		fmt.Fprintf(w, "\n%s", t.Tree)
+		if t.PayloadMiB > 0 {
+			fmt.Fprintf(w, "; %.1f MiB as a bundle", t.PayloadMiB)
+		}
 		if t.Runs != r.Runs {
 			fmt.Fprintf(w, "; runs: %d", t.Runs)
 		}

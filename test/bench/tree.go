@@ -21,6 +21,7 @@ type treeSpec struct {
 	seed        uint64
 	installOnly bool // a tree for the install jobs alone
 	once        bool // one run is enough
+	many        bool // a tree for the memory of Tandem's own jobs alone
 }
 
 func (t treeSpec) String() string {
