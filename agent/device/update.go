@@ -42,57 +42,15 @@ func (d *Device) Install(ctx context.Context, open func() (io.ReadCloser, error)
 // install installs the bundle that open gives; it is what was fetched of offer,
 // if that is not nil.
 func (d *Device) install(ctx context.Context, command string, open func() (io.ReadCloser, error), offer *ota.Offer, o backup.InstallOptions) (*Update, error) {
-	root, err := d.root()
-	if err != nil {
-		return nil, err
-	}
 	owner := ota.Owner(d.env.EUID, d.env.EGID, d.env.Now())
 	o.Now, o.UID, o.GID = owner.Now, owner.UID, owner.GID
 	d.tight = o.Tight
-	in := &ota.Installer{
-		Reconciler: d.reconciler,
-		Trust:      trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned},
-		App:        d.cfg.Device.App,
-		Compatible: d.cfg.Device.Compatible,
-		Firmware:   d.unpackers(o),
-		Arch:       release.Architecture(),
-		Log:        d.env.Log,
-		Progress:   d.env.Progress,
-		KeepRoot: func(data []byte) error {
-			store, err := d.store()
-			if err != nil {
-				return err
-			}
-			return store.AddRoot(data)
-		},
-	}
-	if own, err := d.itself(); err == nil && own != nil {
-		in.Program = func(ctx context.Context, r *bundle.Reader) (versioning.Version, error) {
-			return d.unpackItself(ctx, r, o)
-		}
-		in.Own = own
+	in, err := d.installer(o)
+	if err != nil {
+		return nil, err
 	}
 	if offer != nil {
-		in.Release, in.Lacks = offer.Release.Release, d.lacks
-		in.Complete = func(ctx context.Context, want func(backup.Path) bool) error {
-			src, err := d.partial()
-			if err != nil {
-				return err
-			}
-			return src.Complete(ctx, *offer, want)
-		}
-		in.Rest = func(ctx context.Context, want func(backup.Path) bool) (func() (io.ReadCloser, error), error) {
-			src, err := d.source()
-			if err != nil {
-				return nil, err
-			}
-			f, ok := src.(fallback)
-			if !ok {
-				return nil, fmt.Errorf("%w: the source has no other form of the release", ota.ErrRefused)
-			}
-			file, err := f.Rest(ctx, *offer, want, d.downloading)
-			return func() (io.ReadCloser, error) { return os.Open(file) }, err
-		}
+		d.complete(in, *offer)
 	}
 	var from, to versioning.Version
 	stopped := false
@@ -149,6 +107,62 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 		u.BackUp = res
 	}
 	return u, errors.Join(err, unproven)
+}
+
+// installer returns what installs a bundle, whoever it is for.
+func (d *Device) installer(o backup.InstallOptions) (*ota.Installer, error) {
+	root, err := d.root()
+	if err != nil {
+		return nil, err
+	}
+	in := &ota.Installer{
+		Reconciler: d.reconciler,
+		Trust:      trust.Options{Root: root, Time: d.now(), AllowUnsigned: d.cfg.Trust.AllowUnsigned},
+		App:        d.cfg.Device.App,
+		Compatible: d.cfg.Device.Compatible,
+		Firmware:   d.unpackers(o),
+		Arch:       release.Architecture(),
+		Log:        d.env.Log,
+		Progress:   d.env.Progress,
+		KeepRoot: func(data []byte) error {
+			store, err := d.store()
+			if err != nil {
+				return err
+			}
+			return store.AddRoot(data)
+		},
+	}
+	if own, err := d.itself(); err == nil && own != nil {
+		in.Program = func(ctx context.Context, r *bundle.Reader) (versioning.Version, error) {
+			return d.unpackItself(ctx, r, o)
+		}
+		in.Own = own
+	}
+	return in, nil
+}
+
+// complete lets in have of an offer what the device lacks, or its whole bundle after all.
+func (d *Device) complete(in *ota.Installer, offer ota.Offer) {
+	in.Release, in.Lacks = offer.Release.Release, d.lacks
+	in.Complete = func(ctx context.Context, want func(backup.Path) bool) error {
+		src, err := d.partial()
+		if err != nil {
+			return err
+		}
+		return src.Complete(ctx, offer, want)
+	}
+	in.Rest = func(ctx context.Context, want func(backup.Path) bool) (func() (io.ReadCloser, error), error) {
+		src, err := d.source()
+		if err != nil {
+			return nil, err
+		}
+		f, ok := src.(fallback)
+		if !ok {
+			return nil, fmt.Errorf("%w: the source has no other form of the release", ota.ErrRefused)
+		}
+		file, err := f.Rest(ctx, offer, want, d.downloading)
+		return func() (io.ReadCloser, error) { return os.Open(file) }, err
+	}
 }
 
 // partial returns the source, if it can bring a part of a bundle.

@@ -49,14 +49,17 @@ signed metadata, the list of files, and their compressed contents.`,
 	return cmd
 }
 
+// creation is what "bundle create" is asked for.
+type creation struct {
+	o                  bundle.Options
+	version, root, out string
+	arch               string
+	frame              int64 // KiB
+	keys               keyFlags
+}
+
 func newBundleCreateCommand(p *program) *cobra.Command {
-	var (
-		o                  bundle.Options
-		version, root, out string
-		arch               string
-		frame              int64
-		keys               keyFlags
-	)
+	var c creation
 	cmd := &cobra.Command{
 		Use:   "create APPDIR|PROGRAM --app NAME --version VERSION --compatible HARDWARE --out FILE",
 		Short: "Make a bundle out of a directory",
@@ -91,84 +94,85 @@ that are neither backed up nor restored.`,
   tandem-release bundle create --kind agent --arch armv7 tandem-linux-armv7 \
       --keys keys --root repo/root.json --out tandem-2.1.0-armv7.tandem`,
 		Args: cli.Exactly("APPDIR"),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			source := args[0]
-			if o.Kind == release.Agent {
-				tree, done, err := programTree(cmd, source, arch, &o, &version)
-				if err != nil {
-					return err
-				}
-				defer done()
-				source = tree
-			} else if arch != "" {
-				return cli.Usage(cmd, "--arch goes with --kind agent; other hardware is named with --compatible")
-			}
-			for _, f := range []string{"app", "version", "compatible", "out"} {
-				if !cmd.Flags().Changed(f) && (o.Kind != release.Agent || f == "out") {
-					return cli.Usage(cmd, "--%s is missing", f)
-				}
-			}
-			if o.Version, err = versioning.Parse(version); err != nil {
-				return cli.Usage(cmd, "--version: %w", err)
-			}
-			if frame < 4 || frame > 1024 {
-				return cli.Usage(cmd, "--frame-size %d: expected 4 to 1024 KiB", frame)
-			}
-			o.Frame = frame << 10
-			if o.Time, err = p.sourceDate(cmd); err != nil {
-				return err
-			}
-			if keys.given() == (root == "") {
-				return cli.Usage(cmd, "--keys and --root go together: the root must name the key that signs")
-			}
-			if keys.given() {
-				if o.Signing, err = p.signWith(cmd.Context(), &keys, root); err != nil {
-					return err
-				}
-			}
-			if err := outside(cmd, source, out); err != nil {
-				return err
-			}
-			app, err := fsys.OpenOS(source)
-			if err != nil {
-				return err
-			}
-			defer app.Close()
-			dir, name, err := openParent(cmd, out)
-			if err != nil {
-				return err
-			}
-			defer dir.Close()
-			o.Builder = os.Geteuid()
-			o.Attributes = func(name string) ([]string, error) { return attributes(filepath.Join(source, name)) }
-			o.Tell = func(what string) { p.say("%s", what) }
-			m, err := bundle.Create(cmd.Context(), app, dir, name, o)
-			if err != nil {
-				return err
-			}
-			p.say("%s %s: %s", m.App, m.Version, contents(m))
-			if !keys.given() {
-				p.say("it is not signed: devices will refuse it until \"tandem-release bundle sign\" has signed it")
-			}
-			err = p.result(out)
-			return err
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, p, args[0]) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.App, "app", "", "application, or firmware, that the bundle carries")
-	f.StringVar((*string)(&o.Kind), "kind", string(release.App), "app, firmware for the device's handler to write, or agent for Tandem itself")
-	f.StringVar(&arch, "arch", "", "of --kind agent: what the program runs on, such as armv7 or arm64")
-	f.StringVar(&version, "version", "", "semantic version, such as 1.1.0")
-	f.StringArrayVar(&o.Compatible, "compatible", nil, "hardware that it is for (repeatable)")
-	f.StringArrayVar(&o.Config, "config-pattern", nil, "files that may change on the device (repeatable)")
-	f.StringArrayVar(&o.Ignore, "ignore", nil, "files that are neither backed up nor restored (repeatable)")
-	f.StringArrayVar(&o.Replace, "replace", nil, "of the files that may change, those that this release brings anew all the same (repeatable)")
-	f.StringArrayVar(&o.Remove, "remove", nil, "files that earlier releases left and that must go (repeatable)")
-	f.Int64Var(&frame, "frame-size", bundle.DefaultFrame>>10, "KiB that small files share in one frame")
-	keys.register(cmd)
-	f.StringVar(&root, "root", "", "root.json that names the key")
-	f.StringVar(&out, "out", "", "file to write")
+	f.StringVar(&c.o.App, "app", "", "application, or firmware, that the bundle carries")
+	f.StringVar((*string)(&c.o.Kind), "kind", string(release.App), "app, firmware for the device's handler to write, or agent for Tandem itself")
+	f.StringVar(&c.arch, "arch", "", "of --kind agent: what the program runs on, such as armv7 or arm64")
+	f.StringVar(&c.version, "version", "", "semantic version, such as 1.1.0")
+	f.StringArrayVar(&c.o.Compatible, "compatible", nil, "hardware that it is for (repeatable)")
+	f.StringArrayVar(&c.o.Config, "config-pattern", nil, "files that may change on the device (repeatable)")
+	f.StringArrayVar(&c.o.Ignore, "ignore", nil, "files that are neither backed up nor restored (repeatable)")
+	f.StringArrayVar(&c.o.Replace, "replace", nil, "of the files that may change, those that this release brings anew all the same (repeatable)")
+	f.StringArrayVar(&c.o.Remove, "remove", nil, "files that earlier releases left and that must go (repeatable)")
+	f.Int64Var(&c.frame, "frame-size", bundle.DefaultFrame>>10, "KiB that small files share in one frame")
+	c.keys.register(cmd)
+	f.StringVar(&c.root, "root", "", "root.json that names the key")
+	f.StringVar(&c.out, "out", "", "file to write")
 	return cmd
+}
+
+// run makes the bundle out of source.
+func (c *creation) run(cmd *cobra.Command, p *program, source string) (err error) {
+	if c.o.Kind == release.Agent {
+		tree, done, err := programTree(cmd, source, c.arch, &c.o, &c.version)
+		if err != nil {
+			return err
+		}
+		defer done()
+		source = tree
+	} else if c.arch != "" {
+		return cli.Usage(cmd, "--arch goes with --kind agent; other hardware is named with --compatible")
+	}
+	for _, f := range []string{"app", "version", "compatible", "out"} {
+		if !cmd.Flags().Changed(f) && (c.o.Kind != release.Agent || f == "out") {
+			return cli.Usage(cmd, "--%s is missing", f)
+		}
+	}
+	if c.o.Version, err = versioning.Parse(c.version); err != nil {
+		return cli.Usage(cmd, "--version: %w", err)
+	}
+	if c.frame < 4 || c.frame > 1024 {
+		return cli.Usage(cmd, "--frame-size %d: expected 4 to 1024 KiB", c.frame)
+	}
+	c.o.Frame = c.frame << 10
+	if c.o.Time, err = p.sourceDate(cmd); err != nil {
+		return err
+	}
+	if c.keys.given() == (c.root == "") {
+		return cli.Usage(cmd, "--keys and --root go together: the root must name the key that signs")
+	}
+	if c.keys.given() {
+		if c.o.Signing, err = p.signWith(cmd.Context(), &c.keys, c.root); err != nil {
+			return err
+		}
+	}
+	if err := outside(cmd, source, c.out); err != nil {
+		return err
+	}
+	app, err := fsys.OpenOS(source)
+	if err != nil {
+		return err
+	}
+	defer app.Close()
+	dir, name, err := openParent(cmd, c.out)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	c.o.Builder = os.Geteuid()
+	c.o.Attributes = func(name string) ([]string, error) { return attributes(filepath.Join(source, name)) }
+	c.o.Tell = func(what string) { p.say("%s", what) }
+	m, err := bundle.Create(cmd.Context(), app, dir, name, c.o)
+	if err != nil {
+		return err
+	}
+	p.say("%s %s: %s", m.App, m.Version, contents(m))
+	if !c.keys.given() {
+		p.say("it is not signed: devices will refuse it until \"tandem-release bundle sign\" has signed it")
+	}
+	return p.result(c.out)
 }
 
 // attributes returns the names of all extended attributes of a file.
