@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -87,10 +88,8 @@ key signs releases. Snapshot and timestamp are needed to publish.`,
 
 // checkRole reports whether a repository has that role.
 func checkRole(cmd *cobra.Command, role string) error {
-	for _, r := range signing.Roles() {
-		if r == role {
-			return nil
-		}
+	if slices.Contains(signing.Roles(), role) {
+		return nil
 	}
 	return cli.Usage(cmd, "role %.40q: expected root, targets, snapshot or timestamp", role)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,10 +48,8 @@ func (k *keyFlags) need(cmd *cobra.Command) error {
 	if !k.given() {
 		return cli.Usage(cmd, "--keys is missing")
 	}
-	for _, d := range k.dirs {
-		if d == "" {
-			return cli.Usage(cmd, "--keys is empty")
-		}
+	if slices.Contains(k.dirs, "") {
+		return cli.Usage(cmd, "--keys is empty")
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -143,12 +144,7 @@ func (r *Root) HasKey(role, id string) bool {
 	if ro == nil {
 		return false
 	}
-	for _, k := range ro.KeyIDs {
-		if k == id {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(ro.KeyIDs, id)
 }
 
 // Verify reports whether the root's keys for role signed meta, which is a
