@@ -90,7 +90,7 @@ func (b *Bases) Open(ctx context.Context, sum digest.SHA256, size int64) (fsys.F
 			}
 		}
 	}
-	return nil, fmt.Errorf("%w: no file with the SHA-256 %s is on either side", fs.ErrNotExist, sum)
+	return nil, fmt.Errorf("a file with the SHA-256 %s is on neither side: it was changed or went bad (%w)", sum, fs.ErrNotExist)
 }
 
 // open opens a file; nil if it is another one now.

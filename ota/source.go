@@ -44,6 +44,7 @@ type Progress = download.Progress
 // Sentinels of sources.
 var (
 	ErrUnreachable = fault.ErrUnreachable
+	ErrBudget      = fault.ErrBudget
 	ErrRefused     = fault.ErrRefused
 	ErrNoSpace     = fault.ErrNoSpace
 	ErrNotWritable = fault.ErrNotWritable

@@ -56,7 +56,9 @@ func (d *Device) Advance(ctx context.Context, c Course) (next Course, u *Update,
 	offer := c.Offer()
 	u, err = d.install(ctx, "update", func() (io.ReadCloser, error) { return os.Open(c.File) }, &offer, backup.InstallOptions{})
 	if u != nil || Final(err) {
-		if e := os.Remove(c.File); e != nil { // it has done its work; the space is scarce
+		// It has done its work, and the space is scarce. A delta bundle that did not
+		// apply has made room for the whole one already.
+		if e := os.Remove(c.File); e != nil && !os.IsNotExist(e) {
 			d.env.Log.WithError(e).Warn("the bundle could not be removed")
 		}
 	}

@@ -369,7 +369,7 @@ func TestMaxDownload(t *testing.T) {
 	none := newCounted(t, server, forBundles(whole))
 	d := appDevice(t, p, none.URL, "max_download = \"100kB\"\n")
 	out := d.run("update")
-	if out.exit == 0 || !strings.Contains(out.stderr, "more bytes than may be downloaded") {
+	if out.exit == 0 || !strings.Contains(out.stderr, "more bytes than may be downloaded") || !strings.Contains(out.stderr, "hint: raise max_download") {
 		t.Errorf("without ranges: %s", out)
 	}
 	if left, _ := filepath.Glob(filepath.Join(d.dir, "state/downloads/*.part")); len(left) > 0 {

@@ -50,6 +50,7 @@ func outcomes() cli.Outcomes {
 		cli.On(12, "", forbidden, "run it as root, such as with sudo"),
 		cli.On(12, "a side is not mounted or not writable", cli.Any(backup.ErrUnavailable, ota.ErrNotWritable),
 			"mount the partition read-write, or correct path and mount in the configuration"),
+		cli.On(1, "", cli.Any(ota.ErrBudget), "raise max_download in [agent], or install the bundle from a file"),
 		cli.On(30, "source unreachable", cli.Any(ota.ErrUnreachable), "see whether the network and [source] url are right; the next attempt goes on where this one stopped"),
 		cli.On(31, "source's answer refused", cli.Any(ota.ErrRefused), "see whether something between here and the server answers in its place or changes what it sends"),
 		cli.On(20, "refused: not signed by this device's root", cli.Any(trust.ErrUntrusted), "use a bundle that was signed with the keys of this device's root.json"),
