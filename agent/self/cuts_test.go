@@ -507,6 +507,14 @@ func TestNewerStaysKept(t *testing.T) {
 	if k, e := w.copy(m).Load(); err != nil || e != nil || k.Version.String() != "1.1.0" {
 		t.Errorf("usr_data keeps %s: expected 1.1.0 (%v, %v)", k.Version, err, e)
 	}
+	// It is not staged again at each start, which costs flash.
+	for i := 2; i < 6; i++ {
+		before := m.Ops()
+		v, err := w.self(m, "1.0.0").Bring(t.Context(), w.copy(m), inspect)
+		if tried := errors.Is(err, child.ErrRefused); tried != (i <= maxTries) || !v.IsZero() || !tried && (err != nil || m.Ops() != before) {
+			t.Errorf("try %d: brought %s, %d operations: %v", i, v, m.Ops()-before, err)
+		}
+	}
 }
 
 // What failed here is known on both sides, also where one of them was lost.

@@ -11,8 +11,10 @@ import (
 	"tandem/backup/change"
 	"tandem/backup/manifest"
 	"tandem/backup/record"
+	"tandem/internal/child"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/ota"
 	"tandem/packaging/bundle"
 	"tandem/packaging/release"
 	"tandem/versioning"
@@ -288,12 +290,15 @@ func (c *Copy) copy(s *Self, name string, e *manifest.Entry) error {
 	})
 }
 
+const maxTries = 3
+
 // Bring puts the kept program in place, if it is newer than the one that runs, which
 // then has come back with the factory state of system. It returns its version; zero
 // if there is nothing to bring. What it changes is said at Put.
 //
 // A program that is revoked on either side, that v does not trust, or that does not
-// pass its test is left where it is.
+// pass its test is left where it is. One that did not pass is tried thrice: to stage it
+// costs as many bytes as it has.
 func (s *Self) Bring(ctx context.Context, c *Copy, v func() (bundle.Verifier, error)) (none versioning.Version, err error) {
 	k, newer, err := s.newer(c)
 	if err != nil || !newer {
@@ -310,7 +315,19 @@ func (s *Self) Bring(ctx context.Context, c *Copy, v func() (bundle.Verifier, er
 	if err != nil {
 		return none, err
 	}
+	known, err := s.Known()
+	if err != nil || known.Unfit.SHA256 == *e.SHA256 && known.Unfit.Tries >= maxTries {
+		return none, err
+	}
 	err = s.Put(ctx, Candidate{Version: k.Version, Program: e, Proof: k.Proof, Open: func() (io.ReadCloser, error) { return c.open(k) }})
+	if errors.Is(err, child.ErrRefused) || errors.Is(err, ota.ErrIncompatible) {
+		err = errors.Join(err, s.know(func(now *Known) {
+			if now.Unfit.SHA256 != *e.SHA256 {
+				now.Unfit = Unfit{SHA256: *e.SHA256}
+			}
+			now.Unfit.Tries++
+		}))
+	}
 	if err != nil {
 		return none, err
 	}

@@ -80,6 +80,13 @@ type Known struct {
 	Previous versioning.Version   `json:"previous,omitzero"` // of N.previous
 	Kept     versioning.Version   `json:"kept,omitzero"`     // on usr_data, when it was looked for last
 	Revoked  []versioning.Version `json:"revoked,omitempty"` // that failed here, oldest first
+	Unfit    Unfit                `json:"unfit,omitzero"`
+}
+
+// Unfit is a program of usr_data that did not pass its test in place of the one that runs.
+type Unfit struct {
+	SHA256 digest.SHA256 `json:"sha256"`
+	Tries  int           `json:"tries"`
 }
 
 // Options is what a Self works with.
@@ -368,7 +375,7 @@ func (s *Self) prepare(c Candidate) error {
 			return err
 		}
 	}
-	if err := s.know(func(k *Known) { k.Previous = t.Previous }); err != nil {
+	if err := s.know(func(k *Known) { k.Previous, k.Unfit = t.Previous, Unfit{} }); err != nil {
 		return err
 	}
 	if c.Proof != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"syscall"
 )
 
 // kin are the machines whose programs run on the same processor, as ELF numbers them:
@@ -26,7 +27,7 @@ func checkBinary(name string, data []byte) error {
 		if knowsMore() {
 			return nil
 		}
-		return fmt.Errorf("%s: it is no program for this processor", name)
+		return fmt.Errorf("%s: it is no program for this processor: %w", name, syscall.ENOEXEC)
 	}
 	if loader := loaderOf(data); loader != "" {
 		if _, err := os.Stat(loader); err != nil {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,6 +117,9 @@ func TestNotRun(t *testing.T) {
 		err = Run(t.Context(), Program{Name: "health", Argv: c.argv, Timeout: time.Minute})
 		if verdict := errors.Is(err, ErrRefused); verdict != (c.want == "") || errors.Is(err, ErrNotRun) == verdict {
 			t.Errorf("%s: run: %v", c.name, err)
+		}
+		if c.want == "for this processor" && !errors.Is(err, syscall.ENOEXEC) {
+			t.Errorf("%s: run: %v does not say that the kernel cannot run it", c.name, err)
 		}
 		if !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: run: %v, want %q", c.name, err, c.want)
