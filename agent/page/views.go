@@ -43,8 +43,8 @@ func newLook() (*look, error) {
 		return nil, err
 	}
 	l.html, err = template.New("").Funcs(template.FuncMap{
-		"t": l.text, "line": func(v any) string { return text.Line(fmt.Sprint(v)) }, "size": size, "percent": percent,
-		"when": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") },
+		"t": l.text, "line": func(v any) string { return text.Line(fmt.Sprint(v)) }, "size": text.Size, "percent": percent,
+		"when": text.Time,
 	}).ParseFS(files, "page.html")
 	return l, err
 }
@@ -65,16 +65,6 @@ func (l *look) text(name string, args ...any) (string, error) {
 }
 
 func (p *Page) text(name string) string { return p.look.texts[name] }
-
-func size(n int64) string {
-	switch {
-	case n >= 10<<20:
-		return fmt.Sprintf("%d MiB", n>>20)
-	case n >= 10<<10:
-		return fmt.Sprintf("%d KiB", n>>10)
-	}
-	return fmt.Sprintf("%d B", n)
-}
 
 func percent(p *device.Progress) int64 {
 	if p.Total <= 0 {

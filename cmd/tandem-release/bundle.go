@@ -377,16 +377,16 @@ func (f *facts) print(w io.Writer) error {
 	files := fmt.Sprintf("%d files, ", f.PayloadFiles)
 	if d := f.Delta; d != nil {
 		row("builds on", d.BaseVersion+", release "+d.BaseRelease.String())
-		row("patches", fmt.Sprintf("%d, %s", len(d.Patches), cli.Size(d.PatchSize)))
+		row("patches", fmt.Sprintf("%d, %s", len(d.Patches), text.Size(d.PatchSize)))
 	}
 	if f.Entries > 0 {
-		row("entries", fmt.Sprintf("%d, %s", f.Entries, cli.Size(f.Size)))
+		row("entries", fmt.Sprintf("%d, %s", f.Entries, text.Size(f.Size)))
 	} else {
 		row("entries", "told with --base OLD.tandem alone")
 		files = ""
 	}
-	row("head", cli.Size(f.HeadSize))
-	row("payload", fmt.Sprintf("%s%s compressed, in %d frames", files, cli.Size(f.PayloadSize), f.Frames))
+	row("head", text.Size(f.HeadSize))
+	row("payload", fmt.Sprintf("%s%s compressed, in %d frames", files, text.Size(f.PayloadSize), f.Frames))
 	if f.Signed {
 		row("signed by", strings.Join(f.Keys, ", "))
 	} else {
@@ -418,7 +418,7 @@ func (f *facts) print(w io.Writer) error {
 
 func contents(m *release.Manifest) string {
 	_, all := m.Content()
-	return fmt.Sprintf("%d entries, %s", len(m.Files), cli.Size(all))
+	return fmt.Sprintf("%d entries, %s", len(m.Files), text.Size(all))
 }
 
 func newBundleInfoCommand(p *program) *cobra.Command {

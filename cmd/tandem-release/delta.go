@@ -15,6 +15,7 @@ import (
 
 	"tandem/internal/cli"
 	"tandem/internal/fsys"
+	"tandem/internal/text"
 	"tandem/packaging/bundle"
 	"tandem/packaging/delta/encode"
 	"tandem/packaging/repository"
@@ -81,7 +82,7 @@ once before the command ends.`,
 				return err
 			}
 			from, to := two[0].Manifest(), two[1].Manifest()
-			p.say("%s %s to %s: %s, the whole bundle has %s", to.App, from.Version, to.Version, cli.Size(info.Size), cli.Size(two[1].Size()))
+			p.say("%s %s to %s: %s, the whole bundle has %s", to.App, from.Version, to.Version, text.Size(info.Size), text.Size(two[1].Size()))
 			return p.result(out)
 		},
 	}
@@ -121,7 +122,7 @@ func (p *program) tenths(what string) func(done, total int64) {
 	return func(done, total int64) {
 		if tenth := done * 10 / max(total, 1); total >= 8<<20 && tenth > told {
 			told = tenth
-			p.say("%s: %d %% of %s", what, tenth*10, cli.Size(total))
+			p.say("%s: %d %% of %s", what, tenth*10, text.Size(total))
 		}
 	}
 }
@@ -217,10 +218,10 @@ func (m *deltaMaking) make(ctx context.Context, n int) (deltas []repository.Delt
 		}
 		versions := fmt.Sprintf("%s to %s", from.Manifest().Version, to.Manifest().Version)
 		if info.Size*10 > to.Size()*9 {
-			m.say("%s: %s, no gain over the whole bundle: left out", versions, cli.Size(info.Size))
+			m.say("%s: %s, no gain over the whole bundle: left out", versions, text.Size(info.Size))
 			continue
 		}
-		m.say("%s: %s, the whole bundle has %s", versions, cli.Size(info.Size), cli.Size(to.Size()))
+		m.say("%s: %s, the whole bundle has %s", versions, text.Size(info.Size), text.Size(to.Size()))
 		f, err := out.Open(strconv.Itoa(i))
 		if err != nil {
 			return nil, nil, err

@@ -14,6 +14,7 @@ import (
 	"tandem/backup/manifest"
 	"tandem/internal/cli"
 	"tandem/internal/digest"
+	"tandem/internal/text"
 	"tandem/packaging/bundle"
 )
 
@@ -156,11 +157,11 @@ func compare(heads []*bundle.Head) (*difference, error) {
 func (d *difference) print(p *program) error {
 	f := &d.Files
 	fmt.Fprintf(p.stdout, "%s %s to %s: %d of %d files changed, %d added, %d removed; %s of %s are new\n",
-		d.App, d.From, d.To, f.Changed, f.All, f.Added, f.Removed, cli.Size(f.NewBytes), cli.Size(f.AllBytes))
+		d.App, d.From, d.To, f.Changed, f.All, f.Added, f.Removed, text.Size(f.NewBytes), text.Size(f.AllBytes))
 	w := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "FORM\tDOWNLOAD\tOF THE BUNDLE\tREQUESTS")
 	for _, c := range d.Forms {
-		fmt.Fprintf(w, "%s\t%s\t%.1f %%\t%d\n", c.Form, cli.Size(c.Bytes), c.Percent, c.Requests)
+		fmt.Fprintf(w, "%s\t%s\t%.1f %%\t%d\n", c.Form, text.Size(c.Bytes), c.Percent, c.Requests)
 	}
 	return w.Flush()
 }

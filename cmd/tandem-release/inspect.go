@@ -137,7 +137,7 @@ func (p *program) list(s *repository.Status) error {
 		}
 		for _, channel := range r.ChannelNames() {
 			cells := []string{
-				r.App + "/" + r.Version.String(), channel, offeredTo(&r, channel, s.Halts), strings.Join(r.Compatible, ","), base, cli.Size(r.Length), r.Name,
+				r.App + "/" + r.Version.String(), channel, offeredTo(&r, channel, s.Halts), strings.Join(r.Compatible, ","), base, text.Size(r.Length), r.Name,
 			}
 			for i := range cells {
 				cells[i] = text.Line(cells[i])
@@ -234,7 +234,7 @@ exit code is 1. What only deserves attention goes to standard error.`,
 						return err
 					}
 				}
-				p.say("%d roots, %d releases, %s of bundles read, %d problems", rep.Roots, rep.Releases, cli.Size(rep.Bytes), len(rep.Problems))
+				p.say("%d roots, %d releases, %s of bundles read, %d problems", rep.Roots, rep.Releases, text.Size(rep.Bytes), len(rep.Problems))
 				if len(rep.Problems) > 0 {
 					return fmt.Errorf("%s: %w", args[0], errProblems)
 				}

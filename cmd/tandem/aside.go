@@ -10,6 +10,7 @@ import (
 	"tandem/backup"
 	"tandem/backup/manifest"
 	"tandem/internal/cli"
+	"tandem/internal/text"
 )
 
 // pathArgument reads the name of something below apps, as messages have it.
@@ -116,7 +117,7 @@ func (p *program) listAside() error {
 		}
 		lines := make([]string, 0, len(list)+1)
 		for _, a := range list {
-			lines = append(lines, fmt.Sprintf("%-9s %-9s %s  %s", a.Side, cli.Size(a.Size), a.Path, a.File))
+			lines = append(lines, fmt.Sprintf("%-9s %-9s %s  %s", a.Side, text.Size(a.Size), a.Path, a.File))
 		}
 		if len(list) == 0 && err == nil {
 			lines = append(lines, "nothing was put aside")

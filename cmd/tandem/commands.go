@@ -20,6 +20,7 @@ import (
 	"tandem/backup"
 	"tandem/internal/cli"
 	"tandem/internal/config"
+	"tandem/internal/text"
 	"tandem/ota"
 	"tandem/versioning"
 )
@@ -48,7 +49,7 @@ func (p *program) showReconciliation(doc *device.Reconciliation, err error) erro
 	case len(doc.Changed) == 0 && len(doc.Finished) == 0:
 		lines = []string{fmt.Sprintf("in step at %s", doc.Version)}
 	default:
-		lines = []string{fmt.Sprintf("%s: in step at %s now (%s, %s written)", done(doc.Action), doc.Version, count(doc.Files, "file"), cli.Size(doc.Bytes))}
+		lines = []string{fmt.Sprintf("%s: in step at %s now (%s, %s written)", done(doc.Action), doc.Version, count(doc.Files, "file"), text.Size(doc.Bytes))}
 	}
 	return errors.Join(p.report(doc, lines...), err)
 }
@@ -281,7 +282,7 @@ func agentLine(a *device.AgentStatus) string {
 		l += fmt.Sprintf(" (%s, %d %%)", a.Progress.What, a.Progress.Done*100/a.Progress.Total)
 	}
 	if !a.NextPoll.IsZero() {
-		l += ", next poll " + a.NextPoll.UTC().Format("2006-01-02 15:04:05Z")
+		l += ", next poll " + text.Time(a.NextPoll)
 	}
 	return l
 }
@@ -385,7 +386,7 @@ func returnedLine(doc *device.Updated, end string) string {
 }
 
 func installedLine(doc *device.Updated, end string) string {
-	return fmt.Sprintf("installed %s %s (before: %s), %s written; %s", doc.App, doc.Version, orNone(doc.From), cli.Size(doc.Bytes), end)
+	return fmt.Sprintf("installed %s %s (before: %s), %s written; %s", doc.App, doc.Version, orNone(doc.From), text.Size(doc.Bytes), end)
 }
 
 func newInstallCommand(p *program) *cobra.Command {
@@ -452,7 +453,7 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 		switch {
 		case f.Error != "":
 		case f.Available:
-			lines = append(lines, fmt.Sprintf("%s %s is available (installed: %s), %s", f.Name, f.Version, orNone(f.Installed), cli.Size(f.Size)))
+			lines = append(lines, fmt.Sprintf("%s %s is available (installed: %s), %s", f.Name, f.Version, orNone(f.Installed), text.Size(f.Size)))
 		case err == nil: // else that is not known, or not all there is to say
 			lines = append(lines, fmt.Sprintf("%s: nothing newer than %s", f.Name, orNone(f.Installed)))
 		}
@@ -468,10 +469,10 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 	}
 	line := fmt.Sprintf("nothing newer than %s", orNone(doc.Installed))
 	if doc.Available {
-		line = fmt.Sprintf("%s %s is available (installed: %s), %s", doc.App, doc.Version, orNone(doc.Installed), cli.Size(doc.Size))
+		line = fmt.Sprintf("%s %s is available (installed: %s), %s", doc.App, doc.Version, orNone(doc.Installed), text.Size(doc.Size))
 		switch {
 		case doc.Form == ota.Frames:
-			line += fmt.Sprintf(", of which %s are to be downloaded", cli.Size(doc.Download))
+			line += fmt.Sprintf(", of which %s are to be downloaded", text.Size(doc.Download))
 		case doc.Form != "" && doc.Download == 0:
 			line += ", downloaded already"
 		case doc.Form == ota.DeltaBundle:
@@ -703,7 +704,7 @@ func newHistoryCommand(p *program) *cobra.Command {
 
 // eventLine writes an event for people.
 func eventLine(e *device.Event) string {
-	parts := []string{e.Time.Format("2006-01-02 15:04:05Z"), e.Command}
+	parts := []string{text.Time(e.Time), e.Command}
 	if e.Command == "firmware" {
 		parts = append(parts, e.Reason) // its name
 	}

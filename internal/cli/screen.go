@@ -6,20 +6,9 @@ import (
 	"strings"
 	"sync"
 	"time"
-)
 
-// Size writes a number of bytes for people.
-func Size(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d bytes", n)
-	}
-	v, i := float64(n)/unit, 0
-	for v >= unit && i < 3 {
-		v, i = v/unit, i+1
-	}
-	return fmt.Sprintf("%.1f %ciB", v, "KMGT"[i])
-}
+	"tandem/internal/text"
+)
 
 // Screen is where a program's messages go, and how far something has come: on a
 // terminal in a line below them that is drawn again and again, elsewhere in lines
@@ -102,7 +91,7 @@ func (s *Screen) Progress(what string, done, total int64) {
 	}
 	if part := done * 4 / total; part > s.job.part || now.Sub(s.job.shown) >= retell {
 		s.job.part, s.job.shown = part, now
-		fmt.Fprintf(s.to, "%s: %d %% of %s%s\n", what, done*100/total, Size(total), s.job.speed(now, done))
+		fmt.Fprintf(s.to, "%s: %d %% of %s%s\n", what, done*100/total, text.Size(total), s.job.speed(now, done))
 	}
 }
 
@@ -134,7 +123,7 @@ func (j *job) speed(now time.Time, done int64) string {
 	if took < settled {
 		return ""
 	}
-	return fmt.Sprintf(", %s/s", Size(int64(float64(done-j.first)/took.Seconds())))
+	return fmt.Sprintf(", %s/s", text.Size(int64(float64(done-j.first)/took.Seconds())))
 }
 
 // line is what is shown in at most width columns: what does not fit is left out,
@@ -148,7 +137,7 @@ func (j *job) line(now time.Time, done, total int64, width int) string {
 	}
 	line := what + percent
 	more := what + " [" + strings.Repeat("#", full) + strings.Repeat(".", bar-full) + "]" + percent
-	for _, part := range []string{"", " of " + Size(total), j.speed(now, done)} {
+	for _, part := range []string{"", " of " + text.Size(total), j.speed(now, done)} {
 		if more += part; len(more) > width {
 			break
 		}

@@ -121,12 +121,3 @@ tandem: done
 		t.Errorf("in 100 slow seconds %d lines, want 3:\n%s", n, out.String())
 	}
 }
-
-func TestSize(t *testing.T) {
-	t.Parallel()
-	for n, want := range map[int64]string{0: "0 bytes", 1023: "1023 bytes", 1024: "1.0 KiB", 1536: "1.5 KiB", 10 << 20: "10.0 MiB", 5 << 30: "5.0 GiB"} {
-		if got := Size(n); got != want {
-			t.Errorf("%d: %q, want %q", n, got, want)
-		}
-	}
-}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -82,3 +83,19 @@ func unseen(r rune) bool {
 // unseenInJSON is unseen, but for the white space between JSON's tokens: inside
 // of strings it is escaped already.
 func unseenInJSON(r rune) bool { return r != '\n' && r != '\r' && r != '\t' && unseen(r) }
+
+// Size writes a number of bytes for people.
+func Size(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	v, i := float64(n)/unit, 0
+	for v >= unit && i < 3 {
+		v, i = v/unit, i+1
+	}
+	return fmt.Sprintf("%.1f %ciB", v, "KMGT"[i])
+}
+
+// Time writes a moment for people.
+func Time(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
