@@ -159,14 +159,14 @@ type deltaMaking struct {
 // make makes delta bundles from the last n releases before, side by side. done removes them.
 func (m *deltaMaking) make(ctx context.Context, n int) (deltas []repository.Delta, done func(), err error) {
 	var closers []io.Closer
-	done = func() {
+	remove := func() {
 		for _, c := range slices.Backward(closers) {
 			c.Close()
 		}
 	}
 	defer func() {
 		if err != nil {
-			done()
+			remove()
 		}
 	}()
 	to, f, err := openArchive(ctx, m.bundle)
@@ -229,7 +229,7 @@ func (m *deltaMaking) make(ctx context.Context, n int) (deltas []repository.Delt
 		closers = append(closers, f)
 		deltas = append(deltas, repository.Delta{Src: f, Base: from})
 	}
-	return deltas, done, nil
+	return deltas, remove, nil
 }
 
 // signing says how the repository's keys sign bundles.
