@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"tandem/internal/fsys"
@@ -46,5 +47,26 @@ func TestForgetAfterPowerCut(t *testing.T) {
 	}
 	if _, err := l.reconciler().Reconcile(context.Background(), Options{Forget: "own"}); !errors.Is(err, ErrNoSuchPath) {
 		t.Errorf("%v, want ErrNoSuchPath", err)
+	}
+}
+
+// A program that goes on writing a file of the release, which is mended each time, does not
+// push out what else lies aside.
+func TestAsideKeepsOtherPaths(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	l.write(System, "apps/bin/helper", "of a person")
+	for i := range 40 {
+		l.write(System, "apps/bin/app", fmt.Sprint("of the application ", i))
+		l.mustBoot()
+	}
+	list, err := l.reconciler().ListAside()
+	l.must(err)
+	if n := len(list); n == 0 || n > 33 || list[0].Path != "bin/app" || list[n-1].Path != "bin/helper" {
+		t.Fatalf("aside lies %v", list)
+	}
+	if got := l.read(System, list[0].it.Name); got != "of the application 39" {
+		t.Errorf("the newest is %q", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -106,7 +107,9 @@ func (a *aside) note(from, to string, p manifest.Path) {
 	}
 }
 
-// sync makes the set durable, and lets go of the oldest ones beyond the bounds.
+// sync makes the set durable, and lets go of others beyond the bounds: the oldest ones, and
+// first those of which newer ones have all paths. A program that goes on writing what is
+// mended each time does not push out what a person may want back.
 func (a *aside) sync() error {
 	if a.set == "" {
 		return nil
@@ -125,13 +128,27 @@ func (a *aside) sync() error {
 	if err != nil {
 		return err
 	}
+	list, err := ListAside(a.fs)
+	if err != nil {
+		return err
+	}
+	seen, newest := map[manifest.Path]bool{}, map[string]bool{}
+	for _, it := range list {
+		if !seen[it.Path] {
+			seen[it.Path] = true
+			set, _, _ := strings.Cut(it.Name[len(AsideDir)+1:], "/")
+			newest[set] = true
+		}
+	}
+	slices.Reverse(sets)
+	sort.SliceStable(sets, func(i, k int) bool { return newest[sets[i]] && !newest[sets[k]] })
 	var total int64
-	for n, s := range slices.Backward(sets) {
+	for n, s := range sets {
 		size, err := Allocated(a.fs, path.Join(AsideDir, s))
 		if err != nil {
 			return err
 		}
-		if total += size; n < len(sets)-1 && (len(sets)-n > maxAsideSets || total > maxAsideBytes) {
+		if total += size; n > 0 && (n >= maxAsideSets || total > maxAsideBytes) {
 			if err := fsys.RemoveAll(a.fs, path.Join(AsideDir, s)); err != nil {
 				return err
 			}
