@@ -79,8 +79,8 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 	return changed, nil
 }
 
-// Foresee is Look, and finds out besides whether there is room for what Reconcile would
-// do: the error is the one that this would end with.
+// Foresee is Look, and finds out besides what would keep Reconcile from success: files that
+// are damaged everywhere, or too little room. The error is of the kind that it would end with.
 func (r *Reconciler) Foresee(ctx context.Context, o Options) (*Result, error) {
 	in := newInspector(r, o)
 	res, err := r.look(ctx, in, o)
@@ -95,25 +95,35 @@ func (r *Reconciler) Foresee(ctx context.Context, o Options) (*Result, error) {
 		return res, nil
 	}
 	src := in.sources(res.System, res.UsrData)
-	from := res.Decision.From
-	for n := from; ; {
-		side := r.side(n)
-		if side.FS == nil { // not made yet
-			return res, nil
-		}
-		w, err := in.plan(side, res.of(n), aim(from, res.System, res.UsrData, src, in.keepsCapture, in.tooLarge, ""), from)
+	var damage error
+	for n := res.Decision.From; r.side(n).FS != nil; { // else it is not made yet
+		d := aim(res.Decision.From, res.System, res.UsrData, src, in.keepsCapture, in.tooLarge, "")
+		w, err := in.plan(r.side(n), res.of(n), d, res.Decision.From)
 		if err == nil {
-			err = in.foresee(w, src)
+			all := len(w.plan.Ops)
+			if err = in.foresee(w, src); len(w.plan.Ops) < all {
+				damage = fmt.Errorf("%w: application files are damaged on both sides", ErrDamage)
+			}
 		}
 		switch {
-		case err == nil && n != from:
+		case err != nil && (n != UsrData || res.Decision.From != System || !in.spares(w, err)):
+			return res, sideError(r.side(n), err)
+		case err != nil:
+		case n == res.Decision.From:
+			n = n.Other()
+		case damage != nil:
+			return res, damage
+		case len(d.lost) > 0:
+			return res, lostError(d.lost)
+		default:
 			return res, in.spared(slices.Sorted(maps.Keys(in.large)))
-		case err == nil:
-			n = from.Other()
-		case from != System || !in.spares(w, err):
-			return res, sideError(side, err)
 		}
 	}
+	return res, nil
+}
+
+func lostError(lost []Path) error {
+	return fmt.Errorf("%w: configuration %s was lost on both sides", ErrDamage, lost[0])
 }
 
 // foresee returns the error of a change that there is no room for, as stage does.

@@ -449,7 +449,7 @@ func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
 		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, files(n), p.Side, p.Path, p.Kind, p.Detail)
 	}
 	if len(total.Lost) > 0 {
-		return fmt.Errorf("%w: configuration %s was lost on both sides", ErrDamage, total.Lost[0])
+		return lostError(total.Lost)
 	}
 	if unknown > 0 {
 		l := total.Left[0]
