@@ -79,7 +79,7 @@ func after(before *Facts, e *manifest.Entry, n *Node, placed func(manifest.Path)
 		return false
 	}
 	if ino, ok := placed(e.Path); ok {
-		return n.Ino == ino
+		return n.Ino == ino && SameTime(n.Mtime, e.Mtime) // else somebody wrote into it already
 	}
 	has := before.Has(e.Path)
 	return has != nil && manifest.Equal(has, e) && before.Tree.Get(e.Path).same(n)

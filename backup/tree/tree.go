@@ -276,7 +276,7 @@ func (t *Tree) Again(ctx context.Context, at map[manifest.Path]bool, known *reco
 	for p := range at {
 		info, err := t.FS.Lstat(t.Name(p))
 		switch was := t.Get(p); {
-		case fsys.IsNotExist(err):
+		case fsys.IsNotExist(err), errors.Is(err, fsys.ErrElsewhere): // a directory above it may be a link by now
 		case err != nil:
 			return nil, err
 		case info.Type == fsys.TypeDir && was != nil && was.IsDir():
