@@ -178,3 +178,67 @@ func TestApplicationWritesBeside(t *testing.T) {
 		}
 	}
 }
+
+// A directory of configuration that became a link is captured like any other edit: what
+// is deleted as soon as that is done stays deleted.
+func TestDeletedAfterADirectoryBecameALink(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	l.write(System, "apps/data/a", "a")
+	l.write(System, "apps/data/sub/b", "b")
+	l.m.Advance(time.Minute)
+	l.mustBoot()
+	l.must(l.fs(System).Rename("apps/data/sub", "apps/data/new"))
+	l.must(l.fs(System).Symlink("new", "apps/data/sub"))
+	l.m.Advance(time.Minute)
+	r, captured := l.reconciler(), false
+	r.System.FS = beats{l.fs(System), func() {
+		there, err := l.fs(UsrData).Lstat("apps/data/sub")
+		_, going := l.fs(UsrData).Lstat(change.CommitFile)
+		if err == nil && there.Type == fsys.TypeSymlink && fsys.IsNotExist(going) && !captured {
+			captured = true
+			l.remove(System, "apps/data/a")
+		}
+	}}
+	l.running(r)
+	l.m.Advance(time.Minute)
+	l.mustBoot()
+	if !captured {
+		t.Error("the link was not captured")
+	}
+	for _, side := range []SideName{System, UsrData} {
+		if _, err := l.fs(side).Lstat("apps/data/a"); !fsys.IsNotExist(err) {
+			t.Errorf("%s has what was deleted: %v", side, err)
+		}
+	}
+}
+
+// What an application writes into a file as soon as it was restored is an edit.
+func TestWrittenAsSoonAsItIsThere(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]memfs.Options{"exchange": {}, "two renames": {NoExchange: true}} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, o)
+			l.mustInstall("1.0.0", nil, InstallOptions{})
+			l.write(System, conf, "edited")
+			l.m.Advance(time.Minute)
+			l.mustBoot()
+			l.remove(System, conf, "apps/bin")
+			l.m.Restart(memfs.Everything())
+			r, written := l.reconciler(), false
+			r.System.FS = beats{l.fs(System), func() {
+				if _, err := l.fs(System).Lstat(conf); err == nil && !written {
+					written = true
+					l.fill(newest)
+				}
+			}}
+			l.running(r)
+			l.m.Advance(time.Minute)
+			if _, err := l.reconciler().Reconcile(context.Background(), Options{Full: true}); err != nil || !written {
+				t.Errorf("verify: %v; it was there: %v", err, written)
+			}
+			l.bothHave(newest)
+		})
+	}
+}
