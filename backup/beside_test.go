@@ -3,7 +3,10 @@ package backup
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"math"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -240,5 +243,39 @@ func TestWrittenAsSoonAsItIsThere(t *testing.T) {
 			}
 			l.bothHave(newest)
 		})
+	}
+}
+
+// noIndex is a side that has no room for an index.
+type noIndex struct{ fsys.FS }
+
+func (n noIndex) Create(name string, mode uint32) (fsys.File, error) {
+	if strings.HasPrefix(name, change.IndexFile) {
+		return nil, &fs.PathError{Op: "create", Path: name, Err: syscall.ENOSPC}
+	}
+	return n.FS.Create(name, mode)
+}
+
+// What is deleted after a capture stays deleted, also where the index could not follow.
+func TestDeletedAfterAnIndexThatDidNotFollow(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	l.write(System, "apps/data/a", "a")
+	l.m.Advance(time.Minute)
+	l.mustBoot()
+	l.write(System, conf, newest)
+	l.m.Advance(time.Minute)
+	r := l.reconciler()
+	r.System.FS = noIndex{l.fs(System)}
+	l.running(r)
+	l.bothHave(newest)
+	l.remove(System, "apps/data/a")
+	l.m.Advance(time.Minute)
+	l.mustBoot()
+	for _, side := range []SideName{System, UsrData} {
+		if _, err := l.fs(side).Lstat("apps/data/a"); !fsys.IsNotExist(err) {
+			t.Errorf("%s has what was deleted: %v", side, err)
+		}
 	}
 }

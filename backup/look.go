@@ -375,8 +375,8 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 	case s.own == nil && other.own != nil && other.own.Manifest.Version.String() == s.Version.String():
 		basis, s.Adopted = &record.Record{Manifest: other.own.Manifest}, true
 	default:
-		if same && !in.full && index.Record == s.ownSum {
-			index.Mark(s.tree)
+		if same && !in.full {
+			index.Mark(s.tree, s.ownSum)
 		}
 		if basis, err = in.adopt(ctx, s); err != nil {
 			return err

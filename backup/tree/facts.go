@@ -123,9 +123,9 @@ type looker struct {
 func Compare(ctx context.Context, t *Tree, basis *record.Record, o Options) (*Facts, error) {
 	l := &looker{Options: o, ctx: ctx, f: &Facts{Tree: t, Basis: basis, Sum: o.Sum, Index: o.Index}}
 	l.f.Weak = len(o.Weak) > 0
-	if o.Index != nil && o.Index.Record == o.Sum {
-		l.gone = o.Index.Mark(t)
-		l.f.Weak = l.f.Weak || o.Index.Weak
+	if o.Index != nil { // one of another record knows no content, but what was there
+		l.gone = o.Index.Mark(t, o.Sum)
+		l.f.Weak = l.f.Weak || o.Index.Weak && o.Index.Record == o.Sum
 	}
 	l.over = map[manifest.Path]bool{}
 	for _, n := range t.Nodes {

@@ -182,9 +182,9 @@ func stamps(n *Node) [7]uint64 {
 	return s
 }
 
-// Mark notes on the nodes of t what x knows of them, and returns the paths that
-// x saw and that are not there any more.
-func (x *Index) Mark(t *Tree) (gone map[manifest.Path]bool) {
+// Mark notes on the nodes of t what x knows of them, if what they should hold is what x
+// was made of, and returns the paths that x saw and that are not there any more.
+func (x *Index) Mark(t *Tree, record digest.SHA256) (gone map[manifest.Path]bool) {
 	gone = map[manifest.Path]bool{}
 	if x == nil {
 		return gone
@@ -211,6 +211,9 @@ func (x *Index) Mark(t *Tree) (gone map[manifest.Path]bool) {
 		}
 		if i == len(t.Nodes) || string(t.Nodes[i].Path) != string(buf) {
 			gone[manifest.Path(buf)] = true
+			continue
+		}
+		if x.Record != record {
 			continue
 		}
 		n := t.Nodes[i]
