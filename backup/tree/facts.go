@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"sort"
 	"strings"
 
@@ -71,11 +70,10 @@ func (f *Facts) At(p manifest.Path) *Fact {
 	if f == nil {
 		return nil
 	}
-	i, ok := slices.BinarySearchFunc(f.Odd, p, func(o Fact, p manifest.Path) int { return strings.Compare(string(o.Path), string(p)) })
-	if !ok {
-		return nil
+	if i := sort.Search(len(f.Odd), func(i int) bool { return f.Odd[i].Path >= p }); i < len(f.Odd) && f.Odd[i].Path == p {
+		return &f.Odd[i]
 	}
-	return &f.Odd[i]
+	return nil
 }
 
 // Has returns what is known to lie at p, content included: as the basis says, or

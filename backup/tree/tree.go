@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 
 	"tandem/backup/manifest"
@@ -326,11 +327,10 @@ func (t *Tree) Get(p manifest.Path) *Node {
 	if t == nil {
 		return nil
 	}
-	i, ok := slices.BinarySearchFunc(t.Nodes, p, func(n *Node, p manifest.Path) int { return strings.Compare(string(n.Path), string(p)) })
-	if !ok {
-		return nil
+	if i := sort.Search(len(t.Nodes), func(i int) bool { return t.Nodes[i].Path >= p }); i < len(t.Nodes) && t.Nodes[i].Path == p {
+		return t.Nodes[i]
 	}
-	return t.Nodes[i]
+	return nil
 }
 
 // Empty reports whether there is nothing at all.
