@@ -68,7 +68,7 @@ packages-check: packages ## install and remove the packages in a folder of their
 dist-check: ## build a release twice, in two folders, and compare
 	@sh packaging/linux/dist-check.sh
 
-test: ## go vet, and all tests but the long searches; three minutes on two processors
+test: ## go vet, and all tests but the long searches; four minutes on two processors
 	go vet ./...
 	go test -vet=off -timeout 20m ./...
 
@@ -101,7 +101,7 @@ savings: ## what updates of a few trees cost in each form, as the table of docs/
 formats: ## keep the files that the release in CHANGELOG.md writes, in test/formats: once for each release
 	go test -count=1 -run '^TestWriteFormats$$' ./cmd/tandem -write-formats
 
-lab-model: ## cut the power and fail the disk at every operation, on a model of the disks; a quarter of an hour; LABFLAGS are its flags
+lab-model: ## cut the power and fail the disk at every operation, on a model of the disks, for long; LABFLAGS are its flags
 	cd test/model && go test -count=1 -timeout 2h -lab.full $(LABFLAGS)
 
 lab-planted: ## build Tandem with each planted bug and want a lab (LAB=model, ubifs, ext4) to find it; BUG names one

@@ -199,7 +199,7 @@ func TestOptions(t *testing.T) {
 func TestManyOperations(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("takes seconds")
+		t.Skip("one worker, for seconds: the race detector has TestPinned with several")
 	}
 	r := rand.New(rand.NewPCG(10, 0))
 	const chunk, chunks = 20, codec.MaxOperations + 4000
