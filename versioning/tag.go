@@ -5,9 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 
 	"tandem/internal/fsys"
@@ -42,12 +40,6 @@ func (e *emptyError) Error() string { return fmt.Sprintf("%s: empty: %s", e.path
 
 func (e *emptyError) Unwrap() error { return ErrNoTag }
 
-// byHand takes apart a version as people write it; the parts are the numbers
-// and what follows the third.
-var byHand = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^[vV]?([0-9]+)(?:\.([0-9]+)(?:\.([0-9]+)([-+].*)?)?)?$`)
-})
-
 // parseTag reads the content of a tag file as a person would: a version, whose
 // leading v, leading zeros and missing numbers do not count, and after white
 // space a comment. A byte order mark and white space around it are of no matter.
@@ -77,20 +69,24 @@ func parseByHand(line string) (v Version, ok bool) {
 	if len(fields) == 0 {
 		return v, false
 	}
-	parts := byHand().FindStringSubmatch(fields[0])
-	if parts == nil {
+	text := strings.TrimLeft(fields[0][:1], "vV") + fields[0][1:]
+	suffix := ""
+	if i := strings.IndexAny(text, "-+"); i >= 0 {
+		text, suffix = text[:i], text[i:]
+	}
+	parts := strings.Split(text, ".")
+	if len(parts) > 3 || !all(parts, isDigits) || suffix != "" && len(parts) < 3 {
 		return v, false
 	}
-	text := number(parts[1])
-	if parts[2] != "" { // else it is as the vendor's script writes it
-		text += "." + number(parts[2]) + "." + number(parts[3]) + parts[4]
+	for i := range parts {
+		parts[i] = cmp.Or(strings.TrimLeft(parts[i], "0"), "0")
 	}
-	v, err := Parse(text)
+	if len(parts) == 2 { // one alone is as the vendor's script writes it
+		parts = append(parts, "0")
+	}
+	v, err := Parse(strings.Join(parts, ".") + suffix)
 	return v, err == nil
 }
-
-// number is how digits, which may be none, are written without leading zeros.
-func number(digits string) string { return cmp.Or(strings.TrimLeft(digits, "0"), "0") }
 
 // ReadTag reads the tag file name. A missing or empty one is ErrNoTag, and one
 // that is there but cannot be read a *TagError. An error that says nothing about

@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	version "github.com/hashicorp/go-version"
 )
@@ -19,18 +17,33 @@ import (
 // keeps garbage out of file names and messages.
 const maxLength = 128
 
-// semver is the grammar of semver.org 2.0.0, anchored: go-version's own parser
-// also takes "v1", "1.2", "1.2.3.4" and "01.2.3".
-var semver = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)` +
-		`(-(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)(\.(0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*))*)?` +
-		`(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$`)
-})
+// isSemver reports whether s is of the grammar of semver.org 2.0.0, nothing before or
+// after it: go-version's own parser also takes "v1", "1.2", "1.2.3.4" and "01.2.3".
+func isSemver(s string) bool {
+	s, build, built := strings.Cut(s, "+")
+	core, pre, early := strings.Cut(s, "-")
+	numbers := strings.Split(core, ".")
+	return len(numbers) == 3 && all(numbers, isWhole) &&
+		(!early || all(strings.Split(pre, "."), func(id string) bool { return isWhole(id) || isWord(id) && !isDigits(id) })) &&
+		(!built || all(strings.Split(build, "."), isWord))
+}
+
+func all(list []string, is func(string) bool) bool {
+	return !slices.ContainsFunc(list, func(s string) bool { return !is(s) })
+}
+
+func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
+func isWord(s string) bool {
+	return s != "" && strings.IndexFunc(s, func(c rune) bool {
+		return c != '-' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
+	}) < 0
+}
 
 // isWhole reports whether s is a number as the vendor's script writes its tags:
 // 1, 2, 3 …
 func isWhole(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == "" && (s[0] != '0' || s == "0")
+	return isDigits(s) && (s[0] != '0' || s == "0")
 }
 
 // ErrMalformed says that a text is no version.
@@ -40,10 +53,7 @@ var ErrMalformed = errors.New("not a version")
 // ran the vendor's script; 7 has the precedence of 7.0.0. Its numbers have any
 // length. The zero value is no version and precedes all others. Versions are
 // values; their original text is kept.
-type Version struct {
-	text   string
-	parsed *version.Version // nil where a number is beyond its 63 bits
-}
+type Version struct{ text string }
 
 // Parse reads a version: a semantic version of semver.org 2.0.0 or a whole
 // number, nothing before or after it. The error wraps ErrMalformed.
@@ -51,14 +61,10 @@ func Parse(text string) (Version, error) {
 	if len(text) > maxLength {
 		return Version{}, fmt.Errorf("%w: %.20q… has %d characters, at most %d are allowed", ErrMalformed, text, len(text), maxLength)
 	}
-	if !semver().MatchString(text) && !isWhole(text) {
+	if !isSemver(text) && !isWhole(text) {
 		return Version{}, fmt.Errorf("%w: %q: expected MAJOR.MINOR.PATCH as in semver.org, such as 1.4.2 or 2.0.0-rc.1", ErrMalformed, text)
 	}
-	p, err := version.NewVersion(text)
-	if err != nil { // of what it takes for a version it refuses large numbers alone
-		p = nil
-	}
-	return Version{text: text, parsed: p}, nil
+	return Version{text}, nil
 }
 
 // split returns the three numbers of a version in decimal digits, without leading
@@ -81,7 +87,7 @@ func (v Version) IsZero() bool { return v.text == "" }
 // before w, positive if after, 0 if neither. Build metadata does not count.
 func (v Version) Compare(w Version) int {
 	switch {
-	case v.IsZero() && w.IsZero():
+	case v.text == w.text: // most are: the parser is not even made ready then
 		return 0
 	case v.IsZero():
 		return -1
@@ -90,14 +96,16 @@ func (v Version) Compare(w Version) int {
 	}
 	vc, vp := v.split()
 	wc, wp := w.split()
-	return cmp.Or(compareCore(v, w, vc, wc), comparePrerelease(vp, wp))
+	return cmp.Or(compareCore(vc, wc), comparePrerelease(vp, wp))
 }
 
-func compareCore(v, w Version, vc, wc [3]string) int {
-	if v.parsed != nil && w.parsed != nil {
-		return v.parsed.Core().Compare(w.parsed.Core())
+func compareCore(v, w [3]string) int {
+	a, aerr := version.NewVersion(strings.Join(v[:], "."))
+	b, berr := version.NewVersion(strings.Join(w[:], "."))
+	if aerr == nil && berr == nil {
+		return a.Compare(b)
 	}
-	return slices.CompareFunc(vc[:], wc[:], compareNumbers)
+	return slices.CompareFunc(v[:], w[:], compareNumbers) // a number is beyond its 63 bits
 }
 
 // compareNumbers compares two numbers in decimal digits, without leading zeros.

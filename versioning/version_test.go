@@ -2,6 +2,7 @@ package versioning
 
 import (
 	"errors"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -204,7 +205,8 @@ func TestInAndWithout(t *testing.T) {
 
 // FuzzTag holds that what is taken for a tag is a version as Parse wants it and
 // survives being written and read again, whatever white space is around it, and
-// that comparing is an order.
+// that comparing is an order. What Parse takes is what semver.org's own pattern takes,
+// and whole numbers.
 func FuzzTag(f *testing.F) {
 	for _, s := range precedence {
 		f.Add([]byte(s+"\n"), "1.0.0-alpha.1")
@@ -212,7 +214,13 @@ func FuzzTag(f *testing.F) {
 	f.Add([]byte(""), "")
 	f.Add([]byte("v1.2.3"), "1.2.3+x")
 	f.Add([]byte("\ufeff08.1 # x\r\n"), "18446744073709551616")
+	f.Add([]byte("1.2.3-0a.-.1+01.-"), "1.2.3-01")
+	grammar := regexp.MustCompile(`^(?:0|[1-9]\d*|(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:-((?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)` +
+		`(?:\.(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?(?:\+([0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*))?)$`)
 	f.Fuzz(func(t *testing.T, content []byte, other string) {
+		if _, err := Parse(other); (err == nil) != (len(other) <= maxLength && grammar.MatchString(other)) {
+			t.Fatalf("Parse(%q): %v", other, err)
+		}
 		v, err := parseTag(content)
 		if err != nil {
 			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrNoTag) {
