@@ -195,11 +195,11 @@ func names(r *record.Record) func(digest.SHA256) bool {
 // kept for a rollback goes first; where that does not help, it is left to commit.
 func (r *Reconciler) stage(ctx context.Context, in *inspector, w *work, src *sources) error {
 	in.drop(w, src)
-	c, err := change.Begin(w.side.FS, w.plan, in.buf)
+	c, err := change.Begin(w.side.FS, w.plan, in.bufs[w.side.Name])
 	var short *SpaceError
 	if errors.As(err, &short) && w.plan.Holes == 0 {
 		if w.plan.Holes = src.holes(w.side.Name, w.plan); w.plan.Holes > 0 {
-			c, err = change.Begin(w.side.FS, w.plan, in.buf)
+			c, err = change.Begin(w.side.FS, w.plan, in.bufs[w.side.Name])
 		}
 	}
 	if errors.As(err, &short) {
@@ -234,7 +234,7 @@ func (r *Reconciler) givePrevious(in *inspector, w *work, src *sources, short er
 		return nil, err
 	}
 	src.known = nil
-	return change.Begin(w.side.FS, w.plan, in.buf)
+	return change.Begin(w.side.FS, w.plan, in.bufs[w.side.Name])
 }
 
 // drop leaves files alone that are damaged everywhere, so that the others of the
@@ -395,7 +395,7 @@ func (r *Reconciler) inPlace(ctx context.Context, in *inspector, w *work, src *s
 		return fmt.Errorf("%w; writing in place needs the other side whole: %w", short, err)
 	}
 	r.Log.WithField("side", w.side.Name).Warn("not enough space for two versions: writing in place; until that is done only the other side has the application")
-	if w.change, err = change.BeginInPlace(w.side.FS, w.plan, in.buf); err != nil {
+	if w.change, err = change.BeginInPlace(w.side.FS, w.plan, in.bufs[w.side.Name]); err != nil {
 		return err
 	}
 	rest := in.sources(slices.DeleteFunc(slices.Clone(src.snaps), func(s *Snapshot) bool { return s.Side == w.side.Name })...)

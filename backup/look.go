@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"sync"
 
 	"tandem/backup/change"
 	"tandem/backup/manifest"
@@ -111,14 +112,14 @@ type inspector struct {
 	noted    []SideName                 // the sides that this job noted an orderly end on
 	waited   bool                       // for stamps to grow old
 	tries    int                        // that ended because somebody wrote
-	buf      []byte
+	bufs     map[SideName][]byte        // to read a side with
 }
 
 func newInspector(r *Reconciler, o Options) *inspector {
 	sets := func() map[SideName]map[Path]bool { return map[SideName]map[Path]bool{System: {}, UsrData: {}} }
 	return &inspector{
 		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, large: map[Path]bool{}, badKept: map[kept]bool{},
-		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}, buf: make([]byte, 128<<10),
+		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}, bufs: map[SideName][]byte{System: make([]byte, 128<<10), UsrData: make([]byte, 128<<10)},
 	}
 }
 
@@ -149,99 +150,157 @@ func (in *inspector) again(ctx context.Context, err error) (bool, error) {
 
 // look takes a snapshot of both sides. It changes nothing.
 func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot, *Snapshot, error) {
-	a, err := in.load(ctx, system)
+	a, err := in.load(system)
 	if err != nil {
 		return nil, nil, sideError(system, err)
 	}
-	b, err := in.load(ctx, usrData)
+	b, err := in.load(usrData)
 	if err != nil {
 		return nil, nil, sideError(usrData, err)
+	}
+	all := func(f func(side *Side, me, other *found) error) error {
+		errs := in.r.both(func(n SideName) error {
+			if n == System {
+				return f(system, a, b)
+			}
+			return f(usrData, b, a)
+		})
+		for i, side := range []*Side{system, usrData} {
+			if errs[i] != nil {
+				return sideError(side, errs[i])
+			}
+		}
+		return nil
+	}
+	if err := all(func(side *Side, s, _ *found) error { return in.walk(ctx, side, s) }); err != nil {
+		return nil, nil, err
 	}
 	if err := straighten(ctx, a, b); err != nil {
 		return nil, nil, err
 	}
 	for _, s := range []struct {
-		side      *Side
-		me, other *found
-	}{{system, a, b}, {usrData, b, a}} {
-		if err := in.compare(ctx, s.side, s.me, s.other); err != nil {
-			return nil, nil, sideError(s.side, err)
+		side *Side
+		*found
+	}{{system, a}, {usrData, b}} {
+		if s.comparable() {
+			if s.index, s.same, err = in.index(s.side); err != nil {
+				return nil, nil, sideError(s.side, err)
+			}
 		}
 	}
+	if err := all(func(side *Side, me, other *found) error { return in.compare(ctx, side, me, other) }); err != nil {
+		return nil, nil, err
+	}
 	return a.Snapshot, b.Snapshot, nil
+}
+
+// both calls f for both sides, at once if that is allowed, and returns what it gave for
+// system and usr_data. One after the other it ends with the first error.
+func (r *Reconciler) both(f func(SideName) error) (errs [2]error) {
+	if !r.AtOnce {
+		if errs[0] = f(System); errs[0] == nil {
+			errs[1] = f(UsrData)
+		}
+		return errs
+	}
+	var other sync.WaitGroup
+	other.Go(func() { errs[1] = f(UsrData) })
+	errs[0] = f(System)
+	other.Wait()
+	return errs
 }
 
 // rest returns snapshots of both sides if they lie as their indexes saw them, and
 // hold the same record, which is not revoked: then there is nothing to do, and what else a look finds is not
 // needed. nil if anything is otherwise, or cannot be read: then the look tells.
 func (in *inspector) rest(ctx context.Context) (system, usrData *Snapshot) {
-	snaps := [2]*Snapshot{}
-	for i, side := range in.r.sides() {
-		if snaps[i] = in.restOf(ctx, side); snaps[i] == nil || snaps[i].ownSum != snaps[0].ownSum {
+	snaps, walks := map[SideName]*Snapshot{}, map[SideName]func() *tree.Rest{}
+	for _, side := range in.r.sides() {
+		s, walk := in.restOf(ctx, side)
+		if s == nil || side.Name == UsrData && s.ownSum != snaps[System].ownSum {
 			return nil, nil
 		}
+		snaps[side.Name], walks[side.Name] = s, walk
 	}
-	if bad, err := in.r.Revoked(); err != nil || snaps[0].Version.In(bad) {
+	if bad, err := in.r.Revoked(); err != nil || snaps[System].Version.In(bad) {
 		return nil, nil
 	}
-	return snaps[0], snaps[1]
+	errs := in.r.both(func(n SideName) error {
+		rest := walks[n]()
+		if rest == nil {
+			return errRestless
+		}
+		snaps[n].Foreign = rest.Foreign
+		return nil
+	})
+	if errs[0] != nil || errs[1] != nil {
+		return nil, nil
+	}
+	return snaps[System], snaps[UsrData]
 }
 
-func (in *inspector) restOf(ctx context.Context, side *Side) *Snapshot {
+var errRestless = errors.New("not as the index saw it")
+
+// restOf returns what a side is if a walk finds it at rest; nil if that is out of the question.
+func (in *inspector) restOf(ctx context.Context, side *Side) (*Snapshot, func() *tree.Rest) {
 	if side.ready() != nil {
-		return nil
+		return nil, nil
 	}
 	disk := side.FS
 	s := &Snapshot{Side: side.Name, Path: disk.Path("."), State: Intact, looked: in.r.Now().UnixNano()}
 	if u, err := change.Pending(disk, nil); u != nil || err != nil {
-		return nil
+		return nil, nil
 	}
 	index, same, err := in.index(side)
 	if err != nil || !same {
-		return nil
+		return nil, nil
 	}
 	outline, sum, err := record.Outline(disk, change.RecordFile)
 	if err != nil || outline == nil || index.Record != sum {
-		return nil
+		return nil, nil
 	}
 	if s.Version, err = versioning.ReadTag(disk, change.TagFile); err != nil || s.Version.String() != outline.Version.String() {
-		return nil
+		return nil, nil
 	}
 	if apps, err := disk.Lstat(change.AppsDir); err != nil || apps.Type != fsys.TypeDir || apps.Mount {
-		return nil
-	}
-	rest := index.AtRest(ctx, disk, change.AppsDir, outline, side.live(), s.looked)
-	if rest == nil {
-		return nil
+		return nil, nil
 	}
 	if prev, err := versioning.ReadTag(disk, path.Join(change.PreviousDir, change.TagFile)); err == nil {
 		s.Previous = prev
 	}
-	s.ownSum, s.patterns, s.Foreign = sum, Manifest{Config: outline.Config, Ignore: outline.Ignore}, rest.Foreign
+	s.ownSum, s.patterns = sum, Manifest{Config: outline.Config, Ignore: outline.Ignore}
 	s.Release, s.Revision, s.Files = outline.Release, index.Revision, index.Files
-	return s
+	return s, func() *tree.Rest { return index.AtRest(ctx, disk, change.AppsDir, outline, side.live(), s.looked) }
 }
 
 // found is a side in the midst of a look.
 type found struct {
 	*Snapshot
-	tree *tree.Tree // nil without a directory apps
+	open  bool       // what lies in it is still to be found out
+	tree  *tree.Tree // nil without a directory apps
+	index *tree.Index
+	same  bool // what the index saw is known not to have gone through a power cut since
 }
 
-// load reads what a side says of itself and walks its tree.
-func (in *inspector) load(ctx context.Context, side *Side) (*found, error) {
+// comparable reports whether there is something to compare that can be walked.
+func (s *found) comparable() bool {
+	return s.State != Unavailable && s.State != Damaged && s.facts == nil
+}
+
+// unavailable says that a side cannot be used.
+func (s *found) unavailable(err error) { s.State, s.err, s.Detail = Unavailable, err, err.Error() }
+
+// load reads what a side says of itself.
+func (in *inspector) load(side *Side) (*found, error) {
 	s := &found{Snapshot: &Snapshot{Side: side.Name, State: Absent}}
-	unavailable := func(err error) (*found, error) {
-		s.State, s.err, s.Detail = Unavailable, err, err.Error()
-		return s, nil
-	}
 	switch err := side.ready(); {
 	case errors.Is(err, fs.ErrNotExist): // not made yet
 		return s, nil
 	case fsys.IsTransient(err):
 		return nil, err
 	case err != nil:
-		return unavailable(err)
+		s.unavailable(err)
+		return s, nil
 	}
 	disk := side.FS
 	s.Path = disk.Path(".")
@@ -257,18 +316,27 @@ func (in *inspector) load(ctx context.Context, side *Side) (*found, error) {
 	if prev, err := versioning.ReadTag(disk, path.Join(change.PreviousDir, change.TagFile)); err == nil {
 		s.Previous = prev
 	}
-	if done, err := in.unfinished(disk, s); done || err != nil {
-		return s, err
+	done, err := in.unfinished(disk, s)
+	s.open = !done
+	return s, err
+}
+
+// walk finds out what lies on a side, and which version that is.
+func (in *inspector) walk(ctx context.Context, side *Side, s *found) error {
+	if !s.open {
+		return nil
 	}
+	disk := side.FS
 	apps, err := disk.Lstat(change.AppsDir)
 	switch {
 	case fsys.IsNotExist(err):
 	case err != nil && tree.Means(err) == tree.Nothing:
-		return nil, err
+		return err
 	case err != nil:
 		s.State, s.Detail = Damaged, err.Error()
 	case apps.Type == fsys.TypeSymlink && side.live():
-		return unavailable(fmt.Errorf("%w: %s: a symbolic link: expected a directory; Tandem follows no links, set the side's path to where the application lies", ErrUnavailable, disk.Path(change.AppsDir)))
+		s.unavailable(fmt.Errorf("%w: %s: a symbolic link: expected a directory; Tandem follows no links, set the side's path to where the application lies", ErrUnavailable, disk.Path(change.AppsDir)))
+		return nil
 	case apps.Mount && side.Mounted != nil:
 		s.mounted = true
 		var sub fsys.FS
@@ -276,21 +344,22 @@ func (in *inspector) load(ctx context.Context, side *Side) (*found, error) {
 			s.tree, err = tree.Scan(ctx, sub, ".", s.own)
 		}
 		if err != nil && tree.Means(err) == tree.Nothing {
-			return nil, err
+			return err
 		} else if err != nil {
-			return unavailable(fmt.Errorf("%w: %w", ErrUnavailable, err))
+			s.unavailable(fmt.Errorf("%w: %w", ErrUnavailable, err))
+			return nil
 		}
 	case apps.Type != fsys.TypeDir:
 		s.Detail = fmt.Sprintf("%s: a %s, expected a directory", disk.Path(change.AppsDir), apps.Type)
 	default:
 		if s.tree, err = tree.Scan(ctx, disk, change.AppsDir, s.own); err != nil && !fsys.IsNotExist(err) {
 			if tree.Means(err) == tree.Nothing {
-				return nil, err
+				return err
 			}
 			s.State, s.Detail = Damaged, err.Error()
 		}
 	}
-	return s, in.readTag(disk, s)
+	return in.readTag(disk, s)
 }
 
 // unfinished finds out whether a change was committed and is still to be
@@ -362,10 +431,7 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 	}
 	basis := &record.Record{}
 	sum := digest.SHA256{}
-	index, same, err := in.index(side)
-	if err != nil {
-		return err
-	}
+	var err error
 	switch {
 	case s.Version.IsZero():
 	case s.own != nil && s.own.Manifest.Version.String() == s.Version.String():
@@ -375,8 +441,8 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 	case s.own == nil && other.own != nil && other.own.Manifest.Version.String() == s.Version.String():
 		basis, s.Adopted = &record.Record{Manifest: other.own.Manifest}, true
 	default:
-		if same && !in.full {
-			index.Mark(s.tree, s.ownSum)
+		if s.same && !in.full {
+			s.index.Mark(s.tree, s.ownSum)
 		}
 		if basis, err = in.adopt(ctx, s); err != nil {
 			return err
@@ -391,7 +457,7 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 	}
 	s.facts, err = tree.Compare(ctx, s.tree, basis, tree.Options{
 		Live: side.live(), Full: in.full, Suspects: in.suspects[side.Name], Weak: in.weak[side.Name],
-		Index: index, Sum: sum, SameBoot: same, Started: in.r.Started, Buf: in.buf,
+		Index: s.index, Sum: sum, SameBoot: s.same, Started: in.r.Started, Buf: in.bufs[side.Name],
 	})
 	if err != nil {
 		return err
@@ -511,7 +577,7 @@ func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error
 			e = &now
 		} else {
 			var err error
-			if e, err = in.describe(ctx, s.tree, n, &division); err != nil && tree.Means(err) == tree.Nothing {
+			if e, err = in.describe(ctx, s, n, &division); err != nil && tree.Means(err) == tree.Nothing {
 				return nil, err
 			}
 			if err != nil {
@@ -537,11 +603,11 @@ func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error
 // describe describes what lies at n as a record has it. A further name of a file
 // is told as a hard link, unless the first is on the other side of the division
 // between application files and configuration: the two do not change together.
-func (in *inspector) describe(ctx context.Context, t *tree.Tree, n *tree.Node, m *Manifest) (*manifest.Entry, error) {
+func (in *inspector) describe(ctx context.Context, s *found, n *tree.Node, m *Manifest) (*manifest.Entry, error) {
 	if to := n.Link(); to != "" && m.IsConfig(to) == m.IsConfig(n.Path) && !m.IsIgnored(to) {
 		return &manifest.Entry{Path: n.Path, Type: manifest.Hardlink, Link: to}, nil
 	}
-	return tree.Describe(ctx, t, n, in.buf)
+	return tree.Describe(ctx, s.tree, n, in.bufs[s.Side])
 }
 
 // captured is what a fact says lies there, as configuration is recorded.

@@ -42,7 +42,10 @@ type Reconciler struct {
 	Boot    string
 	Started int64
 	Session Session // may be nil
-	By      record.Author
+	// AtOnce says that both sides may be walked, and files hashed, at once: there are
+	// processors for it.
+	AtOnce bool
+	By     record.Author
 	// Still asks the application to hold still while its configuration is
 	// captured, and returns what lets it go on. It may be nil. It is called once,
 	// and the sides are looked at again after it: what the application wrote for it

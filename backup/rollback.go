@@ -304,7 +304,7 @@ func (in *inspector) whole(ctx context.Context, from source, want digest.SHA256)
 	var sum digest.SHA256
 	if err == nil {
 		defer f.Close()
-		sum, _, err = digest.OfReader(fsys.InContext(ctx, f), in.buf)
+		sum, _, err = digest.OfReader(fsys.InContext(ctx, f), in.bufs[System])
 	}
 	if err != nil && tree.Means(err) == tree.Nothing {
 		return false, err
@@ -334,7 +334,7 @@ func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrDat
 	}
 	w.plan.Tag = true
 	src := in.sources(system, usrData)
-	if w.change, err = change.Begin(r.System.FS, w.plan, in.buf); err != nil {
+	if w.change, err = change.Begin(r.System.FS, w.plan, in.bufs[System]); err != nil {
 		return sideError(r.System, err)
 	}
 	if err := r.fill(ctx, w, src); err != nil {

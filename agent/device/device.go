@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -147,6 +148,7 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 	d.reconciler = &backup.Reconciler{
 		Log: env.Log, Progress: env.Progress, Now: env.Now, Wait: wait, By: d.Author(),
 		Boot: boot.ID(), Started: boot.Started(env.Now()), Session: boot.Note(cfg.Agent.Lock + ".seen"),
+		AtOnce: runtime.GOMAXPROCS(0) > 1,
 	}
 	if len(cfg.Hooks.Capture) > 0 {
 		d.reconciler.Still = d.still
