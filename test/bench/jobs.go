@@ -73,7 +73,7 @@ const (
 const (
 	installed = "installed"
 	adopted   = "adopted"
-	kept      = "kept" // on usr_data alone
+	kept      = "kept" // as installed, until system was erased
 )
 
 func (l *lab) saved(parts ...string) string {
@@ -137,10 +137,7 @@ lock = %q
 		l.keepRecord(ctx, adopted, sides{system: state{shipped, 1}}, l.own("tandem", "backup"))); err != nil {
 		return err
 	}
-	return errors.Join(
-		l.keepRecord(ctx, installed, sides{}, l.own("tandem", "install", l.bundle(shipped))),
-		os.MkdirAll(l.saved(kept, l.sideName(0)), 0o755),
-		mirror(l.saved(installed, l.sideName(1)), l.saved(kept, l.sideName(1))))
+	return l.keepRecord(ctx, installed, sides{}, l.own("tandem", "install", l.bundle(shipped)))
 }
 
 func (l *lab) config() string { return filepath.Join(l.tmp, "tandem.toml") }
@@ -179,15 +176,25 @@ func (l *lab) sideName(i int) string { return filepath.Base(l.devices[i].dir) }
 // before puts both sides into the state before a job. A device that has records has
 // been started with them, and so knows its own files, before anything was changed.
 func (l *lab) before(ctx context.Context, j job, p *program) error {
-	if p.record != installed && p.record != adopted {
-		return l.reset(j.before, p.record)
+	record := p.record
+	switch record {
+	case kept:
+		record = installed
+	case installed, adopted:
+	default:
+		return l.reset(j.before, record)
 	}
 	old := state{shipped, 1}
-	if err := l.reset(sides{old, old}, p.record); err != nil {
+	if err := l.reset(sides{old, old}, record); err != nil {
 		return err
 	}
 	if err := command(ctx, nil, l.own("tandem", "boot").argv...); err != nil {
 		return err
+	}
+	if p.record == kept {
+		if err := os.RemoveAll(filepath.Join(l.system, ".tandem")); err != nil {
+			return err
+		}
 	}
 	return l.lay(j.before)
 }

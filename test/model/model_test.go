@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 	summary.start = time.Now()
 	debug.SetGCPercent(400) // memory is there, and a third of the time went into saving it
 	if *full {
+		debug.SetGCPercent(1200) // half a gigabyte
 		fmt.Printf("%-70s %6s %7s %8s %7s %8s %7s\n", "scenario/file system", "cuts", "states", "distinct", "second", "distinct", "errors")
 	}
 	code := m.Run()

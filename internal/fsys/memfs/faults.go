@@ -88,7 +88,7 @@ func (m *Machine) Before(f func(op, path string)) {
 
 // ask lets what Before and FailLooks ordered have its way, unlocked. Neither is
 // for what the function of Before does.
-func (m *Machine) ask(op, path string) error {
+func (m *Machine) ask(op string, t *tree, name string) error {
 	m.mu.Lock()
 	before, fail := m.before, m.failLooks
 	asked := !m.off && !m.busy
@@ -100,7 +100,7 @@ func (m *Machine) ask(op, path string) error {
 		return nil
 	}
 	if before != nil {
-		before(op, path)
+		before(op, t.Path(name))
 		m.mu.Lock()
 		m.busy, asked = false, !m.off
 		m.mu.Unlock()
@@ -108,7 +108,7 @@ func (m *Machine) ask(op, path string) error {
 	if !asked || fail == nil || !slices.Contains(looks, op) {
 		return nil
 	}
-	return fail(op, path)
+	return fail(op, t.Path(name))
 }
 
 // step counts one changing operation and reports whether it is to fail. If it is

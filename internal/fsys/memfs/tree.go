@@ -42,7 +42,7 @@ func (t *tree) Path(name string) string { return t.d.path(t.rel(name)) }
 
 // do runs f as an operation of the program that is tested.
 func (t *tree) do(op, name string, f func() error) error {
-	if err := t.d.m.ask(op, t.Path(name)); err != nil {
+	if err := t.d.m.ask(op, t, name); err != nil {
 		return &fs.PathError{Op: op, Path: t.Path(name), Err: err}
 	}
 	return t.run(op, name, f)
