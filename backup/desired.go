@@ -135,9 +135,9 @@ func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *
 			// an application file of the version that won
 		case wins == nil && was.Captures(e):
 			// it was removed since, where the newer configuration comes from
-		case wins == nil:
+		case wins == nil && !otherDatabase(basis, f, e.Path):
 			set(e)
-		case manifest.SameContent(wins, e) || e.Type == manifest.Dir || e.Type == manifest.Hardlink:
+		case wins != nil && manifest.SameContent(wins, e) || e.Type == manifest.Dir || e.Type == manifest.Hardlink:
 		case shipped != nil && manifest.SameContent(shipped, e):
 			// the release's own default, not an edit
 		default:

@@ -179,7 +179,7 @@ func (m *merger) set(e *manifest.Entry) {
 func (m *merger) shipped(e *manifest.Entry) {
 	here := m.here(e.Path)
 	def := manifest.Find(m.old.Files, e.Path)
-	edited := here != nil && (def == nil || !manifest.SameContent(here, def))
+	edited := here != nil && !m.asShipped(here, def)
 	switch {
 	case here == nil && m.deleted(e.Path):
 	case m.can != nil && e.Type == manifest.File && !m.can(e): // it was not wanted when the bundle was read
@@ -217,6 +217,16 @@ func (m *merger) deleted(p Path) bool {
 	}
 	o := m.facts.At(p)
 	return m.facts.Basis.Find(p) == nil || o != nil && o.Finding == tree.Deleted
+}
+
+// asShipped reports whether what is here is the default def, with nothing in a journal
+// that the application has written since.
+func (m *merger) asShipped(here, def *manifest.Entry) bool {
+	return def != nil && manifest.SameContent(here, def) && !slices.ContainsFunc(manifest.Journals, func(end string) bool {
+		p := here.Path + Path(end)
+		j := m.here(p)
+		return j != nil && j.Size > 0 && !m.old.Knows(p)
+	})
 }
 
 // putBeside puts a default beside configuration that was edited here. What an
@@ -264,8 +274,11 @@ func (m *merger) local(n *tree.Node) {
 		return // an application file of the version before
 	}
 	here := m.here(p)
-	if here == nil || def != nil && here.Type != manifest.Dir && manifest.SameContent(here, def) {
+	if here == nil || here.Type != manifest.Dir && m.asShipped(here, def) {
 		return // a default that is shipped no longer, and was never edited
+	}
+	if db := manifest.JournalOf(p); db != "" && m.brings(db) && m.here(db) != nil {
+		return // its database is another one now
 	}
 	if o := m.facts.At(p); def != nil && here.Type != manifest.Dir && o != nil && o.Finding.IsDamage() && o.Finding != tree.Attributes {
 		return

@@ -359,7 +359,7 @@ func returning(k *record.Record, now *tree.Facts, revision int) *desired {
 	stays := map[Path]*manifest.Entry{}
 	for _, n := range now.Tree.Nodes {
 		p, e := n.Path, now.Has(n.Path)
-		if e == nil || e.Type == manifest.File && shipped[*e.SHA256] || k.Manifest.IsIgnored(p) {
+		if e == nil || e.Type == manifest.File && shipped[*e.SHA256] && !journaled(now, p) || k.Manifest.IsIgnored(p) {
 			continue
 		}
 		if b := now.Basis.Find(p); b != nil && !now.Basis.Captures(b) { // the application's
@@ -373,7 +373,7 @@ func returning(k *record.Record, now *tree.Facts, revision int) *desired {
 		switch {
 		case was != nil && (e.Type == manifest.Dir || manifest.SameContent(was, e)):
 			continue
-		case was != nil || notDir(k, p):
+		case was != nil || notDir(k, p) || otherDatabase(k, now, p):
 			d.loses[p] = e.Type != manifest.Dir
 			continue
 		case e.Type == manifest.Hardlink && stays[e.Link] == nil: // the file that it shares may not stay
@@ -395,6 +395,21 @@ func returning(k *record.Record, now *tree.Facts, revision int) *desired {
 	}
 	d.record = &rec
 	return d
+}
+
+// journaled reports whether the application has a journal beside p.
+func journaled(f *tree.Facts, p Path) bool {
+	return slices.ContainsFunc(manifest.Journals, func(end string) bool {
+		e := f.Has(p + Path(end))
+		return e != nil && e.Size > 0
+	})
+}
+
+// otherDatabase reports whether p is a journal of a database that is another one in k.
+func otherDatabase(k *record.Record, now *tree.Facts, p Path) bool {
+	db := manifest.JournalOf(p)
+	was, is := k.Find(db), now.Has(db)
+	return db != "" && was != nil && is != nil && !manifest.SameContent(was, is)
 }
 
 // notDir reports whether k has something else than a directory above p.

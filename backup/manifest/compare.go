@@ -51,6 +51,20 @@ func passing(p Path) bool {
 	return strings.HasPrefix(path.Base(string(p)), ".nfs")
 }
 
+// Journals are the ends of the names of what SQLite keeps beside a database: what is
+// committed lies in both, and neither goes with another one.
+var Journals = []string{"-wal", "-journal"}
+
+// JournalOf returns the database that p is a journal of by its name; "" for none.
+func JournalOf(p Path) Path {
+	for _, end := range Journals {
+		if db, ok := strings.CutSuffix(string(p), end); ok {
+			return Path(db)
+		}
+	}
+	return ""
+}
+
 // Captured reports whether e, a file of the release, is configuration: what the release
 // brings of that is its default, and what lies on a side is captured.
 func (m *Manifest) Captured(e *Entry) bool { return MatchAny(m.Config, e.Path) }
