@@ -484,9 +484,11 @@ func (b *besides) check() error {
 }
 
 // somewhere reports whether a content lies on system for people to find: put aside, or
-// beside what won.
+// beside what won; or, in the midst of a job, in the undo log, from which it goes there.
 func (b *besides) somewhere(content string) (there bool) {
-	walk(b.sys(), appsDir, func(_ string, _ fsys.Info, c string) { there = there || c == content })
+	for _, dir := range []string{appsDir, ".tandem/next/old"} {
+		walk(b.sys(), dir, func(_ string, _ fsys.Info, c string) { there = there || c == content })
+	}
 	return there || b.aside(content)
 }
 
