@@ -3,8 +3,7 @@ package tree
 import (
 	"context"
 	"path"
-	"slices"
-	"strings"
+	"sort"
 
 	"tandem/backup/manifest"
 	"tandem/internal/fsys"
@@ -82,40 +81,53 @@ func (w *resting) walk(name, at string, depth int) bool {
 	if w.seen += len(infos); err != nil || w.seen > maxEntries {
 		return false
 	}
-	all := make([]step, 0, 2*len(infos))
-	steps := make([]*step, 0, 2*len(infos))
+	steps := make([]step, 0, len(infos))
 	for i := range infos {
-		all = append(all, step{key: infos[i].Name, info: &infos[i]})
-		steps = append(steps, &all[len(all)-1])
+		steps = append(steps, step{key: infos[i].Name, info: &infos[i]})
+	}
+	for i := range infos {
 		if infos[i].Type == fsys.TypeDir && !infos[i].Mount {
-			all = append(all, step{key: infos[i].Name + "/", info: &infos[i], below: true})
-			steps = append(steps, &all[len(all)-1])
+			steps = append(steps, step{key: infos[i].Name + "/", info: &infos[i], below: true})
 		}
 	}
-	slices.SortFunc(steps, func(a, b *step) int { return strings.Compare(a.key, b.key) })
-	for _, s := range steps {
-		p := s.info.Name
-		if at != "" {
-			p = at + "/" + p
-		}
-		if s.below && !w.walk(path.Join(name, s.info.Name), p, depth+1) || !s.below && !w.fits(manifest.Path(p), s.info) {
+	if len(steps) > len(infos) { // else they are in order
+		sort.Slice(steps, func(i, j int) bool { return steps[i].key < steps[j].key })
+	}
+	for i := range steps {
+		s := &steps[i]
+		if !s.below {
+			if !w.fits(at, s.info) {
+				return false
+			}
+		} else if !w.walk(path.Join(name, s.info.Name), string(below(at, s.info.Name)), depth+1) {
 			return false
 		}
 	}
 	return true
 }
 
-// fits reports whether what lies at p is what the index saw there, or nobody's business.
-func (w *resting) fits(p manifest.Path, i *fsys.Info) bool {
-	n := node(p, i)
+// below returns the path of an entry of the directory at, "" for the root.
+func below(at, name string) manifest.Path {
+	if at == "" {
+		return manifest.Path(name)
+	}
+	return manifest.Path(at + "/" + name)
+}
+
+// fits reports whether what lies in the directory at is what the index saw there, or
+// nobody's business.
+func (w *resting) fits(at string, i *fsys.Info) bool {
+	var n Node
+	n.set("", i)
 	if age := w.now - n.Ctime; w.live && !n.IsDir() && age >= 0 && age < Tick && n.Ctime%second != 0 {
 		return false
 	}
-	if w.left >= 0 && string(w.path) == string(p) {
-		ok := !n.Foreign() && stamps(n) == w.was && w.flags&racy == 0
+	if w.left >= 0 && w.at(at, i.Name) {
+		ok := !n.Foreign() && stamps(&n) == w.was && w.flags&racy == 0
 		w.next()
 		return ok
 	}
+	p := below(at, i.Name)
 	switch {
 	case len(p) > maxPath || manifest.CheckPath(p) != nil:
 		return false
@@ -124,4 +136,13 @@ func (w *resting) fits(p manifest.Path, i *fsys.Info) bool {
 		return true
 	}
 	return w.m.IsIgnored(p)
+}
+
+// at reports whether the present entry is of what has that name in the directory at.
+func (w *resting) at(at, name string) bool {
+	if at == "" {
+		return string(w.path) == name
+	}
+	n := len(at)
+	return len(w.path) == n+1+len(name) && string(w.path[:n]) == at && w.path[n] == '/' && string(w.path[n+1:]) == name
 }

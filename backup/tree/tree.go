@@ -147,7 +147,14 @@ func (n *Node) sameContent(m *Node) bool {
 }
 
 func node(p manifest.Path, i *fsys.Info) *Node {
-	n := &Node{
+	n := &Node{}
+	n.set(p, i)
+	return n
+}
+
+// set makes n what i says of p.
+func (n *Node) set(p manifest.Path, i *fsys.Info) {
+	*n = Node{
 		Path: p, Size: i.Size, Alloc: i.Alloc, Mtime: i.Mtime, Ctime: i.Ctime, Dev: i.Dev, Ino: i.Ino,
 		UID: uint32(i.UID), GID: uint32(i.GID), Nlink: uint32(i.Nlink), Mode: uint16(i.Mode),
 		kind: kind(slices.Index(kinds[:], i.Type)),
@@ -158,7 +165,6 @@ func node(p manifest.Path, i *fsys.Info) *Node {
 	if i.Fixed {
 		n.flags |= flagFixed
 	}
-	return n
 }
 
 func (n *Node) seldom() *rare {
@@ -230,7 +236,7 @@ func (t *Tree) walk(ctx context.Context, dir *Node, depth int) error {
 		return nil
 	}
 	for i := range infos {
-		if err := t.add(ctx, manifest.Path(path.Join(at, infos[i].Name)), &infos[i], depth+1); err != nil {
+		if err := t.add(ctx, below(at, infos[i].Name), &infos[i], depth+1); err != nil {
 			return err
 		}
 	}
