@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"strconv"
 	"testing"
+
+	"tandem/internal/testprograms"
 )
 
 // The two programs as they are shipped, and what a publisher made with them:
@@ -40,7 +42,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binDir, pubDir = filepath.Join(dir, "bin"), filepath.Join(dir, "pub")
-	if err := errors.Join(buildPrograms(), publish()); err != nil {
+	if err := errors.Join(testprograms.Build(binDir, testprograms.Small(), "tandem/cmd/tandem", "tandem/cmd/tandem-release"), publish()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -57,16 +59,6 @@ func manyAtOnce() error {
 		return nil
 	}
 	return flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
-}
-
-func buildPrograms() error {
-	build := exec.Command("go", "build", "-o", binDir+"/", "tandem/cmd/tandem", "tandem/cmd/tandem-release")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("build the programs: %w\n%s", err, out)
-	}
-	return nil
 }
 
 // publish makes the bundles that the tests install, as a publisher would.

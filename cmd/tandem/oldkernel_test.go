@@ -3,12 +3,13 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"tandem/internal/testprograms"
 )
 
 // onOldKernel are scripts that between them do all that a device does: back up,
@@ -29,8 +30,8 @@ func TestOldKernel(t *testing.T) {
 	}
 	bin := t.TempDir()
 	helper := filepath.Join(bin, "oldkernel")
-	if out, err := exec.Command("go", "build", "-o", helper, "tandem/test/oldkernel").CombinedOutput(); err != nil {
-		t.Fatalf("build oldkernel: %v\n%s", err, out)
+	if err := testprograms.Build(bin, testprograms.Small(), "tandem/test/oldkernel"); err != nil {
+		t.Fatal(err)
 	}
 	for _, name := range []string{"tandem", "tandem-release"} {
 		script := fmt.Sprintf("#!/bin/sh\nexec '%s' '%s' \"$@\"\n", helper, filepath.Join(binDir, name))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"tandem/internal/testprograms"
 	"tandem/packaging/release"
 )
 
@@ -31,11 +31,10 @@ func TestSelf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	broken, err := filepath.Abs("testdata/self/broken")
-	if err != nil {
+	if err := testprograms.Build(dir, testprograms.Small(), "tandem/cmd/tandem/testdata/self/broken"); err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, params(t, filepath.Join("testdata", "self"), "SELF", dir, "START", start, "BROKEN", broken, "ARCH", release.Architecture()))
+	testscript.Run(t, params(t, filepath.Join("testdata", "self"), "SELF", dir, "START", start, "BROKEN", filepath.Join(dir, "broken"), "ARCH", release.Architecture()))
 }
 
 // selfPrograms builds those tandems and their bundles, once for all tests.
@@ -52,13 +51,12 @@ var buildSelfPrograms = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(binDir, "self")
 	for _, v := range []string{"1.0.0", "2.0.0", "3.0.0"} {
 		tags := map[string]string{"3.0.0": "nextformat"}[v]
-		build := exec.Command("go", "build", "-tags", tags, "-ldflags", fmt.Sprintf("-s -w -X main.version=%s -X 'main.mark=%s%s:'", v, release.ProgramMark, v),
-			"-o", filepath.Join(dir, "tandem-"+v), "tandem/cmd/tandem")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%w\n%s", err, out)
+		flags := testprograms.Versioned(v, release.ProgramMark, tags)
+		name := filepath.Join(dir, "tandem-"+v)
+		if err := errors.Join(testprograms.Build(dir, flags, "tandem/cmd/tandem"), os.Rename(filepath.Join(dir, "tandem"), name)); err != nil {
+			return "", err
 		}
-		if err := releaseTool("bundle", "create", "--kind", "agent", "--arch", release.Architecture(), filepath.Join(dir, "tandem-"+v),
+		if err := releaseTool("bundle", "create", "--kind", "agent", "--arch", release.Architecture(), name,
 			"--keys", "keys", "--root", "repo/root.json", "--out", filepath.Join(dir, v+".tandem")); err != nil {
 			return "", err
 		}

@@ -17,6 +17,7 @@ import (
 
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/fsystest"
+	"tandem/internal/testprograms"
 )
 
 // kernels are what Linux has had at a time to look at a tree with.
@@ -402,11 +403,11 @@ func TestOldKernel(t *testing.T) {
 	if os.Getenv("TANDEM_OLD_KERNEL") != "" {
 		return // there already
 	}
-	helper := filepath.Join(t.TempDir(), "oldkernel")
-	if out, err := exec.Command("go", "build", "-o", helper, "tandem/test/oldkernel").CombinedOutput(); err != nil {
-		t.Fatalf("build oldkernel: %v\n%s", err, out)
+	bin := t.TempDir()
+	if err := testprograms.Build(bin, testprograms.Small(), "tandem/test/oldkernel"); err != nil {
+		t.Fatal(err)
 	}
-	cmd := exec.Command(helper, os.Args[0], "-test.run", "^TestOS/^this_one$|^TestOSOther$|^TestOSDeep$|^TestOSAttacked$/^this_one$")
+	cmd := exec.Command(filepath.Join(bin, "oldkernel"), os.Args[0], "-test.run", "^TestOS/^this_one$|^TestOSOther$|^TestOSDeep$|^TestOSAttacked$/^this_one$")
 	cmd.Env = append(os.Environ(), "TANDEM_OLD_KERNEL=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -14,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"tandem/internal/testprograms"
+	packaged "tandem/packaging/release"
 	"tandem/test/hawkbit"
 )
 
@@ -696,15 +697,11 @@ func TestHawkBitItself(t *testing.T) {
 	h := newHawk(t, nil)
 	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
 	d.write("token", deviceToken+"\n")
-	for _, p := range []struct{ version, file string }{{"1.0.0", "lib/tandem"}, {"2.0.0", "two"}} {
-		build := exec.Command("go", "build", "-ldflags", "-s -w -X main.version="+p.version, "-o", d.path(p.file), "tandem/cmd/tandem")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
+	for _, p := range []struct{ version, dir string }{{"1.0.0", "lib"}, {"2.0.0", "two"}} {
+		h.check(testprograms.Build(d.path(p.dir), testprograms.Versioned(p.version, packaged.ProgramMark, ""), "tandem/cmd/tandem"))
 	}
 	d.program = d.path("lib/tandem")
-	h.check(release("bundle", "create", d.path("two"), "--kind", "agent", "--arch", runtime.GOARCH, "--version", "2.0.0",
+	h.check(release("bundle", "create", d.path("two/tandem"), "--kind", "agent", "--arch", runtime.GOARCH, "--version", "2.0.0",
 		"--keys", "keys", "--root", "repo/root.json", "--out", d.path("two.tandem")))
 	app, err := os.ReadFile(bundle("1.1.0"))
 	h.check(err)

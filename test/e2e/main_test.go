@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"tandem/internal/testprograms"
 )
 
 var seedFlag = flag.Uint64("seed", 1, "what the random moments come from; 0 chooses one")
@@ -46,7 +48,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binDir, pubDir = filepath.Join(dir, "bin"), filepath.Join(dir, "pub")
-	if err := errors.Join(build(), publish()); err != nil {
+	if err := errors.Join(testprograms.Build(binDir, testprograms.Small(), "tandem/cmd/tandem", "tandem/cmd/tandem-release"), publish()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -62,16 +64,6 @@ func manyAtOnce() error {
 		return nil
 	}
 	return flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
-}
-
-func build() error {
-	cmd := exec.Command("go", "build", "-o", binDir+"/", "tandem/cmd/tandem", "tandem/cmd/tandem-release")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("build the programs: %w\n%s", err, out)
-	}
-	return nil
 }
 
 // The releases of hello. In each of them the health check finds what the

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"tandem/internal/testprograms"
 	"tandem/packaging/repository"
 )
 
@@ -26,9 +27,8 @@ type published struct {
 
 func publish(ctx context.Context, dir string) (*published, error) {
 	p := &published{dir: dir, repo: filepath.Join(dir, "repo")}
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "tandem/cmd/tandem", "tandem/cmd/tandem-release")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the programs: %w\n%s", err, out)
+	if err := testprograms.Build(dir, testprograms.Small(), "tandem/cmd/tandem", "tandem/cmd/tandem-release"); err != nil {
+		return nil, err
 	}
 	err := errors.Join(p.release(ctx, "keygen", "--out", "keys"), p.release(ctx, "repo", "init", p.repo, "--keys", "keys", "--valid", "3650"))
 	return p, errors.Join(err, p.add(ctx))

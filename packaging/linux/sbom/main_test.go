@@ -3,20 +3,22 @@ package main
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"tandem/internal/testprograms"
 )
 
 // What the linker recorded in tandem is described, twice with the same bytes,
 // and every reference leads somewhere.
 func TestBill(t *testing.T) {
-	tandem := filepath.Join(t.TempDir(), "tandem")
-	if out, err := exec.Command("go", "build", "-o", tandem, ours+"/cmd/tandem").CombinedOutput(); err != nil {
-		t.Fatalf("build tandem: %v\n%s", err, out)
+	bin := t.TempDir()
+	if err := testprograms.Build(bin, testprograms.Small(), ours+"/cmd/tandem"); err != nil {
+		t.Fatal(err)
 	}
+	tandem := filepath.Join(bin, "tandem")
 	var docs, notices [2]string
 	for i := range docs {
 		dir := t.TempDir()
