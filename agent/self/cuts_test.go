@@ -38,6 +38,7 @@ func parse(t testing.TB, v string) versioning.Version {
 type world struct {
 	t        testing.TB
 	programs map[string][]byte // by version
+	kinds    map[string]string // what is wrong with each
 	proofs   map[string]*bundle.Proof
 }
 
@@ -53,7 +54,7 @@ const (
 )
 
 func newWorld(t testing.TB, kinds map[string]string) *world {
-	w := &world{t, map[string][]byte{}, map[string]*bundle.Proof{}}
+	w := &world{t, map[string][]byte{}, kinds, map[string]*bundle.Proof{}}
 	for v, kind := range kinds {
 		machine, arch := byte(62), "amd64"
 		if kind == foreign {
@@ -149,7 +150,7 @@ func (w *world) what(disk fsys.FS, name string) (version, kind string, err error
 	}
 	for v, p := range w.programs {
 		if bytes.Equal(p, data) {
-			return v, string(bytes.Split(p, []byte("\n"))[2]), nil
+			return v, w.kinds[v], nil
 		}
 	}
 	return "", "", fmt.Errorf("%s is no program, or not a whole one", name)
@@ -360,11 +361,8 @@ func (w *world) settled(m *memfs.Machine, may ...string) error {
 }
 
 func (w *world) kindOf(version string) (v, kind string, ok bool) {
-	p, ok := w.programs[version]
-	if !ok {
-		return version, "", false
-	}
-	return version, string(bytes.Split(p, []byte("\n"))[2]), true
+	kind, ok = w.kinds[version]
+	return version, kind, ok
 }
 
 // Whatever step the power is cut at, and again while the device recovers, a Tandem
