@@ -35,6 +35,7 @@ type world struct {
 	// loses are contents that may go.
 	loses []string
 
+	survived  map[[32]byte]bool // what the loss of a side left, by its fingerprint
 	seen      *memfs.Machine
 	seenFacts *facts
 }
@@ -42,7 +43,7 @@ type world struct {
 // newWorld looks at the device before the operation.
 func newWorld(d *device) *world {
 	f := get(d.look())
-	w := &world{start: f, outside: d.outside(), sound: d.sound()}
+	w := &world{start: f, outside: d.outside(), sound: d.sound(), survived: map[[32]byte]bool{}}
 	defaults := map[string]bool{}
 	for _, v := range []string{"0.9.0", "1", "1.0.0", "1.1.0", "1.2.0", "2", "1.0.0-big", "1.1.0-big", "1.0.0-prog", "1.1.0-prog"} {
 		for _, content := range release(v) {
@@ -257,6 +258,10 @@ func P4(w *world, d *device, f *facts) error {
 			return fmt.Errorf("P4: %w", err)
 		}
 		c.erase(lost)
+		k := c.m.Fingerprint()
+		if w.survived[k] {
+			continue // the same was left of another state
+		}
 		left, err := c.look()
 		if err != nil {
 			return fmt.Errorf("P4: %s lost: %w", lost, err)
@@ -271,6 +276,7 @@ func P4(w *world, d *device, f *facts) error {
 		if err := configured(w, c, due, true); err != nil {
 			return fmt.Errorf("P4: %s lost: %w", lost, err)
 		}
+		w.survived[k] = true
 	}
 	return nil
 }

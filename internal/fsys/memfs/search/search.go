@@ -103,7 +103,7 @@ func (r *Report) Total() int {
 
 // Run searches until something does not hold.
 func (c *Case) Run(o Options) *Report {
-	s := &searcher{Case: c, o: o, seen: map[key]bool{}, report: &Report{Case: c.Name, Cuts: map[string]int{}}}
+	s := &searcher{Case: c, o: o, seen: map[key]bool{}, checked: map[key]bool{}, report: &Report{Case: c.Name, Cuts: map[string]int{}}}
 	if err := s.run(); err != nil {
 		if !errors.As(err, &s.report.Failure) {
 			s.report.Failure = &Failure{Name: c.Name, Err: err}
@@ -121,10 +121,11 @@ type key struct {
 
 type searcher struct {
 	*Case
-	o      Options
-	seen   map[key]bool
-	report *Report
-	count  int // of distinct states
+	o       Options
+	seen    map[key]bool
+	checked map[key]bool // by During
+	report  *Report
+	count   int // of distinct states
 }
 
 // state is a device before recovery.
@@ -229,10 +230,8 @@ func (s *searcher) admit(st *state, first string, left *[]state) error {
 		return nil
 	}
 	s.seen[k] = true
-	if s.During != nil {
-		if err := s.During(st.m, first); err != nil {
-			return fail(st.name, st.m, err)
-		}
+	if err := s.during(st, k); err != nil {
+		return err
 	}
 	st.expect = first
 	if first == "" && s.Expect != nil {
@@ -240,6 +239,19 @@ func (s *searcher) admit(st *state, first string, left *[]state) error {
 		s.seen[key{k.disks, st.expect}] = true
 	}
 	*left = append(*left, *st)
+	return nil
+}
+
+// during checks a state, once for all that hold the same: it is of no matter here what is
+// durable.
+func (s *searcher) during(st *state, k key) error {
+	if s.During == nil || s.checked[k] {
+		return nil
+	}
+	s.checked[k] = true
+	if err := s.During(st.m, k.expect); err != nil {
+		return fail(st.name, st.m, err)
+	}
 	return nil
 }
 
@@ -399,10 +411,8 @@ func (s *searcher) lookFaults(fault lookFault, step int, left *[]state) error {
 // goOn recovers on a device that was not restarted, then cuts its power: what
 // recovery says to be done must be durable.
 func (s *searcher) goOn(st state) error {
-	if s.During != nil {
-		if err := s.During(st.m, ""); err != nil {
-			return fail(st.name, st.m, err)
-		}
+	if err := s.during(&st, key{st.m.Fingerprint(), ""}); err != nil {
+		return err
 	}
 	if s.Expect != nil {
 		st.expect = s.Expect(st.m)
