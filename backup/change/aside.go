@@ -85,6 +85,9 @@ func (a *aside) room(p manifest.Path) (string, error) {
 		}
 		a.set = path.Join(AsideDir, fmt.Sprintf("%08d", last+1))
 	}
+	if p == "." { // a set is a directory
+		p = AppsDir
+	}
 	to := path.Join(a.set, string(p))
 	for n := 1; ; n++ {
 		if _, err := a.fs.Lstat(to); fsys.IsNotExist(err) {

@@ -172,7 +172,7 @@ func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
 		return p.leave(e.Path, o.Detail, config)
 	}
 	if n == nil {
-		if above := f.Tree.Above(e.Path); above != nil && (above.Foreign() || above.Err() != nil && tree.Means(above.Err()) != tree.Damage) {
+		if above := f.Tree.Above(e.Path); above != nil && (above.Foreign() && !p.replaced[above.Path] || above.Err() != nil && tree.Means(above.Err()) != tree.Damage) {
 			return p.leave(e.Path, "its directory is not Tandem's", config)
 		}
 		if why := p.fixedParent(e.Path); why != "" {

@@ -479,7 +479,7 @@ func (l *looker) absent(e *manifest.Entry) *Fact {
 	o := &Fact{Path: e.Path, Entry: e, Finding: Missing, Detail: "expected a " + string(e.Type)}
 	above := l.f.Tree.Above(e.Path)
 	switch {
-	case above != nil && above.Foreign():
+	case above != nil && above.Foreign() && !(l.Live && l.makesWay(above)):
 		if o.Detail = foreign(above); l.Live {
 			o.Finding = Skipped
 		}
@@ -506,6 +506,12 @@ func (l *looker) absent(e *manifest.Entry) *Fact {
 		o.Finding, o.Aside = Deleted, true
 	}
 	return o
+}
+
+// makesWay reports whether n, which is no directory, lies where the application has one.
+func (l *looker) makesWay(n *Node) bool {
+	e := l.f.Basis.Find(n.Path)
+	return e != nil && !n.IsDir() && !l.config(e)
 }
 
 // settled reports whether e is what another file of its directory, whose name its
