@@ -592,6 +592,19 @@ func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error
 		e.Adopted = s.own == nil
 		r.Config = append(r.Config, s.own.Shares(e))
 	}
+	if s.own != nil { // what cannot be looked at now keeps its last capture
+		hidden := map[Path]*manifest.Entry{}
+		for _, e := range s.own.Config {
+			n := s.tree.Get(e.Path)
+			if n == nil {
+				n = s.tree.Above(e.Path)
+			}
+			if n != nil && (n.Foreign() || n.Err() != nil) && manifest.Find(r.Config, e.Path) == nil {
+				hidden[e.Path] = e
+			}
+		}
+		r.Config = overlay(r.Config, hidden)
+	}
 	if len(defaults) > 0 {
 		r.Manifest.Files = append(r.Manifest.Files, defaults...)
 		slices.SortFunc(r.Manifest.Files, manifest.ByPath)

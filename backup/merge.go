@@ -103,8 +103,8 @@ func merge(release *Manifest, system *Snapshot, o InstallOptions, can func(*mani
 		}
 	}
 	if m.facts != nil {
-		for _, n := range m.facts.Tree.Nodes {
-			m.local(n)
+		for p := range m.facts.Paths {
+			m.local(p)
 		}
 		m.parents()
 		m.links()
@@ -148,11 +148,11 @@ func (m *merger) unchanged(e *manifest.Entry) *manifest.Entry {
 // here returns what lies at p, as far as it is known. A hard link is told as a
 // file of its own, since the file that it shares may not stay.
 func (m *merger) here(p Path) *manifest.Entry {
-	e := m.facts.Has(p)
+	e := m.facts.Holds(p)
 	if e == nil || e.Type != manifest.Hardlink {
 		return e
 	}
-	to := m.facts.Has(e.Link)
+	to := m.facts.Holds(e.Link)
 	if to == nil {
 		return nil
 	}
@@ -264,9 +264,8 @@ func (m *merger) there(p Path) *manifest.Entry {
 }
 
 // local keeps what the device has and the release does not bring.
-func (m *merger) local(n *tree.Node) {
-	p := n.Path
-	if m.config[p] != nil || n.Foreign() || m.record.Manifest.IsIgnored(p) || manifest.MatchAny(m.release.Remove, p) {
+func (m *merger) local(p Path) {
+	if m.config[p] != nil || m.record.Manifest.IsIgnored(p) || manifest.MatchAny(m.release.Remove, p) {
 		return
 	}
 	def := manifest.Find(m.old.Files, p)

@@ -357,8 +357,8 @@ func returning(k *record.Record, now *tree.Facts, revision int) *desired {
 		}
 	}
 	stays := map[Path]*manifest.Entry{}
-	for _, n := range now.Tree.Nodes {
-		p, e := n.Path, now.Has(n.Path)
+	for p := range now.Paths {
+		e := now.Holds(p)
 		if e == nil || e.Type == manifest.File && shipped[*e.SHA256] && !journaled(now, p) || k.Manifest.IsIgnored(p) {
 			continue
 		}

@@ -168,7 +168,7 @@ func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
 	// Another version does not wait for who writes a file of the one before.
 	o := f.At(e.Path)
 	busy := o != nil && o.Finding == tree.Busy && p.Live && p.Tag && !config
-	if o != nil && leaves(o) && !busy {
+	if o != nil && o.Leaves() && !busy {
 		return p.leave(e.Path, o.Detail, config)
 	}
 	if n == nil {
@@ -214,11 +214,6 @@ func (p *planner) names(e *manifest.Entry) int {
 		}
 	}
 	return n
-}
-
-// leaves reports whether what a fact is about stays as it is.
-func leaves(o *tree.Fact) bool {
-	return o.Finding == tree.Busy || o.Finding == tree.Skipped || o.Finding == tree.Unknown
 }
 
 // foreign reports whether n is left alone.
@@ -341,7 +336,7 @@ func (p *planner) remove(n *tree.Node) ([]Op, error) {
 	}
 	if o := f.At(n.Path); o != nil && o.Finding == tree.Skipped && o.Detail == "" {
 		return nil, nil // what is in it stays, and is named
-	} else if o != nil && !gone && (leaves(o) || o.Finding == tree.Unreadable && o.Entry == nil) {
+	} else if o != nil && !gone && (o.Leaves() || o.Finding == tree.Unreadable && o.Entry == nil) {
 		return nil, p.leave(n.Path, o.Detail, true)
 	}
 	why := p.fixedParent(n.Path)

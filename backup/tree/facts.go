@@ -91,6 +91,35 @@ func (f *Facts) Has(p manifest.Path) *manifest.Entry {
 	return f.Basis.Find(p)
 }
 
+// Holds is Has, and of configuration of which nothing can be said now, since it is being
+// written or something is mounted over it, the last capture.
+func (f *Facts) Holds(p manifest.Path) *manifest.Entry {
+	e := f.Has(p)
+	if o := f.At(p); e == nil && o != nil && o.Leaves() && o.Entry != nil && f.Basis.Captures(o.Entry) {
+		return o.Entry
+	}
+	return e
+}
+
+// Paths yields what Holds may tell of.
+func (f *Facts) Paths(yield func(manifest.Path) bool) {
+	for _, n := range f.Tree.Nodes {
+		if !yield(n.Path) {
+			return
+		}
+	}
+	for i := range f.Odd {
+		if o := &f.Odd[i]; o.Node == nil && !yield(o.Path) {
+			return
+		}
+	}
+}
+
+// Leaves reports whether what a fact is about stays as it is.
+func (o *Fact) Leaves() bool {
+	return o.Finding == Busy || o.Finding == Skipped || o.Finding == Unknown
+}
+
 // Options say how to look at a side.
 type Options struct {
 	Live     bool                   // an application runs from it
