@@ -118,6 +118,16 @@ func (r *Reconciler) CanWithdraw(ctx context.Context, wd Withdrawal) (versioning
 	return l.back(), nil
 }
 
+// CanReturn returns the version that Rollback would return to. It changes nothing, and
+// its error wraps what that of Rollback does.
+func (r *Reconciler) CanReturn(ctx context.Context, to versioning.Version) (versioning.Version, error) {
+	l, err := r.leave(ctx, func(bad []versioning.Version) wish { return wish{to: to, bad: bad} })
+	if err != nil {
+		return versioning.Version{}, err
+	}
+	return l.back(), nil
+}
+
 // withdraw is leave for a release that is recalled.
 func (r *Reconciler) withdraw(ctx context.Context, wd Withdrawal) (*leaving, error) {
 	l, err := r.leave(ctx, func(bad []versioning.Version) wish {

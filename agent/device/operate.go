@@ -113,12 +113,16 @@ func (d *Device) start(ctx context.Context) (*backup.Result, error) {
 		d.env.Log.WithError(err).WithField("version", p.Version).Warn("not confirmed yet, and not rolled back: nothing could say whether it works")
 		return res, nil
 	}
-	reason := fmt.Sprintf("%s was not confirmed within %d starts", p.Version, d.cfg.Agent.Boots)
-	returned, err := d.giveUp(ctx, *p, reason, false)
+	returned, err := d.giveUp(ctx, *p, d.waited(p), false)
 	if returned != nil {
 		res = returned
 	}
 	return res, err
+}
+
+// waited is why a version is given up whose starts are used up.
+func (d *Device) waited(p *backup.Pending) string {
+	return fmt.Sprintf("%s was not confirmed within %d starts", p.Version, d.cfg.Agent.Boots)
 }
 
 // unasked says why a version that waits could not be asked about: what is to
@@ -143,6 +147,32 @@ func (d *Device) Plan(ctx context.Context, o backup.Options) (*backup.Result, er
 	}
 	res, err := d.reconciler.Foresee(ctx, o)
 	return res, errors.Join(err, d.knownState())
+}
+
+// PlanStart says what Start would do, and changes nothing. The error is of the kind that
+// Start would end with.
+func (d *Device) PlanStart(ctx context.Context) (*backup.Result, error) {
+	res, err := d.Plan(ctx, backup.Options{})
+	if err != nil {
+		return res, err
+	}
+	p, err := d.reconciler.Pending()
+	if err != nil || p == nil || p.Starts < d.cfg.Agent.Boots || d.unasked() != nil {
+		return res, err
+	}
+	to, err := d.reconciler.CanReturn(ctx, left(*p))
+	if errors.Is(err, backup.ErrNothingToReturnTo) && !left(*p).IsZero() {
+		to, err = d.reconciler.CanReturn(ctx, versioning.Version{})
+	}
+	switch {
+	case errors.Is(err, backup.ErrNothingToReturnTo):
+		return res, stays(p.Version, d.waited(p))
+	case err != nil:
+		return res, err
+	}
+	res.Decision = backup.Decision{Action: backup.Return, From: backup.System, To: to, Reason: fmt.Sprintf("%s; %s is kept", d.waited(p), to)}
+	res.Version, res.Revision, res.Held = to, 0, false
+	return res, &verdict{fmt.Sprintf("unhealthy: %s: %s comes back", d.waited(p), to), `where it works, say "tandem confirm" before the next start`}
 }
 
 // Pending returns the version that waits to be confirmed; nil if there is none.
@@ -310,10 +340,7 @@ func (d *Device) acquit(ctx context.Context, hook string, now, gone versioning.V
 // that the application may run.
 func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, running bool) (*backup.Result, error) {
 	err := fmt.Errorf("%w: %s", ErrUnhealthy, reason)
-	var to versioning.Version
-	if p.Previous.Compare(p.Version) > 0 { // an operator went back from it: it is revoked for that alone
-		to = p.Previous
-	}
+	to := left(p)
 	if e := d.reconciler.GiveUp(reason); e != nil {
 		d.env.Log.WithError(e).Warn("it could not be noted why the version is given up")
 	}
@@ -329,29 +356,38 @@ func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, ru
 	}
 	if errors.Is(e, backup.ErrNothingToReturnTo) {
 		// It is the only one there is: it stays, but is never offered again.
-		return res, errors.Join(&staysError{p.Version, reason}, d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())
+		return res, errors.Join(stays(p.Version, reason), d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())
 	}
 	return res, errors.Join(err, e)
 }
 
-// staysError says that a version does not work, and is the only one there is. It
-// wraps ErrUnhealthy.
-type staysError struct {
-	version versioning.Version
-	reason  string
+// left returns the version that an operator went back from to the one that waits: it is
+// revoked for that alone. Zero: it was an update.
+func left(p backup.Pending) versioning.Version {
+	if p.Previous.Compare(p.Version) > 0 {
+		return p.Previous
+	}
+	return versioning.Version{}
 }
 
-func (e *staysError) Error() string {
-	return fmt.Sprintf("unhealthy: %s; %s stays, because there is nothing to return to", e.reason, e.version)
+// verdict is an ErrUnhealthy in words of its own, with what can be done.
+type verdict struct{ text, hint string }
+
+// stays says that a version does not work, and is the only one there is.
+func stays(v versioning.Version, reason string) error {
+	return &verdict{
+		fmt.Sprintf("unhealthy: %s; %s stays, because there is nothing to return to", reason, v),
+		"it is revoked: install a higher version, or this one with --allow-revoked once what it needs is there",
+	}
 }
+
+func (e *verdict) Error() string { return e.text }
 
 // Unwrap returns ErrUnhealthy.
-func (e *staysError) Unwrap() error { return ErrUnhealthy }
+func (e *verdict) Unwrap() error { return ErrUnhealthy }
 
 // Hint says what can be done.
-func (e *staysError) Hint() string {
-	return "it is revoked: install a higher version, or this one with --allow-revoked once what it needs is there"
-}
+func (e *verdict) Hint() string { return e.hint }
 
 // rollback returns to another version that is kept here and brings the sides
 // in step. An application that may run is stopped before and started after it;

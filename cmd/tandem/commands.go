@@ -98,7 +98,7 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 		case dryRun && shutdown:
 			return cli.Usage(cmd, "--dry-run and --shutdown do not go together")
 		case dryRun:
-			return p.open(device.Look, func(d *device.Device) error { return p.plan(ctx, d) })
+			return p.open(device.Look, func(d *device.Device) error { return p.plan(ctx, d, cmd.Name()) })
 		case cmd.Name() == "boot":
 			return p.boot(ctx)
 		}
@@ -109,14 +109,20 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// plan prints what boot would do.
-func (p *program) plan(ctx context.Context, d *device.Device) error {
-	res, err := d.Plan(ctx, backup.Options{})
+// plan prints what the command would do.
+func (p *program) plan(ctx context.Context, d *device.Device, command string) error {
+	var res *backup.Result
+	var err error
+	if command == "boot" {
+		res, err = d.PlanStart(ctx)
+	} else {
+		res, err = d.Plan(ctx, backup.Options{})
+	}
 	doc := device.Describe(res)
 	doc.DryRun, doc.Failure = true, p.failure(err)
 	p.remark(doc.Remarks)
 	var lines []string
-	if err == nil {
+	if err == nil || errors.Is(err, device.ErrUnhealthy) {
 		lines = []string{fmt.Sprintf("would do: %s (%s)", doc.Action, doc.Reason)}
 	}
 	return errors.Join(p.print(doc, lines...), err)
