@@ -416,7 +416,7 @@ func foreign(n *Node) string {
 // content compares a file that is of the size that it should be.
 func (l *looker) content(o *Fact, config bool) error {
 	c, err := l.f.Tree.read(l.ctx, o.Node, l.Buf)
-	if err != nil && Means(err) == Opaque && !sameOwner(o.Entry, o.Node) { // it may be that which forbids it
+	if err != nil && Means(err) == Opaque && !config && !sameOwner(o.Entry, o.Node) { // it may be that which forbids it
 		return l.attributes(o, config, o.Entry.Xattrs)
 	}
 	// Others may give it names while it is read: that must not keep an
