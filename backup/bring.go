@@ -88,11 +88,18 @@ func (r *Reconciler) Foresee(ctx context.Context, o Options) (*Result, error) {
 		return res, err
 	}
 	switch res.Decision.Action {
-	case Nothing, Hold, Return:
+	case Nothing, Hold:
 		return res, nil
 	}
 	if !res.System.Commit.IsZero() || !res.UsrData.Commit.IsZero() { // what is staged is to be told from what lacks
 		return res, nil
+	}
+	if res.Decision.Action == Return {
+		kept, err := r.kept(ctx, in, res.System, res.UsrData, wish{to: res.Decision.To})
+		if err != nil {
+			return res, err
+		}
+		return res, r.wayFree(in, res.System, res.UsrData, kept)
 	}
 	src := in.sources(res.System, res.UsrData)
 	var damage error

@@ -207,7 +207,7 @@ func (r *Reconciler) decide(ctx context.Context, in *inspector, system, usrData 
 	a, b := candidate(system, src, bad), candidate(usrData, src, bad)
 	choice := Choice{Hold: o.Hold}
 	res.Decision, err = Decide(a, b, choice)
-	if err == nil && system.usable() && res.Decision.To.In(bad) {
+	if err == nil && in.stuck == nil && system.usable() && res.Decision.To.In(bad) {
 		kept, kerr := r.kept(ctx, in, system, usrData, wish{bad: bad})
 		switch {
 		case kerr == nil:
@@ -296,7 +296,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 			return total, err
 		}
 		if res.System.facts == nil && res.Decision.Action == Nothing { // both sides rest
-			return total, r.shareRevoked()
+			return total, errors.Join(in.stuck, r.shareRevoked())
 		}
 		in.full = false // what was found damaged is a suspect from here on
 		for _, s := range []*Snapshot{res.System, res.UsrData} {
@@ -347,7 +347,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 		case done && in.forget != "":
 			return total, errors.Join(fmt.Errorf("%s is not forgotten: the sides are not in step", in.forget), r.remaining(in, res, total))
 		case done:
-			return total, r.remaining(in, res, total)
+			return total, errors.Join(in.stuck, r.remaining(in, res, total))
 		}
 	}
 	return total, fmt.Errorf("%w: the sides did not settle within %d rounds: is something writing to them?", ErrDamage, rounds)
@@ -390,7 +390,11 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 		}
 		r.Log.WithField("version", kept.record.Manifest.Version).Warn("the installed version is revoked; returning to the one before")
 		total.Returned = true
-		return false, r.returnTo(ctx, in, res.System, res.UsrData, kept)
+		err = r.returnTo(ctx, in, res.System, res.UsrData, kept)
+		if in.stuck != nil { // all else is done all the same
+			total.Returned, err = false, nil
+		}
+		return false, err
 	}
 	src := in.sources(res.System, res.UsrData)
 	forget := in.forget

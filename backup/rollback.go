@@ -32,7 +32,8 @@ type keptVersion struct {
 // After success system is the version it returns, also after a power cut.
 // After an error or a power cut the present version may be revoked already;
 // then the next Reconcile carries the rollback through. The error wraps
-// ErrNothingToReturnTo if no such version is kept here. stop is called before
+// ErrNothingToReturnTo if no such version is kept here, ErrBlocked or ErrNoSpace if it
+// cannot be put in place: nothing is changed then. stop is called before
 // anything is changed, with the version that goes and the one that comes back.
 func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop func(from, now versioning.Version)) (from, now versioning.Version, err error) {
 	if _, err := r.Recover(); err != nil {
@@ -40,6 +41,9 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 	}
 	l, err := r.leave(ctx, func(bad []versioning.Version) wish { return wish{to: to, bad: bad} })
 	if l == nil || err != nil {
+		return l.from(), now, err
+	}
+	if err := r.wayFree(l.in, l.system, l.usrData, l.kept); err != nil {
 		return l.from(), now, err
 	}
 	stop(l.from(), l.back())
@@ -326,29 +330,53 @@ func (in *inspector) whole(ctx context.Context, from source, want digest.SHA256)
 	return true, nil
 }
 
-// returnTo commits a version that is kept on system.
-func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrData *Snapshot, kept *keptVersion) error {
-	bad, err := r.Revoked()
-	if err != nil {
-		return err
-	}
-	if v := kept.record.Manifest.Version; v.In(bad) { // it was, by the installation that is taken back
-		if err := r.setRevoked(versioning.Without(bad, v)); err != nil {
-			return err
-		}
-	}
+// way is what there is to do on system to return to a version that is kept.
+func (r *Reconciler) way(in *inspector, system, usrData *Snapshot, kept *keptVersion) (*work, *desired, error) {
 	d := returning(kept.record, system.facts, usrData.Revision)
 	w, err := in.plan(r.System, system, d, UsrData)
-	if err != nil {
-		return sideError(r.System, err)
+	if err == nil {
+		w.plan.Tag = true
 	}
-	w.plan.Tag = true
+	return w, d, err
+}
+
+// wayFree returns the error that returnTo would end with before it changes anything.
+func (r *Reconciler) wayFree(in *inspector, system, usrData *Snapshot, kept *keptVersion) error {
+	w, _, err := r.way(in, system, usrData, kept)
+	if err == nil {
+		var short *SpaceError
+		if short, err = change.Shortage(r.System.FS, w.plan); short != nil {
+			err = short
+		}
+	}
+	return sideError(r.System, err)
+}
+
+// returnTo commits a version that is kept on system. Where that is in the way of it what
+// has nothing to do with it need not wait for, in.stuck says so: nothing is changed then.
+func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrData *Snapshot, kept *keptVersion) error {
 	src := in.sources(system, usrData)
-	if w.change, err = change.Begin(r.System.FS, w.plan, in.bufs[System]); err != nil {
-		return sideError(r.System, err)
+	w, d, err := r.way(in, system, usrData, kept)
+	if err == nil {
+		w.change, err = change.Begin(r.System.FS, w.plan, in.bufs[System])
 	}
-	if err := r.fill(ctx, w, src); err != nil {
-		return errors.Join(sideError(r.System, err), w.change.Discard())
+	if err == nil {
+		if err = r.fill(ctx, w, src); err != nil {
+			err = errors.Join(err, w.change.Discard())
+		}
+	}
+	if err = sideError(r.System, err); err != nil {
+		if errors.Is(err, ErrBlocked) || errors.Is(err, ErrNoSpace) {
+			in.stuck = err
+		}
+		return err
+	}
+	bad, err := r.Revoked()
+	if err == nil && kept.record.Manifest.Version.In(bad) { // it was, by the installation that is taken back
+		err = r.setRevoked(versioning.Without(bad, kept.record.Manifest.Version))
+	}
+	if err != nil {
+		return errors.Join(err, w.change.Discard())
 	}
 	_, err = r.commit(ctx, in, w, d, src, &Result{})
 	in.after(ctx, d, w)

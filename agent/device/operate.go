@@ -358,6 +358,9 @@ func (d *Device) giveUp(ctx context.Context, p backup.Pending, reason string, ru
 		// It is the only one there is: it stays, but is never offered again.
 		return res, errors.Join(stays(p.Version, reason), d.reconciler.Revoke(p.Version), d.reconciler.ClearPending())
 	}
+	if errors.Is(e, backup.ErrBlocked) || errors.Is(e, backup.ErrNoSpace) { // it returns once that is out of the way
+		e = errors.Join(e, d.reconciler.Revoke(p.Version))
+	}
 	return res, errors.Join(err, e)
 }
 

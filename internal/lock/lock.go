@@ -27,7 +27,7 @@ func Acquire(name string) (release func() error, err error) {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
-	l := flock.New(name)
+	l := open(name)
 	ok, err := l.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
@@ -36,6 +36,12 @@ func Acquire(name string) (release func() error, err error) {
 		return nil, fmt.Errorf("%w: %s holds %s", ErrBusy, holder(name), name)
 	}
 	return l.Unlock, nil
+}
+
+// open prepares a lock. What lies there is opened without waiting: for a FIFO that would
+// be for ever.
+func open(name string) *flock.Flock {
+	return flock.New(name, flock.SetFlag(os.O_CREATE|os.O_RDONLY|syscall.O_NONBLOCK))
 }
 
 // Directory takes the directory name itself, without waiting, and returns what
@@ -80,7 +86,7 @@ func unknown(err error) bool {
 // The error wraps ErrBusy where another one runs, and names its process id.
 func AcquirePID(name string, pid int) (release func() error, err error) {
 	for {
-		l := flock.New(name)
+		l := open(name)
 		ok, err := l.TryLock()
 		if err != nil {
 			return nil, fmt.Errorf("lock %s: %w", name, err)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -65,6 +66,16 @@ func TestAcquire(t *testing.T) {
 		if err := r(); err != nil {
 			t.Error(err)
 		}
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo") // is not waited for
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if release, err = Acquire(fifo); err != nil {
+		t.Fatal(err)
+	}
+	if err := release(); err != nil {
+		t.Error(err)
 	}
 }
 
