@@ -230,6 +230,8 @@ func (d *Device) side(name backup.SideName, c config.Side, access Access) (*back
 		switch {
 		case errors.Is(err, lock.ErrBusy):
 			return nil, err
+		case fsys.IsTransient(err):
+			return nil, fmt.Errorf("%s: %w", name, err)
 		case err != nil:
 			return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
 		}
@@ -238,6 +240,8 @@ func (d *Device) side(name backup.SideName, c config.Side, access Access) (*back
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return unusable(err), nil
+	case fsys.IsTransient(err):
+		return nil, fmt.Errorf("%s: %w", name, err)
 	case err != nil:
 		return unusable(fmt.Errorf("%w: %s: %w", backup.ErrUnavailable, name, err)), nil
 	}
