@@ -146,7 +146,7 @@ func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *
 				if there := now(p); there != nil {
 					return there
 				}
-				return f.Has(p)
+				return taken(f, p, f.Has(p))
 			})
 			d.kept = append(d.kept, beside.Path)
 			set(&beside)
@@ -208,6 +208,14 @@ func besides(p Path, suffix string, e *manifest.Entry, there func(Path) *manifes
 			return to
 		}
 	}
+}
+
+// taken is what lies at p, has as far as that is known: a FIFO takes a name, too.
+func taken(f *tree.Facts, p Path, has *manifest.Entry) *manifest.Entry {
+	if has == nil && f != nil && f.Tree.Get(p) != nil {
+		return &manifest.Entry{Path: p}
+	}
+	return has
 }
 
 // overlay returns a sorted list of entries with changes made to it; the list

@@ -234,7 +234,7 @@ func (m *merger) asShipped(here, def *manifest.Entry) bool {
 func (m *merger) putBeside(e, def *manifest.Entry) {
 	beside := *e
 	beside.Path = besides(e.Path, ".new", e, func(p Path) *manifest.Entry {
-		has := m.here(p)
+		has := taken(m.facts, p, m.here(p))
 		if has == nil || def != nil && manifest.SameContent(has, def) {
 			return m.config[p]
 		}
@@ -260,7 +260,7 @@ func (m *merger) there(p Path) *manifest.Entry {
 	if e := manifest.Find(m.release.Files, p); e != nil {
 		return e
 	}
-	return m.here(p)
+	return taken(m.facts, p, m.here(p))
 }
 
 // local keeps what the device has and the release does not bring.

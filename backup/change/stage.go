@@ -82,6 +82,9 @@ func oneByOne(fs fsys.FS, n int) bool {
 // next goes with the next change.
 func Begin(fs fsys.FS, p *Plan, buf []byte) (*Change, error) {
 	c := newChange(fs, p, buf)
+	if err := c.checkEnd(); err != nil {
+		return nil, err
+	}
 	if err := c.checkSpace(); err != nil {
 		return nil, err
 	}
@@ -101,6 +104,17 @@ func newChange(fs fsys.FS, p *Plan, buf []byte) *Change {
 	sort.Slice(c.content, func(i, k int) bool { return c.content[i].Path < c.content[k].Path })
 	c.each = oneByOne(fs, len(c.content))
 	return c
+}
+
+// checkEnd finds out before anything is changed whether what a change ends with can be replaced.
+func (c *Change) checkEnd() error {
+	for _, name := range []string{RecordFile, TagFile, "."} {
+		i, err := c.fs.Lstat(name)
+		if err == nil && (i.Fixed || i.Mount && i.Type != fsys.TypeDir) && (c.Tag || name == RecordFile) && !c.Idle() {
+			return fmt.Errorf("%s: %w: it is immutable, or something is mounted on it", c.fs.Path(name), ErrBlocked)
+		}
+	}
+	return nil
 }
 
 func (c *Change) prepare() error {
