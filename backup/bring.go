@@ -18,6 +18,7 @@ import (
 	"tandem/backup/record"
 	"tandem/backup/tree"
 	"tandem/internal/digest"
+	"tandem/internal/fsys"
 )
 
 // work is a side on its way to what is desired.
@@ -71,8 +72,12 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 			ctx = context.WithoutCancel(ctx) // until the other side has it, too, one partition has all there is
 		}
 		wrote, err := r.commit(ctx, in, w, d, src, total)
-		if err != nil {
-			return false, sideError(w.side, err)
+		if err = sideError(w.side, err); err != nil {
+			if w.side.live() && len(w.plan.Ops) == 0 && !w.plan.Tag && fsys.IsNotWritable(err) && in.stuck == nil {
+				in.stuck, in.frozen = err, true
+				return true, nil // once more, without what would have to be noted on system
+			}
+			return false, err
 		}
 		changed = changed || wrote
 	}
@@ -509,9 +514,9 @@ func (in *inspector) unrest(ctx context.Context, n int, p Path) error {
 }
 
 // keepsCapture reports whether p keeps its last capture, because something beside it
-// does not come to rest, or because it does not fit.
+// does not come to rest, because it does not fit, or because system cannot be written.
 func (in *inspector) keepsCapture(p Path) bool {
-	return in.restless[Path(path.Dir(string(p)))] || in.tooLarge(p)
+	return in.frozen || in.restless[Path(path.Dir(string(p)))] || in.tooLarge(p)
 }
 
 // spares finds the largest configuration that usr_data has no room for, where err

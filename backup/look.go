@@ -110,7 +110,8 @@ type inspector struct {
 	made     map[SideName]digest.SHA256 // the indexes that were made by this job
 	notes    map[SideName]bool          // of an orderly end, that were found; false for looked and found none
 	noted    []SideName                 // the sides that this job noted an orderly end on
-	stuck    error                      // why system cannot return to a version that is kept; all else is done
+	stuck    error                      // why system cannot be as it should; all else is done
+	frozen   bool                       // and cannot be written at all: nothing of it is captured
 	waited   bool                       // for stamps to grow old
 	tries    int                        // that ended because somebody wrote
 	bufs     map[SideName][]byte        // to read a side with

@@ -446,7 +446,7 @@ func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
 	for _, p := range res.System.Edited {
 		if in.tooLarge(p) {
 			large = append(large, p)
-		} else if in.keepsCapture(p) {
+		} else if !in.frozen && in.keepsCapture(p) {
 			total.Busy = append(total.Busy, p)
 		}
 	}

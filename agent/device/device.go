@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -277,16 +278,16 @@ func (d *Device) remount(path string) error {
 // writable says which side cannot be written, before anything depends on it: an
 // installation that could not be backed up is not begun. One that is remounted for
 // a change is found out about then. The error wraps backup.ErrUnavailable.
-func (d *Device) writable() error {
+func (d *Device) writable(names ...backup.SideName) error {
 	var errs []error
 	for _, side := range []struct {
 		name backup.SideName
 		config.Side
 	}{{backup.System, d.cfg.System}, {backup.UsrData, d.cfg.UsrData}} {
-		if side.Remount {
+		if side.Remount || !slices.Contains(names, side.name) {
 			continue
 		}
-		if err := unix.Faccessat(unix.AT_FDCWD, side.Path, unix.W_OK, unix.AT_EACCESS); err != nil {
+		if err := unix.Faccessat(unix.AT_FDCWD, side.Path, unix.W_OK, unix.AT_EACCESS); err != nil && err != unix.ENOENT { // that would be made
 			errs = append(errs, fmt.Errorf("%s: %w: not writable: %s: %w", side.name, backup.ErrUnavailable, side.Path, err))
 		}
 	}

@@ -149,11 +149,21 @@ func (d *Device) Plan(ctx context.Context, o backup.Options) (*backup.Result, er
 	return res, errors.Join(err, d.knownState())
 }
 
-// PlanStart says what Start would do, and changes nothing. The error is of the kind that
-// Start would end with.
-func (d *Device) PlanStart(ctx context.Context) (*backup.Result, error) {
+// Foretell says what a command, boot or backup, would do, and changes nothing. The error
+// is of the kind that it would end with.
+func (d *Device) Foretell(ctx context.Context, command string) (*backup.Result, error) {
 	res, err := d.Plan(ctx, backup.Options{})
-	if err != nil {
+	if err == nil {
+		switch res.Decision.Action {
+		case backup.Capture:
+			err = d.writable(backup.System, backup.UsrData)
+		case backup.BackUp:
+			err = d.writable(backup.UsrData)
+		case backup.Restore, backup.RestoreConfig, backup.Return:
+			err = d.writable(backup.System)
+		}
+	}
+	if err != nil || command != "boot" {
 		return res, err
 	}
 	p, err := d.reconciler.Pending()
@@ -425,7 +435,11 @@ func (d *Device) rollback(ctx context.Context, to versioning.Version, running bo
 // Rollback returns to the version before, or to the one named. What holds
 // afterwards is said at backup.Reconciler.Rollback.
 func (d *Device) Rollback(ctx context.Context, to versioning.Version) (*backup.Result, error) {
-	if err := d.Known(); err != nil {
+	err := d.Known()
+	if err == nil {
+		err = d.writable(backup.System, backup.UsrData)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return d.rollback(ctx, to, true, func(from, now versioning.Version, err error) { d.Remember(rolledBack(from, now, "", err)) })

@@ -88,7 +88,7 @@ func (d *Device) returnFrom(ctx context.Context, c Course) (next Course, u *Upda
 	watched := len(d.cfg.Hooks.Health) > 0
 	stopped := false
 	agree := func(from, to versioning.Version) error {
-		if err := errors.Join(d.checkHooks(), d.writable()); err != nil {
+		if err := errors.Join(d.checkHooks(), d.writable(backup.System, backup.UsrData)); err != nil {
 			return err
 		}
 		return d.hook(ctx, "pre_install", d.cfg.Hooks.PreInstall, hookTimeout, from, to)

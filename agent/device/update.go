@@ -56,7 +56,7 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 	stopped := false
 	in.PreInstall = func(ctx context.Context, f, t versioning.Version) error {
 		from, to = f, t
-		if err := errors.Join(d.checkHooks(), d.writable()); err != nil {
+		if err := errors.Join(d.checkHooks(), d.writable(backup.System, backup.UsrData)); err != nil {
 			return err
 		}
 		return d.hook(ctx, "pre_install", d.cfg.Hooks.PreInstall, hookTimeout, f, t)

@@ -111,13 +111,7 @@ func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
 
 // plan prints what the command would do.
 func (p *program) plan(ctx context.Context, d *device.Device, command string) error {
-	var res *backup.Result
-	var err error
-	if command == "boot" {
-		res, err = d.PlanStart(ctx)
-	} else {
-		res, err = d.Plan(ctx, backup.Options{})
-	}
+	res, err := d.Foretell(ctx, command)
 	doc := device.Describe(res)
 	doc.DryRun, doc.Failure = true, p.failure(err)
 	p.remark(doc.Remarks)
