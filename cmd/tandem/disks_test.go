@@ -20,6 +20,7 @@ var disks = map[string]string{"tmpfs": "", "overlay": "", "ext4": "16M", "btrfs"
 // TestDisks has each script work on each file system.
 func TestDisks(t *testing.T) {
 	t.Parallel()
+	programsOnly(t)
 	for kind := range disks {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()

@@ -61,6 +61,15 @@ func manyAtOnce() error {
 	return flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
 }
 
+// programsOnly leaves out of the run under the race detector, which is the short one, what
+// does nothing but drive programs, one after the other: it does not see into them.
+func programsOnly(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("the programs that it runs are built without the race detector")
+	}
+}
+
 // publish makes the bundles that the tests install, as a publisher would.
 func publish() error {
 	if err := os.MkdirAll(pubDir, 0o755); err != nil {

@@ -33,6 +33,7 @@ func (d *unit) later(name, kind string) {
 // code 13, and nothing is lost.
 func TestNewerFiles(t *testing.T) {
 	t.Parallel()
+	programsOnly(t)
 	const download = "state/downloads/hello.ba5eba11ba5eba11ba5eba11ba5eba11ba5eba11ba5eba11ba5eba11ba5eba11."
 	files := map[string]string{
 		"state/agent.json": "agent", "state/hawkbit.json": "hawkbit", "state/history.jsonl": "history", "state/history.3.jsonl": "history",
@@ -121,6 +122,7 @@ func TestNewerFiles(t *testing.T) {
 // leaves them alone, and the newer goes on where it was.
 func TestTwoTandems(t *testing.T) {
 	t.Parallel()
+	programsOnly(t)
 	newer := filepath.Join(selfPrograms(t), "tandem-3.0.0")
 	d := newDevice(t, "poll = \"1000h\"\nsocket = \"socket\"\n")
 	byNewer := func(args ...string) {

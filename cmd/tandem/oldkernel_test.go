@@ -25,6 +25,7 @@ var onOldKernel = []string{
 // Both programs do without whatever came to the kernel after Linux 3.18.
 func TestOldKernel(t *testing.T) {
 	t.Parallel()
+	programsOnly(t)
 	if runtime.GOARCH != "amd64" {
 		t.Skip("test/oldkernel knows the system calls of amd64 only")
 	}

@@ -110,6 +110,7 @@ func params(t *testing.T, dir string, vars ...string) testscript.Params {
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	programsOnly(t)
 	testscript.Run(t, params(t, filepath.Join("testdata", "script")))
 }
 
@@ -118,6 +119,7 @@ func TestScripts(t *testing.T) {
 // first where texts are compared.
 func TestGuide(t *testing.T) {
 	t.Parallel()
+	programsOnly(t)
 	for _, tags := range [][2]string{{"9", "10"}, {"1.9.0", "1.10.0"}} {
 		for _, sides := range [][2]string{{"system", "usr_data"}, {"usr_data", "system"}} {
 			t.Run(tags[0]+" to "+tags[1]+" on "+sides[0], func(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 // succeeded has all that was committed before it began.
 func TestSQLite(t *testing.T) {
 	t.Parallel()
+	programsOnly(t)
 	if _, err := exec.LookPath("sqlite3"); err != nil {
 		t.Skip("needs the program sqlite3")
 	}
