@@ -30,6 +30,7 @@ type options struct {
 	match      string
 	budget     time.Duration
 	planted    bool
+	prepare    bool
 	goOn       bool
 	patience   time.Duration
 }
@@ -43,6 +44,7 @@ func main() {
 	flag.StringVar(&o.match, "run", "", "carry out only the steps that match this `regular expression`; with -planted: only these bugs")
 	flag.DurationVar(&o.budget, "budget", 0, "begin no further step after this `time`, and tell which were left out; 0: carry out all")
 	flag.BoolVar(&o.planted, "planted", false, "plant bugs, one after the other, and want the step that is for each to fail")
+	flag.BoolVar(&o.prepare, "prepare", false, "fetch the kernel and make the Debian, where they are not there, and nothing else")
 	flag.BoolVar(&o.goOn, "go-on", false, "after a step that failed, carry out the others all the same")
 	flag.DurationVar(&o.patience, "patience", 10*time.Minute, "how `long` to wait for what has to happen; an emulated processor is slow, and much slower beside other work")
 	flag.Parse()
@@ -70,7 +72,7 @@ type site struct {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	if o.pkg == "" {
+	if o.pkg == "" && !o.prepare {
 		return fmt.Errorf("-package says which package to install")
 	}
 	s := site{options: o}
@@ -88,6 +90,9 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if s.base, err = baseImage(ctx, s.cache); err != nil {
 		return err
+	}
+	if o.prepare {
+		return nil
 	}
 	if s.dir, err = os.MkdirTemp("", "tandem-systemd-"); err != nil {
 		return err

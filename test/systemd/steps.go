@@ -21,12 +21,12 @@ type steps struct {
 	all   []step
 }
 
-// series are what happens to different devices, at the same time.
+// series are what happens to different devices, at the same time. What is not long takes
+// about as long on each of them.
 var series = []steps{
 	{name: "packages", all: []step{
 		{name: "the package on a machine that nobody configured", do: (*lab).fresh, always: true},
 		{name: "the device is configured", do: (*lab).configured, always: true},
-		{name: "the daemon is stopped, or crashes, in the midst of an installation", do: (*lab).crashes},
 		{name: "a bundle in /tmp, /root, /home", do: (*lab).places},
 		{name: "hooks, a handler and a source that the sandbox would forbid", do: (*lab).hooks},
 		{name: "hooks and a handler without the message bus, held in the sandbox", do: (*lab).inSandbox, long: true},
@@ -41,6 +41,7 @@ var series = []steps{
 	}},
 	{name: "image", image: true, all: []step{
 		{name: "the first start of an image", do: (*lab).firstStart, always: true},
+		{name: "the daemon is stopped, or crashes, in the midst of an installation", do: (*lab).crashes},
 		{name: "Tandem updates itself", do: (*lab).itself},
 		{name: "the machine ends in order right after the application removed something", do: (*lab).orderlyEnd},
 		{name: "the power goes in the midst of an installation", do: (*lab).resets},
