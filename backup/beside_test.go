@@ -137,6 +137,9 @@ func TestApplicationWritesBeside(t *testing.T) {
 				start.m.Advance(time.Hour)
 				for _, between := range []struct{ gap, stride int }{{1, 1}, {7, 5}, {math.MaxInt, 5}} {
 					gap := between.gap
+					if gap > 1 && style.name == styles[0].name {
+						continue // its second step does nothing
+					}
 					for at := 1; ; at += between.stride {
 						l := start.clone()
 						l.t = t
