@@ -328,7 +328,7 @@ func (r *Reconciler) commit(ctx context.Context, in *inspector, w *work, d *desi
 	for _, p := range out.Aside {
 		total.Aside = append(total.Aside, Left{w.side.Name, p, w.side.FS.Path(change.AsideDir)})
 	}
-	for _, l := range w.change.Cannot() {
+	for _, l := range append(w.change.Cannot(), out.Cannot...) {
 		r.Log.WithFields(logrus.Fields{"side": w.side.Name, "file": l.Path}).Warn("not kept as it is: " + l.Why)
 		in.weak[w.side.Name][l.Path] = true
 	}

@@ -282,7 +282,11 @@ func (a *applier) setAttr(name string, e *manifest.Entry, was fsys.Info) error {
 		return nil
 	}
 	was.Ctime = 0
-	if err := a.fs.SetAttr(name, attr(e), was); err != nil {
+	why, err := keep(a.live, attr(e), was, func(x fsys.Attr) error { return a.fs.SetAttr(name, x, was) })
+	if why != nil {
+		a.out.Cannot = append(a.out.Cannot, Left{e.Path, reason(why)})
+	}
+	if err != nil {
 		if fsys.IsNotExist(err) || errors.Is(err, fsys.ErrReplaced) {
 			return nil
 		}

@@ -219,33 +219,40 @@ func (c *Change) symlink(e *manifest.Entry, name string) error {
 // attributes sets what the file system can keep of attributes. What it cannot
 // is noted: the record has it.
 func (c *Change) attributes(p manifest.Path, want fsys.Attr, was fsys.Info, set func(fsys.Attr) error) error {
-	err := set(want)
-	if !c.bearable(err) {
-		return err
+	why, err := keep(c.Live, want, was, set)
+	if why != nil {
+		c.cannot = append(c.cannot, Left{p, reason(why)})
 	}
-	c.cannot = append(c.cannot, Left{p, reason(err)})
-	want.Xattrs = nil
-	if err = set(want); c.bearable(err) {
+	return err
+}
+
+// keep sets what the file system can keep of attributes. why is what it has against the rest.
+func keep(live bool, want fsys.Attr, was fsys.Info, set func(fsys.Attr) error) (why, err error) {
+	if err = set(want); !bearable(live, err) {
+		return nil, err
+	}
+	why, want.Xattrs = err, nil
+	if err = set(want); bearable(live, err) {
 		want.UID, want.GID = was.UID, was.GID
 		err = set(want)
 	}
-	if c.bearable(err) {
-		return nil
+	if bearable(live, err) {
+		err = nil
 	}
-	return err
+	return why, err
 }
 
 // bearable reports whether an error of setting attributes is one that the
 // content need not wait for: a backup does without any, the live side without
 // extended ones. A file system that has no room for attributes says ENOSPC.
-func (c *Change) bearable(err error) bool {
+func bearable(live bool, err error) bool {
 	switch {
 	case err == nil:
 		return false
 	case fsys.IsNoSpace(err), errors.Is(err, syscall.EOPNOTSUPP), errors.Is(err, syscall.E2BIG), errors.Is(err, syscall.ERANGE):
 		return true
 	}
-	return !c.Live && cannotHold(err)
+	return !live && cannotHold(err)
 }
 
 func (c *Change) setAttr(p manifest.Path, name string, want fsys.Attr, was fsys.Info) error {
@@ -537,6 +544,8 @@ type Outcome struct {
 	Left  []Left          // paths that are not as they should be, and why
 	Newer []manifest.Path // configuration that was written meanwhile, and stays
 	Aside []manifest.Path // what was put aside
+
+	Cannot []Left // attributes that the file system turned out not to be able to hold
 }
 
 // Commit makes the change. written are files of the side that others wrote, and
