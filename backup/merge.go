@@ -103,8 +103,8 @@ func merge(release *Manifest, system *Snapshot, o InstallOptions, can func(*mani
 		}
 	}
 	if m.facts != nil {
-		for p := range m.facts.Paths {
-			m.local(p)
+		for i := range m.facts.Paths() {
+			m.local(m.facts.Path(i))
 		}
 		m.parents()
 		m.links()
@@ -222,11 +222,7 @@ func (m *merger) deleted(p Path) bool {
 // asShipped reports whether what is here is the default def, with nothing in a journal
 // that the application has written since.
 func (m *merger) asShipped(here, def *manifest.Entry) bool {
-	return def != nil && manifest.SameContent(here, def) && !slices.ContainsFunc(manifest.Journals, func(end string) bool {
-		p := here.Path + Path(end)
-		j := m.here(p)
-		return j != nil && j.Size > 0 && !m.old.Knows(p)
-	})
+	return def != nil && manifest.SameContent(here, def) && !journaled(m.facts, here.Path)
 }
 
 // putBeside puts a default beside configuration that was edited here. What an
@@ -265,7 +261,7 @@ func (m *merger) there(p Path) *manifest.Entry {
 
 // local keeps what the device has and the release does not bring.
 func (m *merger) local(p Path) {
-	if m.config[p] != nil || m.record.Manifest.IsIgnored(p) || manifest.MatchAny(m.release.Remove, p) {
+	if p == "" || m.config[p] != nil || m.record.Manifest.IsIgnored(p) || manifest.MatchAny(m.release.Remove, p) {
 		return
 	}
 	def := manifest.Find(m.old.Files, p)
@@ -276,7 +272,7 @@ func (m *merger) local(p Path) {
 	if here == nil || here.Type != manifest.Dir && m.asShipped(here, def) {
 		return // a default that is shipped no longer, and was never edited
 	}
-	if db := manifest.JournalOf(p); db != "" && m.brings(db) && m.here(db) != nil {
+	if db := manifest.JournalOf(p); m.brings(db) && m.here(db) != nil {
 		return // its database is another one now
 	}
 	if o := m.facts.At(p); def != nil && here.Type != manifest.Dir && o != nil && o.Finding.IsDamage() && o.Finding != tree.Attributes {

@@ -81,8 +81,11 @@ func (r *Reconciler) Recall(ctx context.Context, p Path, application bool) (*Asi
 	if err != nil && !errors.Is(err, ErrUnavailable) {
 		return nil, err
 	}
-	i := slices.IndexFunc(list, func(a Aside) bool { return a.Path == p })
-	if i < 0 {
+	i := 0
+	for i < len(list) && list[i].Path != p {
+		i++
+	}
+	if i == len(list) {
 		return nil, fmt.Errorf("%s: %w among what was put aside", p, ErrNoSuchPath)
 	}
 	res, err := r.inspect(ctx)

@@ -395,7 +395,8 @@ func returning(k *record.Record, now *tree.Facts, revision int) *desired {
 		}
 	}
 	stays := map[Path]*manifest.Entry{}
-	for p := range now.Paths {
+	for i := range now.Paths() {
+		p := now.Path(i)
 		e := now.Holds(p)
 		if e == nil || e.Type == manifest.File && shipped[*e.SHA256] && !journaled(now, p) || k.Manifest.IsIgnored(p) {
 			continue
@@ -435,19 +436,22 @@ func returning(k *record.Record, now *tree.Facts, revision int) *desired {
 	return d
 }
 
-// journaled reports whether the application has a journal beside p.
+// journaled reports whether the application has a journal beside p that no release brought.
 func journaled(f *tree.Facts, p Path) bool {
-	return slices.ContainsFunc(manifest.Journals, func(end string) bool {
-		e := f.Has(p + Path(end))
-		return e != nil && e.Size > 0
-	})
+	for _, end := range manifest.Journals {
+		q := p + Path(end)
+		if e := f.Holds(q); e != nil && e.Size > 0 && !f.Basis.Manifest.Knows(q) {
+			return true
+		}
+	}
+	return false
 }
 
 // otherDatabase reports whether p is a journal of a database that is another one in k.
 func otherDatabase(k *record.Record, now *tree.Facts, p Path) bool {
 	db := manifest.JournalOf(p)
 	was, is := k.Find(db), now.Has(db)
-	return db != "" && was != nil && is != nil && !manifest.SameContent(was, is)
+	return was != nil && is != nil && !manifest.SameContent(was, is)
 }
 
 // notDir reports whether k has something else than a directory above p.

@@ -75,8 +75,10 @@ func (s *sources) find(near SideName, e *manifest.Entry) (source, bool) {
 	}
 	list := s.lookup()[*e.SHA256]
 	for _, n := range []SideName{near, near.Other()} {
-		if i := slices.IndexFunc(list, func(o source) bool { return o.side == n }); i >= 0 {
-			return list[i], true
+		for _, o := range list {
+			if o.side == n {
+				return o, true
+			}
 		}
 	}
 	return s.inPrevious(near, *e.SHA256)

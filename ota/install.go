@@ -322,7 +322,7 @@ func (in *Installer) unpack(ctx context.Context, r *bundle.Reader, i *backup.Ins
 	why := u.failed
 	if why == nil {
 		why = fmt.Errorf("%w: %s is needed, is not on this device as version %s has it, and the bundle does not carry it",
-			bundle.ErrBase, slices.Min(slices.Collect(maps.Keys(u.lacks))), r.Parts().Delta.Base.Version)
+			bundle.ErrBase, slices.Sorted(maps.Keys(u.lacks))[0], r.Parts().Delta.Base.Version)
 	}
 	if in.Rest == nil {
 		return why

@@ -72,8 +72,8 @@ func (m *Machine) Choose(ans *Answers, now time.Time) (begun []Course) {
 	for i := range ans.Units {
 		u, w := &ans.Units[i], &m.Works[i]
 		w.Course = Course{Step: Idle, Kind: u.Kind, App: u.Name}
-		if k := slices.IndexFunc(old, func(o Work) bool { return o.App == u.Name && o.Kind == u.Kind }); k >= 0 {
-			*w = old[k]
+		if was := workOf(old, &w.Course); was != nil {
+			*w = *was
 		}
 		if w.Step == Installing { // that is not over
 			continue
@@ -193,14 +193,23 @@ type Circumstances struct {
 	Random float64          // from 0 up to 1
 }
 
+// workOf returns the work on what c is about; nil if there is none.
+func workOf(works []Work, c *Course) *Work {
+	for i := range works {
+		if w := &works[i]; w.App == c.App && w.Kind == c.Kind {
+			return w
+		}
+	}
+	return nil
+}
+
 // Settle takes in what a step of the work of c led to: next and err are what
 // Advance returned.
 func (m *Machine) Settle(c, next Course, err error, at Circumstances) Verdict {
-	i := slices.IndexFunc(m.Works, func(w Work) bool { return w.App == c.App && w.Kind == c.Kind })
-	if i < 0 { // the configuration has it no more
+	w := workOf(m.Works, &c)
+	if w == nil { // the configuration has it no more
 		return Refused
 	}
-	w := &m.Works[i]
 	idle := Course{Step: Idle, Kind: c.Kind, App: c.App}
 	later := func(next Course, wait time.Duration) Verdict {
 		tries := w.Tries
@@ -325,29 +334,23 @@ func (m *Machine) Sane() bool {
 
 // Of returns the work for the unit of c; an empty one if there is none.
 func (m *Machine) Of(c Course) Work {
-	for _, w := range m.Works {
-		if w.App == c.App && w.Kind == c.Kind {
-			return w
-		}
+	if w := workOf(m.Works, &c); w != nil {
+		return *w
 	}
 	return Work{Course: Course{Step: Idle, Kind: c.Kind, App: c.App}}
 }
 
 // Put makes c what its unit is busy with.
 func (m *Machine) Put(c Course) {
-	for i := range m.Works {
-		if w := &m.Works[i]; w.App == c.App && w.Kind == c.Kind {
-			w.begin(c)
-		}
+	if w := workOf(m.Works, &c); w != nil {
+		w.begin(c)
 	}
 }
 
 // At puts the work that c is about at a step; its waits stay.
 func (m *Machine) At(c Course, s Step) {
-	for i := range m.Works {
-		if w := &m.Works[i]; w.App == c.App && w.Kind == c.Kind && w.about(c) {
-			w.Step = s
-		}
+	if w := workOf(m.Works, &c); w != nil && w.about(c) {
+		w.Step = s
 	}
 }
 

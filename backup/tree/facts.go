@@ -101,18 +101,18 @@ func (f *Facts) Holds(p manifest.Path) *manifest.Entry {
 	return e
 }
 
-// Paths yields what Holds may tell of.
-func (f *Facts) Paths(yield func(manifest.Path) bool) {
-	for _, n := range f.Tree.Nodes {
-		if !yield(n.Path) {
-			return
-		}
+// Paths is how many paths Holds may tell of.
+func (f *Facts) Paths() int { return len(f.Tree.Nodes) + len(f.Odd) }
+
+// Path returns one of them; "" for what another one is.
+func (f *Facts) Path(i int) manifest.Path {
+	if i < len(f.Tree.Nodes) {
+		return f.Tree.Nodes[i].Path
 	}
-	for i := range f.Odd {
-		if o := &f.Odd[i]; o.Node == nil && !yield(o.Path) {
-			return
-		}
+	if o := &f.Odd[i-len(f.Tree.Nodes)]; o.Node == nil {
+		return o.Path
 	}
+	return ""
 }
 
 // Leaves reports whether what a fact is about stays as it is.

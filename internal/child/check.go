@@ -59,9 +59,9 @@ func check(argv []string) error {
 
 // assignments counts the words that env takes for variables, before the program.
 func assignments(words []string) int {
-	n := slices.IndexFunc(words, func(w string) bool { return !strings.Contains(w, "=") || strings.HasPrefix(w, "-") })
-	if n < 0 {
-		return len(words)
+	n := 0
+	for n < len(words) && strings.Contains(words[n], "=") && !strings.HasPrefix(words[n], "-") {
+		n++
 	}
 	return n
 }

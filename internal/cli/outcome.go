@@ -48,8 +48,11 @@ func (o Outcomes) Of(err error) (exit int, hint string) {
 		return 0, ""
 	}
 	exit = 1
-	if i := slices.IndexFunc(o, func(row Outcome) bool { return row.Is != nil && row.Is(err) }); i >= 0 {
-		exit, hint = o[i].Exit, o[i].Hint
+	for _, row := range o {
+		if row.Is != nil && row.Is(err) {
+			exit, hint = row.Exit, row.Hint
+			break
+		}
 	}
 	if own, ok := errors.AsType[interface {
 		error

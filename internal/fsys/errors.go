@@ -47,7 +47,13 @@ func (e EntryErrors) Error() string {
 }
 
 // Unwrap returns all of them.
-func (e EntryErrors) Unwrap() []error { return slices.Collect(maps.Values(e)) }
+func (e EntryErrors) Unwrap() []error {
+	all := make([]error, 0, len(e))
+	for _, err := range e {
+		all = append(all, err)
+	}
+	return all
+}
 
 // IsNotExist reports whether err means that there is no such entry, be it that
 // the name or that one of the directories above it is missing. A link on the

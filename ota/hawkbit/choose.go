@@ -171,8 +171,11 @@ func cheaper(a, b *found) bool {
 
 // holdBack keeps the parts of an action from being begun where one cannot be.
 func holdBack(parts []Part) []Part {
-	i := slices.IndexFunc(parts, func(p Part) bool { return p.Failed != "" })
-	if i < 0 {
+	i := 0
+	for i < len(parts) && parts[i].Failed == "" {
+		i++
+	}
+	if i == len(parts) {
 		return parts
 	}
 	why := fmt.Sprintf("not begun, because %s cannot be taken", parts[i].Artifact)
