@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -496,12 +497,12 @@ func (r *Reconciler) session() map[SideName]digest.SHA256 {
 	if r.Session == nil || r.Boot == "" {
 		return all
 	}
-	var boot, system, usrData string
-	if n, _ := fmt.Sscan(string(r.Session.Load()), &boot, &system, &usrData); n != 3 || boot != r.Boot {
+	f := strings.Fields(string(r.Session.Load()))
+	if len(f) < 3 || f[0] != r.Boot {
 		return all
 	}
-	all[System], _ = digest.Parse(system) // what is none knows nothing
-	all[UsrData], _ = digest.Parse(usrData)
+	all[System], _ = digest.Parse(f[1]) // what is none knows nothing
+	all[UsrData], _ = digest.Parse(f[2])
 	return all
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -328,8 +329,8 @@ func releaseVersion() string {
 
 // builtAt is when this program was built; zero if nobody said.
 func builtAt() time.Time {
-	var s int64
-	if _, err := fmt.Sscan(built, &s); err != nil {
+	s, err := strconv.ParseInt(built, 10, 64)
+	if err != nil {
 		return time.Time{}
 	}
 	return time.Unix(s, 0).UTC()

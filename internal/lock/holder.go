@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -41,12 +42,11 @@ func holder(name string) string {
 // systems have another device there than stat tells.
 func holding(table []byte, inode uint64) (pid int) {
 	for line := range bytes.Lines(table) {
-		var kind, mode, access, where string
-		var n int
-		if _, err := fmt.Sscanf(string(line), "%d: %s %s %s %d %s", new(int), &kind, &mode, &access, &n, &where); err != nil {
-			continue // those who wait have an arrow there
+		f := strings.Fields(string(line)) // those who wait have an arrow before the kind
+		if len(f) < 6 || f[1] != "FLOCK" || !strings.HasSuffix(f[5], fmt.Sprintf(":%d", inode)) {
+			continue
 		}
-		if kind == "FLOCK" && strings.HasSuffix(where, fmt.Sprintf(":%d", inode)) {
+		if n, err := strconv.Atoi(f[4]); err == nil {
 			return n
 		}
 	}

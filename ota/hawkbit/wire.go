@@ -30,11 +30,19 @@ const maxSleep = 24 * time.Hour
 
 // sleep is how long to wait until the next poll; 0 if the server does not say.
 func (b *base) sleep() time.Duration {
-	var h, m, s int
-	if n, err := fmt.Sscanf(b.Config.Polling.Sleep, "%d:%d:%d", &h, &m, &s); n != 3 || err != nil || h < 0 || m < 0 || s < 0 || h > 24*365 {
+	f := strings.Split(b.Config.Polling.Sleep, ":")
+	if len(f) != 3 {
 		return 0
 	}
-	return min(maxSleep, time.Duration(h)*time.Hour+time.Duration(m)*time.Minute+time.Duration(s)*time.Second)
+	var all time.Duration
+	for i, unit := range []time.Duration{time.Hour, time.Minute, time.Second} {
+		n, err := strconv.ParseUint(f[i], 10, 32)
+		if err != nil || n > 24*365*3600 {
+			return 0
+		}
+		all += min(time.Duration(n), maxSleep/unit) * unit
+	}
+	return min(maxSleep, all)
 }
 
 // offered is an action as a link names it. The number tells actions apart; the
