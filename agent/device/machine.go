@@ -284,7 +284,7 @@ func noRoom(c Course, err error, free map[string]int64, state string, more int64
 
 // bar keeps the device from a release; the oldest bars make room.
 func (m *Machine) bar(b Bar) {
-	m.Bars = slices.DeleteFunc(m.Bars, func(old Bar) bool { return old.SHA256 == b.SHA256 })
+	m.Bars = without(m.Bars, b.SHA256)
 	m.Bars = append(m.Bars, b)
 	m.Bars = m.Bars[max(0, len(m.Bars)-maxBars):]
 }
@@ -308,7 +308,7 @@ func (m *Machine) barred(sum digest.SHA256, now time.Time, free map[string]int64
 
 // Forgive takes away what keeps the device from a release.
 func (m *Machine) Forgive(sum digest.SHA256) {
-	m.Bars = slices.DeleteFunc(m.Bars, func(b Bar) bool { return b.SHA256 == sum })
+	m.Bars = without(m.Bars, sum)
 }
 
 // Hold keeps each release from being installed until a poll says otherwise.
@@ -365,4 +365,15 @@ func (m *Machine) Underway() Course {
 		}
 	}
 	return best
+}
+
+// without returns the bars of other releases than sum.
+func without(bars []Bar, sum digest.SHA256) []Bar {
+	var rest []Bar
+	for i := range bars {
+		if bars[i].SHA256 != sum {
+			rest = append(rest, bars[i])
+		}
+	}
+	return rest
 }

@@ -301,7 +301,13 @@ func (t *Tree) Again(ctx context.Context, at map[manifest.Path]bool, known *reco
 		return Scan(ctx, t.FS, t.Root, known)
 	}
 	slices.SortFunc(now.Nodes, byPath)
-	now.Nodes = slices.CompactFunc(now.Nodes, func(a, b *Node) bool { return a.Path == b.Path })
+	once := now.Nodes[:0]
+	for _, n := range now.Nodes {
+		if len(once) == 0 || once[len(once)-1].Path != n.Path {
+			once = append(once, n)
+		}
+	}
+	now.Nodes = once
 	return now, nil
 }
 
