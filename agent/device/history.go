@@ -263,7 +263,8 @@ func rotate(disk fsys.FS) error {
 // go on from, or what came last is not known, the history has a new name, so that no
 // id ever comes again.
 func nextID(events []Event, known bool, random io.Reader) (string, error) {
-	for _, e := range slices.Backward(events) {
+	for i := len(events) - 1; i >= 0; i-- {
+		e := events[i]
 		if !known {
 			break
 		}

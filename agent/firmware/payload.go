@@ -177,7 +177,8 @@ func (f *Firmware) extract(r *bundle.Reader, dir string) error {
 			return err
 		}
 	}
-	for _, d := range slices.Backward(dirs) {
+	for i := len(dirs) - 1; i >= 0; i-- {
+		d := dirs[i]
 		if err := f.fs.SyncDir(d); err != nil {
 			return err
 		}

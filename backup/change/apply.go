@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"slices"
 	"strconv"
 	"syscall"
 
@@ -691,7 +690,7 @@ func (a *applier) keepPrevious() error {
 // cannot be taken back is told, and the next look finds it.
 func (a *applier) undo() error {
 	a.begin()
-	for i := range slices.Backward(a.commit.Ops) {
+	for i := len(a.commit.Ops) - 1; i >= 0; i-- {
 		o := &a.commit.Ops[i]
 		if err := a.takeBack(i, o); err != nil {
 			if !a.stands(err) {

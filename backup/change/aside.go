@@ -198,7 +198,8 @@ func ListAside(fs fsys.FS) ([]Aside, error) {
 		return nil, err
 	}
 	var list []Aside
-	for _, s := range slices.Backward(sets) {
+	for i := len(sets) - 1; i >= 0; i-- {
+		s := sets[i]
 		root := path.Join(AsideDir, s)
 		var walk func(dir string) error
 		walk = func(dir string) error {

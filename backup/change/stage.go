@@ -692,7 +692,8 @@ func (c *Change) completeDir(o *Op) error {
 			}
 		}
 	}
-	for _, e := range slices.Backward(dirs) {
+	for i := len(dirs) - 1; i >= 0; i-- {
+		e := dirs[i]
 		name := path.Join(newDir, o.Slot)
 		if e.Path != o.Path {
 			name = member(o, e.Path)
