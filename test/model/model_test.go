@@ -77,6 +77,8 @@ func options() search.Options {
 	switch {
 	case *full:
 		o = search.Options{Seed: *seed, States: 1, Every: 10, FaultStep: 1, LookStep: 7}
+	case *only != "": // there is time for it
+		o.CutStep, o.Every = 1, 30
 	case testing.Short():
 		o.CutStep, o.FaultStep, o.LookStep = 10*o.CutStep, 10*o.FaultStep, 10*o.LookStep
 	}

@@ -68,7 +68,7 @@ var bugs = []bug{
 		where: "^install/", real: "^install$", ext4: true,
 		edits: []edit{{
 			"backup/change/apply.go", "	if !a.commit.Undo {\n		err := a.apply()\n",
-			"	if !a.commit.Undo {\n		if err := a.fs.Remove(CommitFile); err != nil {\n			return &a.out, err\n		}\n		err := a.apply()\n",
+			"	if !a.commit.Undo {\n		if !a.unwritten {\n			if err := a.fs.Remove(CommitFile); err != nil {\n				return &a.out, err\n			}\n		}\n		err := a.apply()\n",
 		}},
 	},
 	{
