@@ -97,6 +97,7 @@ type inspector struct {
 	fresh    bool                       // nothing was looked at yet, and the sides need not be read if they rest
 	full     bool                       // hash everything
 	forget   Path                       // configuration that is still to be forgotten; "" for none
+	forgot   Path                       // what was, but for what could not be removed
 	shutdown bool                       // the machine is about to stop
 	suspects map[SideName]map[Path]bool // hash these in any case
 	weak     map[SideName]map[Path]bool // the file system cannot keep these as they should be

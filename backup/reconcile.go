@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -331,7 +332,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) 
 		done, err := r.round(ctx, in, res, total, forgetting)
 		in.fresh = err == nil && !done && total.clear() && in.clear() // then it may be seen quickly that all is done
 		if forgetting && err == nil {
-			in.forget = ""
+			in.forgot, in.forget = in.forget, ""
 		}
 		var stale *staleError
 		switch {
@@ -465,6 +466,11 @@ func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
 	}
 	if err := in.spared(large); err != nil {
 		return err
+	}
+	for _, p := range slices.Sorted(maps.Keys(in.left[System])) {
+		if in.forgot != "" && within(in.forgot, p) {
+			return fmt.Errorf("%s: %s: %w, and is not forgotten", System, p, ErrBlocked)
+		}
 	}
 	if len(total.Busy) > 0 {
 		return fmt.Errorf("%w: %s and what lies beside it is being written, and keeps the capture that it had (%s in all)", ErrBusy, total.Busy[0], files(len(total.Busy)))

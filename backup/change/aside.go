@@ -1,6 +1,7 @@
 package change
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -8,6 +9,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"tandem/backup/manifest"
 	"tandem/internal/fsys"
@@ -239,7 +241,11 @@ func Recall(from fsys.FS, what Aside, to fsys.FS, now int64) error {
 		return err
 	}
 	name := Name(what.Path)
-	if err := fsys.MkdirAll(to, path.Dir(name), 0o755); err != nil {
+	err := fsys.MkdirAll(to, path.Dir(name), 0o755)
+	if errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fsys.ErrElsewhere) {
+		return fmt.Errorf("%w: there is no directory to put it into: %w", ErrBlocked, err)
+	}
+	if err != nil {
 		return err
 	}
 	s := &aside{fs: to}
