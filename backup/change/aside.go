@@ -85,7 +85,7 @@ func (a *aside) room(p manifest.Path) (string, error) {
 		if len(sets) > 0 {
 			last, _ = strconv.Atoi(sets[len(sets)-1]) // it has digits only
 		}
-		a.set = path.Join(AsideDir, fmt.Sprintf("%08d", last+1))
+		a.set = setAfter(last)
 	}
 	if p == "." { // a set is a directory
 		p = AppsDir
@@ -99,7 +99,20 @@ func (a *aside) room(p manifest.Path) (string, error) {
 		}
 		to = path.Join(a.set, fmt.Sprintf("%s.%d", p, n))
 	}
-	return to, fsys.MkdirAll(a.fs, path.Dir(to), 0o700)
+	err := fsys.MkdirAll(a.fs, path.Dir(to), 0o700)
+	if isNoDir(err) { // a file of the set has the name: the two were never there at once
+		last, _ := strconv.Atoi(path.Base(a.set))
+		a.set = setAfter(last)
+		return a.room(p)
+	}
+	return to, err
+}
+
+func setAfter(last int) string { return path.Join(AsideDir, fmt.Sprintf("%08d", last+1)) }
+
+// isNoDir reports whether err says that something else lies where a directory is to be.
+func isNoDir(err error) bool {
+	return errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fsys.ErrElsewhere)
 }
 
 // note notes what was put there.
@@ -242,7 +255,7 @@ func Recall(from fsys.FS, what Aside, to fsys.FS, now int64) error {
 	}
 	name := Name(what.Path)
 	err := fsys.MkdirAll(to, path.Dir(name), 0o755)
-	if errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fsys.ErrElsewhere) {
+	if isNoDir(err) {
 		return fmt.Errorf("%w: there is no directory to put it into: %w", ErrBlocked, err)
 	}
 	if err != nil {

@@ -45,6 +45,34 @@ func FuzzCommit(f *testing.F) {
 	})
 }
 
+// TestAsideOfFileAndWhatIsBelowIt has somebody make a directory of a file between two
+// steps of a change: both find a place, under the names that they had.
+func TestAsideOfFileAndWhatIsBelowIt(t *testing.T) {
+	m := memfs.NewMachine()
+	m.NewDisk("system", memfs.Options{})
+	fs := m.Disk("system").FS()
+	a := &aside{fs: fs}
+	for _, p := range []manifest.Path{"own", "own/sub/file", "own/a"} {
+		if err := errors.Join(fsys.WriteFile(fs, "from", []byte(p), 0o600), a.move("from", p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.sync(); err != nil {
+		t.Fatal(err)
+	}
+	list, err := ListAside(fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, it := range list {
+		got = append(got, string(it.Path))
+	}
+	if want := "own/a own/sub/file own"; strings.Join(got, " ") != want {
+		t.Errorf("aside lies %q, want %q", got, want)
+	}
+}
+
 // vouched is content that says that it has a digest.
 type vouched struct {
 	io.Reader

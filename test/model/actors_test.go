@@ -403,6 +403,9 @@ func (b *besides) settle() {
 	}
 	clear(b.more)
 	clear(b.had)
+	for name := range b.own { // also where usr_data is lost next
+		b.had[name] = []string{b.now(backup.UsrData, name)}
+	}
 	b.edits = nil
 }
 
