@@ -76,7 +76,7 @@ func options() search.Options {
 	o := search.Options{Seed: *seed, CutStep: 23, Every: 90, FaultStep: 149, LookStep: 211}
 	switch {
 	case *full:
-		o = search.Options{Seed: *seed, States: 1, Every: 10, FaultStep: 1, LookStep: 7}
+		o = search.Options{Seed: *seed, States: 1, Every: 50, FaultStep: 1, LookStep: 7}
 	case *only != "": // there is time for it
 		o.CutStep, o.Every = 1, 30
 	case testing.Short():
