@@ -18,7 +18,11 @@ import (
 func script(t *testing.T, name, text string, mode os.FileMode) string {
 	t.Helper()
 	name = filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(name, []byte(text), mode); err != nil {
+	// A child that another test starts meanwhile would hold it open, and it could not be run.
+	syscall.ForkLock.RLock()
+	err := os.WriteFile(name, []byte(text), mode)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	return name

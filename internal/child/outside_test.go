@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -34,7 +35,11 @@ func standIn(t *testing.T, refuses bool) *Outside {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		name = filepath.Join(dir, name)
-		if err := os.WriteFile(name, []byte("#!/bin/sh\ncd "+dir+"\n"+text), 0o755); err != nil {
+		// A child that another test starts meanwhile would hold it open, and it could not be run.
+		syscall.ForkLock.RLock()
+		err := os.WriteFile(name, []byte("#!/bin/sh\ncd "+dir+"\n"+text), 0o755)
+		syscall.ForkLock.RUnlock()
+		if err != nil {
 			t.Fatal(err)
 		}
 		return name

@@ -123,7 +123,9 @@ func (l *Lab) serve() error {
 	mux := http.NewServeMux()
 	for name, s := range servers {
 		source := fmt.Sprintf("[source]\nurl = \"http://127.0.0.1/%s\"\n", name)
-		if err := os.WriteFile("/etc/"+name+".toml", []byte(configText+source), 0o644); err != nil {
+		// Two repositories of one key that number their metadata alike are not one source.
+		config := strings.Replace(configText, UsrDataDir+`/tandem"`, UsrDataDir+"/"+s.folder+`"`, 1)
+		if err := os.WriteFile("/etc/"+name+".toml", []byte(config+source), 0o644); err != nil {
 			return err
 		}
 		mux.Handle("/"+name+"/", http.StripPrefix("/"+name, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
