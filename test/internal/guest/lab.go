@@ -154,9 +154,10 @@ func (l *Lab) Erase(dir string) error {
 	return syncDir(dir)
 }
 
-// outside says what is wrong with what lies beside tandem's folders (P6).
+// outside says what is wrong with what lies beside tandem's folders (P6), those of each
+// source among them.
 func outside() string {
-	for dir, ours := range map[string][]string{SystemDir: {"apprun"}, UsrDataDir: {"appbackup", "tandem"}} {
+	for dir, ours := range map[string][]string{SystemDir: {"apprun"}, UsrDataDir: {"appbackup", "tandem", "plain", "deltas"}} {
 		data, err := os.ReadFile(filepath.Join(dir, bystander))
 		if err != nil || string(data) != dir {
 			return fmt.Sprintf("%s/%s: %q, %v", dir, bystander, data, err)
