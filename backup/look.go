@@ -197,8 +197,9 @@ func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot
 	return a.Snapshot, b.Snapshot, nil
 }
 
-// both calls f for both sides, at once if that is allowed, and returns what it gave for
-// system and usr_data. One after the other it ends with the first error.
+// both calls f for both sides, at once if AtOnce allows it, and returns what it gave for
+// system and usr_data. Else it ends with the first error. At once f may change nothing
+// but what belongs to its side.
 func (r *Reconciler) both(f func(SideName) error) (errs [2]error) {
 	if !r.AtOnce {
 		if errs[0] = f(System); errs[0] == nil {
@@ -213,9 +214,10 @@ func (r *Reconciler) both(f func(SideName) error) (errs [2]error) {
 	return errs
 }
 
-// rest returns snapshots of both sides if they lie as their indexes saw them, and
-// hold the same record, which is not revoked: then there is nothing to do, and what else a look finds is not
-// needed. nil if anything is otherwise, or cannot be read: then the look tells.
+// rest returns snapshots of both sides if they lie as their indexes saw them, and hold
+// the same record, which is not revoked: then there is nothing to do, and what else a
+// look finds is not needed. nil if anything is otherwise, or cannot be read: then the
+// look tells.
 func (in *inspector) rest(ctx context.Context) (system, usrData *Snapshot) {
 	snaps, walks := map[SideName]*Snapshot{}, map[SideName]func() *tree.Rest{}
 	for _, side := range in.r.sides() {
@@ -244,7 +246,8 @@ func (in *inspector) rest(ctx context.Context) (system, usrData *Snapshot) {
 
 var errRestless = errors.New("not as the index saw it")
 
-// restOf returns what a side is if a walk finds it at rest; nil if that is out of the question.
+// restOf returns what a side is if the walk finds it at rest; nil if that is out of the
+// question. It is called for one side after the other, the walk for both at once.
 func (in *inspector) restOf(ctx context.Context, side *Side) (*Snapshot, func() *tree.Rest) {
 	if side.ready() != nil {
 		return nil, nil
