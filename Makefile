@@ -68,7 +68,7 @@ packages-check: packages ## install and remove the packages in a folder of their
 dist-check: ## build a release twice, in two folders, and compare
 	@sh packaging/linux/dist-check.sh
 
-test: ## go vet, and all tests but the long searches; four minutes on two processors
+test: ## go vet, and all tests but the long searches; three minutes on two processors
 	go vet ./...
 	go test -vet=off -timeout 20m $(LONGEST) ./...
 
@@ -81,8 +81,11 @@ search: ## the tests that search for long: ten releases with faults and kills, v
 search-short: ## a part of each of them, in a minute: three releases, two planted bugs, a file of 1 GiB with holes
 	TANDEM_LONG=short go test -count=1 -timeout 10m -run '^TestLong(LargeTrees|TenReleases|Planted)$$' $(LABFLAGS) ./cmd/tandem ./test/e2e ./test/planted
 
-race: ## the quicker tests, under the race detector
-	go test -timeout 20m -short -race ./...
+race: ## the quicker tests of what does several things at once, under the race detector
+	go test -timeout 20m -short -race $(CONCURRENT)
+
+# In no other package does anything run at once, nor is it called so.
+CONCURRENT = ./agent ./agent/device/... ./agent/page ./backup ./cmd/... ./internal/child ./internal/fsys ./internal/handover ./ota/... ./packaging/bundle ./packaging/delta/encode
 
 demo: build ## run the main job in a scratch folder and check each step
 	@sh test/demo/demo.sh bin

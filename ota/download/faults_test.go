@@ -106,7 +106,7 @@ func TestHelperDownload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := made(Options{FS: state, Client: newClient(time.Minute), Log: quiet(), Ticker: func(time.Duration) (<-chan time.Time, func()) {
+	d := made(Options{FS: state, Client: newClient(time.Minute), Log: quiet(), Stall: 24 * time.Hour, Ticker: func(time.Duration) (<-chan time.Time, func()) {
 		tick := time.NewTicker(time.Millisecond)
 		return tick.C, tick.Stop
 	}})
