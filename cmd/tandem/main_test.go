@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"testing"
 
 	"tandem/internal/testprograms"
@@ -26,39 +23,10 @@ func TestMain(m *testing.M) {
 	if actor := os.Getenv("ACTOR"); actor != "" {
 		os.Exit(actAs(actor))
 	}
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	flag.Parse()
-	if err := manyAtOnce(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "tandem-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binDir, pubDir = filepath.Join(dir, "bin"), filepath.Join(dir, "pub")
-	if err := errors.Join(testprograms.Build(binDir, testprograms.Small(), "tandem/cmd/tandem", "tandem/cmd/tandem-release"), publish()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
-
-// manyAtOnce has more tests run at once than there are processors, unless the
-// command line says how many: most of them wait for the disk, and some for a
-// server that does not answer.
-func manyAtOnce() error {
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if given {
-		return nil
-	}
-	return flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
+	os.Exit(testprograms.Run(m, func(bin, pub string) error {
+		binDir, pubDir = bin, pub
+		return publish()
+	}))
 }
 
 // programsOnly leaves out of the run under the race detector, which is the short one, what
@@ -72,9 +40,6 @@ func programsOnly(t *testing.T) {
 
 // publish makes the bundles that the tests install, as a publisher would.
 func publish() error {
-	if err := os.MkdirAll(pubDir, 0o755); err != nil {
-		return err
-	}
 	steps := [][]string{
 		{"keygen", "--out", "keys"},
 		{"repo", "init", "repo", "--keys", "keys"},

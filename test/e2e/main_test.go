@@ -12,9 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -30,40 +28,14 @@ var (
 	pubDir string
 )
 
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
-
-func runTests(m *testing.M) int {
-	flag.Parse()
-	if err := manyAtOnce(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+func TestMain(m *testing.M) {
+	if flag.Parse(); testing.Short() { // each test waits for real time to pass
+		return
 	}
-	if testing.Short() { // each test waits for real time to pass
-		return 0
-	}
-	dir, err := os.MkdirTemp("", "tandem-e2e-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binDir, pubDir = filepath.Join(dir, "bin"), filepath.Join(dir, "pub")
-	if err := errors.Join(testprograms.Build(binDir, testprograms.Small(), "tandem/cmd/tandem", "tandem/cmd/tandem-release"), publish()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
-
-// manyAtOnce has more tests run at once than there are processors, unless the
-// command line says how many: they wait for real time to pass.
-func manyAtOnce() error {
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if given {
-		return nil
-	}
-	return flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
+	os.Exit(testprograms.Run(m, func(bin, pub string) error {
+		binDir, pubDir = bin, pub
+		return publish()
+	}))
 }
 
 // The releases of hello. In each of them the health check finds what the
@@ -83,9 +55,6 @@ var patched = map[string]string{"1.2.0": "1.1.0", "1.8.0": "1.4.0"}
 
 // publish makes keys, bundles, and a repository with 1.1.0.
 func publish() error {
-	if err := os.MkdirAll(pubDir, 0o755); err != nil {
-		return err
-	}
 	errs := []error{
 		release("keygen", "--out", "keys"),
 		release("repo", "init", "repo", "--keys", "keys"),
