@@ -186,12 +186,16 @@ func (m *merger) shipped(e *manifest.Entry) {
 		if here != nil {
 			m.config[e.Path] = here
 		}
-	case here == nil, here.Type == manifest.Dir && e.Type == manifest.Dir:
+	case here == nil:
 		m.set(e)
+	case here.Type == manifest.Dir && e.Type == manifest.Dir:
+		m.set(m.attributes(e, here, def, e))
 	case manifest.SameContent(here, e):
-		m.config[e.Path] = here
-	case here.Type != e.Type && here.Type == manifest.Dir:
+		m.config[e.Path] = m.attributes(here, here, def, e)
+	case here.Type == manifest.Dir && (def == nil || def.Type != e.Type):
 		m.set(e) // what is in it finds its place beside
+	case e.Type == manifest.Dir && def != nil && def.Type == e.Type && !m.fills(e.Path):
+		m.config[e.Path] = here // it was put there on purpose, and is in the way of nothing
 	case here.Type != e.Type && (e.Type == manifest.Dir || e.Type == manifest.Symlink && !edited):
 		m.set(e)
 		if edited {
@@ -200,13 +204,33 @@ func (m *merger) shipped(e *manifest.Entry) {
 	case manifest.MatchAny(m.release.Replace, e.Path) && !m.fixed(e.Path):
 		m.set(e)
 	case !edited && !m.fixed(e.Path): // never edited here
-		m.set(e)
+		m.set(m.attributes(e, here, def, e))
 	case def != nil && manifest.SameContent(def, e): // edited here, the same release after release
-		m.config[e.Path] = here
+		m.config[e.Path] = m.attributes(here, here, def, e)
 	default:
-		m.config[e.Path] = here
+		m.config[e.Path] = m.attributes(here, here, def, e)
 		m.putBeside(e, def)
 	}
+}
+
+// attributes returns to, which is here or the new default, with attributes merged three ways, too:
+// one that is other here than the old default had it stays.
+func (m *merger) attributes(to, here, old, fresh *manifest.Entry) *manifest.Entry {
+	if manifest.MatchAny(m.release.Replace, here.Path) {
+		old = here
+	}
+	if old == nil || old.Type != here.Type || fresh.Type != here.Type || m.fixed(here.Path) {
+		return to
+	}
+	return manifest.WithAttr(to, old, here, fresh)
+}
+
+// fills reports whether the release brings something into the directory dir that was not
+// deleted here.
+func (m *merger) fills(dir Path) bool {
+	return slices.ContainsFunc(m.release.Files, func(e *manifest.Entry) bool {
+		return e.Path != dir && within(dir, e.Path) && !m.deleted(e.Path)
+	})
 }
 
 // deleted reports whether a default of the release that runs was removed here on

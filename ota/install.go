@@ -71,6 +71,7 @@ type Installed struct {
 	Bytes   int64         // of new content that was written
 	InPlace bool          // there was no room for old and new at once
 	New     []backup.Path // defaults put beside configuration that was edited here
+	Kept    []backup.Path // configuration that had to make way, and lies beside now
 }
 
 // Install reads a bundle, checks it, and makes it the version of system. The
@@ -264,7 +265,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	if err := i.Commit(ctx); err != nil {
 		return nil, err
 	}
-	return &Installed{Kind: m.Kind, App: m.App, From: installed, Version: m.Version, Bytes: i.Bytes(), New: i.New, InPlace: o.InPlace}, nil
+	return &Installed{Kind: m.Kind, App: m.App, From: installed, Version: m.Version, Bytes: i.Bytes(), New: i.New, Kept: i.Kept, InPlace: o.InPlace}, nil
 }
 
 // wanted remembers what an installation wants of a release.

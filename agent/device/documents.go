@@ -185,6 +185,9 @@ func describeInstalled(u *Update, err error) *Updated {
 	for _, n := range i.New {
 		doc.Remarks = append(doc.Remarks, fmt.Sprintf("%s: the release's new default, beside a file that was edited here", n))
 	}
+	for _, k := range i.Kept {
+		doc.Remarks = append(doc.Remarks, fmt.Sprintf("%s: was made here, and had to make way for what the release brings", k))
+	}
 	if u.BackUp != nil {
 		for _, s := range []*backup.Snapshot{u.BackUp.System, u.BackUp.UsrData} {
 			if s != nil && s.State == backup.Tagless {

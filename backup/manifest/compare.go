@@ -101,6 +101,29 @@ func SameAttr(a, b *Entry) bool {
 	return (a.Type == Symlink || a.Mode == b.Mode) && a.UID == b.UID && a.GID == b.GID && sameXattrs(a.Xattrs, b.Xattrs)
 }
 
+// WithAttr returns e with each attribute of here where that is another than old has, and else
+// that of fresh: an edit stays, and what nobody edited follows the release.
+func WithAttr(e, old, here, fresh *Entry) *Entry {
+	to := *e
+	to.Mode, to.UID, to.GID, to.Xattrs = here.Mode, here.UID, here.GID, here.Xattrs
+	if here.Mode == old.Mode {
+		to.Mode = fresh.Mode
+	}
+	if here.UID == old.UID {
+		to.UID = fresh.UID
+	}
+	if here.GID == old.GID {
+		to.GID = fresh.GID
+	}
+	if sameXattrs(here.Xattrs, old.Xattrs) {
+		to.Xattrs = fresh.Xattrs
+	}
+	if SameAttr(&to, e) {
+		return e
+	}
+	return &to
+}
+
 // sameXattrs reports whether two sets of extended attributes are the same.
 func sameXattrs(a, b map[string][]byte) bool {
 	if len(a) != len(b) {
