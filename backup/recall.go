@@ -68,24 +68,22 @@ func (r *Reconciler) ListAside() ([]Aside, error) {
 	return all, missing
 }
 
-// Recall puts a copy of what was put aside last as p in place on system; what
-// lies there goes aside itself. The sides are to be reconciled after it.
+// Recall puts a copy of what was put aside last as p in place on system, or below p
+// where that is a directory; what lies there goes aside itself. The sides are to be
+// reconciled after it.
 //
 // application says that p may be an application file: then the caller makes what
 // lies there a version of its own. Else the error wraps ErrApplicationFile. It
 // wraps ErrNoSuchPath where nothing was put aside as p.
 //
 // After an error or a power cut what was there lies in its place or aside.
-func (r *Reconciler) Recall(ctx context.Context, p Path, application bool) (*Aside, error) {
+func (r *Reconciler) Recall(ctx context.Context, p Path, application bool) ([]Aside, error) {
 	list, err := r.ListAside()
 	if err != nil && !errors.Is(err, ErrUnavailable) {
 		return nil, err
 	}
-	i := 0
-	for i < len(list) && list[i].Path != p {
-		i++
-	}
-	if i == len(list) {
+	list = latest(list, p)
+	if len(list) == 0 {
 		return nil, fmt.Errorf("%s: %w among what was put aside", p, ErrNoSuchPath)
 	}
 	res, err := r.inspect(ctx)
@@ -96,18 +94,41 @@ func (r *Reconciler) Recall(ctx context.Context, p Path, application bool) (*Asi
 	if basis == nil {
 		return nil, fmt.Errorf("%w: nothing lies on %s that it could be put to", ErrNoApplication, System)
 	}
-	if !application && basis.Manifest.Knows(p) && !basis.Manifest.IsConfig(p) {
-		return nil, fmt.Errorf("%s: %w", p, ErrApplicationFile)
+	for _, a := range list {
+		if !application && basis.Manifest.Knows(a.Path) && !basis.Manifest.IsConfig(a.Path) {
+			return nil, fmt.Errorf("%s: %w", a.Path, ErrApplicationFile)
+		}
 	}
-	a := &list[i]
-	if err := change.Recall(r.side(a.Side).FS, a.it, r.System.FS, r.Now().UnixNano()); err != nil {
-		return nil, sideError(r.System, fmt.Errorf("recall %s: %w", p, err))
+	for n, a := range list {
+		if err := change.Recall(r.side(a.Side).FS, a.it, r.System.FS, r.Now().UnixNano()); err != nil {
+			return list[:n], sideError(r.System, fmt.Errorf("recall %s: %w", a.Path, err))
+		}
 	}
-	return a, nil
+	return list, nil
+}
+
+// latest returns of what was put aside as p or below it the newest of each path. Journals come
+// with their databases.
+func latest(list []Aside, p Path) []Aside {
+	var all []Aside
+	has := map[Path]bool{}
+	for _, a := range list {
+		if a.Path == p { // comes before what an earlier directory of that name had
+			return []Aside{a}
+		}
+		if within(p, a.Path) && !has[a.Path] && !has[manifest.JournalOf(a.Path)] {
+			has[a.Path] = true
+			all = append(all, a)
+		}
+	}
+	return all
 }
 
 // within reports whether p is dir, or lies below it.
 func within(dir, p Path) bool { return p == dir || strings.HasPrefix(string(p), string(dir)+"/") }
+
+// goes reports whether q goes where p is forgotten, which it is, is in, or is a journal of.
+func goes(p, q Path) bool { return within(p, q) || manifest.JournalOf(q) == p }
 
 // forgets decides that configuration goes which was asked to be forgotten, if
 // that can be now. Damage is mended, and a version given up, before.
@@ -148,17 +169,17 @@ func (in *inspector) forgets(res *Result) (bool, error) {
 	return true, nil
 }
 
-// without leaves p, and what is below it, out of the configuration that is
+// without leaves p, and what goes with it, out of the configuration that is
 // desired. A further name of a file that goes becomes a file.
 func (d *desired) without(p Path, config []*manifest.Entry, changes map[Path]*manifest.Entry, set func(*manifest.Entry)) {
 	config = overlay(config, changes)
 	for _, e := range config {
 		switch {
-		case within(p, e.Path):
+		case goes(p, e.Path):
 			changes[e.Path] = nil
 			delete(d.take, e.Path)
 			d.forgotten[e.Path] = true
-		case e.Type == manifest.Hardlink && within(p, e.Link):
+		case e.Type == manifest.Hardlink && goes(p, e.Link):
 			if first := manifest.Find(config, e.Link); first != nil {
 				file := *first
 				file.Path = e.Path
@@ -166,6 +187,6 @@ func (d *desired) without(p Path, config []*manifest.Entry, changes map[Path]*ma
 			}
 		}
 	}
-	here := func(q Path) bool { return within(p, q) }
+	here := func(q Path) bool { return goes(p, q) }
 	d.written, d.lost = slices.DeleteFunc(d.written, here), slices.DeleteFunc(d.lost, here)
 }

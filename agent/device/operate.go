@@ -238,7 +238,7 @@ func (d *Device) Aside() ([]backup.Aside, error) {
 	return d.reconciler.ListAside()
 }
 
-// Recall brings back what was put aside last as p, and captures it. With bump
+// Recall brings back what was put aside last as p or below it, and captures it. With bump
 // what lies on system becomes a new version then, as it has to with an application
 // file; else the error wraps backup.ErrApplicationFile for one.
 func (d *Device) Recall(ctx context.Context, p backup.Path, bump bool) (*backup.Result, error) {
@@ -250,11 +250,13 @@ func (d *Device) Recall(ctx context.Context, p backup.Path, bump bool) (*backup.
 	if err != nil && !errors.Is(err, backup.ErrDamage) && !errors.Is(err, backup.ErrBusy) {
 		return res, err
 	}
-	a, err := d.reconciler.Recall(ctx, p, bump)
+	back, err := d.reconciler.Recall(ctx, p, bump)
+	for _, a := range back {
+		d.env.Log.WithField("file", a.File).Infof("brought back %s", a.Path)
+	}
 	if err != nil {
 		return nil, err
 	}
-	d.env.Log.WithField("file", a.File).Infof("brought back %s", p)
 	if bump {
 		next := func(v versioning.Version) (versioning.Version, error) { return v.Bump(versioning.Patch) }
 		if _, err := d.reconciler.Bump(ctx, next); err != nil {

@@ -242,16 +242,25 @@ func ListAside(fs fsys.FS) ([]Aside, error) {
 }
 
 // Recall puts a copy of what was put aside, on from, in its place in apps on to;
-// what lies there goes aside. The copy is a new file, modified at the time now.
+// what lies there goes aside. The copy is a new file, modified at the time now. The
+// journals of a database go with it, there and back.
 //
 // After an error or a power cut what was there lies in its place or aside.
 func Recall(from fsys.FS, what Aside, to fsys.FS, now int64) error {
 	const staged = OwnDir + "/recalled"
-	if err := fsys.RemoveAll(to, staged); err != nil {
-		return err
+	ends := []string{""}
+	for _, end := range manifest.Journals {
+		if _, err := from.Lstat(what.Name + end); err == nil {
+			ends = append(ends, end)
+		}
 	}
-	if err := copyAside(from, what.Name, to, staged, now); err != nil {
-		return err
+	for _, end := range ends {
+		if err := fsys.RemoveAll(to, staged+end); err != nil {
+			return err
+		}
+		if err := copyAside(from, what.Name+end, to, staged+end, now); err != nil {
+			return err
+		}
 	}
 	name := Name(what.Path)
 	err := fsys.MkdirAll(to, path.Dir(name), 0o755)
@@ -262,24 +271,41 @@ func Recall(from fsys.FS, what Aside, to fsys.FS, now int64) error {
 		return err
 	}
 	s := &aside{fs: to}
-	switch there, err := to.Lstat(name); {
-	case fsys.IsNotExist(err):
-	case err != nil:
+	if err := s.clearFor(name, what.Path); err != nil {
 		return err
-	case there.Type == fsys.TypeOther || there.Mount || there.Fixed:
-		return fmt.Errorf("%s: %w: a %s lies there", to.Path(name), ErrBlocked, there.Type)
-	default:
-		if err := s.link(name, what.Path); err != nil {
-			return err
-		}
-		if err := s.sync(); err != nil {
-			return err
-		}
 	}
-	if err := to.Rename(staged, name); err != nil {
+	if err := s.sync(); err != nil {
 		return err
+	}
+	for _, end := range ends {
+		if err := to.Rename(staged+end, name+end); err != nil {
+			return err
+		}
 	}
 	return to.SyncDir(path.Dir(name))
+}
+
+// clearFor puts aside what lies where something is recalled to. A journal left there would be
+// played into the database that comes.
+func (a *aside) clearFor(name string, p manifest.Path) error {
+	for _, end := range slices.Concat([]string{""}, manifest.Journals) {
+		put := a.link
+		if end != "" {
+			put = a.move
+		}
+		switch there, err := a.fs.Lstat(name + end); {
+		case fsys.IsNotExist(err):
+		case err != nil:
+			return err
+		case there.Type == fsys.TypeOther || there.Mount || there.Fixed:
+			return fmt.Errorf("%s: %w: a %s lies there", a.fs.Path(name+end), ErrBlocked, there.Type)
+		default:
+			if err := put(name+end, p+manifest.Path(end)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // copyAside makes a durable copy of a file or link.

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +17,7 @@ import (
 // pathArgument reads the name of something below apps, as messages have it.
 func pathArgument(cmd *cobra.Command, arg string) (backup.Path, error) {
 	var p backup.Path
-	err := p.UnmarshalText([]byte(arg))
+	err := p.UnmarshalText([]byte(strings.TrimSuffix(arg, "/")))
 	if err == nil {
 		err = manifest.CheckPath(p)
 	}
@@ -30,10 +31,10 @@ func newForgetCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "forget PATH",
 		Short: "Remove configuration on both sides",
-		Long: `forget removes a file of configuration, or a directory with what is below it, on
-system and on usr_data. PATH is below apps, as messages have it. It does not come
-back, also not after a power cut, and is not put aside. What belongs to the
-application is refused: a release removes it.`,
+		Long: `forget removes a file of configuration, a database with its journals, or a
+directory with what is below it, on system and on usr_data. PATH is below apps, as
+messages have it. It does not come back, also not after a power cut, and is not put
+aside. What belongs to the application is refused: a release removes it.`,
 		Example: "  tandem forget etc/pairing.key",
 		Args:    cli.Exactly("PATH"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -70,10 +71,10 @@ func newRecallCommand(p *program) *cobra.Command {
 		Use:   "recall [PATH]",
 		Short: "Bring back what was put aside",
 		Long: `recall lists what was put aside: edits that lost, what an update or a repair
-displaced and nothing else had. With a PATH, as the list has it, a copy of the
-newest one of that name takes its place on system again and is captured as an
-edit. What lies there goes aside in turn, so that a second recall takes the first
-back. An application file is refused without --bump: the next look would put the
+displaced and nothing else had. With a PATH, as the list has it, or that of a
+directory above, a copy of the newest one of that name takes its place on system
+again and is captured as an edit, a database with its journals. What lies there
+goes aside in turn, so that a second recall takes the first back. An application file is refused without --bump: the next look would put the
 release's own back. With it what lies on system becomes a new version, as by
 "tandem bump patch".`,
 		Example: "  tandem recall\n  tandem recall etc/hello.conf\n  tandem recall --bump bin/hello",
