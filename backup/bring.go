@@ -54,11 +54,11 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 		}
 		w.plan.Copy = n != res.Decision.From
 		jobs = append(jobs, w)
-		if err := r.stage(ctx, in, w, src); err != nil {
-			if res.Decision.From == System && in.spares(w, err) {
-				return true, nil // once more, without what is too large
+		if err := sideError(w.side, r.stage(ctx, in, w, src)); err != nil {
+			if in.freezes(w, err) || res.Decision.From == System && in.spares(w, err) {
+				return true, nil // once more, without what stands in the way
 			}
-			return false, sideError(w.side, err)
+			return false, err
 		}
 	}
 	if err := in.moment(ctx, res.System, d); err != nil {
@@ -73,8 +73,7 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 		}
 		wrote, err := r.commit(ctx, in, w, d, src, total)
 		if err = sideError(w.side, err); err != nil {
-			if w.side.live() && len(w.plan.Ops) == 0 && !w.plan.Tag && fsys.IsNotWritable(err) && in.stuck == nil {
-				in.stuck, in.frozen = err, true
+			if in.freezes(w, err) {
 				return true, nil // once more, without what would have to be noted on system
 			}
 			return false, err
@@ -82,6 +81,16 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 		changed = changed || wrote
 	}
 	return changed, nil
+}
+
+// freezes reports whether system cannot take even a record, and what has nothing to do with
+// that is to be done without it.
+func (in *inspector) freezes(w *work, err error) bool {
+	if in.stuck != nil || !w.side.live() || !w.plan.Idle() || !fsys.IsNotWritable(err) && !errors.Is(err, ErrNoSpace) {
+		return false
+	}
+	in.stuck, in.frozen = err, true
+	return true
 }
 
 // Foresee is Look, and finds out besides what would keep Reconcile from success: files that
@@ -224,6 +233,11 @@ func (r *Reconciler) stage(ctx context.Context, in *inspector, w *work, src *sou
 			return nil
 		}
 	}
+	if fsys.IsNoSpace(err) && w.plan.Idle() { // not even for the record
+		if freed, dropped := r.giveUp(w.side, src); freed && dropped == nil {
+			c, err = change.Begin(w.side.FS, w.plan, in.bufs[w.side.Name])
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -241,12 +255,20 @@ func (r *Reconciler) givePrevious(in *inspector, w *work, src *sources, short er
 	if !fits {
 		return nil, short
 	}
-	r.Log.WithField("side", w.side.Name).Warn("not enough space: the previous version is given up")
-	if _, err := change.DropPrevious(w.side.FS); err != nil {
+	if _, err := r.giveUp(w.side, src); err != nil {
 		return nil, err
 	}
-	src.known = nil
 	return change.Begin(w.side.FS, w.plan, in.bufs[w.side.Name])
+}
+
+// giveUp drops what a side keeps for a rollback, and reports whether that made room.
+func (r *Reconciler) giveUp(side *Side, src *sources) (freed bool, err error) {
+	n, err := change.DropPrevious(side.FS)
+	if n > 0 {
+		src.known = nil
+		r.Log.WithField("side", side.Name).Warn("not enough space: the previous version is given up")
+	}
+	return n > 0, err
 }
 
 // drop leaves files alone that are damaged everywhere, so that the others of the

@@ -156,7 +156,6 @@ func (i *Install) plan(system, usrData *Snapshot, can func(*manifest.Entry) bool
 	if i.system, err = i.in.plan(i.r.System, system, d, UsrData); err != nil {
 		return sideError(i.r.System, err)
 	}
-	i.system.plan.Tag = true
 	i.usrData = nil
 	if i.o.Both && !i.o.InPlace && usrData.usable() && !usrData.Nested {
 		if i.usrData, err = i.in.plan(i.r.UsrData, usrData, d, System); err != nil {
@@ -453,11 +452,9 @@ func (i *Install) note(write func() error) error {
 	if i.usrData != nil || !errors.Is(err, ErrNoSpace) {
 		return err
 	}
-	if freed, dropped := change.DropPrevious(i.r.UsrData.FS); freed == 0 || dropped != nil {
+	if freed, dropped := i.r.giveUp(i.r.UsrData, i.src); !freed || dropped != nil {
 		return err
 	}
-	i.src.known = nil
-	i.r.Log.WithField("side", UsrData).Warn("not enough space: the previous version is given up")
 	return write()
 }
 

@@ -66,6 +66,9 @@ func (c *Change) need() (*SpaceError, error) {
 	round := func(n int64) int64 { return (n + block - 1) / block * block }
 	need := &SpaceError{Path: c.fs.Path("."), FreeBytes: space.Free, FreeEntries: space.Inodes}
 	if c.Idle() {
+		if !c.sameRecord() {
+			need.NeedBytes, need.NeedEntries = round(c.Body.Size+recordEntry), 1
+		}
 		return need, nil
 	}
 	for _, f := range c.Content() {

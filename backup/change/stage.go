@@ -77,16 +77,18 @@ func oneByOne(fs fsys.FS, n int) bool {
 // Begin checks that there is room, and prepares to stage what p needs. Recover
 // must have been called before.
 //
-// Where there is too little room the error is a *SpaceError, and nothing was
-// touched. After any error or a power cut the side is as it was; what is left in
+// Where there is too little room for more than the record the error is a *SpaceError, and
+// nothing was touched. After any error or a power cut the side is as it was; what is left in
 // next goes with the next change.
 func Begin(fs fsys.FS, p *Plan, buf []byte) (*Change, error) {
 	c := newChange(fs, p, buf)
 	if err := c.checkEnd(); err != nil {
 		return nil, err
 	}
-	if err := c.checkSpace(); err != nil {
-		return nil, err
+	if !c.Idle() { // a record alone is tried: the room that is kept back for root may do
+		if err := c.checkSpace(); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.prepare(); err != nil {
 		return nil, errors.Join(err, c.Discard())
@@ -119,7 +121,7 @@ func (c *Change) checkEnd() error {
 
 func (c *Change) prepare() error {
 	if c.Idle() {
-		return nil
+		return c.stageRecord()
 	}
 	if err := discard(c.fs); err != nil {
 		return err
@@ -535,6 +537,9 @@ func (c *Change) Discard() error {
 		c.barrier.Close() // nothing depends on what it would tell
 		c.barrier = nil
 	}
+	if c.Idle() {
+		return fsys.RemoveAll(c.fs, recordTmp)
+	}
 	return clear(c.fs, nextDir)
 }
 
@@ -848,19 +853,39 @@ func syncFile(fs fsys.FS, name string) error {
 	return f.Close()
 }
 
-// replaceRecord is all there is to do when the files are right already.
-func (c *Change) replaceRecord() (wrote bool, err error) {
-	if c.Facts != nil && c.Body.Sum == c.Facts.Sum {
-		return false, nil
+// recordTmp is a record before it has its name, where nothing else changes.
+const recordTmp = RecordFile + ".tmp"
+
+// stageRecord writes the record, where that is all there is to do: whether the side can be
+// written turns out before the other one is.
+func (c *Change) stageRecord() error {
+	if c.sameRecord() {
+		return nil
 	}
 	if err := ownPlace(c.fs, RecordFile); err != nil {
-		return false, err
+		return err
 	}
-	if err := fsys.WriteFileFrom(c.fs, RecordFile, 0o600, c.writeRecord); err != nil {
-		return false, err
+	if err := fsys.RemoveAll(c.fs, recordTmp); err != nil {
+		return err
 	}
-	return true, c.fs.SyncDir(".")
+	return c.write(recordTmp, c.writeRecord)
 }
+
+// replaceRecord gives the record that was staged its name.
+func (c *Change) replaceRecord() (wrote bool, err error) {
+	if c.sameRecord() {
+		return false, nil
+	}
+	if err := syncFile(c.fs, recordTmp); err != nil {
+		return false, err
+	}
+	if err := c.fs.Rename(recordTmp, RecordFile); err != nil {
+		return false, err
+	}
+	return true, syncDirs(c.fs, OwnDir, ".")
+}
+
+func (c *Change) sameRecord() bool { return c.Facts != nil && c.Body.Sum == c.Facts.Sum }
 
 func syncDirs(fs fsys.FS, names ...string) error {
 	for _, n := range names {
