@@ -54,6 +54,12 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 		}
 		w.plan.Copy = n != res.Decision.From
 		jobs = append(jobs, w)
+	}
+	order := slices.Clone(jobs)
+	if short, err := change.Shortage(jobs[1].side.FS, jobs[1].plan); err != nil || short != nil {
+		slices.Reverse(order) // it tells before anything is touched
+	}
+	for _, w := range order {
 		if err := sideError(w.side, r.stage(ctx, in, w, src)); err != nil {
 			if in.freezes(w, err) || res.Decision.From == System && in.spares(w, err) {
 				return true, nil // once more, without what stands in the way
