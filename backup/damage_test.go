@@ -2,6 +2,8 @@ package backup
 
 import (
 	"errors"
+	"strings"
+	"syscall"
 	"testing"
 
 	"tandem/internal/fsys"
@@ -37,5 +39,55 @@ func TestDamageIsNotCopied(t *testing.T) {
 				t.Errorf("%s has the tag %s", other, got)
 			}
 		})
+	}
+}
+
+// What the disk gives at the second try is no damage: an edit that nobody captured yet is not
+// replaced by the capture before.
+func TestSecondTry(t *testing.T) {
+	for _, op := range []string{"open", "read", "stat", "xattrs", "readdir", "readlink"} {
+		for n := 1; ; n++ {
+			l := newLab(t, memfs.Options{})
+			l.mustInstall("1.0.0", nil, InstallOptions{})
+			l.write(System, "apps/etc/new/app.conf", "captured")
+			l.must(l.fs(System).Symlink("old", "apps/etc/new/link"))
+			l.mustBoot()
+			l.write(System, "apps/etc/new/app.conf", "edited")
+			l.remove(System, "apps/etc/new/link")
+			l.must(l.fs(System).Symlink("edited", "apps/etc/new/link"))
+			looks := 0
+			l.m.FailLooks(func(o, path string) error {
+				if o == op && strings.Contains(path, "system/apps/etc/new") {
+					if looks++; looks == n {
+						return syscall.EIO
+					}
+				}
+				return nil
+			})
+			l.mustBoot()
+			l.m.FailLooks(nil)
+			if looks < n {
+				break
+			}
+			target, err := l.fs(UsrData).Readlink("apps/etc/new/link")
+			if got := l.read(UsrData, "apps/etc/new/app.conf"); got != "edited" || target != "edited" || err != nil {
+				t.Errorf("%s %d: usr_data has %q and a link to %q (%v)", op, n, got, target, err)
+			}
+		}
+	}
+}
+
+// What could not be removed takes no room for good: each start tries again.
+func TestStuckIsTriedAgain(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	for _, side := range []SideName{System, UsrData} {
+		l.write(side, ".tandem/stuck-0/new/1", "a version that was in the way once")
+	}
+	l.mustBoot()
+	for _, side := range []SideName{System, UsrData} {
+		if _, err := l.fs(side).Lstat(".tandem/stuck-0"); !fsys.IsNotExist(err) {
+			t.Errorf("%s still has it (%v)", side, err)
+		}
 	}
 }

@@ -50,6 +50,9 @@ func WriteOwn(fs fsys.FS, name string, data []byte) error {
 	return fs.SyncDir(".")
 }
 
+// stuckPrefix begins the names of what could not be removed.
+const stuckPrefix = "stuck-"
+
 // clear removes something of ours. What cannot be removed is moved out of the
 // way, so that it never keeps anything waiting.
 func clear(fs fsys.FS, name string) error {
@@ -58,7 +61,7 @@ func clear(fs fsys.FS, name string) error {
 		return nil
 	}
 	for n := range 100 {
-		to := path.Join(OwnDir, fmt.Sprintf("stuck-%d", n))
+		to := path.Join(OwnDir, fmt.Sprintf("%s%d", stuckPrefix, n))
 		if _, e := fs.Lstat(to); !fsys.IsNotExist(e) {
 			continue
 		}

@@ -2,6 +2,8 @@ package change
 
 import (
 	"errors"
+	"path"
+	"strings"
 	"syscall"
 
 	"tandem/backup/manifest"
@@ -56,24 +58,31 @@ func Recover(fs fsys.FS, live bool, by record.Author) (*Recovered, error) {
 	return r, nil
 }
 
-// discard removes what was staged and never committed.
+// discard removes what was staged and never committed, and tries again what could not be
+// removed before.
 func discard(fs fsys.FS) error {
-	// The commit that next belongs to may have been removed, and that not be
-	// durable: it must not come back when next is gone.
-	if _, err := fs.Lstat(nextDir); err == nil {
-		if err := fs.SyncDir(OwnDir); err != nil {
-			return err
-		}
-		if err := clear(fs, nextDir); err != nil {
-			return err
-		}
+	infos, err := fs.ReadDir(OwnDir)
+	if fsys.IsTransient(err) {
+		return err
 	}
-	for _, f := range []string{RecordFile, CommitFile, RevokedFile, PendingFile, IndexFile, TagFile} {
-		if _, err := fs.Lstat(f + ".tmp"); err == nil {
-			if err := fsys.RemoveAll(fs, f+".tmp"); err != nil {
-				return err
+	for _, i := range infos { // none where they cannot be had
+		name := path.Join(OwnDir, i.Name)
+		var err error
+		switch {
+		case name == nextDir:
+			// The commit that it belongs to may have been removed, and that not be
+			// durable: it must not come back when next is gone.
+			if err = fs.SyncDir(OwnDir); err == nil {
+				err = clear(fs, nextDir)
 			}
+		case strings.HasPrefix(i.Name, stuckPrefix):
+			_ = fsys.RemoveAll(fs, name) // it is in nobody's way
+		case path.Ext(i.Name) == ".tmp":
+			err = fsys.RemoveAll(fs, name)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return nil
+	return fsys.RemoveAll(fs, TagFile+".tmp")
 }

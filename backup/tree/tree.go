@@ -218,7 +218,7 @@ func (t *Tree) walk(ctx context.Context, dir *Node, depth int) error {
 	if dir != nil {
 		at = string(dir.Path)
 	}
-	infos, err := t.FS.ReadDir(t.Name(manifest.Path(at)))
+	infos, err := twice(func() ([]fsys.Info, error) { return t.FS.ReadDir(t.Name(manifest.Path(at))) })
 	switch {
 	case err == nil:
 	case dir == nil || Means(err) == Nothing:
@@ -255,7 +255,7 @@ func (t *Tree) add(ctx context.Context, p manifest.Path, i *fsys.Info, depth int
 	case n.kind == kindDir:
 		return t.walk(ctx, n, depth)
 	case n.kind == kindSymlink:
-		target, err := t.FS.Readlink(t.Name(p))
+		target, err := twice(func() (string, error) { return t.FS.Readlink(t.Name(p)) })
 		if err != nil && Means(err) == Nothing {
 			return err
 		}
@@ -371,7 +371,11 @@ var errUnsettled = errors.New("keeps changing while it is read")
 // read hashes the file of n, which must be and stay what n says: else the error
 // is errUnsettled. What it holds is right all the same where only its names or
 // attributes changed meanwhile.
-func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err error) {
+func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (content, error) {
+	return twice(func() (content, error) { return t.readOnce(ctx, n, buf) })
+}
+
+func (t *Tree) readOnce(ctx context.Context, n *Node, buf []byte) (c content, err error) {
 	f, err := t.FS.Open(t.Name(n.Path))
 	if err != nil {
 		return c, err
@@ -388,6 +392,20 @@ func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err er
 		err = fmt.Errorf("%s: %w", t.FS.Path(t.Name(n.Path)), errUnsettled)
 	}
 	return c, err
+}
+
+// xattrs returns the extended attributes of what lies at p.
+func (t *Tree) xattrs(p manifest.Path) (map[string][]byte, error) {
+	return twice(func() (map[string][]byte, error) { return t.FS.Xattrs(t.Name(p)) })
+}
+
+// twice asks the disk a second time for what it does not give.
+func twice[T any](get func() (T, error)) (T, error) {
+	v, err := get()
+	if fsys.IsUnreadable(err) {
+		v, err = get()
+	}
+	return v, err
 }
 
 // Info returns what a look at n said of it.
