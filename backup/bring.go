@@ -55,9 +55,9 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 		w.plan.Copy = n != res.Decision.From
 		jobs = append(jobs, w)
 	}
-	order := slices.Clone(jobs)
+	order := jobs
 	if short, err := change.Shortage(jobs[1].side.FS, jobs[1].plan); err != nil || short != nil {
-		slices.Reverse(order) // it tells before anything is touched
+		order = []*work{jobs[1], jobs[0]} // it tells before anything is touched
 	}
 	for _, w := range order {
 		if err := sideError(w.side, r.stage(ctx, in, w, src)); err != nil {

@@ -228,9 +228,12 @@ func (m *merger) attributes(to, here, old, fresh *manifest.Entry) *manifest.Entr
 // fills reports whether the release brings something into the directory dir that was not
 // deleted here.
 func (m *merger) fills(dir Path) bool {
-	return slices.ContainsFunc(m.release.Files, func(e *manifest.Entry) bool {
-		return e.Path != dir && within(dir, e.Path) && !m.deleted(e.Path)
-	})
+	for _, e := range m.release.Files {
+		if e.Path != dir && within(dir, e.Path) && !m.deleted(e.Path) {
+			return true
+		}
+	}
+	return false
 }
 
 // deleted reports whether a default of the release that runs was removed here on

@@ -112,9 +112,9 @@ func (r *Reconciler) Recall(ctx context.Context, p Path, application bool) ([]As
 func latest(list []Aside, p Path) []Aside {
 	var all []Aside
 	has := map[Path]bool{}
-	for _, a := range list {
+	for i, a := range list {
 		if a.Path == p { // comes before what an earlier directory of that name had
-			return []Aside{a}
+			return list[i : i+1]
 		}
 		if within(p, a.Path) && !has[a.Path] && !has[manifest.JournalOf(a.Path)] {
 			has[a.Path] = true

@@ -271,8 +271,24 @@ func Recall(from fsys.FS, what Aside, to fsys.FS, now int64) error {
 		return err
 	}
 	s := &aside{fs: to}
-	if err := s.clearFor(name, what.Path); err != nil {
+	switch there, err := to.Lstat(name); {
+	case fsys.IsNotExist(err):
+	case err != nil:
 		return err
+	case there.Type == fsys.TypeOther || there.Mount || there.Fixed:
+		return fmt.Errorf("%s: %w: a %s lies there", to.Path(name), ErrBlocked, there.Type)
+	default:
+		if err := s.link(name, what.Path); err != nil {
+			return err
+		}
+	}
+	for _, end := range manifest.Journals { // it would be played into the database that comes
+		if there, err := to.Lstat(name + end); err != nil || there.Type != fsys.TypeFile {
+			continue
+		}
+		if err := s.move(name+end, what.Path+manifest.Path(end)); err != nil {
+			return err
+		}
 	}
 	if err := s.sync(); err != nil {
 		return err
@@ -283,29 +299,6 @@ func Recall(from fsys.FS, what Aside, to fsys.FS, now int64) error {
 		}
 	}
 	return to.SyncDir(path.Dir(name))
-}
-
-// clearFor puts aside what lies where something is recalled to. A journal left there would be
-// played into the database that comes.
-func (a *aside) clearFor(name string, p manifest.Path) error {
-	for _, end := range slices.Concat([]string{""}, manifest.Journals) {
-		put := a.link
-		if end != "" {
-			put = a.move
-		}
-		switch there, err := a.fs.Lstat(name + end); {
-		case fsys.IsNotExist(err):
-		case err != nil:
-			return err
-		case there.Type == fsys.TypeOther || there.Mount || there.Fixed:
-			return fmt.Errorf("%s: %w: a %s lies there", a.fs.Path(name+end), ErrBlocked, there.Type)
-		default:
-			if err := put(name+end, p+manifest.Path(end)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // copyAside makes a durable copy of a file or link.

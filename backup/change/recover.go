@@ -77,7 +77,7 @@ func discard(fs fsys.FS) error {
 			}
 		case strings.HasPrefix(i.Name, stuckPrefix):
 			_ = fsys.RemoveAll(fs, name) // it is in nobody's way
-		case path.Ext(i.Name) == ".tmp":
+		case strings.HasSuffix(i.Name, ".tmp"):
 			err = fsys.RemoveAll(fs, name)
 		}
 		if err != nil {

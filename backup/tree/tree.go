@@ -218,7 +218,10 @@ func (t *Tree) walk(ctx context.Context, dir *Node, depth int) error {
 	if dir != nil {
 		at = string(dir.Path)
 	}
-	infos, err := twice(func() ([]fsys.Info, error) { return t.FS.ReadDir(t.Name(manifest.Path(at))) })
+	infos, err := t.FS.ReadDir(t.Name(manifest.Path(at)))
+	if fsys.IsUnreadable(err) {
+		infos, err = t.FS.ReadDir(t.Name(manifest.Path(at)))
+	}
 	switch {
 	case err == nil:
 	case dir == nil || Means(err) == Nothing:
@@ -255,7 +258,10 @@ func (t *Tree) add(ctx context.Context, p manifest.Path, i *fsys.Info, depth int
 	case n.kind == kindDir:
 		return t.walk(ctx, n, depth)
 	case n.kind == kindSymlink:
-		target, err := twice(func() (string, error) { return t.FS.Readlink(t.Name(p)) })
+		target, err := t.FS.Readlink(t.Name(p))
+		if fsys.IsUnreadable(err) {
+			target, err = t.FS.Readlink(t.Name(p))
+		}
 		if err != nil && Means(err) == Nothing {
 			return err
 		}
@@ -368,13 +374,17 @@ type content struct {
 // errUnsettled says that a file is being written.
 var errUnsettled = errors.New("keeps changing while it is read")
 
-// read hashes the file of n, which must be and stay what n says: else the error
-// is errUnsettled. What it holds is right all the same where only its names or
-// attributes changed meanwhile.
-func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (content, error) {
-	return twice(func() (content, error) { return t.readOnce(ctx, n, buf) })
+// read is readOnce, and asks the disk a second time for what it does not give.
+func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err error) {
+	if c, err = t.readOnce(ctx, n, buf); fsys.IsUnreadable(err) {
+		c, err = t.readOnce(ctx, n, buf)
+	}
+	return c, err
 }
 
+// readOnce hashes the file of n, which must be and stay what n says: else the error
+// is errUnsettled. What it holds is right all the same where only its names or
+// attributes changed meanwhile.
 func (t *Tree) readOnce(ctx context.Context, n *Node, buf []byte) (c content, err error) {
 	f, err := t.FS.Open(t.Name(n.Path))
 	if err != nil {
@@ -394,18 +404,12 @@ func (t *Tree) readOnce(ctx context.Context, n *Node, buf []byte) (c content, er
 	return c, err
 }
 
-// xattrs returns the extended attributes of what lies at p.
-func (t *Tree) xattrs(p manifest.Path) (map[string][]byte, error) {
-	return twice(func() (map[string][]byte, error) { return t.FS.Xattrs(t.Name(p)) })
-}
-
-// twice asks the disk a second time for what it does not give.
-func twice[T any](get func() (T, error)) (T, error) {
-	v, err := get()
-	if fsys.IsUnreadable(err) {
-		v, err = get()
+// xattrs returns the extended attributes of what lies at p, at the second try, too.
+func (t *Tree) xattrs(p manifest.Path) (x map[string][]byte, err error) {
+	if x, err = t.FS.Xattrs(t.Name(p)); fsys.IsUnreadable(err) {
+		x, err = t.FS.Xattrs(t.Name(p))
 	}
-	return v, err
+	return x, err
 }
 
 // Info returns what a look at n said of it.
