@@ -127,10 +127,12 @@ func (r *Reconciler) Foresee(ctx context.Context, o Options) (*Result, error) {
 		d := aim(res.Decision.From, res.System, res.UsrData, src, in.keepsCapture, in.tooLarge, "")
 		w, err := in.plan(r.side(n), res.of(n), d, res.Decision.From)
 		if err == nil {
-			all := len(w.plan.Ops)
-			if err = in.foresee(w, src); len(w.plan.Ops) < all {
+			if in.drop(w, src) {
 				damage = fmt.Errorf("%w: application files are damaged on both sides", ErrDamage)
+			} else if left := w.plan.Left; n == UsrData && len(left) > 0 {
+				damage = fmt.Errorf("%w: %s: %s: %s", ErrDamage, n, left[0].Path, left[0].Why)
 			}
+			err = in.foresee(w, src)
 		}
 		switch {
 		case err != nil && (n != UsrData || res.Decision.From != System || !in.spares(w, err)):
@@ -155,7 +157,6 @@ func lostError(lost []Path) error {
 
 // foresee returns the error of a change that there is no room for, as stage does.
 func (in *inspector) foresee(w *work, src *sources) error {
-	in.drop(w, src)
 	w.plan.Holes = src.holes(w.side.Name, w.plan)
 	short, err := change.Shortage(w.side.FS, w.plan)
 	if short == nil || err != nil {
@@ -278,12 +279,9 @@ func (r *Reconciler) giveUp(side *Side, src *sources) (freed bool, err error) {
 }
 
 // drop leaves files alone that are damaged everywhere, so that the others of the
-// same version can be mended all the same.
-func (in *inspector) drop(w *work, src *sources) {
-	if w.plan.Tag {
-		return
-	}
-	w.plan.Drop(func(e *manifest.Entry) bool { return !src.has(w.side.Name, e) })
+// same version can be mended all the same. It reports whether there are any.
+func (in *inspector) drop(w *work, src *sources) bool {
+	return !w.plan.Tag && w.plan.Drop(func(e *manifest.Entry) bool { return !src.has(w.side.Name, e) })
 }
 
 func (r *Reconciler) fill(ctx context.Context, w *work, src *sources) error {

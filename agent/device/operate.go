@@ -154,14 +154,21 @@ func (d *Device) Plan(ctx context.Context, o backup.Options) (*backup.Result, er
 func (d *Device) Foretell(ctx context.Context, command string) (*backup.Result, error) {
 	res, err := d.Plan(ctx, backup.Options{})
 	if err == nil {
+		var written []backup.SideName
 		switch res.Decision.Action {
 		case backup.Capture:
-			err = d.writable(backup.System, backup.UsrData)
+			written = []backup.SideName{backup.System, backup.UsrData}
 		case backup.BackUp:
-			err = d.writable(backup.UsrData)
+			written = []backup.SideName{backup.UsrData}
 		case backup.Restore, backup.RestoreConfig, backup.Return:
-			err = d.writable(backup.System)
+			written = []backup.SideName{backup.System}
 		}
+		for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
+			if (s.Adopted || len(s.Problems) > 0) && res.Decision.Action != backup.Nothing {
+				written = append(written, s.Side)
+			}
+		}
+		err = d.writable(written...)
 	}
 	if err != nil || command != "boot" {
 		return res, err

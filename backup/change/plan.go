@@ -57,6 +57,8 @@ type Plan struct {
 	Left []Left // what should change, and is left as it is
 	// Holes is how much of the content takes no room, in bytes, as far as that is known.
 	Holes int64
+
+	dropped map[manifest.Path]bool // files that are left out, be it of a directory that is staged as a whole
 }
 
 // Left is a path that a plan leaves as it is.
@@ -362,11 +364,19 @@ func (p *planner) displaced(q manifest.Path) bool {
 	return false
 }
 
-// Drop leaves out the files whose content cannot be had.
-func (p *Plan) Drop(lost func(*manifest.Entry) bool) {
+// Drop leaves out the files whose content cannot be had, and what links to them. It reports
+// whether there are any.
+func (p *Plan) Drop(lost func(*manifest.Entry) bool) bool {
+	p.dropped = map[manifest.Path]bool{}
+	for _, f := range p.Content() {
+		if lost(f.Entry) {
+			p.dropped[f.Path] = true
+		}
+	}
 	p.Ops = slices.DeleteFunc(p.Ops, func(o Op) bool {
-		return o.New != nil && o.New.Type == manifest.File && o.Slot != "" && lost(o.New)
+		return o.New != nil && (p.dropped[o.Path] || o.New.Type == manifest.Hardlink && p.dropped[o.New.Link])
 	})
+	return len(p.dropped) > 0
 }
 
 // Content is a file whose content has to be staged.
@@ -394,7 +404,7 @@ func (p *Plan) Content() []Content {
 			list = append(list, Content{o.New, o})
 		case o.New.Type == manifest.Dir:
 			for e := range p.Record.Entries() {
-				if e.Type == manifest.File && under(o.Path, e.Path) {
+				if e.Type == manifest.File && under(o.Path, e.Path) && !p.dropped[e.Path] {
 					list = append(list, Content{e, o})
 				}
 			}

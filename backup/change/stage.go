@@ -686,8 +686,8 @@ func (c *Change) completeDir(o *Op) error {
 		case manifest.Dir:
 			dirs = append(dirs, e)
 		case manifest.Hardlink:
-			if !under(o.Path, e.Link) {
-				continue // linked once all is in place
+			if !under(o.Path, e.Link) || c.dropped[e.Link] {
+				continue // linked once all is in place, or left out, too
 			}
 			if err := c.fs.Link(member(o, e.Link), member(o, e.Path)); err != nil {
 				if c.Live || !cannotHold(err) {
