@@ -64,7 +64,10 @@ func TestSecondTry(t *testing.T) {
 				}
 				return nil
 			})
-			l.mustBoot()
+			r := l.reconciler()
+			r.System, r.UsrData = NewSide(System, l.fs(System)), NewSide(UsrData, l.fs(UsrData))
+			_, err := r.Reconcile(t.Context(), Options{})
+			l.must(err)
 			l.m.FailLooks(nil)
 			if looks < n {
 				break

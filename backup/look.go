@@ -738,8 +738,8 @@ func (in *inspector) remember(side *Side, s *Snapshot) error {
 	m.Now = s.looked
 	fresh := tree.NewIndex(s.facts, m)
 	old := in.indexes[side.Name]
-	if old != nil && len(s.facts.Of(tree.Deleted)) > 0 && in.holds(side, old) {
-		// They are not captured yet, and that they were there tells deletion from damage.
+	if old != nil && (len(s.facts.Of(tree.Deleted)) > 0 || in.shutdown && len(s.Edited) > 0) && in.holds(side, old) {
+		// They are not captured yet, and that they were there, and whole, tells an edit from damage.
 		same := *old
 		same.Boot, same.Orderly = in.r.Boot, false
 		fresh = &same
@@ -789,6 +789,21 @@ func (in *inspector) note(side *Side, x *tree.Index) error {
 	delete(in.notes, side.Name)
 	in.noted = append(in.noted, side.Name)
 	return nil
+}
+
+// noteLive notes the orderly end on system where a job ended before both sides were in step:
+// what differs there from its last capture was meant all the same.
+func (in *inspector) noteLive(ctx context.Context) {
+	if slices.Contains(in.noted, System) {
+		return
+	}
+	system, _, err := in.look(ctx, in.r.System, in.r.UsrData)
+	if err == nil && system.err == nil && system.Commit.IsZero() {
+		err = in.remember(in.r.System, system)
+	}
+	if err != nil {
+		in.r.Log.WithError(err).Warn("the orderly end is not noted on system")
+	}
 }
 
 // useUp durably takes back the notes of an orderly end that a job found, however it

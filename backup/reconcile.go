@@ -273,9 +273,14 @@ const rounds = 24
 // version, and Reconcile can be run again. The error wraps ErrNoApplication,
 // ErrDamage, ErrBusy, ErrTooLarge, ErrUnavailable, ErrBlocked, ErrNewer or ErrNoSpace where
 // that is the reason.
-func (r *Reconciler) Reconcile(ctx context.Context, o Options) (*Result, error) {
+func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err error) {
 	in := newInspector(r, o)
 	defer in.useUp()
+	defer func() {
+		if err != nil && in.shutdown {
+			in.noteLive(ctx)
+		}
+	}()
 	finished, err := r.Recover()
 	if err != nil {
 		return &Result{Finished: finished}, err

@@ -92,6 +92,35 @@ func TestOrderlyEndIsUsedUp(t *testing.T) {
 	}
 }
 
+// An orderly end without usr_data is one for system: what was removed or emptied there was meant.
+func TestOrderlyEndWithoutBackup(t *testing.T) {
+	const gone, empty = "apps/etc/gone.conf", "apps/own/empty.conf"
+	for seed := range uint64(20) {
+		l := newLab(t, memfs.Options{})
+		l.release(System, "1.0.0")
+		l.mustBoot()
+		l.write(System, gone, "mine")
+		l.write(System, empty, "mine")
+		l.mustBoot()
+		if seed%2 == 0 {
+			l.remove(System, gone)
+		}
+		l.write(System, empty, "")
+		r := l.reconciler()
+		r.UsrData.Ready = func() error { return ErrUnavailable }
+		if _, err := r.Reconcile(t.Context(), Options{Shutdown: true}); !errors.Is(err, ErrUnavailable) {
+			t.Fatal(err)
+		}
+		l.m.Restart(memfs.Random(rand.New(rand.NewPCG(2, seed))))
+		l.mustBoot()
+		l.wantInStep("1.0.0")
+		_, err := l.fs(UsrData).Lstat(gone)
+		if fsys.IsNotExist(err) != (seed%2 == 0) || l.read(UsrData, empty) != "" {
+			t.Errorf("seed %d: the one: %v, the other: %q", seed, err, l.read(UsrData, empty))
+		}
+	}
+}
+
 func (l *lab) reconcile(o Options) {
 	l.t.Helper()
 	if _, err := l.reconciler().Reconcile(context.Background(), o); err != nil {

@@ -309,7 +309,7 @@ func Describe(ctx context.Context, t *Tree, n *Node, buf []byte) (*manifest.Entr
 		return e, nil
 	case kindDir:
 		e.Type = manifest.Dir
-		xattrs, err := t.xattrs(n.Path)
+		xattrs, err := t.FS.Xattrs(t.Name(n.Path))
 		if err != nil {
 			return nil, err
 		}
@@ -391,7 +391,7 @@ func (l *looker) known(e *manifest.Entry, n *Node) error {
 	xattrs := e.Xattrs
 	if e.Type == manifest.Dir && (l.Full || n.flags&flagFits == 0) && sameOwner(e, n) {
 		var err error
-		if xattrs, err = l.f.Tree.xattrs(e.Path); err != nil {
+		if xattrs, err = l.f.Tree.FS.Xattrs(l.f.Tree.Name(e.Path)); err != nil {
 			return l.failed(&o, err)
 		}
 	}

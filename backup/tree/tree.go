@@ -219,9 +219,6 @@ func (t *Tree) walk(ctx context.Context, dir *Node, depth int) error {
 		at = string(dir.Path)
 	}
 	infos, err := t.FS.ReadDir(t.Name(manifest.Path(at)))
-	if fsys.IsUnreadable(err) {
-		infos, err = t.FS.ReadDir(t.Name(manifest.Path(at)))
-	}
 	switch {
 	case err == nil:
 	case dir == nil || Means(err) == Nothing:
@@ -259,9 +256,6 @@ func (t *Tree) add(ctx context.Context, p manifest.Path, i *fsys.Info, depth int
 		return t.walk(ctx, n, depth)
 	case n.kind == kindSymlink:
 		target, err := t.FS.Readlink(t.Name(p))
-		if fsys.IsUnreadable(err) {
-			target, err = t.FS.Readlink(t.Name(p))
-		}
 		if err != nil && Means(err) == Nothing {
 			return err
 		}
@@ -374,18 +368,10 @@ type content struct {
 // errUnsettled says that a file is being written.
 var errUnsettled = errors.New("keeps changing while it is read")
 
-// read is readOnce, and asks the disk a second time for what it does not give.
-func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err error) {
-	if c, err = t.readOnce(ctx, n, buf); fsys.IsUnreadable(err) {
-		c, err = t.readOnce(ctx, n, buf)
-	}
-	return c, err
-}
-
-// readOnce hashes the file of n, which must be and stay what n says: else the error
+// read hashes the file of n, which must be and stay what n says: else the error
 // is errUnsettled. What it holds is right all the same where only its names or
 // attributes changed meanwhile.
-func (t *Tree) readOnce(ctx context.Context, n *Node, buf []byte) (c content, err error) {
+func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err error) {
 	f, err := t.FS.Open(t.Name(n.Path))
 	if err != nil {
 		return c, err
@@ -402,14 +388,6 @@ func (t *Tree) readOnce(ctx context.Context, n *Node, buf []byte) (c content, er
 		err = fmt.Errorf("%s: %w", t.FS.Path(t.Name(n.Path)), errUnsettled)
 	}
 	return c, err
-}
-
-// xattrs returns the extended attributes of what lies at p, at the second try, too.
-func (t *Tree) xattrs(p manifest.Path) (x map[string][]byte, err error) {
-	if x, err = t.FS.Xattrs(t.Name(p)); fsys.IsUnreadable(err) {
-		x, err = t.FS.Xattrs(t.Name(p))
-	}
-	return x, err
 }
 
 // Info returns what a look at n said of it.
