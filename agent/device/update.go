@@ -76,7 +76,11 @@ func (d *Device) install(ctx context.Context, command string, open func() (io.Re
 			err = errors.Join(err, d.hook(ctx, "start", d.cfg.Hooks.Start, hookTimeout, to, from))
 		}
 		if ctx.Err() == nil || stopped { // what was interrupted before that has changed nothing
-			d.Remember(Event{Command: command, From: from, Version: to, Error: err.Error()})
+			why := err.Error()
+			if ctx.Err() != nil {
+				why = "interrupted"
+			}
+			d.Remember(Event{Command: command, From: from, Version: to, Error: why})
 		}
 		return nil, err
 	}

@@ -131,6 +131,30 @@ func TestKilledWhileStopped(t *testing.T) {
 	}
 }
 
+// It is started again at once when tandem was interrupted, and the history says so.
+func TestInterruptedWhileStopped(t *testing.T) {
+	t.Parallel()
+	d := hooked(t, map[string]string{
+		"stop":  "echo stopped >>what; if [ -e wait ]; then touch waits; exec sleep 1000; fi",
+		"start": "echo started $TANDEM_VERSION >>what",
+	})
+	d.must("install", bundleFile("hello-1.0.0.tandem"))
+	d.write("wait", "")
+	d.write("what", "")
+	r := d.start(context.Background(), "install", bundleFile("hello-1.1.0.tandem"))
+	eventually(t, "the stop hook", func() bool { return fileExists(d, "waits") })
+	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	d.wait(r)
+	if got := d.read("what"); got != "stopped\nstarted 1.0.0\n" {
+		t.Errorf("after the interruption: %q", got)
+	}
+	if said := d.must("history").stdout; !strings.HasSuffix(said, "install 1.1.0 (before: 1.0.0), failed: interrupted\n") {
+		t.Errorf("history: %s", said)
+	}
+}
+
 func fileExists(d *unit, name string) bool {
 	_, err := os.Stat(filepath.Join(d.dir, name))
 	return err == nil
