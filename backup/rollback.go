@@ -240,6 +240,7 @@ func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *S
 		case v.Compare(system.Version) == 0:
 		case !to.IsZero() && v.String() != to.String():
 		case to.IsZero() && v.In(bad) && !before:
+			passed = append(passed, v.String())
 		case found == nil || before || v.Compare(found.Manifest.Version) > 0 && (pending == nil || found.Manifest.Version.String() != pending.Previous.String()):
 			found = k
 		}
