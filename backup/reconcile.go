@@ -277,7 +277,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err e
 	in := newInspector(r, o)
 	defer in.useUp()
 	defer func() {
-		if err != nil && in.shutdown {
+		if err != nil && in.shutdown && !errors.Is(err, ErrNewer) {
 			in.noteLive(ctx)
 		}
 	}()
