@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"tandem/internal/fsys"
@@ -68,5 +69,71 @@ func TestAsideKeepsOtherPaths(t *testing.T) {
 	}
 	if got := l.read(System, list[0].it.Name); got != "of the application 39" {
 		t.Errorf("the newest is %q", got)
+	}
+}
+
+// Wherever the power fails while a database is recalled, what lay there and what is recalled
+// are in their place or aside, each with its journal; and it can be recalled again.
+func TestRecallPowerCut(t *testing.T) {
+	t.Parallel()
+	const db = "apps/own/db"
+	for name, o := range map[string]memfs.Options{"exchange": {SyncCheap: true}, "flash": {}, "two renames": {NoExchange: true, NoSyncReports: true}} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, o)
+			l.release(System, "1.0.0")
+			l.mustBoot()
+			l.write(System, db, "edited")
+			l.write(System, db+"-journal", "journal of what was edited")
+			l.mustBoot()
+			l.write(System, db, "")
+			l.write(System, db+"-journal", "")
+			l.mustBoot()
+			l.remove(System, db+"-journal")
+			l.write(System, db, "newer")
+			l.write(System, db+"-wal", "journal of what is newer")
+			l.mustBoot()
+			l.m.Restart(memfs.Everything())
+			l.mustBoot()
+			recall := func(l *lab) error {
+				if _, err := l.reconciler().Recall(context.Background(), "own/db", false); err != nil {
+					return err
+				}
+				_, err := l.boot()
+				return err
+			}
+			lies := func(l *lab, name, content string) bool {
+				list, err := l.reconciler().ListAside()
+				l.must(err)
+				found := l.read(System, name) == content
+				for _, a := range list {
+					found = found || l.read(a.Side, a.it.Name) == content
+				}
+				return found
+			}
+			for i, machine := range l.m.Cuts(func(m *memfs.Machine) { _ = recall(&lab{t, m}) }) {
+				for n, survives := range []memfs.Choice{memfs.Everything(), memfs.Nothing(), memfs.Random(rand.New(rand.NewPCG(1, uint64(i)))), memfs.Random(rand.New(rand.NewPCG(2, uint64(i))))} {
+					after := (&lab{t, machine}).clone()
+					after.m.Restart(survives)
+					after.mustBoot()
+					after.wantInStep("1.0.0")
+					for content, name := range map[string]string{"edited": db, "journal of what was edited": db + "-journal", "newer": db, "journal of what is newer": db + "-wal"} {
+						if !lies(after, name, content) {
+							t.Errorf("cut %d, choice %d: %q is nowhere", i, n, content)
+						}
+					}
+					if _, err := after.fs(System).Lstat(db + "-wal"); after.read(System, db) == "edited" && !fsys.IsNotExist(err) {
+						t.Errorf("cut %d, choice %d: it has the journal of another: %v", i, n, err)
+					}
+				}
+			}
+			l.must(recall(l))
+			l.wantInStep("1.0.0")
+			if a, b := l.read(UsrData, db), l.read(UsrData, db+"-journal"); a != "edited" || b != "journal of what was edited" {
+				t.Errorf("recalled %q with %q", a, b)
+			}
+			if _, err := l.fs(UsrData).Lstat(db + "-wal"); !fsys.IsNotExist(err) {
+				t.Errorf("the journal of the other is still there: %v", err)
+			}
+		})
 	}
 }
