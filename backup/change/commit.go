@@ -124,3 +124,23 @@ type Unfinished struct {
 	Sum     digest.SHA256
 	Undo    bool // it could not be finished, and is being taken back
 }
+
+// encode makes the content of commit.json, and makes way for it.
+func (c *commit) encode(fs fsys.FS, by record.Author) ([]byte, error) {
+	data, err := by.Seal("commit", c)
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > maxCommit { // it could not be read back
+		return nil, fmt.Errorf("%s: a change of %d paths: at most %d bytes can be told", fs.Path(CommitFile), len(c.Ops), maxCommit)
+	}
+	return data, ownPlace(fs, CommitFile)
+}
+
+func (c *commit) store(fs fsys.FS, by record.Author) error {
+	data, err := c.encode(fs, by)
+	if err != nil {
+		return err
+	}
+	return fsys.WriteFile(fs, CommitFile, data, 0o600)
+}

@@ -36,22 +36,22 @@ var bugs = []bug{
 		where: "^(bump|backup, configuration edited|rollback)/", real: "revoke",
 		edits: []edit{
 			{"internal/fsys/fsys.go", "	return fsys.SyncDir(path.Dir(name))\n", "	return nil\n"},
-			{"backup/change/stage.go", "		if err := fs.SyncDir(n); err != nil {\n", "		if err := error(nil); n == \"\" || err != nil {\n"},
+			{"backup/change/durable.go", "		if err := fs.SyncDir(n); err != nil {\n", "		if err := error(nil); n == \"\" || err != nil {\n"},
 		},
 	},
 	{
 		name: "barrier-left-out", about: "commit.json is written before what is staged is on flash",
 		where: "^install/", real: "^install$", ext4: true,
 		edits: []edit{
-			{"backup/change/stage.go", "	if !c.each {\n		return c.barrier.Sync()\n	}\n", "	if !c.each || c.Tag {\n		return nil\n	}\n"},
-			{"backup/change/stage.go", "	if s.c.each {\n		if err := s.out.Sync(); err != nil {\n", "	if s.c.each && !s.c.Tag {\n		if err := s.out.Sync(); err != nil {\n"},
+			{"backup/change/complete.go", "	if !c.each {\n		return c.barrier.Sync()\n	}\n", "	if !c.each || c.Tag {\n		return nil\n	}\n"},
+			{"backup/change/put.go", "	if s.c.each {\n		if err := s.out.Sync(); err != nil {\n", "	if s.c.each && !s.c.Tag {\n		if err := s.out.Sync(); err != nil {\n"},
 		},
 	},
 	{
 		name: "tag-before-files", about: "the tag is written when the files are staged, not when they are in place",
 		where: "^install/", real: "^install$", ext4: true,
 		edits: []edit{{
-			"backup/change/stage.go", "		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
+			"backup/change/complete.go", "		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
 			"		if err := versioning.WriteTag(c.fs, TagFile, m.Version); err != nil {\n			return nil, err\n		}\n		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
 		}},
 	},
@@ -79,7 +79,7 @@ var bugs = []bug{
 	{
 		name: "hash-not-checked", about: "a copy is taken for good without comparing its SHA-256",
 		where: "bits flipped",
-		edits: []edit{{"backup/change/stage.go", "	if n != e.Size || h != nil && digest.Sum(h) != *e.SHA256 {\n", "	if n != e.Size || h != nil && digest.Sum(h) == (digest.SHA256{}) {\n"}},
+		edits: []edit{{"backup/change/put.go", "	if n != e.Size || h != nil && digest.Sum(h) != *e.SHA256 {\n", "	if n != e.Size || h != nil && digest.Sum(h) == (digest.SHA256{}) {\n"}},
 	},
 	{
 		name: "revoke-after-rollback", about: "the bad version is revoked after system went back, not before",

@@ -1,0 +1,97 @@
+package backup
+
+import (
+	"context"
+	"slices"
+
+	"tandem/backup/manifest"
+	"tandem/backup/record"
+	"tandem/backup/tree"
+	"tandem/internal/digest"
+)
+
+// adopt makes a record of what lies on a side. It keeps the division of an
+// older record; without one everything is configuration, so that an edit is
+// never mistaken for damage, and each file is marked as being as it was.
+func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error) {
+	s.Adopted = true
+	r := &record.Record{Manifest: Manifest{Version: s.Version}}
+	var defaults []*manifest.Entry
+	if s.own != nil {
+		r.Manifest = s.own.Manifest
+		r.Manifest.Version, r.Manifest.Release = s.Version, digest.SHA256{}
+		r.Revision = s.own.Revision + 1
+		for _, e := range s.own.Manifest.Files {
+			if r.Manifest.IsConfig(e.Path) {
+				defaults = append(defaults, e)
+			}
+		}
+	}
+	division := r.Manifest
+	r.Manifest.Files = nil
+	for _, n := range s.tree.Nodes {
+		if division.IsIgnored(n.Path) || n.Foreign() {
+			continue
+		}
+		e := s.own.Find(n.Path)
+		if e != nil && e.Type == manifest.File && n.Known() && n.Link() == "" && !in.suspects[s.Side][n.Path] {
+			now := *e
+			now.Mtime = n.Mtime
+			e = &now
+		} else {
+			var err error
+			if e, err = in.describe(ctx, s, n, &division); err != nil && tree.Means(err) == tree.Nothing {
+				return nil, err
+			}
+			if err != nil {
+				continue // the comparison tells
+			}
+		}
+		n.Told()
+		if !division.IsConfig(n.Path) {
+			r.Manifest.Files = append(r.Manifest.Files, s.own.Shares(e))
+			continue
+		}
+		e.Adopted = s.own == nil
+		r.Config = append(r.Config, s.own.Shares(e))
+	}
+	if s.own != nil { // what cannot be looked at now keeps its last capture
+		hidden := map[Path]*manifest.Entry{}
+		for _, e := range s.own.Config {
+			n := s.tree.Get(e.Path)
+			if n == nil {
+				n = s.tree.Above(e.Path)
+			}
+			if n != nil && (n.Foreign() || n.Err() != nil) && manifest.Find(r.Config, e.Path) == nil {
+				hidden[e.Path] = e
+			}
+		}
+		r.Config = overlay(r.Config, hidden)
+	}
+	if len(defaults) > 0 {
+		r.Manifest.Files = append(r.Manifest.Files, defaults...)
+		slices.SortFunc(r.Manifest.Files, manifest.ByPath)
+	}
+	dropOrphans(r)
+	return r, nil
+}
+
+// describe describes what lies at n as a record has it. A further name of a file
+// is told as a hard link, unless the first is on the other side of the division
+// between application files and configuration: the two do not change together.
+func (in *inspector) describe(ctx context.Context, s *found, n *tree.Node, m *Manifest) (*manifest.Entry, error) {
+	if to := n.Link(); to != "" && m.IsConfig(to) == m.IsConfig(n.Path) && !m.IsIgnored(to) {
+		return &manifest.Entry{Path: n.Path, Type: manifest.Hardlink, Link: to}, nil
+	}
+	return tree.Describe(ctx, s.tree, n, in.bufs[s.Side])
+}
+
+// captured is what a fact says lies there, as configuration is recorded.
+func captured(f *tree.Facts, o *tree.Fact) *manifest.Entry {
+	if o.Node != nil && o.Now != nil && o.Now.Type == manifest.File {
+		if to := o.Node.Link(); to != "" && f.Basis.Manifest.IsConfig(to) && !f.Basis.Manifest.IsIgnored(to) {
+			return &manifest.Entry{Path: o.Path, Type: manifest.Hardlink, Link: to}
+		}
+	}
+	return o.Now
+}
