@@ -94,11 +94,19 @@ func (s *Snapshot) basis() *record.Record {
 // inspector looks at both sides, again and again while one job lasts.
 type inspector struct {
 	r        *Reconciler
-	fresh    bool                       // nothing was looked at yet, and the sides need not be read if they rest
-	full     bool                       // hash everything
-	forget   Path                       // configuration that is still to be forgotten; "" for none
-	forgot   Path                       // what was, but for what could not be removed
-	shutdown bool                       // the machine is about to stop
+	fresh    bool // nothing was looked at yet, and the sides need not be read if they rest
+	full     bool // hash everything
+	forget   Path // configuration that is still to be forgotten; "" for none
+	forgot   Path // what was, but for what could not be removed
+	shutdown bool // the machine is about to stop
+	lessons
+	memory
+	bufs map[SideName][]byte // to read a side with
+}
+
+// lessons are what a job ran into. Its next look heeds them, or it would run into the
+// same again.
+type lessons struct {
 	suspects map[SideName]map[Path]bool // hash these in any case
 	weak     map[SideName]map[Path]bool // the file system cannot keep these as they should be
 	left     map[SideName]map[Path]bool // these are not to be tried again
@@ -106,23 +114,28 @@ type inspector struct {
 	large    map[Path]bool              // configuration that usr_data has no room for
 	short    *SpaceError                // how much it would have needed
 	badKept  map[kept]bool              // contents that are damaged where they are kept for a rollback
-	known    map[digest.SHA256]*record.Record
-	indexes  map[SideName]*tree.Index
-	made     map[SideName]digest.SHA256 // the indexes that were made by this job
-	notes    map[SideName]bool          // of an orderly end, that were found; false for looked and found none
-	noted    []SideName                 // the sides that this job noted an orderly end on
 	stuck    error                      // why system cannot be as it should; all else is done
 	frozen   bool                       // and cannot be written at all: nothing of it is captured
 	waited   bool                       // for stamps to grow old
 	tries    int                        // that ended because somebody wrote
-	bufs     map[SideName][]byte        // to read a side with
+}
+
+// memory is what a job read of its sides, and left on them, besides their files.
+type memory struct {
+	known   map[digest.SHA256]*record.Record
+	indexes map[SideName]*tree.Index
+	made    map[SideName]digest.SHA256 // the indexes that were made by this job
+	notes   map[SideName]bool          // of an orderly end, that were found; false for looked and found none
+	noted   []SideName                 // the sides that this job noted an orderly end on
 }
 
 func newInspector(r *Reconciler, o Options) *inspector {
 	sets := func() map[SideName]map[Path]bool { return map[SideName]map[Path]bool{System: {}, UsrData: {}} }
 	return &inspector{
-		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown, suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, large: map[Path]bool{}, badKept: map[kept]bool{},
-		known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}, bufs: map[SideName][]byte{System: make([]byte, 128<<10), UsrData: make([]byte, 128<<10)},
+		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown,
+		lessons: lessons{suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, large: map[Path]bool{}, badKept: map[kept]bool{}},
+		memory:  memory{known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}},
+		bufs:    map[SideName][]byte{System: make([]byte, 128<<10), UsrData: make([]byte, 128<<10)},
 	}
 }
 
