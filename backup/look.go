@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"slices"
 	"sync"
 
 	"tandem/backup/change"
@@ -466,19 +465,4 @@ func (in *inspector) unwalked(side *Side, s *found) error {
 	}
 	s.Snapshot.tell()
 	return nil
-}
-
-// noteLive notes the orderly end on system where a job ended before both sides were in step:
-// what differs there from its last capture was meant all the same.
-func (in *inspector) noteLive(ctx context.Context) {
-	if slices.Contains(in.noted, System) {
-		return
-	}
-	system, _, err := in.look(ctx, in.r.System, in.r.UsrData)
-	if err == nil && system.err == nil && system.Commit.IsZero() {
-		err = in.remember(in.r.System, system)
-	}
-	if err != nil {
-		in.r.Log.WithError(err).Warn("the orderly end is not noted on system")
-	}
 }

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -137,5 +138,20 @@ func (in *inspector) useUp() {
 		if err != nil {
 			in.r.Log.WithField("side", side.Name).WithError(err).Warn("the note of an orderly end stays")
 		}
+	}
+}
+
+// noteLive notes the orderly end on system where a job ended before both sides were in step:
+// what differs there from its last capture was meant all the same.
+func (in *inspector) noteLive(ctx context.Context) {
+	if slices.Contains(in.noted, System) {
+		return
+	}
+	system, _, err := in.look(ctx, in.r.System, in.r.UsrData)
+	if err == nil && system.err == nil && system.Commit.IsZero() {
+		err = in.remember(in.r.System, system)
+	}
+	if err != nil {
+		in.r.Log.WithError(err).Warn("the orderly end is not noted on system")
 	}
 }
