@@ -205,6 +205,9 @@ func (d *Device) facts(ctx context.Context, units []Unit) (*hawkbit.Facts, error
 	}
 	inStep := err == nil && res.Decision.Action == backup.Nothing
 	events, err := d.History()
+	if fsys.IsTransient(err) {
+		return nil, err // why a version failed is told once: it is asked for again
+	}
 	if err != nil {
 		d.env.Log.WithError(err).Warn("the history cannot be read")
 	}

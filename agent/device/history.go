@@ -140,7 +140,7 @@ func (d *Device) History() ([]Event, error) {
 		return nil, err
 	}
 	defer disk.Close()
-	return readHistory(disk)
+	return readHistory(fsys.ReadAgain(disk))
 }
 
 // readHistory reads all segments. What is missing, damaged or too long costs

@@ -129,8 +129,10 @@ func (d *device) obey(at *desk, well bool) (over bool, err error) {
 		unit.Failed[v.String()] = "revoked here"
 		if p := r.GivenUp(); p != nil {
 			unit.Failed[v.String()] = p.Failed
-		} else if why, err := fsys.ReadFile(state, historyFile, 1<<10); err == nil {
+		} else if why, err := fsys.ReadFile(fsys.ReadAgain(state), historyFile, 1<<10); err == nil {
 			unit.Failed[v.String()] = string(why)
+		} else if fsys.IsTransient(err) {
+			return false, err
 		}
 	}
 	server, err := source.New(source.Options{
