@@ -74,8 +74,9 @@ func newRecallCommand(p *program) *cobra.Command {
 displaced and nothing else had. With a PATH, as the list has it, or that of a
 directory above, a copy of the newest one of that name takes its place on system
 again and is captured as an edit, a database with its journals. What lies there
-goes aside in turn, so that a second recall takes the first back. An application file is refused without --bump: the next look would put the
-release's own back. With it what lies on system becomes a new version, as by
+goes aside in turn, so that a second recall takes the first back. An application
+file is refused without --bump: the next look would put the release's own back.
+With it what lies on system becomes a new version, as by
 "tandem bump patch".`,
 		Example: "  tandem recall\n  tandem recall etc/hello.conf\n  tandem recall --bump bin/hello",
 		Args: func(cmd *cobra.Command, args []string) error {
