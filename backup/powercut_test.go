@@ -2,10 +2,12 @@ package backup
 
 import (
 	"math/rand/v2"
+	"path"
 	"syscall"
 	"testing"
 
 	"tandem/backup/change"
+	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 )
 
@@ -17,33 +19,50 @@ func TestFailureThenCut(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a search in memory, with one thing after the other")
 	}
-	m, content := bundleOf("1.1.0", nil)
-	before := newLab(t, memfs.Options{NoExchange: true})
-	before.mustInstall("1.0.0", nil, InstallOptions{})
-	count := before.clone()
-	start := count.m.Ops()
-	if _, err := count.install(m, content, InstallOptions{}); err != nil {
-		t.Fatal(err)
+	defaults := func(version string) func(map[string]string) {
+		return func(files map[string]string) { files["etc/new.conf"] = "default of " + version }
 	}
-	for n := 1; n <= count.m.Ops()-start; n++ {
-		for k := range uint64(6) {
-			choice := memfs.Random(rand.New(rand.NewPCG(1, k)))
-			l := before.clone()
-			l.m.FailAt(n, syscall.ENOSPC)
-			_, _ = l.install(m, content, InstallOptions{})
-			if k%2 == 1 {
-				l.m.CutAt(2)
-				_, _ = l.boot()
+	m, content := bundleOf("1.1.0", defaults("1.1.0"))
+	for name, o := range map[string]memfs.Options{"exchange": {SyncCheap: true}, "two renames": {NoExchange: true, NoSyncReports: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			before := newLab(t, o)
+			before.mustInstall("1.0.0", defaults("1.0.0"), InstallOptions{})
+			count := before.clone()
+			start := count.m.Ops()
+			if _, err := count.install(m, content, InstallOptions{}); err != nil {
+				t.Fatal(err)
 			}
-			l.m.Restart(choice)
-			if _, err := l.boot(); err != nil {
-				t.Errorf("operation %d failed, seed %d: %v", n, k, err)
-				continue
+			for n := 1; n <= count.m.Ops()-start; n++ {
+				for k := range uint64(24) {
+					l, rng := before.clone(), rand.New(rand.NewPCG(uint64(n), k))
+					l.m.FailAt(n, []error{syscall.ENOSPC, syscall.EPERM}[k%2]) // EPERM is of one path, for good
+					_, _ = l.install(m, content, InstallOptions{})
+					if rng.IntN(2) == 0 {
+						l.m.CutAt(1 + rng.IntN(12))
+						_, _ = l.boot()
+					}
+					l.m.Restart(memfs.Random(rng))
+					if _, err := l.boot(); err != nil {
+						t.Errorf("operation %d failed, seed %d: %v", n, k, err)
+						continue
+					}
+					version := l.tag(System)
+					for name, want := range releaseFiles(version) {
+						if got := l.read(System, path.Join(change.AppsDir, name)); got != want {
+							t.Errorf("operation %d failed, seed %d: %s of %s has %.40q", n, k, name, version, got)
+						}
+					}
+					if _, err := l.fs(System).Lstat("apps/share/1.1.0"); version == "1.0.0" && !fsys.IsNotExist(err) {
+						t.Errorf("operation %d failed, seed %d: 1.0.0 with a file of 1.1.0: %v", n, k, err)
+					}
+					// Configuration that cannot be replaced is left as it is, and what cannot be removed.
+					if got := l.read(System, "apps/etc/new.conf"); got != "default of "+version && got != "default of 1.0.0" {
+						t.Errorf("operation %d failed, seed %d: the default with %s is %q", n, k, version, got)
+					}
+				}
 			}
-			if a, b := l.holdsRelease(System, change.AppsDir, "1.0.0"), l.holdsRelease(System, change.AppsDir, "1.1.0"); a != nil && b != nil {
-				t.Errorf("operation %d failed, seed %d: neither version: %v; %v", n, k, a, b)
-			}
-		}
+		})
 	}
 }
 

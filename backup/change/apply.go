@@ -315,6 +315,9 @@ func (a *applier) put(i int, o *Op, name string, live fsys.Info, there bool) err
 	if err != nil || !left {
 		return err // in place already, or written anew since
 	}
+	if a.linked(staged, live, there) {
+		return nil
+	}
 	if a.again {
 		if done, err := a.exchanged(o, slot, staged, name, live, there); err != nil || done {
 			if done {
@@ -379,6 +382,12 @@ func (a *applier) put(i int, o *Op, name string, live fsys.Info, there bool) err
 		o.Aside = true
 	}
 	return a.displace(i, o, slot)
+}
+
+// linked reports whether an earlier try linked what is staged into its place, where it may
+// have been written to since: the name in the slot is the one that lasts, and goes with next.
+func (a *applier) linked(staged, live fsys.Info, there bool) bool {
+	return a.again && there && staged.Type != fsys.TypeDir && staged.Dev == live.Dev && staged.Ino == live.Ino
 }
 
 // exchanged reports whether what lies in a slot is what was displaced: the

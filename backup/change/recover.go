@@ -49,6 +49,10 @@ func Recover(fs fsys.FS, live bool, by record.Author) (*Recovered, error) {
 		}
 		return &Recovered{}, nil // it harms nothing, and goes once something can be changed
 	}
+	// Where this run of the machine wrote it, its name may not be durable yet.
+	if err := fs.SyncDir(OwnDir); err != nil {
+		return nil, err
+	}
 	a := &applier{fs: fs, commit: c, live: live, by: by, again: true}
 	out, err := a.run()
 	r := &Recovered{Version: c.Version, Undone: c.Undo, Outcome: *out}

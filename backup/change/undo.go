@@ -52,9 +52,14 @@ func (a *applier) takeBack(i int, o *Op) error {
 			err = a.fs.Remove(name)
 		case o.Slot != "":
 			slot := path.Join(newDir, o.Slot)
-			if staged, left, e := a.lstat(slot); e != nil {
+			staged, left, e := a.lstat(slot)
+			if e == nil && left && a.linked(staged, live, there) {
+				left, e = false, a.fs.Remove(slot)
+			}
+			if e != nil {
 				return e
-			} else if left {
+			}
+			if left {
 				if done, e := a.exchanged(o, slot, staged, name, live, there); e != nil || !done {
 					return e // not placed: what lies there is of the same content
 				}
