@@ -401,6 +401,9 @@ func (b *besides) settle() {
 		b.db.n = 0
 		b.db.open(b)
 	}
+	if n, err := readDB(func(name string) string { return b.now(backup.System, name) }); err == nil {
+		b.db.n = min(b.db.n, n) // the rest lies aside
+	}
 	clear(b.more)
 	clear(b.had)
 	for name := range b.own { // also where usr_data is lost next
@@ -450,7 +453,7 @@ func (b *besides) check() error {
 			return fmt.Errorf("%s is %q, the application left %q (or %q)", name, got, want, b.more[name])
 		}
 	}
-	if n, err := readDB(func(name string) string { return b.now(backup.System, name) }); !b.returns && (err != nil || n < b.db.n && !(b.fell && b.somewhere(pages(b.db.n, b.db.n)))) {
+	if n, err := readDB(func(name string) string { return b.now(backup.System, name) }); !b.returns && (err != nil || n < b.db.n && !(b.kind.cut && b.aside(pages(b.db.n, b.db.n))) && !(b.fell && b.somewhere(pages(b.db.n, b.db.n)))) {
 		return fmt.Errorf("the database is at %d, %v: it was committed at %d", n, err, b.db.n)
 	}
 	have := map[string]bool{}
