@@ -218,9 +218,6 @@ func TestFirmwarePowerCuts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if testing.Short() && c.name != "done" {
-				t.Skip("a search in memory, with one thing after the other")
-			}
 			start := testModem(t, memfs.Options{})
 			update := func(m *memfs.Machine) {
 				f, _ := firmwareOn(t, m, map[string]error{"1.1.0": c.first})

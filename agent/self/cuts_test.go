@@ -396,9 +396,6 @@ func TestPowerCuts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if testing.Short() && c.name != "an update" {
-				t.Skip("a search in memory, with one thing after the other")
-			}
 			w := newWorld(t, map[string]string{"1.0.0": good, "1.1.0": c.kind})
 			room := int64(0)
 			if strings.HasPrefix(c.name, "no room") {

@@ -80,9 +80,6 @@ func TestVectors(t *testing.T) {
 // A patch has one end: what is shorter or longer does not make the file.
 func TestEnds(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("a search in memory, with one thing after the other")
-	}
 	for _, v := range vectors(t) {
 		for n := 0; n < len(v.patch); n += 1 + n/40 {
 			if got, err := apply(v, v.patch[:n]); err == nil && bytes.Equal(got, v.new) || err != nil && !errors.Is(err, delta.ErrMalformed) {
@@ -161,10 +158,7 @@ func TestDamagedPatches(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
 	all := vectors(t)
-	rounds := 1500
-	if testing.Short() {
-		rounds = 60
-	}
+	const rounds = 1500
 	refused := 0
 	for round := range rounds {
 		v := all[r.IntN(len(all))]
@@ -217,9 +211,6 @@ func damage(r *rand.Rand, patch, other []byte) []byte {
 
 // What goes wrong outside the patch is told as it is.
 func TestOtherErrors(t *testing.T) {
-	if testing.Short() {
-		t.Skip("one thing after the other, in memory")
-	}
 	t.Parallel()
 	v := vectors(t)[0]
 	for _, x := range vectors(t) {
@@ -269,9 +260,6 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // Memory does not grow with the files.
 func TestMemoryIsBounded(t *testing.T) {
-	if testing.Short() {
-		t.Skip("the race detector takes memory of its own")
-	}
 	for _, functions := range []int{100, 1200} {
 		p := sample.Pairs(1, functions)[9]
 		patch, err := encode.Make(context.Background(), p.Old, p.New, encode.Options{})

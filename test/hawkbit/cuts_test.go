@@ -58,9 +58,6 @@ func TestCutAnywhere(t *testing.T) {
 			for cut := 1; ; cut++ {
 				struck := false
 				choices := []memfs.Choice{memfs.Nothing(), memfs.Everything(), memfs.Random(rand.New(rand.NewPCG(1, uint64(cut))))}
-				if testing.Short() {
-					choices = choices[cut%3:][:1] // what is left on the disk is of no matter to the race detector
-				}
 				for _, choice := range choices {
 					m := memfs.NewMachine()
 					b := newBenchOn(t, m.NewDisk("state", memfs.Options{}).FS())

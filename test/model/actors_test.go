@@ -33,8 +33,6 @@ func TestBeside(t *testing.T) {
 	n := *beside
 	if *full && n == 40 {
 		n = 2000
-	} else if testing.Short() && n == 40 {
-		n = 4
 	}
 	for _, kind := range besideKinds {
 		t.Run(kind.name, func(t *testing.T) {

@@ -31,8 +31,6 @@ func TestLives(t *testing.T) {
 	n := *lives
 	if *full && n == 60 {
 		n = 2000
-	} else if testing.Short() && n == 60 {
-		n = 6 // nothing in them is at once: they are not for the race detector
 	}
 	for s := *seed; s < *seed+uint64(n); s++ {
 		l := newLife(s)

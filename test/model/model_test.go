@@ -79,8 +79,6 @@ func options() search.Options {
 		o = search.Options{Seed: *seed, States: 1, Every: 50, FaultStep: 1, LookStep: 7}
 	case *only != "": // there is time for it
 		o.CutStep, o.Every = 1, 30
-	case testing.Short():
-		o.CutStep, o.FaultStep, o.LookStep = 10*o.CutStep, 10*o.FaultStep, 10*o.LookStep
 	}
 	for _, set := range []struct{ flag, to *int }{{states, &o.States}, {every, &o.Every}, {step, &o.FaultStep}, {looks, &o.LookStep}} {
 		if *set.flag >= 0 {
@@ -110,9 +108,6 @@ func TestPowerCut(t *testing.T) {
 			}
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				if testing.Short() && flavour != "exchange" {
-					t.Skip("the code does the same on each, with one thing after the other")
-				}
 				if *first && anyFailed() {
 					t.Skip("another one has failed")
 				}
