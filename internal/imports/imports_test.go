@@ -1,5 +1,5 @@
-// Package imports holds the test of the order in which packages may import
-// each other. It has no code of its own.
+// Package imports holds the tests of the order in which packages may import
+// each other, and of what the race detector is run on. It has no code of its own.
 package imports
 
 import (
