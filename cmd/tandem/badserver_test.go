@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"tandem/internal/testprograms"
 	"testing"
 	"time"
 )
@@ -241,12 +242,7 @@ func TestInterrupted(t *testing.T) {
 // A server that is gone, on an address where nobody listens.
 func TestNobodyListens(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	url := "http://" + l.Addr().String()
-	l.Close()
+	url := "http://" + testprograms.FreeAddress(t, "127.0.0.1")
 	d := newDevice(t, sourceSection(url))
 	d.must("install", bundleFile("hello-1.0.0.tandem"))
 	before := d.sides()

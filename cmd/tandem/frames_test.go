@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"tandem/internal/testprograms"
 	"testing"
 	"time"
 )
@@ -140,12 +141,7 @@ func (w *counting) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // the machine does not have it.
 func serving(t *testing.T, p *publication, kind string) string {
 	repo := filepath.Join(p.dir, "repo")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := testprograms.FreeAddress(t, "127.0.0.1")
 	_, port, _ := net.SplitHostPort(address)
 	var cmd *exec.Cmd
 	switch kind {

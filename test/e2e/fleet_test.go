@@ -24,6 +24,7 @@ import (
 
 	dev "tandem/agent/device"
 	"tandem/internal/lock"
+	"tandem/internal/testprograms"
 )
 
 // What examples/fleet shows of ten devices, through a real OpenTelemetry collector and
@@ -210,7 +211,8 @@ func newFleetView(t *testing.T, program string) *fleetView {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	otlp, metrics, web := freePort(t), freePort(t), freePort(t)
+	address := func() string { return testprograms.FreeAddress(t, "127.0.0.1") }
+	otlp, metrics, web := address(), address(), address()
 	f := &fleetView{prometheus: "http://" + web, events: filepath.Join(dir, "events.jsonl")}
 	config, err := os.ReadFile("../../examples/fleet/prometheus.yml")
 	if err != nil {
@@ -261,17 +263,6 @@ func newFleetView(t *testing.T, program string) *fleetView {
 	})
 	f.proxy = s.URL
 	return f
-}
-
-// freePort is an address on loopback where nobody listens.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (f *fleetView) serve(w http.ResponseWriter, r *http.Request, to http.Handler) {

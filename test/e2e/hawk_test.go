@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/internal/testprograms"
 	"tandem/test/hawkbit"
 )
 
@@ -48,7 +49,7 @@ type hawk struct {
 
 func newHawk(t testing.TB, random *rand.Rand) *hawk {
 	t.Helper()
-	h := &hawk{t: t, random: random, address: freeAddress(t), server: hawkbit.New(hawkbit.Options{
+	h := &hawk{t: t, random: random, address: testprograms.FreeAddress(t, "127.0.0.1"), server: hawkbit.New(hawkbit.Options{
 		Now: time.Now, Random: func() float64 { return 0.5 }, MinSleep: time.Second,
 	})}
 	if at := os.Getenv(realServer); at != "" {

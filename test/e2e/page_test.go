@@ -21,6 +21,7 @@ import (
 
 	dev "tandem/agent/device"
 	"tandem/backup/record"
+	"tandem/internal/testprograms"
 	rel "tandem/packaging/release"
 	"tandem/test/hawkbit"
 	"tandem/versioning"
@@ -125,7 +126,7 @@ func (c *cutAt) Read(b []byte) (int, error) {
 // version is there or the new one, whole, nothing else is left of it, and the next upload is taken.
 func TestUploadCutAnywhere(t *testing.T) {
 	t.Parallel()
-	address := freePort(t)
+	address := testprograms.FreeAddress(t, "127.0.0.1")
 	d := paged(t, address)
 	d.start()
 	content, err := os.ReadFile(bundle("1.1.0"))
@@ -276,7 +277,7 @@ func TestReturnIsWatched(t *testing.T) {
 func TestHawkBitOnThePage(t *testing.T) {
 	t.Parallel()
 	h := newHawk(t, nil)
-	address := freeAddress(t)
+	address := testprograms.FreeAddress(t, "127.0.0.1")
 	d := installed(t, options{source: "http://" + h.address, agent: pollOften, more: "type = \"hawkbit\"\ntarget_token_file = \"token\"\n"})
 	d.write("token", deviceToken+"\n")
 	d.servePage(address)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	dev "tandem/agent/device"
+	"tandem/internal/testprograms"
 	"tandem/packaging/repository"
 )
 
@@ -64,7 +65,7 @@ func TestLongTenReleases(t *testing.T) {
 	seed := seed(t)
 	random, edits, faults := rand.New(rand.NewPCG(seed, 0)), rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
 	w := &world{
-		repo: newRepo(t, "1.0.0"), collector: newCollector(t, faults), random: random, editing: edits, address: freeAddress(t),
+		repo: newRepo(t, "1.0.0"), collector: newCollector(t, faults), random: random, editing: edits, address: testprograms.FreeAddress(t, "127.0.0.1"),
 		edits: map[string]string{}, unsure: map[string]bool{}, killed: map[string]int{},
 	}
 	lines := pollOften
@@ -146,21 +147,6 @@ func TestLongTenReleases(t *testing.T) {
 	w.neverAgain(unhealthy)
 	c := w.collector
 	t.Logf("killed: %v; %d reports, %d of them met a fault; %d events, %d came again", w.killed, c.posts, c.faults, len(c.order), c.again)
-}
-
-// freeAddress gives an address for the server that no one takes while the
-// server does not run: below those that the kernel gives away. No seed says which:
-// two runs with one seed would meet.
-func freeAddress(t testing.TB) string {
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
-		if l, err := net.Listen("tcp", address); err == nil {
-			l.Close()
-			return address
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 // replaceServer stops the server, and starts another one in its place.

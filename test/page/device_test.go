@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"tandem/internal/testprograms"
 	"testing"
 )
 
@@ -83,7 +84,7 @@ func newDevice(t testing.TB, more string, change ...func(*device)) *device {
 	check(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	d := &device{t: t, dir: dir}
-	listen := free(t, "127.0.0.1")
+	listen := testprograms.FreeAddress(t, "127.0.0.1")
 	d.url = "http://" + listen
 	root, err := os.ReadFile(filepath.Join(bundles, "repo/root.json"))
 	check(t, err)
@@ -128,15 +129,6 @@ password_file = "page.password"
 		}
 	})
 	return d
-}
-
-// free is an address where nobody listens.
-func free(t testing.TB, ip string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
-	check(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // replace changes the device's configuration, before its agent is started.

@@ -20,6 +20,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"tandem/internal/testprograms"
 	"testing"
 	"time"
 
@@ -262,7 +263,7 @@ func TestOwnCertificate(t *testing.T) {
 		}
 		seen++
 		t.Run(ip.String(), func(t *testing.T) {
-			listen := free(t, ip.String())
+			listen := testprograms.FreeAddress(t, ip.String())
 			d := newDevice(t, "", func(d *device) {
 				d.replace(strings.TrimPrefix(d.url, "http://"), listen)
 				if !ip.IsPrivate() {
