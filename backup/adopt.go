@@ -29,23 +29,32 @@ func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error
 	}
 	division := r.Manifest
 	r.Manifest.Files = nil
-	for _, n := range s.tree.Nodes {
+	entries := make([]*manifest.Entry, len(s.tree.Nodes))
+	err := in.r.each(len(entries), func(i int) (err error) {
+		n := s.tree.Nodes[i]
 		if division.IsIgnored(n.Path) || n.Foreign() {
-			continue
+			return nil
 		}
 		e := s.own.Find(n.Path)
 		if e != nil && e.Type == manifest.File && n.Known() && n.Link() == "" && !in.suspects[s.Side][n.Path] {
 			now := *e
 			now.Mtime = n.Mtime
-			e = &now
-		} else {
-			var err error
-			if e, err = in.describe(ctx, s, n, &division); err != nil && tree.Means(err) == tree.Nothing {
-				return nil, err
-			}
-			if err != nil {
-				continue // the comparison tells
-			}
+			entries[i] = &now
+			return nil
+		}
+		entries[i], err = in.describe(ctx, s, n, &division)
+		if tree.Means(err) == tree.Nothing {
+			return err
+		}
+		return nil // the comparison tells
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range s.tree.Nodes {
+		e := entries[i]
+		if e == nil {
+			continue
 		}
 		n.Told()
 		if !division.IsConfig(n.Path) {
@@ -83,7 +92,7 @@ func (in *inspector) describe(ctx context.Context, s *found, n *tree.Node, m *Ma
 	if to := n.Link(); to != "" && m.IsConfig(to) == m.IsConfig(n.Path) && !m.IsIgnored(to) {
 		return &manifest.Entry{Path: n.Path, Type: manifest.Hardlink, Link: to}, nil
 	}
-	return tree.Describe(ctx, s.tree, n, in.bufs[s.Side])
+	return tree.Describe(ctx, s.tree, n)
 }
 
 // captured is what a fact says lies there, as configuration is recorded.

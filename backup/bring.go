@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -223,11 +224,11 @@ func names(r *record.Record) func(digest.SHA256) bool {
 // kept for a rollback goes first; where that does not help, it is left to commit.
 func (r *Reconciler) stage(ctx context.Context, in *inspector, w *work, src *sources) error {
 	in.drop(w, src)
-	c, err := change.Begin(w.side.FS, w.plan, in.bufs[w.side.Name])
+	c, err := change.Begin(w.side.FS, w.plan)
 	var short *SpaceError
 	if errors.As(err, &short) && w.plan.Holes == 0 {
 		if w.plan.Holes = src.holes(w.side.Name, w.plan); w.plan.Holes > 0 {
-			c, err = change.Begin(w.side.FS, w.plan, in.bufs[w.side.Name])
+			c, err = change.Begin(w.side.FS, w.plan)
 		}
 	}
 	if errors.As(err, &short) {
@@ -242,7 +243,7 @@ func (r *Reconciler) stage(ctx context.Context, in *inspector, w *work, src *sou
 	}
 	if fsys.IsNoSpace(err) && w.plan.Idle() { // not even for the record
 		if freed, dropped := r.giveUp(w.side, src); freed && dropped == nil {
-			c, err = change.Begin(w.side.FS, w.plan, in.bufs[w.side.Name])
+			c, err = change.Begin(w.side.FS, w.plan)
 		}
 	}
 	if err != nil {
@@ -265,7 +266,7 @@ func (r *Reconciler) givePrevious(in *inspector, w *work, src *sources, short er
 	if _, err := r.giveUp(w.side, src); err != nil {
 		return nil, err
 	}
-	return change.Begin(w.side.FS, w.plan, in.bufs[w.side.Name])
+	return change.Begin(w.side.FS, w.plan)
 }
 
 // giveUp drops what a side keeps for a rollback, and reports whether that made room.
@@ -291,16 +292,19 @@ func (r *Reconciler) fill(ctx context.Context, w *work, src *sources) error {
 		all += f.Size
 	}
 	r.announce(w)
-	for _, f := range content {
-		if err := src.copy(ctx, w.side.Name, w.change, f); err != nil {
+	var mu sync.Mutex
+	return r.each(len(content), func(i int) error {
+		if err := src.copy(ctx, w.side.Name, w.change, content[i]); err != nil {
 			return err
 		}
-		done += f.Size
+		mu.Lock()
+		defer mu.Unlock()
+		done += content[i].Size
 		if r.Progress != nil {
 			r.Progress("copying to "+string(w.side.Name), done, all)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // announce logs what a change is going to write.
@@ -433,7 +437,7 @@ func (r *Reconciler) inPlace(ctx context.Context, in *inspector, w *work, src *s
 		return fmt.Errorf("%w; writing in place needs the other side whole: %w", short, err)
 	}
 	r.Log.WithField("side", w.side.Name).Warn("not enough space for two versions: writing in place; until that is done only the other side has the application")
-	if w.change, err = change.BeginInPlace(w.side.FS, w.plan, in.bufs[w.side.Name]); err != nil {
+	if w.change, err = change.BeginInPlace(w.side.FS, w.plan); err != nil {
 		return err
 	}
 	rest := in.sources(slices.DeleteFunc(slices.Clone(src.snaps), func(s *Snapshot) bool { return s.Side == w.side.Name })...)

@@ -196,7 +196,7 @@ func (i *Install) begin(ctx context.Context, w *work, last bool) error {
 	if ctx.Err() != nil { // to plan takes a while where there are many files and patterns
 		return ctx.Err()
 	}
-	c, err := change.Begin(w.side.FS, w.plan, i.in.bufs[w.side.Name])
+	c, err := change.Begin(w.side.FS, w.plan)
 	var short *SpaceError
 	if errors.As(err, &short) && w.side.live() {
 		c, err = i.beginTight(ctx, w, short)
@@ -246,7 +246,7 @@ func (i *Install) beginTight(ctx context.Context, w *work, short *SpaceError) (*
 	}
 	i.r.Log.WithField("side", w.side.Name).Warn("not enough space for two versions: writing in place; until that is done only the other side has the application")
 	i.src = i.in.sources(slices.DeleteFunc(slices.Clone(i.src.snaps), func(s *Snapshot) bool { return s.Side == System })...)
-	return change.BeginInPlace(fs, w.plan, i.in.bufs[w.side.Name])
+	return change.BeginInPlace(fs, w.plan)
 }
 
 // verdicts works out which versions are revoked before this one is installed,

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"sync"
 
 	"tandem/backup/change"
 	"tandem/backup/manifest"
@@ -100,7 +99,6 @@ type inspector struct {
 	shutdown bool // the machine is about to stop
 	lessons
 	memory
-	bufs map[SideName][]byte // to read a side with
 }
 
 // lessons are what a job ran into. Its next look heeds them, or it would run into the
@@ -134,7 +132,6 @@ func newInspector(r *Reconciler, o Options) *inspector {
 		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown,
 		lessons: lessons{suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, large: map[Path]bool{}, badKept: map[kept]bool{}},
 		memory:  memory{known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}},
-		bufs:    map[SideName][]byte{System: make([]byte, 128<<10), UsrData: make([]byte, 128<<10)},
 	}
 }
 
@@ -173,21 +170,15 @@ func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot
 	if err != nil {
 		return nil, nil, sideError(usrData, err)
 	}
-	all := func(f func(side *Side, me, other *found) error) error {
-		errs := in.r.both(func(n SideName) error {
-			if n == System {
-				return f(system, a, b)
+	both := func(f func(side *Side, me, other *found) error) error {
+		return in.r.each(2, func(i int) error {
+			if i == 0 {
+				return sideError(system, f(system, a, b))
 			}
-			return f(usrData, b, a)
+			return sideError(usrData, f(usrData, b, a))
 		})
-		for i, side := range []*Side{system, usrData} {
-			if errs[i] != nil {
-				return sideError(side, errs[i])
-			}
-		}
-		return nil
 	}
-	if err := all(func(side *Side, s, _ *found) error { return in.walk(ctx, side, s) }); err != nil {
+	if err := both(func(side *Side, s, _ *found) error { return in.walk(ctx, side, s) }); err != nil {
 		return nil, nil, err
 	}
 	if err := straighten(ctx, a, b); err != nil {
@@ -203,27 +194,10 @@ func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot
 			}
 		}
 	}
-	if err := all(func(side *Side, me, other *found) error { return in.compare(ctx, side, me, other) }); err != nil {
+	if err := both(func(side *Side, me, other *found) error { return in.compare(ctx, side, me, other) }); err != nil {
 		return nil, nil, err
 	}
 	return a.Snapshot, b.Snapshot, nil
-}
-
-// both calls f for both sides, at once if AtOnce allows it, and returns what it gave for
-// system and usr_data. Else it ends with the first error. At once f may change nothing
-// but what belongs to its side.
-func (r *Reconciler) both(f func(SideName) error) (errs [2]error) {
-	if !r.AtOnce {
-		if errs[0] = f(System); errs[0] == nil {
-			errs[1] = f(UsrData)
-		}
-		return errs
-	}
-	var other sync.WaitGroup
-	other.Go(func() { errs[1] = f(UsrData) })
-	errs[0] = f(System)
-	other.Wait()
-	return errs
 }
 
 // found is a side in the midst of a look.
@@ -410,7 +384,7 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 	}
 	s.facts, err = tree.Compare(ctx, s.tree, basis, tree.Options{
 		Live: side.live(), Full: in.full, Suspects: in.suspects[side.Name], Weak: in.weak[side.Name],
-		Index: s.index, Sum: sum, SameBoot: s.same, Started: in.r.Started, Buf: in.bufs[side.Name],
+		Index: s.index, Sum: sum, SameBoot: s.same, Started: in.r.Started,
 	})
 	if err != nil {
 		return err

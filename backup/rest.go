@@ -28,7 +28,8 @@ func (in *inspector) rest(ctx context.Context) (system, usrData *Snapshot) {
 	if bad, err := in.r.Revoked(); err != nil || snaps[System].Version.In(bad) {
 		return nil, nil
 	}
-	errs := in.r.both(func(n SideName) error {
+	err := in.r.each(2, func(i int) error {
+		n := []SideName{System, UsrData}[i]
 		rest := walks[n]()
 		if rest == nil {
 			return errRestless
@@ -36,7 +37,7 @@ func (in *inspector) rest(ctx context.Context) (system, usrData *Snapshot) {
 		snaps[n].Foreign = rest.Foreign
 		return nil
 	})
-	if errs[0] != nil || errs[1] != nil {
+	if err != nil {
 		return nil, nil
 	}
 	return snaps[System], snaps[UsrData]

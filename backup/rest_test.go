@@ -42,7 +42,7 @@ func restAgrees(t *testing.T, seeds uint64) {
 		rng := rand.New(rand.NewPCG(seed, 17))
 		l := newLab(t, memfs.Options{})
 		l.release(System, "1.0.0")
-		l.mustBoot()
+		l.sameAtOnce(Options{})
 		var done []string
 		for range 12 {
 			side := System
@@ -76,7 +76,7 @@ func restAgrees(t *testing.T, seeds uint64) {
 			case what == 8:
 				l.m.Restart(memfs.Random(rng))
 			default:
-				_, _ = l.reconciler().Reconcile(context.Background(), Options{Shutdown: rng.IntN(3) == 0})
+				l.sameAtOnce(Options{Shutdown: rng.IntN(3) == 0})
 			}
 			done = append(done, fmt.Sprint(what, " ", side, " ", name))
 			r, atOnce := l.reconciler(), l.reconciler()
@@ -110,6 +110,22 @@ func restAgrees(t *testing.T, seeds uint64) {
 		t.Errorf("at rest %d times: this compares nothing", rested)
 	}
 	t.Logf("at rest %d times", rested)
+}
+
+// sameAtOnce reconciles, and holds that it comes to the same where files are described and
+// copied several at once.
+func (l *lab) sameAtOnce(o Options) {
+	l.t.Helper()
+	atOnce := l.clone()
+	end := func(l *lab, at bool) string {
+		r := l.reconciler()
+		r.AtOnce = at
+		res, err := r.Reconcile(context.Background(), o)
+		return fmt.Sprintln(err, res.Version, res.Revision, res.Files, res.Bytes, res.Conflicts, l.tag(System), l.tag(UsrData), l.files(System, "apps"), l.files(UsrData, "apps"))
+	}
+	if one, both := end(l, false), end(atOnce, true); one != both {
+		l.t.Fatalf("one after the other:\n%s\nat once:\n%s", one, both)
+	}
 }
 
 // told is what two looks find, a quick one and a full one, and how they decide.

@@ -319,7 +319,7 @@ func (in *inspector) whole(ctx context.Context, from source, want digest.SHA256)
 	var sum digest.SHA256
 	if err == nil {
 		defer f.Close()
-		sum, _, err = digest.OfReader(fsys.InContext(ctx, f), in.bufs[System])
+		sum, _, err = digest.OfReader(fsys.InContext(ctx, f))
 	}
 	if err != nil && tree.Means(err) == tree.Nothing {
 		return false, err
@@ -359,7 +359,7 @@ func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrDat
 	src := in.sources(system, usrData)
 	w, d, err := r.way(in, system, usrData, kept)
 	if err == nil {
-		w.change, err = change.Begin(r.System.FS, w.plan, in.bufs[System])
+		w.change, err = change.Begin(r.System.FS, w.plan)
 	}
 	if err == nil {
 		if err = r.fill(ctx, w, src); err != nil {

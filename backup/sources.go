@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 
 	"tandem/backup/change"
 	"tandem/backup/manifest"
@@ -52,6 +53,7 @@ type sources struct {
 	bad   map[kept]bool              // what is kept under these turned out to be damaged
 	known map[digest.SHA256][]source // made when it is first asked for
 	none  map[SideName]bool          // sides that keep nothing for a rollback
+	mu    sync.Mutex                 // of all this, while files are copied
 }
 
 func (in *inspector) sources(snaps ...*Snapshot) *sources {
@@ -198,30 +200,27 @@ func (s *sources) uncover(snap *Snapshot) {
 	}
 }
 
-// copy stages the content of f from where the sources have it.
+// copy stages the content of f from where the sources have it. It may be called for several
+// files at once.
 func (s *sources) copy(ctx context.Context, near SideName, c *change.Change, f change.Content) error {
-	if from, ok := s.inPrevious(near, *f.SHA256); ok && from.side == near {
-		if whole, err := s.in.whole(ctx, from, *f.SHA256); err != nil {
-			return err
-		} else if whole {
-			if linked, err := c.Link(f, from.name); linked || err != nil {
-				return err
-			}
-		}
+	from, linked, err := s.link(ctx, near, c, f)
+	if linked || err != nil {
+		return err
 	}
-	from, ok := s.find(near, f.Entry)
-	if !ok {
-		return &staleError{near, f.Path, errors.New("no side has it any more")}
+	damaged := func(err error) error {
+		if from.node == nil {
+			s.mu.Lock()
+			s.bad[kept{from.side, *f.SHA256}] = true
+			s.mu.Unlock()
+		}
+		return &staleError{from.side, from.path, err}
 	}
 	file, err := from.fs.Open(from.name)
 	if err != nil {
 		if tree.Means(err) == tree.Nothing {
 			return err
 		}
-		if from.node == nil {
-			s.bad[kept{from.side, *f.SHA256}] = true
-		}
-		return &staleError{from.side, from.path, err}
+		return damaged(err)
 	}
 	defer file.Close()
 	var r io.Reader = file
@@ -231,10 +230,28 @@ func (s *sources) copy(ctx context.Context, near SideName, c *change.Change, f c
 	content := &fsys.ReadErrors{R: r}
 	err = c.Put(ctx, f, content)
 	if ctx.Err() == nil && (errors.Is(err, change.ErrContent) || content.Err != nil && tree.Means(content.Err) != tree.Nothing) {
-		if from.node == nil {
-			s.bad[kept{from.side, *f.SHA256}] = true
-		}
-		return &staleError{from.side, from.path, err}
+		return damaged(err)
 	}
 	return err
+}
+
+// link stages f by another name of what is kept for a rollback, if there is such, or says
+// where its content is to be copied from.
+func (s *sources) link(ctx context.Context, near SideName, c *change.Change, f change.Content) (from source, linked bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if from, ok := s.inPrevious(near, *f.SHA256); ok && from.side == near {
+		whole, err := s.in.whole(ctx, from, *f.SHA256)
+		if whole {
+			linked, err = c.Link(f, from.name)
+		}
+		if linked || err != nil {
+			return from, linked, err
+		}
+	}
+	from, ok := s.find(near, f.Entry)
+	if !ok {
+		err = &staleError{near, f.Path, errors.New("no side has it any more")}
+	}
+	return from, false, err
 }

@@ -223,7 +223,7 @@ func (a *applier) hash(name string) (digest.SHA256, error) {
 		return digest.SHA256{}, err
 	}
 	defer f.Close()
-	sum, _, err := digest.OfReader(f, make([]byte, 64<<10))
+	sum, _, err := digest.OfReader(f)
 	return sum, err
 }
 

@@ -13,7 +13,7 @@ import (
 func (c *Change) attributes(p manifest.Path, want fsys.Attr, was fsys.Info, set func(fsys.Attr) error) error {
 	why, err := keep(c.Live, want, was, set)
 	if why != nil {
-		c.cannot = append(c.cannot, Left{p, reason(why)})
+		c.cannot.add(p, reason(why))
 	}
 	return err
 }

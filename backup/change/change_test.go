@@ -115,7 +115,7 @@ func TestVerifiedContent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ch, err := Begin(fs, p, make([]byte, 1<<10))
+			ch, err := Begin(fs, p)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"slices"
 
 	"tandem/backup/manifest"
 	"tandem/internal/fsys"
@@ -42,7 +41,7 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 		return &Outcome{Wrote: wrote, Left: c.Left}, err
 	}
 	for _, f := range c.Wanted() {
-		if !slices.ContainsFunc(c.cannot, func(l Left) bool { return l.Path == f.Path || under(l.Path, f.Path) }) {
+		if !c.cannot.above(f.Path) {
 			return nil, fmt.Errorf("%w: %s: its content was never given", manifest.ErrInvalid, f.Path)
 		}
 	}
@@ -161,7 +160,7 @@ func (c *Change) completeDir(o *Op) error {
 				if c.Live || !cannotHold(err) {
 					return err
 				}
-				c.cannot = append(c.cannot, Left{e.Path, reason(err)})
+				c.cannot.add(e.Path, reason(err))
 			}
 		}
 	}

@@ -34,7 +34,7 @@ func DropPrevious(fs fsys.FS) (int64, error) {
 // Fits reports whether p has room on fs once what was kept for a rollback and put
 // aside is gone and, in place, what it replaces is gone before it.
 func Fits(fs fsys.FS, p *Plan, inPlace bool) (bool, error) {
-	c := newChange(fs, p, nil)
+	c := newChange(fs, p)
 	need, err := c.need()
 	if err != nil {
 		return false, err
@@ -63,8 +63,8 @@ func Fits(fs fsys.FS, p *Plan, inPlace bool) (bool, error) {
 //
 // After an error or a power cut the side is an unfinished copy, without a tag;
 // what of it is right already is found again by its hashes.
-func BeginInPlace(fs fsys.FS, p *Plan, buf []byte) (*Change, error) {
-	c := newChange(fs, p, buf)
+func BeginInPlace(fs fsys.FS, p *Plan) (*Change, error) {
+	c := newChange(fs, p)
 	c.direct = true
 	if err := fsys.RemoveAll(fs, TagFile); err != nil {
 		return nil, err

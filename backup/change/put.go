@@ -99,13 +99,14 @@ func PutAll(ctx context.Context, changes []*Change, p manifest.Path, content io.
 	if v, ok := content.(Verified); !ok || v.Verified() != *e.SHA256 {
 		h = digest.New()
 	}
-	buf := changes[0].buf
+	buf := digest.NewBuffer()
+	defer buf.Release()
 	var n int64
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		k, rerr := io.ReadFull(content, buf)
+		k, rerr := io.ReadFull(content, buf[:])
 		if n += int64(k); n > e.Size {
 			return fmt.Errorf("%s: %w", p, ErrContent)
 		}
@@ -140,7 +141,7 @@ type staged struct {
 
 // create makes the file for the content of f; nil if the file system cannot hold it.
 func (c *Change) create(f Content) (*staged, error) {
-	if slices.ContainsFunc(c.cannot, func(l Left) bool { return under(l.Path, f.Path) && c.missing(f.name()) }) {
+	if c.cannot.above(f.Path) && c.missing(f.name()) {
 		return nil, nil // its directory cannot be held either
 	}
 	name := f.name()
@@ -150,7 +151,7 @@ func (c *Change) create(f Content) (*staged, error) {
 	out, err := c.fs.Create(name, uint32(f.Mode)&0o777)
 	if err != nil {
 		if !c.Live && cannotHold(err) {
-			c.cannot = append(c.cannot, Left{f.Path, reason(err)})
+			c.cannot.add(f.Path, reason(err))
 			return nil, nil
 		}
 		return nil, err

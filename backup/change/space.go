@@ -104,7 +104,7 @@ func (c *Change) need() (*SpaceError, error) {
 
 // Shortage reports how much room p needs on fs, if that is more than there is.
 func Shortage(fs fsys.FS, p *Plan) (*SpaceError, error) {
-	err := newChange(fs, p, nil).checkSpace()
+	err := newChange(fs, p).checkSpace()
 	var short *SpaceError
 	if errors.As(err, &short) {
 		return short, nil

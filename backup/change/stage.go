@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"sort"
 	"strings"
+	"sync"
 
 	"tandem/backup/manifest"
 	"tandem/internal/digest"
@@ -20,9 +22,7 @@ type Change struct {
 	each    bool    // each file is synced before its writer is closed
 	direct  bool    // files are written over what is there, for want of room
 	content []given // sorted by path
-	buf     []byte
-	// cannot are paths that the file system cannot hold.
-	cannot []Left
+	cannot  refused
 }
 
 // given is content that a change waits for, or has.
@@ -53,8 +53,8 @@ func (c *Change) has(p manifest.Path, ino uint64) {
 // Where there is too little room for more than the record the error is a *SpaceError, and
 // nothing was touched. After any error or a power cut the side is as it was; what is left in
 // next goes with the next change.
-func Begin(fs fsys.FS, p *Plan, buf []byte) (*Change, error) {
-	c := newChange(fs, p, buf)
+func Begin(fs fsys.FS, p *Plan) (*Change, error) {
+	c := newChange(fs, p)
 	if err := c.checkEnd(); err != nil {
 		return nil, err
 	}
@@ -69,8 +69,8 @@ func Begin(fs fsys.FS, p *Plan, buf []byte) (*Change, error) {
 	return c, nil
 }
 
-func newChange(fs fsys.FS, p *Plan, buf []byte) *Change {
-	c := &Change{Plan: p, fs: fs, buf: buf}
+func newChange(fs fsys.FS, p *Plan) *Change {
+	c := &Change{Plan: p, fs: fs}
 	all := p.Content()
 	c.content = make([]given, len(all))
 	for i, f := range all {
@@ -123,7 +123,7 @@ func (c *Change) makeAll() error {
 		case err != nil:
 			return err
 		case why != "":
-			c.cannot = append(c.cannot, Left{o.Path, why})
+			c.cannot.add(o.Path, why)
 		default:
 			kept = append(kept, o)
 		}
@@ -164,7 +164,7 @@ func (c *Change) make(o *Op) (why string, err error) {
 			continue
 		}
 		if err != nil && !c.Live && cannotHold(err) {
-			c.cannot = append(c.cannot, Left{e.Path, reason(err)})
+			c.cannot.add(e.Path, reason(err))
 		} else if err != nil {
 			return "", err
 		}
@@ -192,7 +192,26 @@ func (c *Change) symlink(e *manifest.Entry, name string) error {
 }
 
 // Cannot returns what the file system turned out not to be able to hold.
-func (c *Change) Cannot() []Left { return c.cannot }
+func (c *Change) Cannot() []Left { return c.cannot.list }
+
+// refused are paths that the file system cannot hold. Several files may be staged at once.
+type refused struct {
+	mu   sync.Mutex
+	list []Left
+}
+
+func (r *refused) add(p manifest.Path, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, Left{p, why})
+}
+
+// above reports whether there is p, or a directory above it.
+func (r *refused) above(p manifest.Path) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.list, func(l Left) bool { return l.Path == p || under(l.Path, p) })
+}
 
 // Wants reports whether the content of p has to be given, and was not yet.
 func (c *Change) Wants(p manifest.Path) bool {
@@ -235,7 +254,7 @@ func (c *Change) Staged(f func(digest.SHA256)) {
 //
 // After an error or a power cut the side is as it was.
 func (c *Change) Restage(p *Plan) (*Change, error) {
-	next := newChange(c.fs, p, c.buf)
+	next := newChange(c.fs, p)
 	next.barrier, c.barrier = c.barrier, nil
 	const was = nextDir + "/was"
 	if next.barrier == nil { // nothing had to be staged until now

@@ -25,7 +25,6 @@ type Options struct {
 	// the machine started; or that it was shut down in order before.
 	SameBoot bool
 	Started  int64 // when the machine started, in nanoseconds since 1970-01-01 UTC
-	Buf      []byte
 }
 
 type looker struct {
@@ -141,7 +140,7 @@ func (l *looker) unknown(n *Node) error {
 	case !l.Live:
 		o.Finding, o.Detail, o.Aside = Extra, "not part of the version", true
 		if !n.IsDir() && !n.Foreign() {
-			now, err := Describe(l.ctx, l.f.Tree, n, l.Buf)
+			now, err := Describe(l.ctx, l.f.Tree, n)
 			if err != nil && Means(err) == Nothing {
 				return err
 			}
@@ -156,7 +155,7 @@ func (l *looker) unknown(n *Node) error {
 
 // describe reads what lies at the path of a fact, and adds the fact.
 func (l *looker) describe(o *Fact) error {
-	now, err := Describe(l.ctx, l.f.Tree, o.Node, l.Buf)
+	now, err := Describe(l.ctx, l.f.Tree, o.Node)
 	if err == nil {
 		o.Now = now
 		l.odd(*o)
@@ -191,7 +190,7 @@ func (l *looker) failed(o *Fact, err error) error {
 // Describe returns what lies at n, content included. A further name of a file is
 // told as a hard link if the first one is configuration, too, or application file
 // of the same release; see link.
-func Describe(ctx context.Context, t *Tree, n *Node, buf []byte) (*manifest.Entry, error) {
+func Describe(ctx context.Context, t *Tree, n *Node) (*manifest.Entry, error) {
 	e := &manifest.Entry{Path: n.Path, Mode: manifest.Mode(n.Mode), UID: int(n.UID), GID: int(n.GID), Mtime: n.Mtime}
 	switch n.kind {
 	case kindSymlink:
@@ -212,7 +211,7 @@ func Describe(ctx context.Context, t *Tree, n *Node, buf []byte) (*manifest.Entr
 		if err := n.Err(); err != nil {
 			return nil, err
 		}
-		c, err := t.read(ctx, n, buf)
+		c, err := t.read(ctx, n)
 		if err != nil {
 			return nil, err
 		}
@@ -308,7 +307,7 @@ func foreign(n *Node) string {
 
 // content compares a file that is of the size that it should be.
 func (l *looker) content(o *Fact, config bool) error {
-	c, err := l.f.Tree.read(l.ctx, o.Node, l.Buf)
+	c, err := l.f.Tree.read(l.ctx, o.Node)
 	if err != nil && Means(err) == Opaque && !config && !sameOwner(o.Entry, o.Node) { // it may be that which forbids it
 		return l.attributes(o, config, o.Entry.Xattrs)
 	}

@@ -62,7 +62,7 @@ func (r *Reader) Read(p []byte) (n int, err error) {
 }
 
 // hash returns the digest of the file of n, as far as it went when it was looked at.
-func hash(ctx context.Context, f fsys.File, n *Node, buf []byte) (digest.SHA256, error) {
-	sum, _, err := digest.OfReader(NewReader(ctx, f, n), buf)
+func hash(ctx context.Context, f fsys.File, n *Node) (digest.SHA256, error) {
+	sum, _, err := digest.OfReader(NewReader(ctx, f, n))
 	return sum, err
 }

@@ -371,13 +371,13 @@ var errUnsettled = errors.New("keeps changing while it is read")
 // read hashes the file of n, which must be and stay what n says: else the error
 // is errUnsettled. What it holds is right all the same where only its names or
 // attributes changed meanwhile.
-func (t *Tree) read(ctx context.Context, n *Node, buf []byte) (c content, err error) {
+func (t *Tree) read(ctx context.Context, n *Node) (c content, err error) {
 	f, err := t.FS.Open(t.Name(n.Path))
 	if err != nil {
 		return c, err
 	}
 	defer f.Close()
-	if c.sum, err = hash(ctx, f, n, buf); err != nil {
+	if c.sum, err = hash(ctx, f, n); err != nil {
 		return c, err
 	}
 	now, err := f.Stat()

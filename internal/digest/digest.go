@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 
 	simd "github.com/minio/sha256-simd"
 )
@@ -29,13 +30,27 @@ func Of(data []byte) SHA256 {
 	return Sum(h)
 }
 
-// OfReader hashes what r has to give, and says how many bytes that was. The
-// buffer is the caller's, so that hashing many files allocates once.
-func OfReader(r io.Reader, buf []byte) (SHA256, int64, error) {
+// OfReader hashes what r has to give, and says how many bytes that was.
+func OfReader(r io.Reader) (SHA256, int64, error) {
+	b := NewBuffer()
+	defer b.Release()
 	h := New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{r}, buf)
+	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{r}, b[:])
 	return Sum(h), n, err
 }
+
+// Buffer is what content is read with: so long that a read costs little beside what is
+// done with it.
+type Buffer [128 << 10]byte
+
+var buffers = sync.Pool{New: func() any { return new(Buffer) }}
+
+// NewBuffer returns a buffer that is free. With Release it is again, so that many files
+// take few.
+func NewBuffer() *Buffer { return buffers.Get().(*Buffer) }
+
+// Release gives a buffer to the next one who asks.
+func (b *Buffer) Release() { buffers.Put(b) }
 
 // Sum returns the digest of what was written to h.
 func Sum(h hash.Hash) SHA256 {

@@ -102,7 +102,7 @@ func (r *Repository) resign(ctx context.Context, st *state, s bundle.Signing, re
 	}
 	defer f.Close()
 	rel.Head = head.Length()
-	if rel.SHA256, rel.Length, err = digest.OfReader(fsys.InContext(ctx, f), make([]byte, 128<<10)); err != nil {
+	if rel.SHA256, rel.Length, err = digest.OfReader(fsys.InContext(ctx, f)); err != nil {
 		return nil, err
 	}
 	if err := r.fs.Rename(incoming, File(rel)); err != nil {
