@@ -73,21 +73,33 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 	}
 	// The index comes last: what was placed has stamps by then that are old enough to tell.
 	defer func() { in.after(ctx, d, jobs...) }()
-	changed := false
-	for _, w := range jobs {
+	changed, froze := false, false
+	commit := func(w *work) error {
+		wrote, err := r.commit(ctx, in, w, d, src, total)
+		err = sideError(w.side, err)
+		changed, froze = changed || wrote, err != nil && in.freezes(w, err)
+		return err
+	}
+	// What the second side gets may be made durable beside the commit of the first.
+	err := r.each(2, func(i int) error {
+		switch w := jobs[i]; {
+		case i == 0:
+			return commit(w)
+		case w.change != nil: // else there is no room to stage
+			return sideError(w.side, w.change.Prepare())
+		}
+		return nil
+	})
+	if err == nil {
 		if changed && res.Decision.Action == Capture {
 			ctx = context.WithoutCancel(ctx) // until the other side has it, too, one partition has all there is
 		}
-		wrote, err := r.commit(ctx, in, w, d, src, total)
-		if err = sideError(w.side, err); err != nil {
-			if in.freezes(w, err) {
-				return true, nil // once more, without what would have to be noted on system
-			}
-			return false, err
-		}
-		changed = changed || wrote
+		err = commit(jobs[1])
 	}
-	return changed, nil
+	if froze {
+		return true, nil // once more, without what would have to be noted on system
+	}
+	return err == nil && changed, err
 }
 
 // freezes reports whether system cannot take even a record, and what has nothing to do with

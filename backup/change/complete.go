@@ -40,23 +40,13 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 		wrote, err := c.replaceRecord()
 		return &Outcome{Wrote: wrote, Left: c.Left}, err
 	}
-	for _, f := range c.Wanted() {
-		if !c.cannot.above(f.Path) {
-			return nil, fmt.Errorf("%w: %s: its content was never given", manifest.ErrInvalid, f.Path)
-		}
+	if err := c.Prepare(); err != nil {
+		return nil, err
 	}
 	if c.direct {
 		return c.commitDirect()
 	}
-	m := commit{Version: c.Record.Manifest.Version, Record: c.Body.Sum, Tag: c.Tag, Ops: c.Ops}
-	fresh, err := c.fresh()
-	if err != nil {
-		return nil, err
-	}
-	if err := c.complete(&m, fresh); err != nil {
-		return nil, err
-	}
-	if !fresh {
+	if !c.fresh {
 		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {
 			return nil, err
 		}
@@ -64,7 +54,7 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 			return nil, err
 		}
 	}
-	a := &applier{fs: c.fs, commit: &m, unwritten: fresh, live: c.Live, by: c.By, barrier: c.barrier}
+	a := &applier{fs: c.fs, commit: c.ready, unwritten: c.fresh, live: c.Live, by: c.By, barrier: c.barrier}
 	out, err := a.run()
 	if out != nil {
 		out.Left = append(out.Left, c.Left...)
@@ -73,14 +63,42 @@ func (c *Change) Commit(written []manifest.Path) (*Outcome, error) {
 	return out, err
 }
 
+// Prepare makes durable what Commit puts in place then, where all of that is staged. It may
+// be left to Commit.
+//
+// After an error or a power cut the side is as it was.
+func (c *Change) Prepare() error {
+	if c.Idle() || c.ready != nil {
+		return nil
+	}
+	for _, f := range c.Wanted() {
+		if !c.cannot.above(f.Path) {
+			return fmt.Errorf("%w: %s: its content was never given", manifest.ErrInvalid, f.Path)
+		}
+	}
+	if c.direct {
+		return nil
+	}
+	var err error
+	if c.fresh, err = c.isFresh(); err != nil {
+		return err
+	}
+	m := &commit{Version: c.Record.Manifest.Version, Record: c.Body.Sum, Tag: c.Tag, Ops: c.Ops}
+	if err := c.complete(m); err != nil {
+		return err
+	}
+	c.ready = m
+	return nil
+}
+
 // commitTmp is what commit.json is before it has its name: it is made durable with
 // all that it tells of.
 const commitTmp = CommitFile + ".tmp"
 
-// fresh reports whether the side has nothing that a power cut could leave mixed with
+// isFresh reports whether the side has nothing that a power cut could leave mixed with
 // what is new, and the other side has all of that: then no commit is written. Until
 // the tag is there, last of all, the side is an unfinished copy.
-func (c *Change) fresh() (bool, error) {
+func (c *Change) isFresh() (bool, error) {
 	if !c.Tag || !c.Copy || c.Facts != nil || c.Whole {
 		return false, nil
 	}
@@ -95,7 +113,7 @@ func (c *Change) fresh() (bool, error) {
 // complete adds what needs all files to be there, and makes everything durable,
 // the commit included, unless the side is fresh. It has its name with the rename that
 // follows.
-func (c *Change) complete(m *commit, fresh bool) error {
+func (c *Change) complete(m *commit) error {
 	for i := range c.Ops {
 		if err := c.completeDir(&c.Ops[i]); err != nil {
 			return err
@@ -112,7 +130,7 @@ func (c *Change) complete(m *commit, fresh bool) error {
 			return err
 		}
 	}
-	if !fresh {
+	if !c.fresh {
 		data, err := m.encode(c.fs, c.By)
 		if err == nil {
 			err = fsys.RemoveAll(c.fs, commitTmp)

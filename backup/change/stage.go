@@ -23,6 +23,8 @@ type Change struct {
 	direct  bool    // files are written over what is there, for want of room
 	content []given // sorted by path
 	cannot  refused
+	ready   *commit // nil before Prepare
+	fresh   bool    // there is no need to write it
 }
 
 // given is content that a change waits for, or has.
