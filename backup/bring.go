@@ -68,7 +68,7 @@ func (r *Reconciler) bring(ctx context.Context, in *inspector, res *Result, d *d
 			return false, err
 		}
 	}
-	if err := in.moment(ctx, res.System, d); err != nil {
+	if err := in.moment(res.System, d); err != nil {
 		return false, err
 	}
 	// The index comes last: what was placed has stamps by then that are old enough to tell.
@@ -387,14 +387,27 @@ func (r *Reconciler) commit(ctx context.Context, in *inspector, w *work, d *desi
 // after notes what the sides hold now whose change was committed: what did not
 // change, and what was placed. Where that fails the next look reads what it has to.
 func (in *inspector) after(ctx context.Context, d *desired, jobs ...*work) {
-	for _, w := range jobs {
-		if w != nil && w.placed != nil {
-			in.afterOn(ctx, d, w)
+	made, errs := make([]*tree.Index, len(jobs)), make([]error, len(jobs))
+	_ = in.r.each(len(jobs), func(i int) error {
+		if errs[i] = errUnseen; jobs[i] != nil && jobs[i].placed != nil {
+			made[i], errs[i] = in.afterOn(ctx, d, jobs[i])
+		}
+		return nil // the other one is done all the same
+	})
+	in.seen = errors.Join(errs...) == nil
+	for i, x := range made {
+		if x != nil {
+			in.made[jobs[i].side.Name] = x.Sum()
 		}
 	}
 }
 
-func (in *inspector) afterOn(ctx context.Context, d *desired, w *work) {
+// errUnseen says that the next look has to tell what lies there.
+var errUnseen = errors.New("not all of it is known")
+
+// afterOn makes and stores the index of a side. The error says why there is none, or that it
+// does not tell of all that lies there.
+func (in *inspector) afterOn(ctx context.Context, d *desired, w *work) (*tree.Index, error) {
 	before := w.snap.facts
 	if w.plan.Whole {
 		before = nil
@@ -422,20 +435,23 @@ func (in *inspector) afterOn(ctx context.Context, d *desired, w *work) {
 	now := in.at(w.side)
 	t, err := look()
 	if err == nil && w.side.live() && slices.ContainsFunc(t.Nodes, func(n *tree.Node) bool { return now.Young(n) }) {
-		if in.r.wait(ctx, tree.Tick) != nil {
-			return // the change is made
+		if err := in.r.wait(ctx, tree.Tick); err != nil {
+			return nil, err // the change is made
 		}
 		now = in.at(w.side)
 		t, err = look()
 	}
 	if err != nil {
-		return
+		return nil, err
 	}
-	x := tree.After(t, before, w.plan.Record, w.plan.Body.Sum, w.placed, now)
+	x, all := tree.After(t, before, w.plan.Record, w.plan.Body.Sum, w.placed, now)
 	if err := x.Store(w.side.FS, change.IndexFile, in.r.By); err != nil {
 		in.r.Log.WithField("side", w.side.Name).WithError(err).Debug("the index could not be written: files are read again next time")
 	}
-	in.made[w.side.Name] = x.Sum()
+	if !all {
+		err = errUnseen
+	}
+	return x, err
 }
 
 // inPlace writes a side over what is there, for want of room: only while the
@@ -525,22 +541,20 @@ func (in *inspector) settle(ctx context.Context, system *Snapshot, d *desired) e
 
 // moment makes sure that all that was captured was as it is from the first read
 // to the last: files that belong together fit together.
-func (in *inspector) moment(ctx context.Context, system *Snapshot, d *desired) error {
+func (in *inspector) moment(system *Snapshot, d *desired) error {
 	if len(d.take) == 0 || system.facts == nil {
 		return nil
 	}
-	now, err := tree.Scan(ctx, system.facts.Tree.FS, system.facts.Tree.Root, system.facts.Basis)
-	if err != nil {
-		if tree.Means(err) == tree.Nothing {
-			return err
-		}
-		return &staleError{System, "", err}
+	dirs := map[Path]bool{}
+	for p := range d.take {
+		dirs[Path(path.Dir(string(p)))] = true
 	}
-	moved := system.facts.Moved(now)
-	for _, p := range slices.Sorted(maps.Keys(d.take)) {
-		if first, ok := moved[Path(path.Dir(string(p)))]; ok {
-			return &staleError{System, first, errors.New("was written while it was captured")}
-		}
+	now, err := system.facts.Tree.Listing(dirs)
+	if err != nil {
+		return err
+	}
+	if p := system.facts.Moved(now, dirs); p != "" {
+		return &staleError{System, p, errors.New("was written while it was captured")}
 	}
 	return nil
 }

@@ -338,7 +338,7 @@ func (i *Install) refresh(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if n == 0 && len(i.system.snap.facts.Moved(now)) == 0 {
+		if n == 0 && i.system.snap.facts.Moved(now, nil) == "" {
 			return nil
 		}
 		err = i.restage(ctx)

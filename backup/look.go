@@ -122,6 +122,7 @@ type memory struct {
 	known   map[digest.SHA256]*record.Record
 	indexes map[SideName]*tree.Index
 	made    map[SideName]digest.SHA256 // the indexes that were made by this job
+	seen    bool                       // those that were made last tell of all that lies there
 	notes   map[SideName]bool          // of an orderly end, that were found; false for looked and found none
 	noted   []SideName                 // the sides that this job noted an orderly end on
 }

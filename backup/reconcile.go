@@ -336,6 +336,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err e
 		}
 		done, err := r.round(ctx, in, res, total, forgetting)
 		in.fresh = err == nil && !done && total.clear() && in.clear() // then it may be seen quickly that all is done
+		if in.fresh && in.seen && res.follows() {
+			return total, errors.Join(in.stuck, r.shareRevoked())
+		}
 		if forgetting && err == nil {
 			in.forgot, in.forget = in.forget, ""
 		}
@@ -358,6 +361,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err e
 		}
 	}
 	return total, fmt.Errorf("%w: the sides did not settle within %d rounds: is something writing to them?", ErrDamage, rounds)
+}
+
+// follows reports whether usr_data alone was to be changed, into what lies on system: what
+// is written there from then on is for the next time.
+func (res *Result) follows() bool {
+	return (res.Decision.Action == BackUp || res.Decision.Action == Capture) && res.Decision.From == System && res.System.State == Intact
 }
 
 // clear reports whether nothing is to be told at the end but what was done.

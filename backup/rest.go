@@ -17,6 +17,8 @@ import (
 // look finds is not needed. nil if anything is otherwise, or cannot be read: then the
 // look tells.
 func (in *inspector) rest(ctx context.Context) (system, usrData *Snapshot) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	snaps, walks := map[SideName]*Snapshot{}, map[SideName]func() *tree.Rest{}
 	for _, side := range in.r.sides() {
 		s, walk := in.restOf(ctx, side)
@@ -32,6 +34,7 @@ func (in *inspector) rest(ctx context.Context) (system, usrData *Snapshot) {
 		n := []SideName{System, UsrData}[i]
 		rest := walks[n]()
 		if rest == nil {
+			end() // the other one need not be walked any more
 			return errRestless
 		}
 		snaps[n].Foreign = rest.Foreign

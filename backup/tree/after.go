@@ -16,10 +16,11 @@ type Moment struct {
 
 // After returns the index of a side that was changed to rec, whose body has the
 // digest sum: of what was found good before and has not moved since, and of what
-// was placed, by its inode. before may be nil.
-func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed func(manifest.Path) (ino uint64, ok bool), m Moment) *Index {
-	x := &Index{Boot: m.Boot, Record: sum, Weak: len(m.Weak) > 0 || before != nil && before.Weak, raw: make([]byte, 0, usualEntry*rec.Len())}
-	last := manifest.Path("")
+// was placed, by its inode; and whether all that lies there was found good in that way.
+// before may be nil.
+func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed func(manifest.Path) (ino uint64, ok bool), m Moment) (x *Index, all bool) {
+	x = &Index{Boot: m.Boot, Record: sum, Weak: len(m.Weak) > 0 || before != nil && before.Weak, raw: make([]byte, 0, usualEntry*rec.Len())}
+	last, all := manifest.Path(""), true
 	add := func(n *Node, flags uint64) {
 		x.add(last, n, flags)
 		last = n.Path
@@ -31,6 +32,7 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 			add(n, m.racy(n))
 			continue
 		}
+		all = false
 		// It was there a moment ago: what it is now came since then.
 		if ino, ok := placed(e.Path); ok {
 			add(&Node{Path: e.Path, Ino: ino}, 0)
@@ -41,7 +43,7 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 		}
 	}
 	x.finish(rec)
-	return x
+	return x, all
 }
 
 // uncaptured reports whether p is configuration that is known to have been there

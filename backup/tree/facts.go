@@ -130,34 +130,32 @@ func (f *Facts) Of(finding Finding) []manifest.Path {
 	return list
 }
 
-// Moved returns the first path of configuration that is not any more what it was
-// in an earlier look, for each directory in which there is one. now is a new
-// walk of the same tree.
-func (f *Facts) Moved(now *Tree) map[manifest.Path]manifest.Path {
-	moved := map[manifest.Path]manifest.Path{}
-	note := func(p manifest.Path) {
-		if f.Basis.Manifest.IsConfig(p) {
-			dir := manifest.Path(path.Dir(string(p)))
-			if _, ok := moved[dir]; !ok {
-				moved[dir] = p
-			}
-		}
+// Moved returns the first path of configuration that is not any more what it was in an
+// earlier look, "" for none. now is a new walk of the same tree; or the Listing of those
+// directories, where dirs is not nil.
+func (f *Facts) Moved(now *Tree, dirs map[manifest.Path]bool) manifest.Path {
+	config := func(p manifest.Path) bool {
+		return (dirs == nil || dirs[manifest.Path(path.Dir(string(p)))]) && f.Basis.Manifest.IsConfig(p)
 	}
 	a, b := f.Tree.Nodes, now.Nodes
 	for len(a) > 0 || len(b) > 0 {
 		switch {
 		case len(b) == 0 || len(a) > 0 && a[0].Path < b[0].Path:
-			note(a[0].Path)
+			if config(a[0].Path) {
+				return a[0].Path
+			}
 			a = a[1:]
 		case len(a) == 0 || b[0].Path < a[0].Path:
-			note(b[0].Path)
+			if config(b[0].Path) {
+				return b[0].Path
+			}
 			b = b[1:]
 		default:
-			if !a[0].same(b[0]) && !a[0].IsDir() {
-				note(a[0].Path)
+			if !a[0].same(b[0]) && !a[0].IsDir() && config(a[0].Path) {
+				return a[0].Path
 			}
 			a, b = a[1:], b[1:]
 		}
 	}
-	return moved
+	return ""
 }

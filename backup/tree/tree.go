@@ -311,6 +311,27 @@ func (t *Tree) Again(ctx context.Context, at map[manifest.Path]bool, known *reco
 	return now, nil
 }
 
+// Listing returns what lies in these directories now, and nothing of what lies below that.
+// A directory that cannot be read lists nothing.
+func (t *Tree) Listing(dirs map[manifest.Path]bool) (*Tree, error) {
+	now := &Tree{FS: t.FS, Root: t.Root}
+	for dir := range dirs {
+		infos, err := t.FS.ReadDir(t.Name(dir))
+		if err != nil && Means(err) == Nothing {
+			return nil, err
+		}
+		at := string(dir)
+		if at == "." {
+			at = ""
+		}
+		for i := range infos {
+			now.Nodes = append(now.Nodes, node(below(at, infos[i].Name), &infos[i]))
+		}
+	}
+	slices.SortFunc(now.Nodes, byPath)
+	return now, nil
+}
+
 func byPath(a, b *Node) int { return strings.Compare(string(a.Path), string(b.Path)) }
 
 // findLinks notes which names are further names of a file.
