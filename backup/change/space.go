@@ -71,11 +71,9 @@ func (c *Change) need() (*SpaceError, error) {
 		}
 		return need, nil
 	}
-	for _, f := range c.Content() {
+	for i := range c.content {
 		need.NeedEntries++
-		if _, err := c.fs.Lstat(Kept(PreviousDir, f.SHA256.String())); err != nil { // else it is linked
-			need.NeedBytes += round(f.Size)
-		}
+		need.NeedBytes += round(c.content[i].Size)
 	}
 	for i := range c.Ops {
 		o := &c.Ops[i]
@@ -99,7 +97,18 @@ func (c *Change) need() (*SpaceError, error) {
 	need.NeedBytes -= c.Holes
 	need.NeedBytes += round(int64(c.Record.Len())*recordEntry) + round(int64(len(c.Ops))*commitEntry) + 8*block
 	need.NeedEntries += 10
+	for i := 0; i < len(c.content) && need.short(); i++ {
+		if f := &c.content[i]; f.linked(c.fs) {
+			need.NeedBytes -= round(f.Size)
+		}
+	}
 	return need, nil
+}
+
+// linked reports whether the side keeps this content for a rollback: then it takes no room.
+func (g *given) linked(fs fsys.FS) bool {
+	_, err := fs.Lstat(Kept(PreviousDir, g.SHA256.String()))
+	return err == nil
 }
 
 // Shortage reports how much room p needs on fs, if that is more than there is.

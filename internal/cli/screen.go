@@ -46,6 +46,8 @@ type job struct {
 	first int64     // bytes that were done when it began
 	shown time.Time // when it was shown last
 	part  int64     // quarters that were told
+	// terminal says that it is drawn on one, not told in lines.
+	terminal bool
 }
 
 const (
@@ -79,12 +81,12 @@ func (s *Screen) Progress(what string, done, total int64) {
 	now := s.now()
 	if s.job == nil || s.job.what != what || done < s.job.first {
 		s.erase()
-		s.job = &job{what: what, began: now, first: done, shown: now, part: done * 4 / total}
+		s.job = &job{what: what, began: now, first: done, shown: now, part: done * 4 / total, terminal: s.width() > 0}
 	}
 	done = min(done, total)
-	if width := s.width(); width > 0 {
+	if s.job.terminal {
 		if s.drawn == 0 || now.Sub(s.job.shown) >= redraw {
-			s.draw(s.job.line(now, done, total, width-1))
+			s.draw(s.job.line(now, done, total, s.width()-1))
 			s.job.shown = now
 		}
 		return
