@@ -8,8 +8,8 @@ BUILT   ?= $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null
 MAINTAINER ?= $(if $(DEBEMAIL),$(or $(DEBFULLNAME),$(DEBEMAIL)) <$(DEBEMAIL)>,$(shell git log -1 --format='%cn <%ce>' 2>/dev/null))
 # What is small: HTTP/2 is left out, which a device has no use for, and functions are not inlined,
 # but for the packages in HOT, where the time goes that bytes and files take.
-HOT      = runtime crypto/sha256 crypto/internal/fips140/sha256 github.com/klauspost/compress/... \
-           tandem/packaging/delta/... tandem/backup/tree
+HOT      = runtime crypto/sha256 crypto/internal/fips140/sha256 $(addprefix github.com/klauspost/compress/,zstd/... huff0 internal/le) \
+           tandem/packaging/delta/internal/codec tandem/backup/tree
 SMALL    = -tags nethttpomithttp2 -gcflags=all=-l $(HOT:%=-gcflags=%=)
 # Segments begin at pages, which 32-bit ARM has of 4 KiB.
 LINK_armv7 = -R=4096
