@@ -445,10 +445,15 @@ func (in *inspector) afterOn(ctx context.Context, d *desired, w *work) (*tree.In
 		return nil, err
 	}
 	x, all := tree.After(t, before, w.plan.Record, w.plan.Body.Sum, w.placed, now)
-	if err := x.Store(w.side.FS, change.IndexFile, in.r.By); err != nil {
-		in.r.Log.WithField("side", w.side.Name).WithError(err).Debug("the index could not be written: files are read again next time")
+	err = x.Store(w.side.FS, change.IndexFile, in.r.By)
+	if err == nil && w.side.live() {
+		// From here on the application writes in place, maybe under the stamps that were
+		// captured: after a power cut only the index tells that from damage.
+		err = change.SyncOwn(w.side.FS, change.IndexFile)
 	}
-	if !all {
+	if err != nil {
+		in.r.Log.WithField("side", w.side.Name).WithError(err).Debug("the index could not be written: files are read again next time")
+	} else if !all {
 		err = errUnseen
 	}
 	return x, err

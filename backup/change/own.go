@@ -50,6 +50,14 @@ func WriteOwn(fs fsys.FS, name string, data []byte) error {
 	return fs.SyncDir(".")
 }
 
+// SyncOwn makes a file of ours durable, its name included.
+func SyncOwn(fs fsys.FS, name string) error {
+	if err := syncFile(fs, name); err != nil {
+		return err
+	}
+	return fs.SyncDir(path.Dir(name))
+}
+
 // stuckPrefix begins the names of what could not be removed.
 const stuckPrefix = "stuck-"
 

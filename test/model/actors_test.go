@@ -517,7 +517,6 @@ func TestWrittenInPlace(t *testing.T) {
 			d.write(backup.System, "apps/data/db", "content 1")
 			d.m.Advance(time.Minute)
 			must(d.boot())
-			d.sync()
 			d.m.Advance(time.Minute)
 			must(d.disk(backup.System).EditData(path.Join(systemDir, "apps/data/db"), func([]byte) []byte { return []byte("content 2") }))
 			d.m.Restart(choice)
