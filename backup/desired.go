@@ -66,7 +66,7 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, keeps, large fu
 			changes[o.Path], changed = nil, true
 			d.aside[o.Path] = o.Aside
 			d.take[o.Path] = true
-		case o.Entry != nil && basis.Captures(o.Entry) && src.lost(winner, o):
+		case o.Entry != nil && basis.Writable(o.Entry) && src.lost(winner, o):
 			d.lost = append(d.lost, o.Path)
 			d.take[o.Path] = true
 			changed = true
@@ -78,7 +78,7 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, keeps, large fu
 	}
 	for i := range winner.facts.Odd { // a capture that nobody has keeps nothing else waiting
 		o := &winner.facts.Odd[i]
-		if o.Entry == nil || o.Entry.Type != manifest.File || !basis.Captures(o.Entry) || d.take[o.Path] {
+		if o.Entry == nil || o.Entry.Type != manifest.File || !basis.Writable(o.Entry) || d.take[o.Path] {
 			continue
 		}
 		if e := now(o.Path); e != nil && !src.has(winner.Side, e) {

@@ -171,7 +171,7 @@ func (s *sources) mendable(snap *Snapshot) bool {
 		return false
 	}
 	for i := range f.Odd {
-		if o := &f.Odd[i]; s.lost(snap, o) && !f.Basis.Captures(o.Entry) {
+		if o := &f.Odd[i]; s.lost(snap, o) && !f.Basis.Writable(o.Entry) {
 			return false
 		}
 	}

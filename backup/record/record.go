@@ -206,6 +206,10 @@ func (r *Record) TypeAt(p manifest.Path) manifest.EntryType {
 	return ""
 }
 
+// Writable reports whether e is configuration that may go: unlike a file that is as it was
+// when a tree was adopted with nothing to divide it, which counts as the application's.
+func (r *Record) Writable(e *manifest.Entry) bool { return !e.Adopted && r.Captures(e) }
+
 // Captures reports whether e is of the captured configuration.
 func (r *Record) Captures(e *manifest.Entry) bool { return manifest.Find(r.Config, e.Path) != nil }
 
