@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"sort"
 	"strings"
+	"sync"
 )
 
 // form is how a value leaves.
@@ -149,19 +150,19 @@ func (f Filter) words(how form, s string) string {
 }
 
 // urls finds URLs, with a scheme and without.
-var urls = regexp.MustCompile(`//[^\s"'<>\x60]+`)
+var urls = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`//[^\s"'<>\x60]+`) })
 
 // tag finds what a message quotes of a tag that is none: whatever lies in that file.
-var tag = regexp.MustCompile(`(not a version: )"(?:[^"\\]|\\.)*"`)
+var tag = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(not a version: )"(?:[^"\\]|\\.)*"`) })
 
 // Text returns a text for people in which no URL shows a user, a password, a query
 // or a fragment, and nothing is quoted of a file.
 func Text(s string) string {
-	s = tag.ReplaceAllString(s, `$1"…"`)
+	s = tag().ReplaceAllString(s, `$1"…"`)
 	if !strings.Contains(s, "//") {
 		return s
 	}
-	return urls.ReplaceAllStringFunc(s, func(u string) string {
+	return urls().ReplaceAllStringFunc(s, func(u string) string {
 		u = u[2:]
 		end := ""
 		if i := strings.IndexAny(u, "?#"); i >= 0 {
