@@ -1,9 +1,9 @@
 package main
 
 import (
+	"math"
 	"runtime"
 	"runtime/debug"
-	"runtime/metrics"
 )
 
 // As long as there is little in memory the collector runs seldom: most commands
@@ -13,8 +13,8 @@ import (
 // with what is in use, since at it the collector would do nothing but run.
 const (
 	gcPercent   = 400
-	memoryLimit = 11 << 20 // bytes
-	elsewhere   = 3 << 20  // bytes of stacks and of the runtime's own, at most
+	memoryLimit = 11 << 20   // bytes
+	elsewhere   = 2560 << 10 // bytes of stacks and of the runtime, at most, beside what inUse adds
 )
 
 func limitMemory() {
@@ -27,10 +27,18 @@ func limitMemory() {
 func afterCollection() {
 	mark := &struct{ self any }{} // unused, so that the collector finds it
 	runtime.AddCleanup(mark, func(struct{}) {
-		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-		metrics.Read(live)
-		used := int64(live[0].Value.Uint64())
+		used := inUse()
 		debug.SetMemoryLimit(max(memoryLimit, used+used/3+elsewhere))
 		afterCollection()
 	}, struct{}{})
+}
+
+// inUse returns how many bytes the collector found in use, and part of the stacks: without a
+// limit it would run next when gcPercent is added to them. The package runtime/metrics
+// tells the same, but every start of the program would pay for it.
+func inUse() int64 {
+	debug.SetMemoryLimit(math.MaxInt64)
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.NextGC / (100 + gcPercent) * 100)
 }
