@@ -14,7 +14,7 @@ import (
 var writePage = flag.Bool("write", false, "write the commands into docs/commands.md")
 
 func inTheBook() pagetest.Program {
-	return pagetest.Program{Name: "tandem", Root: func() *cobra.Command { return newRootCommand(&program{}) }, Outcomes: outcomes()}
+	return pagetest.Program{Name: "tandem", Root: func() *cobra.Command { return explain(newRootCommand(&program{})) }, Outcomes: outcomes()}
 }
 
 // The chapters of docs/commands.md about this program are what its commands say

@@ -18,7 +18,7 @@ func main() {
 		os.Exit(2)
 	}
 	book := manpage.Book{Section: 8, Version: releaseVersion(), Date: builtAt()}
-	if err := book.Write(os.Args[1], newRootCommand(&program{})); err != nil {
+	if err := book.Write(os.Args[1], explain(newRootCommand(&program{}))); err != nil {
 		fmt.Fprintln(os.Stderr, "manpages:", err)
 		os.Exit(1)
 	}

@@ -139,10 +139,7 @@ keeps a second, complete copy of it on the usr_data side. At boot it brings both
 in step: the side with the higher version wins, damaged files are mended from
 the other one.
 
-Results go to standard output, messages to standard error.
-
-` + outcomes().Summary(helpWidth) + `
-"tandem help exit-codes" says what to do about each.`,
+Results go to standard output, messages to standard error.`,
 		Example: `  tandem boot                     # in the init script, before the application
   tandem status
   tandem install hello-1.1.0.tandem
@@ -168,10 +165,29 @@ Results go to standard output, messages to standard error.
 		newInstallCommand(p), newCheckCommand(p), newUpdateCommand(p), newBumpCommand(p),
 		newRollbackCommand(p), newConfirmCommand(p), newConfirmUpdateCommand(p), newRevokeCommand(p), newUnrevokeCommand(p),
 		newForgetCommand(p), newRecallCommand(p), newHistoryCommand(p), newDoctorCommand(p), newAgentCommand(p), newPageCommand(p), newCancelCommand(p), newKeepCommand(p), newSelfTestCommand(p), newVersionCommand(p),
-		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean, and what to do", Long: outcomes().Help()},
+		&cobra.Command{Use: exitCodes, Short: "What the exit codes mean, and what to do"},
 	)
 	addCompletion(cmd)
+	help := cmd.HelpFunc()
+	cmd.SetHelpFunc(func(c *cobra.Command, args []string) {
+		explain(cmd)
+		help(c, args)
+	})
 	return cmd
+}
+
+const exitCodes = "exit-codes"
+
+// explain adds the exit codes to the help of root, and returns it. What needs no help
+// does not pay for that.
+func explain(root *cobra.Command) *cobra.Command {
+	root.Long += "\n\n" + outcomes().Summary(helpWidth) + "\n" + `"tandem help ` + exitCodes + `" says what to do about each.`
+	for _, c := range root.Commands() {
+		if c.Name() == exitCodes {
+			c.Long = outcomes().Help()
+		}
+	}
+	return root
 }
 
 // addCompletion adds cobra's own command for shell completion, made to answer
