@@ -95,7 +95,10 @@ func (d *Device) advance(ctx context.Context, c config.Firmware, when firmware.O
 	if err != nil {
 		return firmware.Result{Name: c.Name, State: firmware.None, Err: err}
 	}
-	end := d.announce("firmware", "")
+	end := func() bool { return false }
+	if s, err := f.Load(); err != nil || s.State.Open() || s.State == firmware.Restart { // else no handler runs
+		end = d.announce("firmware", "")
+	}
 	r, news := f.Advance(ctx, when)
 	end()
 	if news {
