@@ -58,6 +58,15 @@ func want(t *testing.T, dir string, want bool) {
 	if got, err := Mounted(dir); err != nil || got != want {
 		t.Errorf("Mounted = %v, %v, want %v", got, err, want)
 	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil { // it is missing
+		return
+	}
+	asked, err := point(real)
+	listed, err2 := inTable(real)
+	if err != nil || err2 != nil || asked != listed {
+		t.Errorf("a mount point: %v, %v, in the list: %v, %v", asked, err, listed, err2)
+	}
 }
 
 // A partition is there, or is not; what a service's sandbox makes of its
