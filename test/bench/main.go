@@ -109,15 +109,17 @@ func run(ctx context.Context, o options) (err error) {
 	return r.print(o.stdout)
 }
 
-// build makes a program as it is shipped: without cgo and stripped.
+// build makes a program as it is shipped: without cgo and stripped. It is copied as an
+// installation would: what a linker has just written lies in memory in small pieces, and
+// starts up to a third slower than what was read from a disk.
 func build(ctx context.Context, out string) error {
-	name := filepath.Base(out)
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "tandem/cmd/"+name)
+	name, linked := filepath.Base(out), out+".linked"
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", linked, "tandem/cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w: %s", name, err, strings.TrimSpace(string(msg)))
 	}
-	return nil
+	return errors.Join(command(ctx, nil, "cp", linked, out), os.Remove(linked))
 }
 
 // add measures all jobs on one tree, and leaves nothing of it behind.
