@@ -133,13 +133,13 @@ func (r *Reconciler) Recover() ([]Finished, error) {
 			errs = append(errs, sideError(s, fmt.Errorf("finish the interrupted change: %w", err)))
 			continue
 		}
-		log := r.Log.WithFields(logrus.Fields{"side": s.Name, "version": f.Version})
-		switch {
-		case f.Version.IsZero():
+		if f.Version.IsZero() {
 			continue
-		case f.Undone:
+		}
+		log := r.Log.WithFields(logrus.Fields{"side": s.Name, "version": f.Version})
+		if f.Undone {
 			log.Warn("took back an interrupted change that cannot be finished")
-		default:
+		} else {
 			log.Info("finished an interrupted change")
 		}
 		r.tell(s, &f.Outcome)

@@ -94,6 +94,7 @@ type Device struct {
 	releases   []func() error // of locks
 	open       []io.Closer
 	stateFS    fsys.FS    // nil until it is needed
+	stateKnown bool       // nothing in the agent's state was made by a newer Tandem
 	remounted  []string   // mount points to make read-only again
 	stopped    bool       // a stop hook had run before this, and no start hook since
 	unstarted  error      // why the application was not started after the last return to a version; nil: it was

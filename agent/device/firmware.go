@@ -140,12 +140,11 @@ func (d *Device) startFirmware(ctx context.Context) error {
 			return ctx.Err()
 		}
 		r := d.advance(ctx, c, firmware.AtStart)
-		log := d.env.Log.WithField("firmware", r.Name).WithField("version", r.Version)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case r.Err != nil:
-			log.WithError(r.Err).Warn("the firmware is not installed")
+			d.env.Log.WithField("firmware", r.Name).WithField("version", r.Version).WithError(r.Err).Warn("the firmware is not installed")
 		}
 	}
 	return nil

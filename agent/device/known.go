@@ -31,14 +31,16 @@ func (d *Device) knownState() error {
 			return err
 		}
 	}
-	if d.stateFS != nil {
+	if d.stateKnown {
 		return nil
 	}
 	disk, err := fsys.OpenOS(d.cfg.Agent.State)
 	if err != nil {
 		return nil // whoever needs it says so
 	}
-	return errors.Join(newerIn(disk), disk.Close())
+	err = newerIn(disk)
+	d.stateKnown = err == nil
+	return errors.Join(err, disk.Close())
 }
 
 // stateFiles are the files of ours in the agent's state.

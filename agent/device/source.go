@@ -86,9 +86,12 @@ func (d *Device) State() (fsys.FS, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := newerIn(disk); err != nil {
-		return nil, errors.Join(err, disk.Close())
+	if !d.stateKnown {
+		if err := newerIn(disk); err != nil {
+			return nil, errors.Join(err, disk.Close())
+		}
 	}
+	d.stateKnown = true
 	d.open = append(d.open, disk)
 	d.stateFS = disk
 	return disk, nil

@@ -32,11 +32,15 @@ type root struct {
 }
 
 func openRoot(dir string) (*root, error) {
-	f, err := os.OpenFile(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	fd := -1 // os.Open would ask the kernel five times whether it can be waited for
+	err := retry(func() (err error) {
+		fd, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	r := &root{file: f}
+	r := &root{file: os.NewFile(uintptr(fd), dir)}
 	if err := r.probe(); err != nil {
 		r.close()
 		return nil, err
