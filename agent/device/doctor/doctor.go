@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"tandem/agent/device"
@@ -68,8 +70,7 @@ type Patient struct {
 // wrong; the diagnosis is there in any case.
 func (p *Patient) Examine(ctx context.Context) (*Diagnosis, error) {
 	x := &examination{Patient: p}
-	x.fine("configuration", "%s can be read", p.Config.File)
-	for _, part := range []func(context.Context){x.programs, x.sides, x.state, x.clock, x.watch, x.trust, x.source, x.permissions, x.start, x.itself} {
+	for _, part := range []func(context.Context){x.configuration, x.programs, x.sides, x.state, x.clock, x.watch, x.trust, x.source, x.permissions, x.start, x.itself} {
 		part(ctx)
 		if err := ctx.Err(); err != nil {
 			return &Diagnosis{Findings: x.findings}, err
@@ -80,6 +81,19 @@ func (p *Patient) Examine(ctx context.Context) (*Diagnosis, error) {
 		err = fmt.Errorf("%w: %s would go wrong", ErrFindings, things(x.wrongs))
 	}
 	return &Diagnosis{Findings: x.findings}, err
+}
+
+// configuration looks whether there is one, and whether it says what the device is.
+func (x *examination) configuration(context.Context) {
+	if _, err := os.Stat(x.Config.File); errors.Is(err, fs.ErrNotExist) {
+		x.note("configuration", x.Config.File+" is not there: each key has its default", "write it: the package's sample explains each key")
+	} else {
+		x.fine("configuration", "%s can be read", x.Config.File)
+	}
+	if d := x.Config.Device; d.App == "" || len(d.Compatible) == 0 {
+		x.wrong("device", "it has no app or no compatible", "every bundle is for another device, and refused",
+			"name in [device] what it runs and its hardware, as --app and --compatible of its bundles do")
+	}
 }
 
 func things(n int) string {

@@ -219,6 +219,46 @@ func TestExamine(t *testing.T) {
 	}
 }
 
+// A device that has nothing said to it is told so, and not that a file can be read
+// that is not there.
+func TestNoConfiguration(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.write("tandem.toml", strings.Replace(configuration, `app = "hello"`+"\n", "", 1), 0o644)
+	m.open(device.Look, func(*device.Device) {
+		m.p.Config.File = filepath.Join(m.dir, "none.toml")
+		doc, _ := m.p.Examine(t.Context())
+		var got []string
+		for _, f := range doc.Findings {
+			if f.About == "configuration" || f.About == "device" {
+				got = append(got, string(f.Kind)+" "+f.About+": "+f.Found)
+			}
+		}
+		want := []string{"note configuration: " + m.p.Config.File + " is not there: each key has its default", "wrong device: it has no app or no compatible"}
+		if !slices.Equal(got, want) {
+			t.Errorf("found %q, want %q", got, want)
+		}
+	})
+}
+
+// Nothing is said of what a side has that cannot be looked at.
+func TestOtherSideUnknown(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.write("tandem.toml", strings.Replace(configuration, "path = \"usr_data\"\n", "path = \"usr_data\"\nmount = \"usr_data\"\n", 1), 0o644)
+	if err := os.RemoveAll(filepath.Join(m.dir, "system")); err != nil {
+		t.Fatal(err)
+	}
+	m.open(device.Look, func(*device.Device) {
+		doc, _ := m.p.Examine(t.Context())
+		for _, f := range doc.Findings {
+			if f.About == "system" && f.Consequence != "whether the other side has the application is not known" {
+				t.Errorf("found %+v", f)
+			}
+		}
+	})
+}
+
 // On a device without an application that is told once.
 func TestNoApplication(t *testing.T) {
 	t.Parallel()

@@ -22,9 +22,9 @@ func (x *examination) sides(ctx context.Context) {
 	}
 	usable := 0
 	for _, name := range []backup.SideName{backup.System, backup.UsrData} {
-		c := x.Config.System
+		c, other := x.Config.System, status.Sides[backup.UsrData].State
 		if name == backup.UsrData {
-			c = x.Config.UsrData
+			c, other = x.Config.UsrData, status.Sides[backup.System].State
 		}
 		about, side := string(name), status.Sides[name]
 		switch side.State {
@@ -33,10 +33,13 @@ func (x *examination) sides(ctx context.Context) {
 				fmt.Sprintf("mount the partition, or correct path and mount of [%s]", about))
 			continue
 		case backup.Absent:
-			if status.Sides[backup.System].State == backup.Absent && status.Sides[backup.UsrData].State == backup.Absent {
-				break // told once, below
+			switch other {
+			case backup.Absent: // told once, below
+			case backup.Unavailable:
+				x.wrong(about, "nothing is there", "whether the other side has the application is not known", "do first what is said of that one")
+			default:
+				x.wrong(about, "nothing is there", "only the other side has the application", "tandem boot")
 			}
-			x.wrong(about, "nothing is there", "only the other side has the application", "tandem boot")
 		case backup.Intact:
 			usable++
 			x.fine(about, "%s is intact", side.Version)
