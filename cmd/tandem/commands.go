@@ -22,6 +22,7 @@ import (
 	"tandem/internal/config"
 	"tandem/internal/text"
 	"tandem/ota"
+	"tandem/packaging/release"
 	"tandem/versioning"
 )
 
@@ -219,7 +220,9 @@ func newStatusCommand(p *program) *cobra.Command {
 				}
 				lines = append(lines, l)
 			}
-			lines = append(lines, tandemLines(s.Tandem)...)
+			if l := tandemLines(s.Tandem); len(l) > 1 || besides(s.Tandem) != "" {
+				lines = append(lines, l...)
+			}
 			if e := s.LastUpdate; e != nil {
 				lines = append(lines, "last update: "+eventLine(e))
 			}
@@ -454,7 +457,7 @@ func (p *program) showAnswer(doc *device.Answer, err error) error {
 		case f.Error != "":
 		case f.Available:
 			lines = append(lines, fmt.Sprintf("%s %s is available (installed: %s), %s", f.Name, f.Version, orNone(f.Installed), text.Size(f.Size)))
-		case err == nil: // else that is not known, or not all there is to say
+		case err == nil && f.Name != release.ProgramName: // else that is not known, not all there is to say, or no news
 			lines = append(lines, fmt.Sprintf("%s: nothing newer than %s", f.Name, orNone(f.Installed)))
 		}
 		if f.State != firmware.None {
@@ -520,8 +523,9 @@ func newUpdateCommand(p *program) *cobra.Command {
 		Long: `update asks the configured source, downloads the release that this device should
 have, installs it on system and backs it up to usr_data at once. A download that
 was cut off goes on where it stopped. Where the publisher recalled the release that
-runs, and offers no higher one, it returns to the version before. Firmwares that the configuration names a
-handler for come first; one that fails does not keep the application from its own.`,
+runs, and offers no higher one, it returns to the version before. Firmwares that
+the configuration names a handler for come first; one that fails does not keep the
+application from its own.`,
 		Example: "  tandem update\n  tandem update --json",
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

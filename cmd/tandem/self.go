@@ -94,18 +94,10 @@ func tandemLines(s *device.TandemStatus) []string {
 	if s == nil {
 		return nil
 	}
-	l := "tandem " + s.Version
-	switch {
-	case s.Pending.String() == s.Version:
-		l += ", not confirmed yet"
-	case !s.Pending.IsZero():
-		l += "; " + s.Pending.String() + " is in place, and runs from the next start on"
+	lines := []string{"tandem " + s.Version}
+	if more := besides(s); more != "" {
+		lines[0] += ", " + more
 	}
-	if !s.Previous.IsZero() {
-		l += ", previous " + s.Previous.String()
-	}
-	l += ", usr_data keeps " + orNone(s.Kept)
-	lines := []string{l}
 	for _, v := range s.Revoked {
 		lines = append(lines, "revoked: tandem "+v.String())
 	}
@@ -171,8 +163,12 @@ func besides(s *device.TandemStatus) string {
 		return ""
 	}
 	var parts []string
-	if !s.Pending.IsZero() && s.Pending.String() == s.Version {
+	switch {
+	case s.Pending.IsZero():
+	case s.Pending.String() == s.Version:
 		parts = append(parts, "not confirmed yet")
+	default:
+		parts = append(parts, s.Pending.String()+" is in place, and runs from the next start on")
 	}
 	if !s.Previous.IsZero() {
 		parts = append(parts, "previous "+s.Previous.String())
