@@ -157,7 +157,7 @@ func (r *Reconciler) tell(s *Side, out *change.Outcome) {
 		r.Log.WithFields(logrus.Fields{"side": s.Name, "file": l.Path}).Warn("left as it is: " + l.Why)
 	}
 	for _, p := range out.Aside {
-		r.Log.WithFields(logrus.Fields{"side": s.Name, "file": p}).Warnf("what was there lies in %s now: tandem recall brings it back; a change of an application file stays with tandem bump", s.FS.Path(change.AsideDir))
+		r.Log.WithFields(logrus.Fields{"side": s.Name, "file": p}).Warnf("what was there lies in %s now: \"tandem recall\" brings it back, with --bump if it is part of the application", s.FS.Path(change.AsideDir))
 	}
 }
 

@@ -177,7 +177,7 @@ func unfit(offers []Offer, d Device, kind release.Kind) error {
 		{
 			func(r *release.Target) bool { return r.App == d.App },
 			func(r *release.Target) []string { return []string{r.App} },
-			"releases of %s, and this device runs %s", d.App,
+			"releases of %s, and this device runs %s", cmp.Or(d.App, "none"),
 		},
 		{
 			func(r *release.Target) bool { return suits(r, d) },
