@@ -97,19 +97,19 @@ that are neither backed up nor restored.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, p, args[0]) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.o.App, "app", "", "application, or firmware, that the bundle carries")
-	f.StringVar((*string)(&c.o.Kind), "kind", string(release.App), "app, firmware for the device's handler to write, or agent for Tandem itself")
-	f.StringVar(&c.arch, "arch", "", "of --kind agent: what the program runs on, such as armv7 or arm64")
-	f.StringVar(&c.version, "version", "", "semantic version, such as 1.1.0")
-	f.StringArrayVar(&c.o.Compatible, "compatible", nil, "hardware that it is for (repeatable)")
-	f.StringArrayVar(&c.o.Config, "config-pattern", nil, "files that may change on the device (repeatable)")
-	f.StringArrayVar(&c.o.Ignore, "ignore", nil, "files that are neither backed up nor restored (repeatable)")
-	f.StringArrayVar(&c.o.Replace, "replace", nil, "of the files that may change, those that this release brings anew all the same (repeatable)")
-	f.StringArrayVar(&c.o.Remove, "remove", nil, "files that earlier releases left and that must go (repeatable)")
+	f.StringVar(&c.o.App, "app", "", "`NAME` of the application, or firmware, that the bundle carries")
+	f.StringVar((*string)(&c.o.Kind), "kind", string(release.App), "`KIND` of bundle: app, firmware for the device's handler to write, or agent for Tandem itself")
+	f.StringVar(&c.arch, "arch", "", "of --kind agent: `ARCH` that the program runs on, such as armv7 or arm64")
+	f.StringVar(&c.version, "version", "", "semantic `VERSION`, such as 1.1.0")
+	f.StringArrayVar(&c.o.Compatible, "compatible", nil, "`HARDWARE` that it is for (repeatable)")
+	f.StringArrayVar(&c.o.Config, "config-pattern", nil, "`PATTERN` of files that may change on the device (repeatable)")
+	f.StringArrayVar(&c.o.Ignore, "ignore", nil, "`PATTERN` of files that are neither backed up nor restored (repeatable)")
+	f.StringArrayVar(&c.o.Replace, "replace", nil, "`PATTERN` of files that may change, and that this release brings anew all the same (repeatable)")
+	f.StringArrayVar(&c.o.Remove, "remove", nil, "`PATTERN` of files that earlier releases left and that must go (repeatable)")
 	f.Int64Var(&c.frame, "frame-size", bundle.DefaultFrame>>10, "KiB that small files share in one frame")
 	c.keys.register(cmd)
-	f.StringVar(&c.root, "root", "", "root.json that names the key")
-	f.StringVar(&c.out, "out", "", "file to write")
+	f.StringVar(&c.root, "root", "", "`ROOT.json` that names the key")
+	f.StringVar(&c.out, "out", "", "`FILE` to write")
 	return cmd
 }
 
@@ -480,7 +480,7 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 		}
 		return found.print(p.stdout)
 	}
-	cmd.Flags().StringVar(&root, "root", "", "root.json that must vouch for the bundle")
+	cmd.Flags().StringVar(&root, "root", "", "`ROOT.json` that must vouch for the bundle")
 	baseFlag(cmd, &base)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
 	if !whole {
@@ -490,7 +490,7 @@ func newLookCommand(p *program, whole bool, cmd *cobra.Command) *cobra.Command {
 }
 
 func baseFlag(cmd *cobra.Command, base *string) {
-	cmd.Flags().StringVar(base, "base", "", "bundle of the release that a delta bundle builds on")
+	cmd.Flags().StringVar(base, "base", "", "`BUNDLE` of the release that a delta bundle builds on")
 }
 
 // opened is a bundle that is being looked at.
@@ -609,7 +609,7 @@ other keys stay.`,
 		},
 	}
 	keys.register(cmd)
-	cmd.Flags().StringVar(&root, "root", "", "root.json that names the key")
+	cmd.Flags().StringVar(&root, "root", "", "`ROOT.json` that names the key")
 	return cmd
 }
 
@@ -641,7 +641,7 @@ does not carry comes from OLD.tandem.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&root, "root", "", "root.json that must vouch for the bundle")
+	cmd.Flags().StringVar(&root, "root", "", "`ROOT.json` that must vouch for the bundle")
 	baseFlag(cmd, &base)
 	return cmd
 }

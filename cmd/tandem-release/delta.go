@@ -87,8 +87,8 @@ once before the command ends.`,
 		},
 	}
 	keys.register(cmd)
-	cmd.Flags().StringVar(&root, "root", "", "root.json that names the key")
-	cmd.Flags().StringVar(&out, "out", "", "file to write")
+	cmd.Flags().StringVar(&root, "root", "", "`ROOT.json` that names the key")
+	cmd.Flags().StringVar(&out, "out", "", "`FILE` to write")
 	effort.register(cmd)
 	return cmd
 }

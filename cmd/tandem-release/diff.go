@@ -85,7 +85,7 @@ or copied costs nothing. With --delta the delta bundle DELTA is a form, too.`,
 			return d.print(p)
 		},
 	}
-	cmd.Flags().StringVar(&delta, "delta", "", "delta bundle from OLD to NEW")
+	cmd.Flags().StringVar(&delta, "delta", "", "delta `BUNDLE` from OLD to NEW")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
 	return cmd
 }

@@ -37,7 +37,7 @@ var (
 type reportFlags struct{ token string }
 
 func (f *reportFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.token, "reports-token-file", "", "file with the bearer token for the server of the reports")
+	cmd.Flags().StringVar(&f.token, "reports-token-file", "", "`FILE` with the bearer token for the server of the reports")
 }
 
 // reportsHelp says what is read.
@@ -281,7 +281,7 @@ RETURNED    of those that took it: left it because it was recalled
 			})
 		},
 	}
-	cmd.Flags().StringVar(&where, "reports", "", "reports of a fleet: a directory or a URL")
+	cmd.Flags().StringVar(&where, "reports", "", "`REPORTS` of a fleet: a directory or a URL")
 	flags.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON document")
 	return cmd

@@ -90,7 +90,8 @@ BASE        the version that a device must run for this bundle; "-": any or none
 SIZE        of the bundle; most devices fetch a part of it ("bundle diff")
 BUNDLE      its name, by which one bundle of several of a release is meant
 
-What delegated roles list is there, too, and named on standard error. The metadata is verified, bundles are not read; "repo check" does that.`,
+What delegated roles list is there, too, and named on standard error. The metadata
+is verified, bundles are not read; "repo check" does that.`,
 		Example: `  tandem-release repo list repo
   tandem-release repo list repo --json`,
 		Args: cli.Exactly("REPO"),

@@ -79,8 +79,8 @@ key signs releases. Snapshot and timestamp are needed to publish.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&out, "out", "", "directory that the keys go to")
-	cmd.Flags().StringArrayVar(&roles, "role", nil, "root, targets, snapshot or timestamp (repeatable; default: all)")
+	cmd.Flags().StringVar(&out, "out", "", "`DIR` that the keys go to")
+	cmd.Flags().StringArrayVar(&roles, "role", nil, "`ROLE`: root, targets, snapshot or timestamp (repeatable; default: all)")
 	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt the keys (implied by --passphrase-file)")
 	keys.registerPassphrase(cmd)
 	return cmd
@@ -145,7 +145,7 @@ keys, so that the keys themselves need not leave the machine they were made on.`
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&out, "out", "", "directory that the public keys go to")
+	cmd.Flags().StringVar(&out, "out", "", "`DIR` that the public keys go to")
 	keys.registerPassphrase(cmd)
 	return cmd
 }

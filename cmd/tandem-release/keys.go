@@ -32,13 +32,13 @@ type keyFlags struct {
 }
 
 func (k *keyFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&k.dirs, "keys", nil, "directory of the keys to sign with (repeatable)")
+	cmd.Flags().StringArrayVar(&k.dirs, "keys", nil, "`DIR` of the keys to sign with (repeatable)")
 	cmd.Flags().BoolVar(&k.insecure, "insecure-keys", false, "take keys that others can read")
 	k.registerPassphrase(cmd)
 }
 
 func (k *keyFlags) registerPassphrase(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&k.passphrase, "passphrase-file", "", "file with the passphrase of encrypted keys (default: $"+passphraseVariable+", or asked for)")
+	cmd.Flags().StringVar(&k.passphrase, "passphrase-file", "", "`FILE` with the passphrase of encrypted keys (default: $"+passphraseVariable+", or asked for)")
 }
 
 func (k *keyFlags) given() bool { return len(k.dirs) > 0 }

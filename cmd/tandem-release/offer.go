@@ -120,7 +120,7 @@ needs the snapshot and the timestamp key only, too.`,
 	f.register(cmd, true)
 	cmd.Flags().IntVar(&percent, "percent", 0, "per cent of the devices, 0 to 100")
 	cmd.Flags().BoolVar(&lower, "allow-lower", false, "allow a lower percentage than before")
-	cmd.Flags().StringVar(&channel, "channel", "", "channel that it is about (default: the only one of the release)")
+	cmd.Flags().StringVar(&channel, "channel", "", "`CHANNEL` that it is about (default: the only one of the release)")
 	g.register(cmd)
 	cmd.Flags().BoolVar(&resume, "resume", false, "let a rollout that is halted go on")
 	p.completeChannels(cmd, "channel")

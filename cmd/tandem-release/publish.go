@@ -37,7 +37,7 @@ func (f *publishFlags) register(cmd *cobra.Command, staged bool) {
 	f.keyFlags.register(cmd)
 	cmd.Flags().IntVar(&f.valid, "valid", 365, "days for which the snapshot and the timestamp are valid")
 	if staged {
-		cmd.Flags().StringVar(&f.out, "out", "", "publish nothing: write the change to this file, to be signed elsewhere")
+		cmd.Flags().StringVar(&f.out, "out", "", "publish nothing: write the change to `FILE`, to be signed elsewhere")
 	}
 }
 
@@ -250,7 +250,7 @@ those in the repository anew with "repo resign --all".`,
 		},
 	}
 	f.register(cmd, true)
-	cmd.Flags().StringArrayVar(&newKeys, "new-keys", nil, "directory of a key that is to sign for the role (repeatable)")
+	cmd.Flags().StringArrayVar(&newKeys, "new-keys", nil, "`DIR` of a key that is to sign for the role (repeatable)")
 	cmd.Flags().IntVar(&threshold, "threshold", 0, "how many keys must sign together (default: as many as before)")
 	return cmd
 }
@@ -331,7 +331,7 @@ with it a change of another repository is refused with exit code 20.`,
 		},
 	}
 	keys.register(cmd)
-	cmd.Flags().StringVar(&root, "root", "", "root.json that the change must follow from")
+	cmd.Flags().StringVar(&root, "root", "", "`ROOT.json` that the change must follow from")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "tell what would be signed, and sign nothing")
 	return cmd
 }

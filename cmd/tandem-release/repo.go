@@ -90,7 +90,7 @@ timestamp for one year from each publishing, or the days that --valid says.`,
 		},
 	}
 	f.register(cmd, false)
-	cmd.Flags().StringArrayVar(&needs, "threshold", nil, "ROLE=N: how many keys must sign for a role (repeatable)")
+	cmd.Flags().StringArrayVar(&needs, "threshold", nil, "`ROLE=N`: how many keys must sign for a role (repeatable)")
 	return cmd
 }
 
@@ -179,7 +179,7 @@ bundles go off the list.`,
 		},
 	}
 	f.register(cmd, true)
-	cmd.Flags().StringVar(&o.Channel, "channel", repository.DefaultChannel, "channel that the release is for")
+	cmd.Flags().StringVar(&o.Channel, "channel", repository.DefaultChannel, "`CHANNEL` that the release is for")
 	cmd.Flags().IntVar(&percent, "percent", 100, "per cent of the devices that it is offered to")
 	cmd.Flags().BoolVar(&o.Urgent, "urgent", false, "devices do not wait for their maintenance window")
 	p.completeChannels(cmd, "channel")
@@ -293,7 +293,7 @@ With port 0 the system picks a free port.`,
 			return p.serve(cmd.Context(), args[0], listen)
 		},
 	}
-	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8080", "address and port to listen on")
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:8080", "`ADDRESS` and port to listen on")
 	return cmd
 }
 

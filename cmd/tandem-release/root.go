@@ -114,9 +114,10 @@ func group(cmd *cobra.Command) {
 
 func newVersionCommand(p *program) *cobra.Command {
 	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version of tandem-release",
-		Long:    `Print the version of tandem-release, the revision it was built from where known, and the Go version.`,
+		Use:   "version",
+		Short: "Print the version of tandem-release",
+		Long: `Print the version of tandem-release, the revision it was built from where known,
+and the Go version.`,
 		Example: `  tandem-release version`,
 		Args:    cli.Exactly(),
 		RunE: func(*cobra.Command, []string) error {

@@ -38,9 +38,9 @@ back those that are not. It backs up configuration within seconds of an edit,
 verifies both sides once a day, and reports to [report] url.
 
 It stays in the foreground and logs to standard error or syslog. SIGHUP makes it
-read the configuration again, and poll now; SIGTERM ends it within five seconds, and the next start goes on from
-there. While it runs, status, check, update, install, confirm and rollback
-are carried out by it, over its socket.`,
+read the configuration again, and poll now; SIGTERM ends it within five seconds,
+and the next start goes on from there. While it runs, status, check, update,
+install, confirm and rollback are carried out by it, over its socket.`,
 		Example: `  tandem agent
   tandem agent --verbose`,
 		Args: cli.Exactly(),

@@ -18,9 +18,10 @@ func newDoctorCommand(p *program) *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what would go wrong",
 		Long: `doctor looks at the configuration, hooks and handlers, both sides and the room on
-them, clock and zone, root of trust and until when metadata is valid, source, permissions, and at what starts Tandem on this
-machine. Each finding says what would go wrong and what to do. It changes nothing,
-and ends with 0 only if nothing would go wrong.`,
+them, clock and zone, root of trust and until when metadata is valid, source,
+permissions, and at what starts Tandem on this machine. Each finding says what
+would go wrong and what to do. It changes nothing, and ends with 0 only if nothing
+would go wrong.`,
 		Example: "  tandem doctor\n  tandem doctor --json",
 		Args:    cli.Exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -81,7 +81,7 @@ on this device may begin. With --deny it may not; the server goes on offering it
 		},
 	}
 	cmd.Flags().BoolVar(&deny, "deny", false, "say no")
-	cmd.Flags().StringVar(&reason, "reason", "", "what the server is told of it")
+	cmd.Flags().StringVar(&reason, "reason", "", "`TEXT` that the server is told of it")
 	return cmd
 }
 
