@@ -98,7 +98,7 @@ func (d *Device) listenToHook(ctx context.Context, name string, argv []string, t
 	end := d.announce(name, to.String())
 	err = child.Run(ctx, p)
 	said = end()
-	if errors.Is(err, child.ErrNotRun) && d.shipped(name, argv) {
+	if errors.Is(err, child.ErrNotRun) && d.Shipped(name, argv) {
 		if broken := child.Check(argv); broken != nil { // by the version itself
 			err = fmt.Errorf("%w: %s: the version has no such program: %v", child.ErrRefused, name, broken)
 		}
@@ -140,9 +140,9 @@ func (e *HookError) Hint() string {
 	return "nothing was changed; mend the program, or correct the configuration"
 }
 
-// shipped reports whether a hook that is run once a version is in place is a file of the
+// Shipped reports whether a hook that is run once a version is in place is a file of the
 // application: then whether it can run is that version's matter.
-func (d *Device) shipped(name string, argv []string) bool {
+func (d *Device) Shipped(name string, argv []string) bool {
 	return (name == "start" || name == "health") &&
 		slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, d.cfg.System.Path+"/apps/") })
 }
@@ -163,7 +163,7 @@ func (d *Device) checkHooks() error {
 		key  string
 		argv []string
 	}{{"pre_install", h.PreInstall}, {"stop", h.Stop}, {"start", h.Start}, {"health", h.Health}} {
-		if len(hook.argv) == 0 || d.shipped(hook.key, hook.argv) {
+		if len(hook.argv) == 0 || d.Shipped(hook.key, hook.argv) {
 			continue
 		}
 		if err := child.Check(hook.argv); err != nil {

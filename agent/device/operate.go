@@ -129,7 +129,7 @@ func (d *Device) waited(p *backup.Pending) string {
 // start it, or to say whether it works, cannot run. nil: that could have been.
 func (d *Device) unasked() error {
 	for _, argv := range [][]string{d.cfg.Hooks.Start, d.cfg.Hooks.Health} {
-		if len(argv) == 0 || d.shipped("start", argv) {
+		if len(argv) == 0 || d.Shipped("start", argv) {
 			continue
 		}
 		if err := child.Check(argv); err != nil {

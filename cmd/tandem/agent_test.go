@@ -289,7 +289,8 @@ func TestAgentAfterOneThatWasKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o := d.run("agent"); o.exit != 60 || !strings.Contains(o.stderr, fmt.Sprintf("an agent runs with process id %d", os.Getpid())) {
+	if o := d.run("agent"); o.exit != 60 || !strings.Contains(o.stderr, fmt.Sprintf("an agent runs with process id %d", os.Getpid())) ||
+		!strings.Contains(o.stderr, "hint: use the agent that runs, or stop it first") {
 		t.Errorf("beside one that lives: %s", o)
 	}
 	dead := exec.Command("true")

@@ -37,6 +37,7 @@ func outcomes() cli.Outcomes {
 		cli.On(2, "", cli.Any(trust.ErrRoot, device.ErrNoRoot), `put the root.json that "tandem-release repo init" named there`),
 		cli.On(2, "", cli.Any(backup.ErrApplicationFile), "a release or tandem bump changes it"),
 		cli.On(1, "", cli.Any(backup.ErrNoSuchPath), "name it as the messages do, below apps, such as etc/hello.conf"),
+		cli.On(60, "", cli.Any(lock.ErrAgent), "use the agent that runs, or stop it first"),
 		cli.On(60, "another tandem is at work", cli.Any(lock.ErrBusy), "wait until it is done, then try again"),
 		cli.On(51, "unhealthy: rolled back", cli.Any(device.ErrUnhealthy), "the version is revoked: a higher one is taken, or this one with --allow-revoked"),
 		cli.On(50, "hook refused or postponed", cli.Any(child.ErrPostponed), "try again later"),

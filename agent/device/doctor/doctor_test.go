@@ -137,8 +137,11 @@ func TestExamine(t *testing.T) {
 		change func(*machine)
 		want   string // part of the one finding; "" for none
 	}{
-		"nothing":        {func(*machine) {}, ""},
-		"hook":           {replace(`"sh", "-c", "true"`, `"no-such-program"`), "hooks.start: "},
+		"nothing": {func(*machine) {}, ""},
+		"hook":    {replace(`"sh", "-c", "true"`, `"no-such-program"`), "hooks.start: "},
+		"a hook that the application brings": {func(m *machine) {
+			m.write("tandem.toml", strings.Replace(configuration, `"sh", "-c", "true"`, `"`+m.dir+`/system/apps/bin/start"`, 1), 0o644)
+		}, ""},
 		"no message bus": {func(m *machine) { m.write("root/run/systemd/system/x", "", 0o644) }, "hooks: systemd cannot be asked to run them"},
 		"a message bus": {func(m *machine) {
 			m.write("root/run/systemd/system/x", "", 0o644)

@@ -38,7 +38,9 @@ func (x *examination) programs(context.Context) {
 		case strings.HasPrefix(hook.key, "firmware "):
 			consequence = "no update of that firmware is installed"
 		}
-		if err := child.Check(hook.argv); err != nil {
+		if err := child.Check(hook.argv); err != nil && x.Device.Shipped(strings.TrimPrefix(hook.key, "hooks."), hook.argv) {
+			x.note(hook.key, err.Error(), "let the application bring it: a version without it is rolled back")
+		} else if err != nil {
 			x.wrong(hook.key, err.Error(), consequence, "mend the program, or correct the configuration")
 		} else {
 			x.fine(hook.key, "%s can be run", hook.argv[0])
