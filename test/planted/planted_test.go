@@ -2,20 +2,28 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// Every planted bug still fits the sources.
+// Every planted bug still fits the sources, and is in the book.
 func TestPlanted(t *testing.T) {
 	t.Parallel()
 	root, err := moduleRoot(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "crash-safety.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, b := range bugs {
 		if _, err := b.sources(root); err != nil {
 			t.Errorf("%s: %v", b.name, err)
+		}
+		if !strings.Contains(string(page), "| `"+b.name+"` |") {
+			t.Errorf("docs/crash-safety.md does not list %s", b.name)
 		}
 	}
 }
