@@ -144,7 +144,7 @@ func (d *Device) startFirmware(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case r.Err != nil && r.Version.IsZero():
-			log.WithError(r.Err).Warn("whether a firmware waits to be installed cannot be told")
+			log.WithError(r.Err).Warn("whether a firmware waits is not known")
 		case r.Err != nil:
 			d.env.Log.WithField("firmware", r.Name).WithField("version", r.Version).WithError(r.Err).Warn("the firmware is not installed")
 		}

@@ -290,7 +290,7 @@ func TestAgentAfterOneThatWasKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	if o := d.run("agent"); o.exit != 60 || !strings.Contains(o.stderr, fmt.Sprintf("an agent runs with process id %d", os.Getpid())) ||
-		!strings.Contains(o.stderr, "hint: use the agent that runs, or stop it first") {
+		!strings.Contains(o.stderr, "hint: wait until it is done, or stop it, then try again") {
 		t.Errorf("beside one that lives: %s", o)
 	}
 	dead := exec.Command("true")

@@ -17,9 +17,6 @@ import (
 // ErrBusy says that another tandem holds the lock.
 var ErrBusy = errors.New("another tandem is at work")
 
-// ErrAgent says that an agent holds the file that only one may hold. It wraps ErrBusy.
-var ErrAgent = fmt.Errorf("%w: an agent runs", ErrBusy)
-
 // Acquire takes the lock file name without waiting, and returns what lets go
 // of it. The kernel lets go of it when the process ends, however that comes about;
 // the file itself stays, and nothing is written to it. A directory for it that is
@@ -86,7 +83,7 @@ func unknown(err error) bool {
 // AcquirePID takes the file name, as Acquire does, for a daemon of which one may
 // run, and writes its process id there. release removes the file.
 //
-// The error wraps ErrAgent where another one runs, and names its process id.
+// The error wraps ErrBusy where another one runs, and names its process id.
 func AcquirePID(name string, pid int) (release func() error, err error) {
 	for {
 		l := open(name)
@@ -96,7 +93,7 @@ func AcquirePID(name string, pid int) (release func() error, err error) {
 		}
 		if !ok {
 			other, _ := os.ReadFile(name) // it may be written just now
-			return nil, fmt.Errorf("%w with process id %s, and holds %s", ErrAgent, bytes.TrimSpace(other), name)
+			return nil, fmt.Errorf("%w: an agent runs with process id %s, and holds %s", ErrBusy, bytes.TrimSpace(other), name)
 		}
 		same, err := current(l, name)
 		if err == nil && !same { // the one before removed it in between

@@ -86,13 +86,13 @@ func (p *Patient) Examine(ctx context.Context) (*Diagnosis, error) {
 // configuration looks whether there is one, and whether it says what the device is.
 func (x *examination) configuration(context.Context) {
 	if _, err := os.Stat(x.Config.File); errors.Is(err, fs.ErrNotExist) {
-		x.note("configuration", x.Config.File+" is not there: each key has its default", "write it: the package's sample explains each key")
+		x.note("configuration", x.Config.File+" is not there: each key has its default", "write one: the package has a sample")
 	} else {
 		x.fine("configuration", "%s can be read", x.Config.File)
 	}
 	if d := x.Config.Device; d.App == "" || len(d.Compatible) == 0 {
-		x.wrong("device", "it has no app or no compatible", "every bundle is for another device, and refused",
-			"name in [device] what it runs and its hardware, as --app and --compatible of its bundles do")
+		x.wrong("device", "it has no app or no compatible", "every bundle is refused",
+			"name them in [device], as its bundles do with --app and --compatible")
 	}
 }
 

@@ -255,7 +255,7 @@ func TestOtherSideUnknown(t *testing.T) {
 	m.open(device.Look, func(*device.Device) {
 		doc, _ := m.p.Examine(t.Context())
 		for _, f := range doc.Findings {
-			if f.About == "system" && f.Consequence != "whether the other side has the application is not known" {
+			if f.About == "system" && f.Consequence != "the other side may have the application" {
 				t.Errorf("found %+v", f)
 			}
 		}

@@ -39,7 +39,7 @@ func (x *examination) programs(context.Context) {
 			consequence = "no update of that firmware is installed"
 		}
 		if err := child.Check(hook.argv); err != nil && x.Device.Shipped(strings.TrimPrefix(hook.key, "hooks."), hook.argv) {
-			x.note(hook.key, err.Error(), "let the application bring it: a version without it is rolled back")
+			x.note(hook.key, err.Error(), "a version that does not bring it is rolled back")
 		} else if err != nil {
 			x.wrong(hook.key, err.Error(), consequence, "mend the program, or correct the configuration")
 		} else {

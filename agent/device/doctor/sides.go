@@ -36,7 +36,7 @@ func (x *examination) sides(ctx context.Context) {
 			switch other {
 			case backup.Absent: // told once, below
 			case backup.Unavailable:
-				x.wrong(about, "nothing is there", "whether the other side has the application is not known", "do first what is said of that one")
+				x.wrong(about, "nothing is there", "the other side may have the application", "see first to that one")
 			default:
 				x.wrong(about, "nothing is there", "only the other side has the application", "tandem boot")
 			}
