@@ -64,7 +64,7 @@ func (a *Agent) repairJob(ctx context.Context) func() {
 			}
 			a.now.Repair = false
 			if err != nil {
-				a.log.WithError(err).Error("damage that was found could not be mended")
+				a.log.WithError(err).Error("damage that was found could not be repaired")
 			}
 			a.watchConfig(res)
 		}

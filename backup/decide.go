@@ -15,7 +15,7 @@ const (
 	Nothing       Action = "nothing"        // both sides are in step
 	BackUp        Action = "back up"        // usr_data follows system
 	Restore       Action = "restore"        // system follows usr_data
-	Repair        Action = "repair"         // both hold the same version; damaged files are mended
+	Repair        Action = "repair"         // both hold the same version; damaged files are repaired
 	Capture       Action = "capture"        // changed configuration is recorded and backed up
 	RestoreConfig Action = "restore config" // system takes over newer configuration of its version
 	Return        Action = "return"         // the version is revoked: both go back to the one before
@@ -97,7 +97,7 @@ func Decide(system, usrData Candidate, c Choice) (Decision, error) {
 			d.Reason = fmt.Sprintf("system has %s, which is not confirmed yet; usr_data keeps %s until then", winner.Version, loser.Version)
 		}
 	case winner.State == Damaged || loser.State == Damaged:
-		d.Action, d.Reason = Repair, fmt.Sprintf("both sides have %s; damaged files are mended", winner.Version)
+		d.Action, d.Reason = Repair, fmt.Sprintf("both sides have %s; damaged files are repaired", winner.Version)
 	case from == UsrData:
 		d.Action, d.Reason = RestoreConfig, fmt.Sprintf("both sides have %s; usr_data has configuration of revision %d, system of %d", winner.Version, usrData.Revision, system.Revision)
 	case system.Edited || usrData.Edited:

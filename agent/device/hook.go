@@ -137,7 +137,7 @@ func (e *HookError) Unwrap() []error { return []error{config.ErrInvalid, e.err} 
 
 // Hint says what can be done.
 func (e *HookError) Hint() string {
-	return "nothing was changed; mend the program, or correct the configuration"
+	return "nothing was changed; correct the program, or the configuration"
 }
 
 // Shipped reports whether a hook that is run once a version is in place is a file of the

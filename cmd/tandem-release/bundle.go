@@ -584,7 +584,7 @@ func newBundleSignCommand(p *program) *cobra.Command {
 		Short: "Sign a bundle",
 		Long: `Sign a bundle in place with the targets key in KEYS. The whole bundle is checked
 first. ROOT.json must name that key; newer roots are carried along in the bundle,
-so that devices which were off line can follow a change of keys. Signatures of
+so that devices which were offline can follow a change of keys. Signatures of
 other keys stay.`,
 		Example: `  tandem-release bundle sign hello-1.1.0.tandem --keys keys --root repo/root.json`,
 		Args:    cli.Exactly("FILE"),

@@ -32,7 +32,7 @@ With --encrypt the keys are encrypted, with the passphrase in the file that
 --passphrase-file names, in the environment variable TANDEM_PASSPHRASE, or asked for
 at the terminal. OpenSSL reads them, too.
 
-The root key decides who may sign: keep it off line, and keep a copy. The targets
+The root key decides who may sign: keep it offline, and keep a copy. The targets
 key signs releases. Snapshot and timestamp are needed to publish.`,
 		Example: `  tandem-release keygen --out keys
   tandem-release keygen --out safe --role root --encrypt`,

@@ -152,7 +152,7 @@ func newBootCommand(p *program) *cobra.Command {
 		Short: "Bring both sides in step; for the init script",
 		Long: `boot finishes what a power cut interrupted, finds out which side holds the
 higher version and the newer configuration, and brings the other one in step.
-Damaged files are mended. It is meant to run after the partitions are mounted and
+Damaged files are repaired. It is meant to run after the partitions are mounted and
 before the application starts; with nothing to do it writes nothing.`,
 		Example: `  tandem boot
   tandem boot --dry-run`,
@@ -296,7 +296,7 @@ func newVerifyCommand(p *program) *cobra.Command {
 		Use:   "verify",
 		Short: "Hash every file of both sides",
 		Long: `verify reads every file of both sides and compares it with what the side's
-record says. With --repair it mends what it finds from the other side.`,
+record says. With --repair it repairs what it finds from the other side.`,
 		Example: "  tandem verify\n  tandem verify --repair",
 		Args:    cli.Exactly(),
 		RunE: p.on(device.Change, func(ctx context.Context, d *device.Device) error {
@@ -328,7 +328,7 @@ record says. With --repair it mends what it finds from the other side.`,
 			return errors.Join(p.print(doc, lines...), err)
 		}),
 	}
-	cmd.Flags().BoolVar(&repair, "repair", false, "mend what is damaged from the other side")
+	cmd.Flags().BoolVar(&repair, "repair", false, "repair what is damaged from the other side")
 	return cmd
 }
 

@@ -136,8 +136,8 @@ func newRootCommand(p *program) *cobra.Command {
 		Short: "Keep an application up to date, and a second copy of it in step",
 		Long: `tandem installs releases of an application on the system side of a device, and
 keeps a second, complete copy of it on the usr_data side. At boot it brings both
-in step: the side with the higher version wins, damaged files are mended from
-the other one.
+in step: the side with the higher version wins, damaged files are repaired
+from the other one.
 
 Results go to standard output, messages to standard error.`,
 		Example: `  tandem boot                     # in the init script, before the application

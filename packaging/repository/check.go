@@ -202,7 +202,7 @@ func (r *Repository) workflow(rep *Report, s *state) *trustedmetadata.TrustedMet
 		rep.Roots++
 	}
 	if first, err := fsys.ReadFile(r.fs, RootFile, trust.MaxRoot); err != nil || !bytes.Equal(first, raw) {
-		r.note(rep, RootFile, "is not the newest root, version %d: the next change of the repository mends that", s.root.Version())
+		r.note(rep, RootFile, "is not the newest root, version %d: the next change of the repository corrects that", s.root.Version())
 	}
 	for _, d := range []struct {
 		name  string

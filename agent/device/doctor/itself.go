@@ -18,7 +18,7 @@ func (x *examination) itself(context.Context) {
 	t, err := x.Device.Itself()
 	switch {
 	case err != nil:
-		x.wrong(about, err.Error(), noUpdate, "mend what the message names")
+		x.wrong(about, err.Error(), noUpdate, "correct what the message names")
 		return
 	case t == nil:
 		x.note(about, "it is of no release: it does not keep itself", "install one of a release")

@@ -41,7 +41,7 @@ func (x *examination) programs(context.Context) {
 		if err := child.Check(hook.argv); err != nil && x.Device.Shipped(strings.TrimPrefix(hook.key, "hooks."), hook.argv) {
 			x.note(hook.key, err.Error(), "a version that does not bring it is rolled back")
 		} else if err != nil {
-			x.wrong(hook.key, err.Error(), consequence, "mend the program, or correct the configuration")
+			x.wrong(hook.key, err.Error(), consequence, "correct the program, or the configuration")
 		} else {
 			x.fine(hook.key, "%s can be run", hook.argv[0])
 		}
@@ -153,7 +153,7 @@ func (x *examination) trust(context.Context) {
 	}
 }
 
-// How long before its end an expiry is told: what is signed off line may need a
+// How long before its end an expiry is told: what is signed offline may need a
 // journey, and a timer should be at work for the rest.
 const (
 	soon       = 30 * 24 * time.Hour

@@ -45,7 +45,7 @@ func (x *examination) sides(ctx context.Context) {
 			x.fine(about, "%s is intact", side.Version)
 		default:
 			x.wrong(about, fmt.Sprintf("it is %s: %s", side.State, side.Detail), "the application may not work, or is not backed up",
-				"tandem verify tells what it is, tandem verify --repair mends it")
+				"tandem verify tells what it is, tandem verify --repair repairs it")
 		}
 		x.room(about, c)
 	}
@@ -73,7 +73,7 @@ func (x *examination) room(about string, side config.Side) {
 		return // it is not there yet
 	}
 	if st.Flags&unix.ST_RDONLY != 0 && !side.Remount {
-		x.wrong(about, "it is mounted read-only", "nothing is installed or mended there",
+		x.wrong(about, "it is mounted read-only", "nothing is installed or repaired there",
 			fmt.Sprintf("mount it read-write, or set remount = true in [%s]", about))
 	}
 	size, entries := occupied(filepath.Join(side.Path, "apps"))
