@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -20,9 +21,19 @@ import (
 // errProblems says that a check found something.
 var errProblems = errors.New("devices would refuse the repository, or part of it")
 
+// openDir opens a directory that a person named. The error wraps missing where there is
+// none.
+func openDir(name string, missing error) (*fsys.OS, error) {
+	d, err := fsys.OpenOS(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w: there is no such directory", name, missing)
+	}
+	return d, err
+}
+
 // look opens a repository for reading.
 func (p *program) look(dir string, f func(*repository.Repository) error) error {
-	d, err := fsys.OpenOS(dir)
+	d, err := openDir(dir, repository.ErrNone)
 	if err != nil {
 		return err
 	}

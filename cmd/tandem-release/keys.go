@@ -58,7 +58,7 @@ func (k *keyFlags) need(cmd *cobra.Command) error {
 func (p *program) ring(ctx context.Context, k *keyFlags, more []string, f func(*signing.Ring) error) error {
 	var dirs []fsys.FS
 	for _, name := range append(append([]string{}, k.dirs...), more...) {
-		d, err := fsys.OpenOS(name)
+		d, err := openDir(name, errNoKeys)
 		if err != nil {
 			return err
 		}
@@ -91,6 +91,9 @@ func (k *keyFlags) secret(dir fsys.FS) error {
 	}
 	return nil
 }
+
+// errNoKeys says that a directory of keys is missing.
+var errNoKeys = errors.New("no keys")
 
 // errInsecure says that a private key can be read by others.
 var errInsecure = errors.New("others can read this key")

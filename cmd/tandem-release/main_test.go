@@ -289,11 +289,18 @@ func TestVersionLine(t *testing.T) {
 	t.Parallel()
 	info := &debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}}}
 	info.Main.Version = "v1.2.3"
-	if got := versionLine(info, true); !strings.HasPrefix(got, "tandem-release v1.2.3 abc go") {
-		t.Errorf("gives %q", got)
-	}
-	if got := versionLine(nil, false); !strings.HasPrefix(got, "tandem-release (devel) go") {
-		t.Errorf("without build information gives %q", got)
+	for _, c := range []struct {
+		version, commit string
+		info            *debug.BuildInfo
+		want            string
+	}{
+		{"", "", info, "tandem-release v1.2.3 abc go"},
+		{"2.0.0", "def", info, "tandem-release 2.0.0 def go"},
+		{"", "", nil, "tandem-release (devel) go"},
+	} {
+		if got := versionLine(c.version, c.commit, c.info); !strings.HasPrefix(got, c.want) {
+			t.Errorf("%+v gives %q", c, got)
+		}
 	}
 }
 

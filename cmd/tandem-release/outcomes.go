@@ -19,6 +19,7 @@ func outcomes() cli.Outcomes {
 		cli.On(60, "another tandem-release is changing the repository", cli.Any(lock.ErrBusy), "wait for it to end"),
 		cli.On(3, "a rollout is to be halted", cli.Any(errHalt), "halt it with the same command and --keys KEYS, those of snapshot and timestamp; then look why devices fell back, and yank or raise the version"),
 		cli.On(1, "", cli.Any(errInsecure), "chmod 600 it, and think whether somebody has read it; --insecure-keys takes it as it is"),
+		cli.On(1, "", cli.Any(errNoKeys), "make them with: tandem-release keygen --out KEYS"),
 		cli.On(1, "", cli.Any(signing.ErrExists), "keys are never overwritten: choose another directory, or move the old keys away"),
 		cli.On(1, "", cli.Any(signing.ErrPassphrase),
 			"give the passphrase at a terminal, with --passphrase-file, or in the environment as "+passphraseVariable),

@@ -61,7 +61,7 @@ func (p *program) change(cmd *cobra.Command, f *publishFlags, dir string, more [
 		return err
 	}
 	return p.ring(cmd.Context(), &f.keyFlags, more, func(keys *signing.Ring) error {
-		d, err := fsys.OpenOS(dir)
+		d, err := openDir(dir, repository.ErrNone)
 		if err != nil {
 			return err
 		}

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -121,24 +124,28 @@ and the Go version.`,
 		Example: `  tandem-release version`,
 		Args:    cli.Exactly(),
 		RunE: func(*cobra.Command, []string) error {
-			return p.result(versionLine(debug.ReadBuildInfo()))
+			info, _ := debug.ReadBuildInfo()
+			return p.result(versionLine(version, commit, info))
 		},
 	}
 }
 
-func versionLine(info *debug.BuildInfo, ok bool) string {
-	version, revision := "(devel)", ""
-	if ok && info.Main.Version != "" {
-		version = info.Main.Version
-	}
-	if ok {
+// version and commit are set by the linker: -X main.version=1.2.3.
+var version, commit string
+
+// versionLine says which program this is: as the linker was told, else as the toolchain
+// knows it, if it knows anything.
+func versionLine(version, commit string, info *debug.BuildInfo) string {
+	if info != nil {
+		version = cmp.Or(version, info.Main.Version)
 		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" && s.Value != "" {
-				revision = " " + s.Value
+			if s.Key == "vcs.revision" {
+				commit = cmp.Or(commit, s.Value)
 			}
 		}
 	}
-	return fmt.Sprintf("tandem-release %s%s %s %s/%s", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	words := []string{"tandem-release", cmp.Or(version, "(devel)"), commit, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " ")
 }
 
 // sourceDate reads SOURCE_DATE_EPOCH, the time that reproducible builds give
