@@ -78,7 +78,7 @@ func (t *taking) Read(b []byte) (int, error) {
 	if k > 0 {
 		t.receive(oob[:k])
 	}
-	return n, err
+	return max(n, 0), err // a failed one has -1
 }
 
 func (t *taking) receive(oob []byte) {

@@ -134,3 +134,30 @@ func TestNotTaken(t *testing.T) {
 		t.Errorf("the connection: %v", err)
 	}
 }
+
+// A read that fails tells so, and reads nothing: a caller that goes away before it has
+// the whole answer is no panic.
+func TestReadAfterReset(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := Listen(l.(*net.UnixListener))
+	defer taken.Close()
+	caller, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := taken.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte("an answer")); err != nil {
+		t.Fatal(err)
+	}
+	caller.Close() // with the answer unread
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+}
