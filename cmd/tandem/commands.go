@@ -294,7 +294,7 @@ func newVerifyCommand(p *program) *cobra.Command {
 	var repair bool
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Hash every file of both sides",
+		Short: "Read and check every file of both sides",
 		Long: `verify reads every file of both sides and compares it with what the side's
 record says. With --repair it repairs what it finds from the other side.`,
 		Example: "  tandem verify\n  tandem verify --repair",
@@ -613,7 +613,7 @@ func (p *program) change(f func(*device.Device) (*backup.Result, error)) error {
 func newConfirmCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "confirm",
-		Short: "Take the installed version for healthy",
+		Short: "Say that the installed version is healthy",
 		Long: `confirm ends the time in which an installed version is rolled back when it is not
 confirmed. With backup = "confirmed" it is backed up now. Said in the start or the
 health hook of a version, it is the verdict on that version, and answered at once.`,

@@ -66,7 +66,7 @@ to pass it before it takes the place of another one.`,
 func newKeepCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "keep",
-		Short: "Keep this tandem, whatever else was kept",
+		Short: "Keep this program, whichever was kept before",
 		Long: `keep says by hand that the program that runs is the one that the device keeps, also
 where a newer one was kept: it needs no confirmation any more, and usr_data keeps a
 copy of it if its signed release is there. Packages call it after they have put a
