@@ -7,6 +7,10 @@
 set -eu
 umask 022
 PATH=$(cd "$1" && pwd):$PATH
+[ ! -e "$2" ] || {
+	echo "$2 is there already: remove it, or name another folder: make trial TRIAL=FOLDER" >&2
+	exit 1
+}
 mkdir "$2"
 cd "$2"
 
