@@ -143,8 +143,7 @@ func (d *Device) startFirmware(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case r.Err != nil && r.Version.IsZero():
-			log.WithError(r.Err).Warn("whether a firmware waits is not known")
+		case errors.Is(r.Err, backup.ErrUnavailable): // the side that the state lies on is told of
 		case r.Err != nil:
 			d.env.Log.WithField("firmware", r.Name).WithField("version", r.Version).WithError(r.Err).Warn("the firmware is not installed")
 		}
