@@ -78,7 +78,11 @@ program in place.`,
 			if err != nil {
 				return err
 			}
-			return p.report(keptDocument{s, device.Failure{}}, tandemLines(s)...)
+			lines := tandemLines(s)
+			if s.Kept.IsZero() {
+				lines[0] += ", usr_data keeps none"
+			}
+			return p.report(keptDocument{s, device.Failure{}}, lines...)
 		}),
 	}
 }
