@@ -86,7 +86,7 @@ func (p *Patient) Examine(ctx context.Context) (*Diagnosis, error) {
 // configuration looks whether there is one, and whether it says what the device is.
 func (x *examination) configuration(context.Context) {
 	if _, err := os.Stat(x.Config.File); errors.Is(err, fs.ErrNotExist) {
-		x.note("configuration", x.Config.File+" is not there: each key has its default", "write one: the package has a sample")
+		x.note("configuration", x.Config.File+" is not there: each key has its default", "write one: /usr/share/doc/tandem/examples has a sample")
 	} else {
 		x.fine("configuration", "%s can be read", x.Config.File)
 	}
