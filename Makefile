@@ -37,7 +37,7 @@ NFPM        = .cache/bin/nfpm
 .PHONY: help build arm dist dist-check packages packages-check print FORCE test search search-short race demo trial bench bench-delta savings soak fleet otel page pictures formats lab-model lab-planted lab-ubifs lab-ext4 lab-device lab-systemd patches-emulated fuzz lint fmt-check vet staticcheck shellcheck tools size clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r t d; do printf '%-12s %s\n' "$$t" "$$d"; done
 
 build: ## build tandem and tandem-release into bin/
 	CGO_ENABLED=0 go build $(FLAGS) $(SMALL) -o bin/tandem ./cmd/tandem
