@@ -29,7 +29,7 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 		x.count(e)
 		n := t.Get(e.Path)
 		if n != nil && after(before, e, n, placed) {
-			add(n, m.racy(n))
+			add(n, m.flags(rec, e, n))
 			continue
 		}
 		all = false
@@ -54,8 +54,14 @@ func (f *Facts) uncaptured(p manifest.Path) bool {
 	return o != nil && o.Entry != nil && (o.Finding == Edited || o.Finding == Deleted || o.Finding == Busy)
 }
 
-func (m Moment) racy(n *Node) uint64 {
-	if m.Live && !n.IsDir() && n.Ctime+Granule(n.Ctime) > m.Now {
+// flags returns what an index notes of n, which lies there as the entry e of rec says.
+func (m Moment) flags(rec *record.Record, e *manifest.Entry, n *Node) uint64 {
+	switch {
+	case !m.Live:
+	case n.IsDir() && !rec.Captures(e):
+	case n.IsDir() && len(e.Xattrs) == 0:
+		return bare
+	case n.IsDir(), n.Ctime+Granule(n.Ctime) > m.Now:
 		return racy
 	}
 	return 0

@@ -247,7 +247,8 @@ func (l *looker) known(e *manifest.Entry, n *Node) error {
 		return l.failed(&o, err)
 	}
 	trusted := n.Known() && !l.Full && !l.Suspects[e.Path] && (l.SameBoot || !config && n.Ctime < l.Started) || n.flags&flagTold != 0
-	if trusted && (e.Type != manifest.Hardlink || n.Link() == e.Link) {
+	unstamped := config && e.Type == manifest.Dir // its attributes may change without its stamps telling
+	if trusted && !unstamped && (e.Type != manifest.Hardlink || n.Link() == e.Link) {
 		return nil
 	}
 	switch e.Type {
@@ -281,7 +282,7 @@ func (l *looker) known(e *manifest.Entry, n *Node) error {
 		return l.content(&o, config)
 	}
 	xattrs := e.Xattrs
-	if e.Type == manifest.Dir && (l.Full || n.flags&flagFits == 0) && sameOwner(e, n) {
+	if e.Type == manifest.Dir && (l.Full || unstamped || n.flags&flagFits == 0) && sameOwner(e, n) {
 		var err error
 		if xattrs, err = l.f.Tree.FS.Xattrs(l.f.Tree.Name(e.Path)); err != nil {
 			return l.failed(&o, err)

@@ -152,9 +152,14 @@ func (r *reader) bytes(n uint64) []byte {
 	return p
 }
 
-// racy marks an entry whose file could be written again without its stamps
-// telling: it was written within the granule in which it was looked at.
-const racy = 1
+const (
+	// racy marks an entry that could change again without its stamps telling: a file
+	// written within the granule in which it was looked at, or a directory with attributes.
+	racy = 1 << iota
+	// bare marks a directory of configuration without extended attributes: no stamp
+	// tells when it gets some.
+	bare
+)
 
 // add appends the entry of n to the index; paths come in order.
 func (x *Index) add(before manifest.Path, n *Node, flags uint64) {
@@ -261,7 +266,7 @@ func NewIndex(f *Facts, m Moment) *Index {
 		case len(nodes) == 0 || nodes[0].Path != e.Path || f.At(e.Path) != nil:
 			continue
 		default:
-			x.add(before, nodes[0], m.racy(nodes[0]))
+			x.add(before, nodes[0], m.flags(f.Basis, e, nodes[0]))
 		}
 		before = e.Path
 	}

@@ -26,7 +26,7 @@ func (x *Index) AtRest(ctx context.Context, fs fsys.FS, root string, m *manifest
 	if x == nil || !x.Whole || x.Weak {
 		return nil
 	}
-	w := &resting{ctx: ctx, fs: fs, m: m, live: live, now: now, entries: reader{b: x.raw}, left: x.n}
+	w := &resting{ctx: ctx, fs: fs, root: root, m: m, live: live, now: now, entries: reader{b: x.raw}, left: x.n}
 	w.next()
 	if !w.walk(root, "", 0) || w.left >= 0 || w.entries.bad {
 		return nil
@@ -38,6 +38,7 @@ func (x *Index) AtRest(ctx context.Context, fs fsys.FS, root string, m *manifest
 type resting struct {
 	ctx  context.Context
 	fs   fsys.FS
+	root string
 	m    *manifest.Manifest
 	live bool
 	now  int64
@@ -123,7 +124,7 @@ func (w *resting) fits(at string, i *fsys.Info) bool {
 		return false
 	}
 	if w.left >= 0 && w.at(at, i.Name) {
-		ok := !n.Foreign() && stamps(&n) == w.was && w.flags&racy == 0
+		ok := !n.Foreign() && stamps(&n) == w.was && w.flags&racy == 0 && (w.flags&bare == 0 || w.isBare(below(at, i.Name)))
 		w.next()
 		return ok
 	}
@@ -136,6 +137,12 @@ func (w *resting) fits(at string, i *fsys.Info) bool {
 		return true
 	}
 	return w.m.IsIgnored(p)
+}
+
+// isBare reports whether the directory p has no extended attributes.
+func (w *resting) isBare(p manifest.Path) bool {
+	xattrs, err := w.fs.Xattrs(path.Join(w.root, string(p)))
+	return err == nil && len(xattrs) == 0
 }
 
 // at reports whether the present entry is of what has that name in the directory at.
