@@ -116,8 +116,14 @@ func (d *Device) start(ctx context.Context) (*backup.Result, error) {
 	returned, err := d.giveUp(ctx, *p, d.waited(p), false)
 	if returned != nil {
 		res = returned
+		res.Decision = d.givenUp(p, res.Version)
 	}
 	return res, err
+}
+
+// givenUp is the decision to leave a version whose starts are used up.
+func (d *Device) givenUp(p *backup.Pending, to versioning.Version) backup.Decision {
+	return backup.Decision{Action: backup.Return, From: backup.System, To: to, Reason: fmt.Sprintf("%s; %s is kept", d.waited(p), to)}
 }
 
 // waited is why a version is given up whose starts are used up.
@@ -187,7 +193,7 @@ func (d *Device) Foretell(ctx context.Context, command string) (*backup.Result, 
 	case err != nil:
 		return res, err
 	}
-	res.Decision = backup.Decision{Action: backup.Return, From: backup.System, To: to, Reason: fmt.Sprintf("%s; %s is kept", d.waited(p), to)}
+	res.Decision = d.givenUp(p, to)
 	res.Version, res.Revision, res.Held = to, 0, false
 	return res, &verdict{fmt.Sprintf("unhealthy: %s: %s comes back", d.waited(p), to), `where it works, say "tandem confirm" before the next start`}
 }
