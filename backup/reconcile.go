@@ -16,6 +16,7 @@ import (
 	"tandem/backup/record"
 	"tandem/backup/tree"
 	"tandem/internal/digest"
+	"tandem/internal/fsys"
 	"tandem/versioning"
 )
 
@@ -384,8 +385,10 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 			return false, r.wait(ctx, tree.Tick)
 		}
 		for _, s := range r.sides() {
-			if snap := res.of(s.Name); snap.strange { // its record says what it is
-				if err := change.WriteTag(s.FS, snap.Version); err != nil {
+			// Where the tag cannot be read the record says what it is; one that a person wrote is
+			// spelled as that of the other side.
+			if snap := res.of(s.Name); snap.strange || !versioning.IsTag(s.FS, change.TagFile, snap.Version) {
+				if err := change.WriteTag(s.FS, snap.Version); err != nil && (snap.strange || !fsys.IsNotWritable(err)) {
 					return false, sideError(s, err)
 				}
 			}

@@ -67,7 +67,7 @@ func (in *inspector) restOf(ctx context.Context, side *Side) (*Snapshot, func() 
 	if err != nil || outline == nil || index.Record != sum {
 		return nil, nil
 	}
-	if s.Version, err = versioning.ReadTag(disk, change.TagFile); err != nil || s.Version.String() != outline.Version.String() {
+	if s.Version = outline.Version; !versioning.IsTag(disk, change.TagFile, s.Version) {
 		return nil, nil
 	}
 	if apps, err := disk.Lstat(change.AppsDir); err != nil || apps.Type != fsys.TypeDir || apps.Mount {

@@ -128,6 +128,12 @@ func ReadTag(fs fsys.FS, name string) (Version, error) {
 	return v, nil
 }
 
+// IsTag reports whether the tag file name holds v as WriteTag writes it.
+func IsTag(fs fsys.FS, name string, v Version) bool {
+	content, err := fsys.ReadFile(fs, name, maxTagFile)
+	return err == nil && bytes.Equal(content, EncodeTag(v))
+}
+
 // WriteTag durably makes v the tag: its original text and a newline.
 //
 // After success the tag survives a power cut. After an error or a power cut
