@@ -27,7 +27,8 @@ type Candidate struct {
 	State    State
 	Version  versioning.Version
 	Revision int
-	Revoked  bool          // the version is revoked
+	Unfit    bool          // the version is of another application, or for other hardware
+	Revoked  bool          // it is revoked
 	Mendable bool          // damaged, but everything that it lacks is on the other side
 	Edited   bool          // it has configuration that is not captured
 	Adopted  bool          // there is no record for its tag yet
@@ -59,8 +60,8 @@ type Decision struct {
 }
 
 // Decide chooses between two sides. It is a pure function: the design's table
-// "The decision". Sides rank by whole, then not revoked, then version, then
-// revision; of equals the live side wins.
+// "The decision". Sides rank by fit for this device, then whole, then not
+// revoked, then version, then revision; of equals the live side wins.
 //
 // The error wraps ErrUnavailable, ErrNoApplication or ErrDamage: nothing may
 // be touched then.
@@ -136,6 +137,8 @@ func rank(system, usrData Candidate) (SideName, string) {
 	switch {
 	case system.usable() != usrData.usable():
 		return better(system.usable(), "the other has none")
+	case system.Unfit != usrData.Unfit:
+		return better(usrData.Unfit, "the other is not for this device")
 	case system.whole() != usrData.whole():
 		return better(system.whole(), "the other is damaged beyond repair")
 	case system.Revoked != usrData.Revoked:

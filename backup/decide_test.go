@@ -37,6 +37,8 @@ func edited(c Candidate) Candidate { c.Edited = true; return c }
 
 func adopted(c Candidate) Candidate { c.Adopted = true; return c }
 
+func unfit(c Candidate) Candidate { c.Unfit = true; return c }
+
 func none(s State) Candidate { return Candidate{State: s} }
 
 // TestDecide has the rows of the design's table "The decision".
@@ -82,6 +84,11 @@ func TestDecide(t *testing.T) {
 		{"the higher one is revoked", revokedSide(whole("2.0.0", 1, "a")), whole("1.0.0", 1, "b"), Restore, UsrData, nil},
 		{"the only one is revoked", revokedSide(whole("2.0.0", 1, "a")), none(Absent), BackUp, System, nil},
 		{"revoked but whole before damaged", revokedSide(whole("2.0.0", 1, "a")), damaged(whole("1.0.0", 1, "b"), false), BackUp, System, nil},
+		{"the higher one is another application's", whole("1.0.0", 1, "a"), unfit(whole("2.0.0", 1, "b")), BackUp, System, nil},
+		{"system is another application's", unfit(whole("2.0.0", 1, "a")), whole("1.0.0", 1, "b"), Restore, UsrData, nil},
+		{"both are another application's", unfit(whole("1.0.0", 1, "a")), unfit(whole("2.0.0", 1, "b")), Restore, UsrData, nil},
+		{"the only one is another application's", unfit(whole("1.0.0", 1, "a")), none(Absent), BackUp, System, nil},
+		{"damaged beyond repair beside another application", damaged(whole("1.0.0", 1, "a"), false), unfit(whole("2.0.0", 1, "b")), "", "", ErrDamage},
 		{"nested by the vendor's script", whole("3", 1, "a"), with(adopted(whole("3", 1, "a")), func(c *Candidate) { c.Nested = true }), BackUp, System, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

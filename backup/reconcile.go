@@ -49,6 +49,9 @@ type Reconciler struct {
 	// processors for it.
 	AtOnce bool
 	By     record.Author
+	// Fits reports whether a version is for this device; nil: each is. One that is not
+	// counts only where there is no other.
+	Fits func(*Manifest) bool
 	// Still asks the application to hold still while its configuration is
 	// captured, and returns what lets it go on. It may be nil. It is called once,
 	// and the sides are looked at again after it: what the application wrote for it
@@ -207,7 +210,7 @@ func (r *Reconciler) decide(ctx context.Context, in *inspector, system, usrData 
 	src := in.sources(system, usrData)
 	src.uncover(system)
 	src.uncover(usrData)
-	a, b := candidate(system, src, bad), candidate(usrData, src, bad)
+	a, b := r.candidate(system, src, bad), r.candidate(usrData, src, bad)
 	choice := Choice{Hold: o.Hold}
 	res.Decision, err = Decide(a, b, choice)
 	if err == nil && in.stuck == nil && system.usable() && res.Decision.To.In(bad) {
@@ -251,13 +254,19 @@ func (res *Result) of(n SideName) *Snapshot {
 	return res.UsrData
 }
 
-func candidate(s *Snapshot, src *sources, bad []versioning.Version) Candidate {
+// fits reports whether a version is for this device.
+func (r *Reconciler) fits(m *Manifest) bool { return r.Fits == nil || r.Fits(m) }
+
+func (r *Reconciler) candidate(s *Snapshot, src *sources, bad []versioning.Version) Candidate {
 	c := Candidate{
 		State: s.State, Version: s.Version, Revision: s.Revision,
 		Revoked: s.Version.In(bad), Edited: len(s.Edited) > 0, Adopted: s.Adopted, Nested: s.Nested, Record: s.ownSum,
 	}
 	if s.State == Damaged {
 		c.Mendable = src.mendable(s)
+	}
+	if basis := s.basis(); basis != nil {
+		c.Unfit = !r.fits(&basis.Manifest)
 	}
 	return c
 }

@@ -229,6 +229,12 @@ func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *S
 	}
 	var found *record.Record
 	var passed []string
+	better := func(k, than *record.Record) bool {
+		if fits := r.fits(&k.Manifest); fits != r.fits(&than.Manifest) {
+			return fits
+		}
+		return k.Manifest.Version.Compare(than.Manifest.Version) > 0
+	}
 	consider := func(k *record.Record) {
 		v := k.Manifest.Version
 		if v.In(want.never) && v.Compare(system.Version) != 0 {
@@ -241,7 +247,7 @@ func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *S
 		case !to.IsZero() && v.String() != to.String():
 		case to.IsZero() && v.In(bad) && !before:
 			passed = append(passed, v.String())
-		case found == nil || before || v.Compare(found.Manifest.Version) > 0 && (pending == nil || found.Manifest.Version.String() != pending.Previous.String()):
+		case found == nil || before || better(k, found) && (pending == nil || found.Manifest.Version.String() != pending.Previous.String()):
 			found = k
 		}
 	}
