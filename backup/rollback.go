@@ -283,11 +283,11 @@ func (in *inspector) previous(ctx context.Context, side *Side, system *Snapshot,
 		return nil, nil
 	}
 	r, _, err := record.Load(side.FS, path.Join(change.PreviousDir, path.Base(change.RecordFile)), in.known)
-	if errors.Is(err, manifest.ErrInvalid) || errors.Is(err, record.ErrNewer) || r == nil && err == nil {
-		return nil, nil
-	}
-	if err != nil {
+	if err != nil && tree.Means(err) == tree.Nothing {
 		return nil, err
+	}
+	if r == nil { // what cannot be read is nothing to return to
+		return nil, nil
 	}
 	k := *r
 	gone := map[Path]*manifest.Entry{}

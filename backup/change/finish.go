@@ -47,7 +47,7 @@ func (a *applier) finish() error {
 // end lets go of the commit.
 func (a *applier) end() error {
 	if !a.unwritten {
-		if err := a.fs.Remove(CommitFile); err != nil && !fsys.IsNotExist(err) {
+		if err := fsys.RemoveAll(a.fs, CommitFile); err != nil {
 			return err
 		}
 		if err := a.fs.SyncDir(OwnDir); err != nil {
@@ -140,11 +140,11 @@ func (a *applier) keepPrevious() error {
 		return err
 	}
 	previous, _, err := record.Load(a.fs, path.Join(PreviousDir, path.Base(RecordFile)), nil)
-	if err != nil || previous == nil {
-		if errors.Is(err, manifest.ErrInvalid) || errors.Is(err, record.ErrNewer) {
-			err = nil
-		}
+	if fsys.IsTransient(err) {
 		return err
+	}
+	if previous == nil { // what cannot be read is nothing to return to
+		return nil
 	}
 	added := false
 	for _, i := range kept {
