@@ -66,22 +66,24 @@ type Decision struct {
 // The error wraps ErrUnavailable, ErrNoApplication or ErrDamage: nothing may
 // be touched then.
 func Decide(system, usrData Candidate, c Choice) (Decision, error) {
-	sides := map[SideName]*Candidate{System: &system, UsrData: &usrData}
-	for _, n := range []SideName{System, UsrData} {
-		if sides[n].State == Unavailable {
-			return Decision{}, fmt.Errorf("%w: %s", ErrUnavailable, n)
-		}
-	}
 	switch {
+	case system.State == Unavailable:
+		return Decision{}, fmt.Errorf("%w: %s", ErrUnavailable, System)
+	case usrData.State == Unavailable:
+		return Decision{}, fmt.Errorf("%w: %s", ErrUnavailable, UsrData)
 	case system.State == Absent && usrData.State == Absent:
 		return Decision{}, ErrNoApplication
 	case !system.usable() && !usrData.usable():
 		return Decision{}, fmt.Errorf("%w: neither side holds a version: system is %s, usr_data is %s", ErrDamage, system.State, usrData.State)
 	}
 
-	from, why := rank(system, usrData)
-	winner, loser := sides[from], sides[from.Other()]
-	if !winner.whole() && !sameVersion(system, usrData) {
+	from, why := rank(&system, &usrData)
+	winner, loser := &system, &usrData
+	if from == UsrData {
+		winner, loser = loser, winner
+	}
+	same := winner.usable() && loser.usable() && winner.Version.Compare(loser.Version) == 0
+	if !winner.whole() && !same {
 		return Decision{}, fmt.Errorf("%w: %s %s is damaged, and no side holds a version that is whole", ErrDamage, from, winner.Version)
 	}
 	d := Decision{From: from, To: winner.Version}
@@ -91,7 +93,7 @@ func Decide(system, usrData Candidate, c Choice) (Decision, error) {
 		d.Reason = fmt.Sprintf("%s is revoked; %s is kept", winner.Version, c.Kept)
 	case !loser.usable():
 		d.Action, d.Reason = follow(from), fmt.Sprintf("%s has %s; %s is %s", from, winner.Version, from.Other(), loser.State)
-	case !sameVersion(system, usrData):
+	case !same:
 		d.Action, d.Reason = follow(from), fmt.Sprintf("%s has %s, %s has %s: %s", from, winner.Version, from.Other(), loser.Version, why)
 		if from == System && winner.State == Intact && loser.State == Intact && !c.Hold.IsZero() && winner.Version.String() == c.Hold.String() {
 			d.Action = Hold
@@ -122,33 +124,31 @@ func follow(from SideName) Action {
 	return Restore
 }
 
-func sameVersion(a, b Candidate) bool {
-	return a.usable() && b.usable() && a.Version.Compare(b.Version) == 0
-}
-
 // rank returns the side that the other one follows, and what tipped the scales.
-func rank(system, usrData Candidate) (SideName, string) {
-	better := func(systemWins bool, why string) (SideName, string) {
-		if systemWins {
-			return System, why
-		}
-		return UsrData, why
-	}
+func rank(system, usrData *Candidate) (SideName, string) {
 	switch {
 	case system.usable() != usrData.usable():
-		return better(system.usable(), "the other has none")
+		return wins(system.usable(), "the other has none")
 	case system.Unfit != usrData.Unfit:
-		return better(usrData.Unfit, "the other is not for this device")
+		return wins(usrData.Unfit, "the other is not for this device")
 	case system.whole() != usrData.whole():
-		return better(system.whole(), "the other is damaged beyond repair")
+		return wins(system.whole(), "the other is damaged beyond repair")
 	case system.Revoked != usrData.Revoked:
-		return better(usrData.Revoked, "the other is revoked")
+		return wins(usrData.Revoked, "the other is revoked")
 	}
 	if c := system.Version.Compare(usrData.Version); c != 0 {
-		return better(c > 0, "the higher version")
+		return wins(c > 0, "the higher version")
 	}
 	if system.Revision != usrData.Revision {
-		return better(system.Revision > usrData.Revision, "the newer configuration")
+		return wins(system.Revision > usrData.Revision, "the newer configuration")
 	}
 	return System, "the live side"
+}
+
+// wins names the side that wins, system or else the other one, and why.
+func wins(system bool, why string) (SideName, string) {
+	if system {
+		return System, why
+	}
+	return UsrData, why
 }

@@ -49,9 +49,10 @@ type Reconciler struct {
 	// processors for it.
 	AtOnce bool
 	By     record.Author
-	// Fits reports whether a version is for this device; nil: each is. One that is not
-	// counts only where there is no other.
-	Fits func(*Manifest) bool
+	// App and Compatible say what this device is. A version that is not for it counts only
+	// where there is no other; without an App each is, as is one that came with no release.
+	App        string
+	Compatible []string
 	// Still asks the application to hold still while its configuration is
 	// captured, and returns what lets it go on. It may be nil. It is called once,
 	// and the sides are looked at again after it: what the application wrote for it
@@ -255,7 +256,17 @@ func (res *Result) of(n SideName) *Snapshot {
 }
 
 // fits reports whether a version is for this device.
-func (r *Reconciler) fits(m *Manifest) bool { return r.Fits == nil || r.Fits(m) }
+func (r *Reconciler) fits(m *Manifest) bool {
+	if r.App == "" || m.App == "" {
+		return true
+	}
+	for _, c := range m.Compatible {
+		if slices.Contains(r.Compatible, c) {
+			return m.App == r.App
+		}
+	}
+	return false
+}
 
 func (r *Reconciler) candidate(s *Snapshot, src *sources, bad []versioning.Version) Candidate {
 	c := Candidate{
@@ -374,9 +385,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err e
 }
 
 // follows reports whether usr_data alone was to be changed, into what lies on system: what
-// is written there from then on is for the next time.
+// is written there from then on is for the next time. A tag that somebody wrote is still to be
+// spelled as that of usr_data.
 func (res *Result) follows() bool {
-	return (res.Decision.Action == BackUp || res.Decision.Action == Capture) && res.Decision.From == System && res.System.State == Intact
+	return (res.Decision.Action == BackUp || res.Decision.Action == Capture) && res.Decision.From == System && res.System.State == Intact && !res.System.Adopted
 }
 
 // clear reports whether nothing is to be told at the end but what was done.

@@ -229,12 +229,6 @@ func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *S
 	}
 	var found *record.Record
 	var passed []string
-	better := func(k, than *record.Record) bool {
-		if fits := r.fits(&k.Manifest); fits != r.fits(&than.Manifest) {
-			return fits
-		}
-		return k.Manifest.Version.Compare(than.Manifest.Version) > 0
-	}
 	consider := func(k *record.Record) {
 		v := k.Manifest.Version
 		if v.In(want.never) && v.Compare(system.Version) != 0 {
@@ -247,7 +241,7 @@ func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *S
 		case !to.IsZero() && v.String() != to.String():
 		case to.IsZero() && v.In(bad) && !before:
 			passed = append(passed, v.String())
-		case found == nil || before || better(k, found) && (pending == nil || found.Manifest.Version.String() != pending.Previous.String()):
+		case found == nil || before || r.higher(&k.Manifest, &found.Manifest) && (pending == nil || found.Manifest.Version.String() != pending.Previous.String()):
 			found = k
 		}
 	}
@@ -273,6 +267,14 @@ func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *S
 		return nil, fmt.Errorf("%w: no other version is kept whole on this device", ErrNothingToReturnTo)
 	}
 	return nil, fmt.Errorf("%w: %s is not kept whole on this device", ErrNothingToReturnTo, to)
+}
+
+// higher reports whether m is what a device rather returns to than n.
+func (r *Reconciler) higher(m, n *Manifest) bool {
+	if fits := r.fits(m); fits != r.fits(n) {
+		return fits
+	}
+	return m.Version.Compare(n.Version) > 0
 }
 
 // previous returns the record of the version that a side keeps for a rollback;

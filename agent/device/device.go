@@ -150,7 +150,7 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 	d.reconciler = &backup.Reconciler{
 		Log: env.Log, Progress: env.Progress, Now: env.Now, Wait: wait, By: d.Author(),
 		Boot: boot.ID(), Started: boot.Started(env.Now()), Session: boot.Note(cfg.Agent.Lock + ".seen"),
-		AtOnce: runtime.GOMAXPROCS(0) > 1, Fits: d.fits,
+		AtOnce: runtime.GOMAXPROCS(0) > 1, App: cfg.Device.App, Compatible: cfg.Device.Compatible,
 	}
 	if len(cfg.Hooks.Capture) > 0 {
 		d.reconciler.Still = d.still
@@ -162,13 +162,6 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 		return d, err
 	}
 	return d, nil
-}
-
-// fits reports whether a version is of this device's application, and for its hardware. One
-// that came with no release says nothing of it.
-func (d *Device) fits(m *backup.Manifest) bool {
-	return (m.App == "" || m.App == d.cfg.Device.App) && (len(m.Compatible) == 0 ||
-		slices.ContainsFunc(m.Compatible, func(c string) bool { return slices.Contains(d.cfg.Device.Compatible, c) }))
 }
 
 // wait waits for d, or until ctx ends.

@@ -116,14 +116,14 @@ func (d *Device) start(ctx context.Context) (*backup.Result, error) {
 	returned, err := d.giveUp(ctx, *p, d.waited(p), false)
 	if returned != nil {
 		res = returned
-		res.Decision = d.givenUp(p, res.Version)
+		d.decidedTo(res, p, res.Version)
 	}
 	return res, err
 }
 
-// givenUp is the decision to leave a version whose starts are used up.
-func (d *Device) givenUp(p *backup.Pending, to versioning.Version) backup.Decision {
-	return backup.Decision{Action: backup.Return, From: backup.System, To: to, Reason: fmt.Sprintf("%s; %s is kept", d.waited(p), to)}
+// decidedTo makes the decision of res that to leave a version whose starts are used up.
+func (d *Device) decidedTo(res *backup.Result, p *backup.Pending, to versioning.Version) {
+	res.Decision = backup.Decision{Action: backup.Return, From: backup.System, To: to, Reason: d.waited(p) + "; " + to.String() + " is kept"}
 }
 
 // waited is why a version is given up whose starts are used up.
@@ -193,7 +193,7 @@ func (d *Device) Foretell(ctx context.Context, command string) (*backup.Result, 
 	case err != nil:
 		return res, err
 	}
-	res.Decision = d.givenUp(p, to)
+	d.decidedTo(res, p, to)
 	res.Version, res.Revision, res.Held = to, 0, false
 	return res, &verdict{fmt.Sprintf("unhealthy: %s: %s comes back", d.waited(p), to), `where it works, say "tandem confirm" before the next start`}
 }

@@ -15,10 +15,8 @@ import (
 // others, and nothing but a file or directory lies in its place. All below
 // .tandem is ours to remove.
 func ownPlace(fs fsys.FS, name string) error {
-	if info, err := fs.Lstat(OwnDir); err == nil && info.Type != fsys.TypeDir {
-		if err := fs.Remove(OwnDir); err != nil { // the name is ours, what lies there is not
-			return err
-		}
+	if err := clearName(fs); err != nil {
+		return err
 	}
 	if err := fsys.MkdirAll(fs, path.Dir(name), 0o700); err != nil {
 		return err
@@ -27,6 +25,14 @@ func ownPlace(fs fsys.FS, name string) error {
 		return nil
 	}
 	return clear(fs, name)
+}
+
+// clearName makes way for .tandem: the name is ours, what lies there may not be.
+func clearName(fs fsys.FS) error {
+	if info, err := fs.Lstat(OwnDir); err != nil || info.Type == fsys.TypeDir {
+		return nil
+	}
+	return fs.Remove(OwnDir)
 }
 
 // Newer returns a *record.NewerError if one of our files on a side was made by a newer

@@ -27,10 +27,8 @@ type Recovered struct {
 // again, from wherever it came to. A change that one path stands in the way of is
 // taken back; that is no error.
 func Recover(fs fsys.FS, live bool, by record.Author) (*Recovered, error) {
-	if info, err := fs.Lstat(OwnDir); err == nil && info.Type != fsys.TypeDir {
-		if err := fs.Remove(OwnDir); err != nil { // the name is ours, what lies there is not
-			return nil, err
-		}
+	if err := clearName(fs); err != nil {
+		return nil, err
 	}
 	c, err := load(fs)
 	switch {

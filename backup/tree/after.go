@@ -56,12 +56,13 @@ func (f *Facts) uncaptured(p manifest.Path) bool {
 
 // flags returns what an index notes of n, which lies there as the entry e of rec says.
 func (m Moment) flags(rec *record.Record, e *manifest.Entry, n *Node) uint64 {
+	dir := n.IsDir()
 	switch {
-	case !m.Live:
-	case n.IsDir() && !rec.Captures(e):
-	case n.IsDir() && len(e.Xattrs) == 0:
+	case !m.Live || dir && !rec.Captures(e):
+		return 0
+	case dir && len(e.Xattrs) == 0:
 		return bare
-	case n.IsDir(), n.Ctime+Granule(n.Ctime) > m.Now:
+	case dir || n.Ctime+Granule(n.Ctime) > m.Now:
 		return racy
 	}
 	return 0

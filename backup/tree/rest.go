@@ -141,7 +141,7 @@ func (w *resting) fits(at string, i *fsys.Info) bool {
 
 // isBare reports whether the directory p has no extended attributes.
 func (w *resting) isBare(p manifest.Path) bool {
-	xattrs, err := w.fs.Xattrs(path.Join(w.root, string(p)))
+	xattrs, err := w.fs.Xattrs(w.root + "/" + string(p))
 	return err == nil && len(xattrs) == 0
 }
 
