@@ -80,6 +80,34 @@ func TestSecondTry(t *testing.T) {
 	}
 }
 
+// An edit that the disk does not give makes way for its last capture, and goes aside: it may
+// be read another time.
+func TestUnreadableEditGoesAside(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	l.write(System, "apps/etc/app.conf", "captured")
+	l.mustBoot()
+	l.write(System, "apps/etc/app.conf", "edited")
+	l.m.FailLooks(func(op, path string) error {
+		if op == "read" && strings.HasSuffix(path, "system/apps/etc/app.conf") {
+			return syscall.EIO
+		}
+		return nil
+	})
+	res, err := l.boot()
+	l.must(err)
+	l.m.FailLooks(nil)
+	if got := l.read(System, "apps/etc/app.conf"); got != "captured" {
+		t.Errorf("system has %q", got)
+	}
+	if len(res.Aside) != 1 {
+		t.Fatalf("aside: %v", res.Aside)
+	}
+	if got := l.read(System, ".tandem/aside/00000001/etc/app.conf"); got != "edited" {
+		t.Errorf("aside is %q", got)
+	}
+}
+
 // What could not be removed takes no room for good: each start tries again.
 func TestStuckIsTriedAgain(t *testing.T) {
 	l := newLab(t, memfs.Options{})

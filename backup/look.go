@@ -204,10 +204,12 @@ func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot
 // found is a side in the midst of a look.
 type found struct {
 	*Snapshot
-	open  bool       // what lies in it is still to be found out
-	tree  *tree.Tree // nil without a directory apps
-	index *tree.Index
-	same  bool // what the index saw is known not to have gone through a power cut since
+	open bool // what lies in it is still to be found out
+	// lostRecord says that there is a record, which cannot be read.
+	lostRecord bool
+	tree       *tree.Tree // nil without a directory apps
+	index      *tree.Index
+	same       bool // what the index saw is known not to have gone through a power cut since
 }
 
 // comparable reports whether there is something to compare that can be walked.
@@ -239,7 +241,7 @@ func (in *inspector) load(side *Side) (*found, error) {
 	case err != nil && tree.Means(err) == tree.Nothing && !errors.Is(err, manifest.ErrInvalid):
 		return nil, err
 	case err != nil:
-		s.Detail = err.Error()
+		s.Detail, s.lostRecord = err.Error(), true
 	}
 	if prev, err := versioning.ReadTag(disk, path.Join(change.PreviousDir, change.TagFile)); err == nil {
 		s.Previous = prev
@@ -367,7 +369,10 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 	case s.tree.Empty(): // a tag and a record, but of something else, and no files
 		s.State, s.Version = Absent, versioning.Version{}
 	case s.own == nil && other.own != nil && other.own.Manifest.Version.String() == s.Version.String():
-		basis, s.Adopted = &record.Record{Manifest: other.own.Manifest}, true
+		s.Adopted = true
+		if basis = other.own; !s.lostRecord { // an image, which says nothing of what became of it here
+			basis = &record.Record{Manifest: other.own.Manifest}
+		}
 	default:
 		if s.same && !in.full {
 			s.index.Mark(s.tree, s.ownSum)

@@ -174,6 +174,7 @@ func (l *looker) failed(o *Fact, err error) error {
 			return err
 		case Damage:
 			o.Finding = Unreadable
+			o.Aside = o.Entry != nil && l.config(o.Entry) && o.Node.flags&flagFits == 0 // an edit that may be read another time
 		case Gone:
 			o.Finding, o.Detail = Busy, "is being replaced"
 		case Opaque:
