@@ -180,7 +180,7 @@ func (d *Device) Foretell(ctx context.Context, command string) (*backup.Result, 
 		return res, err
 	}
 	p, err := d.reconciler.Pending()
-	if err != nil || p == nil || p.Starts < d.cfg.Agent.Boots || d.unasked() != nil {
+	if err != nil || p == nil || p.Version.Compare(res.Version) != 0 || p.Starts < d.cfg.Agent.Boots || d.unasked() != nil {
 		return res, err
 	}
 	to, err := d.reconciler.CanReturn(ctx, left(*p))
