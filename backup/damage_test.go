@@ -108,6 +108,30 @@ func TestUnreadableEditGoesAside(t *testing.T) {
 	}
 }
 
+// A directory that the disk never gives is written anew once at a start, not again and again.
+func TestMendedInVain(t *testing.T) {
+	for _, side := range []SideName{System, UsrData} {
+		l := newLab(t, memfs.Options{})
+		l.mustInstall("1.0.0", nil, InstallOptions{})
+		l.write(System, "apps/etc/new/app.conf", "captured")
+		l.mustBoot()
+		looks := 0
+		l.m.FailLooks(func(op, path string) error {
+			if op == "readdir" && strings.HasSuffix(path, string(side)+"/apps/etc/new") {
+				looks++
+				return syscall.EIO
+			}
+			return nil
+		})
+		if _, err := l.boot(); !errors.Is(err, ErrDamage) || !strings.Contains(err.Error(), "etc/new") {
+			t.Errorf("%s: %v, want ErrDamage that names the directory", side, err)
+		}
+		if looks > 8 {
+			t.Errorf("%s: it was read %d times", side, looks)
+		}
+	}
+}
+
 // What could not be removed takes no room for good: each start tries again.
 func TestStuckIsTriedAgain(t *testing.T) {
 	l := newLab(t, memfs.Options{})

@@ -310,6 +310,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err e
 	defer func() { release() }()
 	asked := r.Still == nil
 	var total *Result
+	mended := "" // what the disk did not give before the last round, which wrote it anew
 	for n := range rounds {
 		if total != nil { // what was found first is told, but not used any more
 			total.System.forget()
@@ -355,7 +356,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err e
 				in.restless[Path(path.Dir(string(p)))] = true
 			}
 		}
+		lost, written := res.unreadable(), total.Files
+		if lost != "" && lost == mended { // it does not give it now, either
+			return total, errors.Join(in.stuck, r.remaining(in, res, total))
+		}
 		done, err := r.round(ctx, in, res, total, forgetting)
+		if mended = ""; err == nil && total.Files > written {
+			mended = lost
+		}
 		in.fresh = err == nil && !done && total.clear() && in.clear() // then it may be seen quickly that all is done
 		if in.fresh && in.seen && res.follows() {
 			return total, errors.Join(in.stuck, r.shareRevoked())
@@ -382,6 +390,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err e
 		}
 	}
 	return total, fmt.Errorf("%w: the sides did not settle within %d rounds: is something writing to them?", ErrDamage, rounds)
+}
+
+// unreadable names what the disk does not give.
+func (res *Result) unreadable() string {
+	var all strings.Builder
+	for _, s := range []*Snapshot{res.System, res.UsrData} {
+		for _, p := range s.Problems {
+			if p.Kind == tree.Unreadable {
+				all.WriteString(string(p.Side) + "/" + string(p.Path) + "\n")
+			}
+		}
+	}
+	return all.String()
 }
 
 // follows reports whether usr_data alone was to be changed, into what lies on system: what
