@@ -132,7 +132,7 @@ func TestAttacks(t *testing.T) {
 		{
 			"endless data", "a release",
 			func(a *attack) { a.s.Misbehave(webtest.Endless(a.file("1.2.0"), a.s)) },
-			(*attack).fetch, ErrRefused, "the server sent more than was announced",
+			(*attack).fetch, ErrRefused, "what the server sent has another SHA-256",
 		},
 		{
 			"fast-forward", "with the timestamp's key, to keep the device from what follows",

@@ -21,9 +21,6 @@ import (
 // errNoRange says that a server sent another range than was asked for, or none.
 var errNoRange = errors.New("the server did not send the range that was asked for")
 
-// errOverlong says that a body goes on after its announced end.
-var errOverlong = errors.New("the body is too long")
-
 // statusError is an HTTP status that is no answer.
 type statusError struct {
 	code  int
@@ -201,8 +198,8 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// exactBody is a body without what is to be skipped. It ends in an error when
-// more bytes come than there should be left.
+// exactBody is a body without what is to be skipped. It ends where the file does:
+// whether more would come is not waited for.
 type exactBody struct {
 	io.ReadCloser
 	skip    int64
@@ -237,11 +234,7 @@ func (b *exactBody) Read(p []byte) (int, error) {
 		b.unsure = false
 	}
 	if b.left == 0 {
-		n, err := b.ReadCloser.Read(p[:1])
-		if n > 0 {
-			return 0, errOverlong
-		}
-		return 0, err
+		return 0, io.EOF
 	}
 	most := min(int64(len(p)), b.left)
 	if b.step > 0 {

@@ -158,7 +158,6 @@ func (t *transfer) startOver(err error) (again bool, _ error) {
 		// What was resumed may be of another day: torn by a power cut, or of
 		// a file that was replaced.
 		again = t.resumed && !t.restart
-	case errors.Is(err, errOverlong):
 	case errors.Is(err, grab.ErrBadLength):
 		n, sizeErr := t.size()
 		if sizeErr != nil {
@@ -217,8 +216,6 @@ func (t *transfer) forCaller(err error) error {
 		return refused("the server sent it in an encoding (" + strings.TrimPrefix(err.Error(), errEncoded.Error()+": ") + ")")
 	case errors.As(err, &length):
 		return refused(fmt.Sprintf("the server has %d bytes of it", int64(length)))
-	case errors.Is(err, errOverlong):
-		return refused("the server sent more than was announced")
 	case errors.Is(err, grab.ErrBadChecksum):
 		_, sum := t.f.hash()
 		return refused(fmt.Sprintf("what the server sent has another SHA-%d", 8*len(sum)))
