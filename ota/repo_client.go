@@ -246,7 +246,7 @@ func (r *Repo) get(ctx context.Context, address string, limit int64, etag string
 			Advice: fault.AdviceProxy, Kind: ErrRefused,
 		}
 	}
-	if encoding := resp.Header.Get("Content-Encoding"); encoding != "" {
+	if encoding := resp.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return document{}, &Problem{
 			URL: shown, Found: fmt.Sprintf("the answer is encoded as %.40q", encoding), Expected: "the file as it is, as was asked for",
 			Advice: "have the server, or the proxy before it, leave the repository's files uncompressed", Kind: ErrRefused,

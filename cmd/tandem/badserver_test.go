@@ -28,6 +28,8 @@ var badServers = map[string]func(http.Handler) http.Handler{
 	"half":    always(half),
 	"reset":   always(reset),
 	"silent":  always(silent),
+	"chatty":  always(chatty),
+	"plain":   always(asItIs),
 
 	"timestamp-garbage": only("/metadata/timestamp.json", body("<html>please log in</html>")),
 
@@ -112,6 +114,23 @@ func garbage(w http.ResponseWriter, req *http.Request, good http.Handler) {
 	}
 	w.WriteHeader(rec.Code)
 	_, _ = w.Write(make([]byte, rec.Body.Len()))
+}
+
+// asItIs says of each answer that it is encoded as it is.
+func asItIs(w http.ResponseWriter, req *http.Request, good http.Handler) {
+	w.Header().Set("Content-Encoding", "identity")
+	good.ServeHTTP(w, req)
+}
+
+// chatty announces less than it sends.
+func chatty(w http.ResponseWriter, req *http.Request, good http.Handler) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer conn.Close()
+	data := recorded(req, good).Body.Bytes()
+	_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s\nforged: a line of a server's\n", len(data)/2, data)
 }
 
 // endless sends what it should, announces no length, and goes on and on.

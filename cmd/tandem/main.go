@@ -6,6 +6,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"log"
 	"os"
 	"os/signal"
 	"slices"
@@ -37,6 +39,7 @@ func main() {
 	}
 	limitMemory()
 	cli.OutlivePipes()
+	log.SetOutput(io.Discard) // net/http tells there what strangers do
 	syscall.Umask(umask)
 	code := run(interruptible(p), p, os.Args[1:])
 	if len(os.Args) > 1 {
