@@ -255,21 +255,22 @@ func (a *Agent) serveRollback(w http.ResponseWriter, r *http.Request) {
 func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	o := backup.InstallOptions{AllowDowngrade: q.Get("allow_downgrade") == "true", AllowRevoked: q.Get("allow_revoked") == "true", Reinstall: q.Get("reinstall") == "true", Tight: q.Get("tight") == "true"}
-	open := Once(r.Body)
-	if file := q.Get("file"); file != "" {
-		if !filepath.IsAbs(file) {
-			a.refuse(w, http.StatusBadRequest, fmt.Errorf("file: %q: expected an absolute path", file))
-			return
-		}
-		open = func() (io.ReadCloser, error) { return os.Open(file) }
+	file := q.Get("file")
+	if file != "" && !filepath.IsAbs(file) {
+		a.refuse(w, http.StatusBadRequest, fmt.Errorf("file: %q: expected an absolute path", file))
+		return
 	}
 	f := handover.File(r.Context())
-	if f != nil {
-		open = handedOver(f)
-	}
 	a.command(w, r, "installing a bundle", func(ctx context.Context, d *device.Device) (any, error) {
+		rc := http.NewResponseController(w)
+		defer context.AfterFunc(ctx, func() { rc.SetReadDeadline(time.Unix(1, 0)) })() // nothing of the body is waited for
+		open := Once(func() io.ReadCloser { return r.Body })
+		if file != "" {
+			open = func() (io.ReadCloser, error) { return os.Open(file) }
+		}
 		if f != nil {
 			defer f.Close()
+			open = handedOver(ctx, f)
 		}
 		return d.RunInstall(ctx, open, o)
 	})
@@ -277,10 +278,10 @@ func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 
 // handedOver reads a file that somebody else opened: from its beginning each time,
 // unless it is no plain file.
-func handedOver(f *os.File) func() (io.ReadCloser, error) {
+func handedOver(ctx context.Context, f *os.File) func() (io.ReadCloser, error) {
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return Once(f)
+		return Once(func() io.ReadCloser { return Stream(ctx, f) })
 	}
 	return func() (io.ReadCloser, error) {
 		return struct {
@@ -291,15 +292,26 @@ func handedOver(f *os.File) func() (io.ReadCloser, error) {
 }
 
 // Once gives a stream that cannot be read a second time.
-func Once(r io.Reader) func() (io.ReadCloser, error) {
+func Once(begin func() io.ReadCloser) func() (io.ReadCloser, error) {
 	used := false
 	return func() (io.ReadCloser, error) {
 		if used {
 			return nil, errors.New("standard input can be read only once: give the bundle as a file")
 		}
 		used = true
-		return io.NopCloser(r), nil
+		return begin(), nil
 	}
+}
+
+// Stream reads a file that may keep its reader waiting, such as a pipe. ctx ends that.
+func Stream(ctx context.Context, f io.Reader) io.ReadCloser {
+	out, in := io.Pipe()
+	context.AfterFunc(ctx, func() { in.CloseWithError(context.Cause(ctx)) })
+	go func() {
+		_, err := io.Copy(in, f)
+		in.CloseWithError(err)
+	}()
+	return out
 }
 
 // Cancelled is the document of cancel.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +111,57 @@ health = ["/bin/sh", "-c", "echo is it well; exit $(cat health 2>/dev/null || ec
 				}
 			}
 		})
+	}
+}
+
+// An upload that does not come to its end keeps nobody, and ends no agent: one who hangs
+// up without a look at the answer, one who sends nothing any more.
+func TestUploadStops(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t, "socket = \"socket\"\n")
+	waits := func(args ...string) *running {
+		silent, end, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { silent.Close(); end.Close() })
+		cmd := d.command(context.Background(), args...)
+		cmd.Stdin = silent
+		return d.begin(cmd)
+	}
+	for _, name := range []string{"-", "/dev/stdin"} {
+		r := waits("install", name)
+		eventually(t, "it waits", func() bool { return d.run("status").exit == 0 && d.run("boot").exit == 60 })
+		if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if o := d.wait(r); o.exit != 1 || !strings.Contains(o.stderr, "interrupted") {
+			t.Errorf("install %s, interrupted: %s", name, o)
+		}
+	}
+	d.startAgent()
+	installs := func() bool { return strings.Contains(d.must("status").stdout, "agent: installing a bundle") }
+	c, err := net.Dial("unix", d.dir+"/socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, "POST /v1/install HTTP/1.1\r\nHost: agent\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the upload begins", installs)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the upload ends", func() bool { return !installs() })
+	for _, name := range []string{"-", "/dev/stdin"} {
+		r := waits("install", name)
+		eventually(t, "the upload begins", installs)
+		if o := d.must("cancel"); o.stdout != "cancelled: installing a bundle\n" {
+			t.Errorf("cancel: %s", o)
+		}
+		if o := d.wait(r); o.exit != 1 || !strings.Contains(o.stderr, "cancelled") {
+			t.Errorf("install %s, cancelled: %s", name, o)
+		}
 	}
 }
 

@@ -408,9 +408,10 @@ installed again: the sides are brought in step. A FILE of "-" is standard input.
 			query := url.Values{"allow_downgrade": {strconv.FormatBool(o.AllowDowngrade)}, "allow_revoked": {strconv.FormatBool(o.AllowRevoked)},
 				"reinstall": {strconv.FormatBool(o.Reinstall)}, "tight": {strconv.FormatBool(o.Tight)}}
 			open := func() (io.ReadCloser, error) { return os.Open(args[0]) }
+			ctx := cmd.Context()
 			var body io.Reader
 			if args[0] == "-" {
-				body, open = p.stdin, agent.Once(p.stdin)
+				body, open = p.stdin, agent.Once(func() io.ReadCloser { return agent.Stream(ctx, p.stdin) })
 			} else if info, err := os.Stat(args[0]); err != nil {
 				return &hintedError{cli.Usage(cmd, "%s: %w", args[0], cause(err)), "see whether the file is there, and the stick that it is on mounted"}
 			} else if info.IsDir() {
@@ -422,8 +423,10 @@ installed again: the sides are brought in step. A FILE of "-" is standard input.
 				}
 				defer f.Close()
 				body = handed{f}
+				if !info.Mode().IsRegular() {
+					body, open = f, agent.Once(func() io.ReadCloser { return agent.Stream(ctx, f) })
+				}
 			}
-			ctx := cmd.Context()
 			doc, err := carryOut(ctx, p, "/v1/install", query, body, func(d *device.Device) (*device.Updated, error) { return d.RunInstall(ctx, open, o) })
 			if err != nil && doc == nil {
 				err = fmt.Errorf("%s: %w", args[0], err)
