@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -272,6 +273,8 @@ func (l Loader) Load(file string) (*Config, error) {
 		if file != l.Optional {
 			return nil, &MissingError{file}
 		}
+	case errors.Is(err, syscall.EISDIR):
+		return nil, &Error{File: file, Message: "a directory: expected a configuration"}
 	case err != nil:
 		return nil, fmt.Errorf("read configuration: %w", err)
 	case len(text) == 0:
@@ -312,9 +315,10 @@ func machineID(file string) (string, error) {
 	return id, nil
 }
 
-// readFile reads one byte more than limit at most, so that a caller can tell.
+// readFile reads one byte more than limit at most, so that a caller can tell. It does
+// not wait for the other end of a FIFO.
 func readFile(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
