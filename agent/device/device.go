@@ -147,6 +147,12 @@ func Open(cfg *config.Config, env Environment, access Access) (d *Device, err er
 		_, err := os.Stat(d.note(stoppedNote))
 		d.stopped = err == nil
 	}
+	// By links and mounts, too, the sides may be one.
+	if live, err := os.Stat(cfg.System.Path); err == nil {
+		if kept, err := os.Stat(cfg.UsrData.Path); err == nil && os.SameFile(live, kept) {
+			return d, &config.Error{File: cfg.File, Key: "usr_data.path", Message: cfg.UsrData.Path + " is also system.path: expected two different directories"}
+		}
+	}
 	d.reconciler = &backup.Reconciler{
 		Log: env.Log, Progress: env.Progress, Now: env.Now, Wait: wait, By: d.Author(),
 		Boot: boot.ID(), Started: boot.Started(env.Now()), Session: boot.Note(cfg.Agent.Lock + ".seen"),
