@@ -217,6 +217,9 @@ func openParent(cmd *cobra.Command, file string) (*fsys.OS, string, error) {
 	if name == "." || name == ".." || name == "/" || strings.HasSuffix(file, "/") {
 		return nil, "", cli.Usage(cmd, "%q is no name of a file", file)
 	}
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() { // what is written replaces it
+		return nil, "", cli.Usage(cmd, "%s is no regular file", file)
+	}
 	dir, err := fsys.OpenOS(filepath.Dir(file))
 	return dir, name, err
 }
