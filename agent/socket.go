@@ -60,6 +60,9 @@ func (a *Agent) serve() (*server, error) {
 // It is made in a directory that only this user may enter, so that nobody connects
 // to it before it has its mode, whatever the umask.
 func listen(name string) (*net.UnixListener, error) {
+	if info, err := os.Stat(name); err == nil && info.Mode()&os.ModeDevice != 0 {
+		return nil, fmt.Errorf("%s is a device: expected a socket, or nothing", name)
+	}
 	private := name + ".new"
 	if err := os.RemoveAll(private); err != nil {
 		return nil, err

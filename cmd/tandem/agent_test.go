@@ -165,6 +165,33 @@ func TestUploadStops(t *testing.T) {
 	}
 }
 
+// Who wants no file writes /dev/null: a device is neither replaced nor removed.
+func TestAgentLeavesDevices(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may make devices")
+	}
+	for key, exit := range map[string]int{"pid_file": 0, "socket": 1} {
+		d := newDevice(t, key+" = \"null\"\n")
+		if err := syscall.Mknod(d.dir+"/null", syscall.S_IFCHR|0o666, 1<<8|3); err != nil {
+			t.Fatal(err)
+		}
+		r := d.start(context.Background(), "agent")
+		if exit == 0 {
+			eventually(t, "the agent answers", func() bool { return strings.Contains(d.run("status").stdout, "agent: ") })
+			if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if o := d.wait(r); o.exit != exit {
+			t.Errorf("%s: %s", key, o)
+		}
+		if info, err := os.Lstat(d.dir + "/null"); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+			t.Errorf("%s: the device is gone: %v, error %v", key, info, err)
+		}
+	}
+}
+
 // What a command can open is installed, also where the agent cannot: in the
 // sandbox of a service /tmp is another one.
 func TestInstallWhatTheAgentCannotSee(t *testing.T) {

@@ -81,7 +81,7 @@ func unknown(err error) bool {
 }
 
 // AcquirePID takes the file name, as Acquire does, for a daemon of which one may
-// run, and writes its process id there. release removes the file.
+// run, and writes its process id there. release removes the file, if it is a regular one.
 //
 // The error wraps ErrBusy where another one runs, and names its process id.
 func AcquirePID(name string, pid int) (release func() error, err error) {
@@ -108,7 +108,12 @@ func AcquirePID(name string, pid int) (release func() error, err error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("pid file: %w", err), l.Unlock())
 		}
-		return func() error { return errors.Join(os.Remove(name), l.Unlock()) }, nil
+		return func() error {
+			if info, err := os.Lstat(name); err == nil && !info.Mode().IsRegular() { // such as /dev/null
+				return l.Unlock()
+			}
+			return errors.Join(os.Remove(name), l.Unlock())
+		}, nil
 	}
 }
 
