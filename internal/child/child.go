@@ -74,7 +74,7 @@ func Run(ctx context.Context, p Program) error {
 		return ctx.Err()
 	}
 	cmd := exec.Command(p.Argv[0], p.Argv[1:]...)
-	p.short = p.listen("annot fork", "an't fork", "fork: ") // as dash, busybox and bash say it
+	p.short = p.listen("annot fork", "an't fork", ": fork: ") // as dash, busybox and bash say it
 	var u *unit
 	switch {
 	case p.Outside == nil:

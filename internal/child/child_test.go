@@ -161,6 +161,7 @@ func TestOutcomes(t *testing.T) {
 		"echo 'h: line 2: fork: Out of memory' >&2; exit 254": ErrNotRun, // bash
 		"echo \"h: can't fork: Try again\"; exit 2":           ErrNotRun, // busybox
 		"echo 'h: Cannot fork'; exit 0":                       nil,
+		"echo 'pitchfork: broken'; exit 1":                    ErrRefused,
 	} {
 		timeout := time.Minute
 		if strings.Contains(text, "sleep") {
@@ -363,6 +364,7 @@ func TestLines(t *testing.T) {
 		`printf '%04097d\nx\n' 0`:                      {strings.Repeat("0", 4096), "0", "x"},
 		`printf 'größe\ttab\n'`:                        {`größe\ttab`},
 		`echo one >&2; echo two`:                       {"one", "two"},
+		`printf '1.2.3\r\nprogress 5\r\n\r\na\rb\n'`:   {"1.2.3", "progress 5", "", `a\rb`}, // as a modem says it
 	} {
 		var got []string
 		if err := Run(t.Context(), Program{Name: "health", Argv: []string{"sh", "-c", text}, Timeout: time.Minute, Out: func(l string) { got = append(got, l) }}); err != nil {

@@ -1,6 +1,7 @@
 package child
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -134,6 +135,6 @@ func (o *output) add(data []byte) {
 }
 
 func (o *output) give() {
-	o.line(text.Line(string(o.begun)))
+	o.line(text.Line(string(bytes.TrimSuffix(o.begun, []byte("\r")))))
 	o.begun = o.begun[:0]
 }
