@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -271,7 +270,7 @@ type ranged struct {
 }
 
 func (t *ranged) RoundTrip(req *http.Request) (*http.Response, error) {
-	whole := req.Header.Get("Range") == ""
+	whole, plain := req.Header.Get("Range") == "", req
 	if whole {
 		req = req.Clone(req.Context())
 		req.Header.Set("Range", "bytes=0-")
@@ -283,9 +282,12 @@ func (t *ranged) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch {
 	case isMissing(resp.StatusCode):
 		t.missing()
-	case whole && resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), "bytes 0-"):
+	case whole && resp.Header.Get("Content-Range") == fmt.Sprintf("bytes 0-%d/%d", resp.ContentLength-1, resp.ContentLength):
 		resp.StatusCode, resp.Status = http.StatusOK, "200 OK"
 		resp.Header.Del("Content-Range")
+	case whole && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable):
+		resp.Body.Close() // it is another range
+		return t.next.RoundTrip(plain)
 	}
 	return resp, nil
 }

@@ -143,8 +143,9 @@ type pieces struct {
 	address string
 	at      int64 // where the next piece begins
 	size    int64 // of the next piece
-	left    int64 // of the present one
+	begun   int64 // where the present one begins
 	body    io.ReadCloser
+	plain   bool // it sends other ranges than it is asked for: the whole is
 	whole   bool // the server sends no ranges: the present piece is all the rest
 	err     error
 }
@@ -168,9 +169,8 @@ func (p *pieces) Read(b []byte) (int, error) {
 	}
 	n, err := p.body.Read(b)
 	p.at += int64(n)
-	p.left -= int64(n)
 	switch {
-	case err == io.EOF && !p.whole && p.left <= 0:
+	case err == io.EOF && !p.whole && p.at > p.begun: // it may be less than was asked for
 		p.close()
 		return n, nil
 	case err != nil && err != io.EOF:
@@ -187,16 +187,22 @@ func (p *pieces) open() (more bool, err error) {
 		return false, err
 	}
 	shown := req.URL.Redacted()
-	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", p.at, p.at+p.size-1))
+	if !p.plain {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", p.at, p.at+p.size-1))
+	}
 	resp, err := p.client.Do(req)
 	if err != nil {
 		return false, unreachable(p.ctx, shown, err)
 	}
-	p.body, p.left = resp.Body, p.size
+	p.body, p.begun = resp.Body, p.at
 	p.size = min(2*p.size, maxPiece)
 	switch {
-	case resp.StatusCode == http.StatusPartialContent:
+	case resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", p.at)):
 		return true, nil
+	case !p.plain && (resp.StatusCode == http.StatusPartialContent || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && p.at == 0):
+		p.close()
+		p.plain = true
+		return p.open()
 	case resp.StatusCode == http.StatusOK:
 		p.whole = true
 		if _, err := io.CopyN(io.Discard, p.body, p.at); err != nil {

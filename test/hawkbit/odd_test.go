@@ -154,3 +154,56 @@ func TestOddAnswers(t *testing.T) {
 		}
 	}
 }
+
+// What serves the artifacts sends other ranges than it is asked for: they come all the same.
+func TestOddRanges(t *testing.T) {
+	for name, answer := range map[string]func(w http.ResponseWriter, data []byte, from, to int){
+		"less": func(w http.ResponseWriter, data []byte, from, to int) {
+			to = min(to, from+50)
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, len(data)))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(data[from:to])
+		},
+		"in blocks": func(w http.ResponseWriter, data []byte, from, _ int) {
+			from -= from % 64
+			to := min(from+64, len(data))
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, len(data)))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(data[from:to])
+		},
+		"not told": func(w http.ResponseWriter, data []byte, _, _ int) {
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(data)
+		},
+		"none": func(w http.ResponseWriter, _ []byte, _, _ int) {
+			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		},
+		"all": func(w http.ResponseWriter, data []byte, _, _ int) { _, _ = w.Write(data) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			data := pack("hello", "2.0.0", "", 2000) // as release makes it
+			n := b.assign(hawkbit.Assignment{Set: b.release("2.0.0"), Type: "forced"})
+			b.intercept(func(w http.ResponseWriter, r *http.Request) bool {
+				if r.Header.Get("Range") == "" || !strings.Contains(r.URL.Path, "/artifacts/") {
+					return false
+				}
+				from, to := 0, len(data)-1
+				_, _ = fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to) // the end may be missing
+				answer(w, data, from, min(to+1, len(data)))
+				return true
+			})
+			for range 3 {
+				v, err := b.source().Sync(b.ctx, b.facts())
+				b.check(err)
+				for _, o := range v.Offers {
+					_, err := b.source().Fetch(b.ctx, o, nil)
+					b.check(err)
+					b.installed["hello"] = "2.0.0"
+				}
+			}
+			b.sees(n, "finished", false)
+		})
+	}
+}
