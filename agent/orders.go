@@ -270,19 +270,14 @@ func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 		}
 		if f != nil {
 			defer f.Close()
-			open = handedOver(ctx, f)
+			open = handedOver(f)
 		}
 		return d.RunInstall(ctx, open, o)
 	})
 }
 
-// handedOver reads a file that somebody else opened: from its beginning each time,
-// unless it is no plain file.
-func handedOver(ctx context.Context, f *os.File) func() (io.ReadCloser, error) {
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return Once(func() io.ReadCloser { return Stream(ctx, f) })
-	}
+// handedOver reads a plain file that somebody else opened, from its beginning each time.
+func handedOver(f *os.File) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) {
 		return struct {
 			*io.SectionReader

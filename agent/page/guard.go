@@ -2,18 +2,12 @@ package page
 
 import (
 	"context"
-	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
 )
-
-// silent is where the server's own complaints go: strangers' mistakes must not fill
-// the log.
-func silent() *log.Logger { return log.New(io.Discard, "", 0) }
 
 // policy is what a browser is allowed to do with the page: nothing but what comes from
 // here, and nothing inside another page.

@@ -170,7 +170,7 @@ func (p *Page) serve(ctx context.Context) error {
 func (p *Page) server() *http.Server {
 	return &http.Server{
 		Handler: p.routes(), ReadHeaderTimeout: headerTime, ReadTimeout: formTime, WriteTimeout: answerTime,
-		IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ErrorLog: silent(),
+		IdleTimeout: idleTime, MaxHeaderBytes: maxHeader,
 	}
 }
 

@@ -409,9 +409,9 @@ installed again: the sides are brought in step. A FILE of "-" is standard input.
 				"reinstall": {strconv.FormatBool(o.Reinstall)}, "tight": {strconv.FormatBool(o.Tight)}}
 			open := func() (io.ReadCloser, error) { return os.Open(args[0]) }
 			ctx := cmd.Context()
-			var body io.Reader
+			var body, stream io.Reader
 			if args[0] == "-" {
-				body, open = p.stdin, agent.Once(func() io.ReadCloser { return agent.Stream(ctx, p.stdin) })
+				stream = p.stdin
 			} else if info, err := os.Stat(args[0]); err != nil {
 				return &hintedError{cli.Usage(cmd, "%s: %w", args[0], cause(err)), "see whether the file is there, and the stick that it is on mounted"}
 			} else if info.IsDir() {
@@ -424,8 +424,11 @@ installed again: the sides are brought in step. A FILE of "-" is standard input.
 				defer f.Close()
 				body = handed{f}
 				if !info.Mode().IsRegular() {
-					body, open = f, agent.Once(func() io.ReadCloser { return agent.Stream(ctx, f) })
+					stream = f
 				}
+			}
+			if stream != nil {
+				body, open = stream, agent.Once(func() io.ReadCloser { return agent.Stream(ctx, stream) })
 			}
 			doc, err := carryOut(ctx, p, "/v1/install", query, body, func(d *device.Device) (*device.Updated, error) { return d.RunInstall(ctx, open, o) })
 			if err != nil && doc == nil {

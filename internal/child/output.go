@@ -1,10 +1,10 @@
 package child
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"tandem/internal/text"
 	"time"
 
@@ -135,6 +135,6 @@ func (o *output) add(data []byte) {
 }
 
 func (o *output) give() {
-	o.line(text.Line(string(bytes.TrimSuffix(o.begun, []byte("\r")))))
+	o.line(text.Line(strings.TrimSuffix(string(o.begun), "\r")))
 	o.begun = o.begun[:0]
 }
