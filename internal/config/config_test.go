@@ -293,8 +293,11 @@ func TestOptionalFile(t *testing.T) {
 }
 
 func TestUnreadableFile(t *testing.T) {
-	if _, err := Load(t.TempDir()); err == nil || errors.Is(err, ErrInvalid) {
-		t.Errorf("a directory: error %v, want that of reading it", err)
+	if _, err := Load(t.TempDir()); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a directory: error %v, want ErrInvalid", err)
+	}
+	if _, err := Load(write(t, "") + "/below"); err == nil || errors.Is(err, ErrInvalid) {
+		t.Errorf("below a file: error %v, want that of reading it", err)
 	}
 	long := write(t, strings.Repeat("#", maxFile+1))
 	if _, err := Load(long); !errors.Is(err, ErrInvalid) {
