@@ -365,7 +365,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err e
 			mended = lost
 		}
 		in.fresh = err == nil && !done && total.clear() && in.clear() // then it may be seen quickly that all is done
-		if in.fresh && in.seen && res.follows() {
+		if in.fresh && in.seen && r.follows(res) {
 			return total, errors.Join(in.stuck, r.shareRevoked())
 		}
 		if forgetting && err == nil {
@@ -408,8 +408,9 @@ func (res *Result) unreadable() string {
 // follows reports whether usr_data alone was to be changed, into what lies on system: what
 // is written there from then on is for the next time. A tag that somebody wrote is still to be
 // spelled as that of usr_data.
-func (res *Result) follows() bool {
-	return (res.Decision.Action == BackUp || res.Decision.Action == Capture) && res.Decision.From == System && res.System.State == Intact && !res.System.Adopted
+func (r *Reconciler) follows(res *Result) bool {
+	return (res.Decision.Action == BackUp || res.Decision.Action == Capture) && res.Decision.From == System &&
+		res.System.State == Intact && versioning.IsTag(r.System.FS, change.TagFile, res.System.Version)
 }
 
 // clear reports whether nothing is to be told at the end but what was done.
