@@ -100,13 +100,16 @@ type effortFlags struct {
 }
 
 func (e *effortFlags) register(cmd *cobra.Command) {
-	cmd.Flags().IntVar(&e.workers, "workers", runtime.GOMAXPROCS(0), "files to make patches of at once")
+	cmd.Flags().IntVar(&e.workers, "workers", 0, "files to make patches of at once; 0 is one for each processor")
 	cmd.Flags().Int64Var(&e.memory, "memory", 2048, "MiB that patches may need; files that need more come whole")
 }
 
 func (e *effortFlags) check(cmd *cobra.Command) error {
-	if e.workers < 1 {
-		return cli.Usage(cmd, "--workers %d: expected 1 or more", e.workers)
+	if e.workers < 0 {
+		return cli.Usage(cmd, "--workers %d: expected 0 or more", e.workers)
+	}
+	if e.workers == 0 {
+		e.workers = runtime.GOMAXPROCS(0)
 	}
 	if e.memory < 1 {
 		return cli.Usage(cmd, "--memory %d: expected 1 MiB or more", e.memory)
