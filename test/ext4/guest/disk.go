@@ -217,7 +217,9 @@ func (d *disk) Cut(operation string, args []string) (guest.Cut, error) {
 	if err := d.write(touched...); err != nil {
 		return c, err
 	}
-	err = d.start()
+	if err = guest.NewRun(); err == nil {
+		err = d.start()
+	}
 	c.Log = guest.KernelLog()
 	return c, err
 }

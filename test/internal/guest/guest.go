@@ -74,6 +74,22 @@ func Main(lab func(Options) error) {
 	}
 }
 
+// NewRun has the kernel name another run of the machine, as after the start that follows a
+// failure of power: the machine of a lab goes on.
+func NewRun() error {
+	const named, id = "/proc/sys/kernel/random/boot_id", "/run/boot_id"
+	other, err := os.ReadFile("/proc/sys/kernel/random/uuid")
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat(id)
+	mounted := err == nil
+	if err := os.WriteFile(id, other, 0o444); err != nil || mounted {
+		return err
+	}
+	return unix.Mount(id, named, "", unix.MS_BIND, "")
+}
+
 func start() (o Options, err error) {
 	for _, m := range []struct{ dir, kind string }{{"/proc", "proc"}, {"/sys", "sysfs"}, {"/dev", "devtmpfs"}, {"/sys/kernel/debug", "debugfs"}} {
 		if err := unix.Mount(m.kind, m.dir, m.kind, 0, ""); err != nil && err != unix.EBUSY {

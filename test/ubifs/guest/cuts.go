@@ -185,7 +185,9 @@ func (f *flash) Cut(operation string, args []string) (guest.Cut, error) {
 		s.step = 0
 		s.walks++
 	}
-	err = f.Remount()
+	if err = guest.NewRun(); err == nil {
+		err = f.Remount()
+	}
 	c.Log = guest.KernelLog()
 	if f.faults {
 		f.faulted++
