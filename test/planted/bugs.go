@@ -52,7 +52,7 @@ var bugs = []bug{
 		where: "^install/", real: "^install$", ext4: true,
 		edits: []edit{{
 			"backup/change/complete.go", "		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
-			"		if err := versioning.WriteTag(c.fs, TagFile, m.Version); err != nil {\n			return nil, err\n		}\n		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
+			"		if err := versioning.WriteTag(c.fs, TagFile, c.ready.Version); err != nil {\n			return nil, err\n		}\n		if err := c.fs.Rename(commitTmp, CommitFile); err != nil {\n",
 		}},
 	},
 	{
