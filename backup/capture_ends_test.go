@@ -3,7 +3,9 @@ package backup
 import (
 	"context"
 	"path"
+	"strings"
 	"testing"
+	"time"
 
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
@@ -50,5 +52,31 @@ func TestCaptureToldToEnd(t *testing.T) {
 		if got, err := fsys.ReadFile(l.fs(side), name, 100); err != nil || string(got) != "second" {
 			t.Errorf("%s has %q, %v", side, got, err)
 		}
+	}
+}
+
+// What belongs to a captured file and is written while that is staged is captured with it:
+// the two are of one moment on usr_data, also as soon as the command has ended.
+func TestCaptureIsOneMoment(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	l.write(System, "apps/data/pages", "1")
+	l.write(System, "apps/data/index", "1")
+	l.m.Advance(time.Minute)
+	l.mustBoot()
+	l.write(System, "apps/data/pages", "2")
+	l.m.Advance(time.Minute)
+	wrote := false
+	l.m.Before(func(op, name string) {
+		if op == "create" && strings.Contains(name, "usr_data/.tandem/next/new/") && !wrote {
+			wrote = true
+			l.write(System, "apps/data/index", "2")
+		}
+	})
+	l.mustBoot()
+	l.m.Before(nil)
+	pages, index := l.read(UsrData, "apps/data/pages"), l.read(UsrData, "apps/data/index")
+	if !wrote || pages != "2" || index != "2" {
+		t.Errorf("written meanwhile: %t; usr_data has pages of %s, an index of %s", wrote, pages, index)
 	}
 }

@@ -45,8 +45,8 @@ type Reconciler struct {
 	Boot    string
 	Started int64
 	Session Session // may be nil
-	// AtOnce says that both sides may be walked, and files hashed, at once: there are
-	// processors for it.
+	// AtOnce says that two sides may be worked on, or two files described and copied, at
+	// once: there are processors for it.
 	AtOnce bool
 	By     record.Author
 	// App and Compatible say what this device is. A version that is not for it counts only
