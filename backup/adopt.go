@@ -13,7 +13,7 @@ import (
 // adopt makes a record of what lies on a side. It keeps the division of an
 // older record; without one everything is configuration, so that an edit is
 // never mistaken for damage, and each file is marked as being as it was.
-func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error) {
+func (l *looker) adopt(ctx context.Context, s *found) (*record.Record, error) {
 	s.Adopted = true
 	r := &record.Record{Manifest: Manifest{Version: s.Version}}
 	var defaults []*manifest.Entry
@@ -30,19 +30,19 @@ func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error
 	division := r.Manifest
 	r.Manifest.Files = nil
 	entries := make([]*manifest.Entry, len(s.tree.Nodes))
-	err := in.r.each(len(entries), func(i int) (err error) {
+	err := l.r.each(len(entries), func(i int) (err error) {
 		n := s.tree.Nodes[i]
 		if division.IsIgnored(n.Path) || n.Foreign() {
 			return nil
 		}
 		e := s.own.Find(n.Path)
-		if e != nil && e.Type == manifest.File && n.Known() && n.Link() == "" && !in.suspects[s.Side][n.Path] {
+		if e != nil && e.Type == manifest.File && n.Known() && n.Link() == "" && !l.suspects[s.Side][n.Path] {
 			now := *e
 			now.Mtime = n.Mtime
 			entries[i] = &now
 			return nil
 		}
-		entries[i], err = in.describe(ctx, s, n, &division)
+		entries[i], err = l.describe(ctx, s, n, &division)
 		if tree.Means(err) == tree.Nothing {
 			return err
 		}
@@ -88,7 +88,7 @@ func (in *inspector) adopt(ctx context.Context, s *found) (*record.Record, error
 // describe describes what lies at n as a record has it. A further name of a file
 // is told as a hard link, unless the first is on the other side of the division
 // between application files and configuration: the two do not change together.
-func (in *inspector) describe(ctx context.Context, s *found, n *tree.Node, m *Manifest) (*manifest.Entry, error) {
+func (l *looker) describe(ctx context.Context, s *found, n *tree.Node, m *Manifest) (*manifest.Entry, error) {
 	if to := n.Link(); to != "" && m.IsConfig(to) == m.IsConfig(n.Path) && !m.IsIgnored(to) {
 		return &manifest.Entry{Path: n.Path, Type: manifest.Hardlink, Link: to}, nil
 	}

@@ -31,7 +31,7 @@ var (
 // pass where that is asked for. It ends with Commit or Discard.
 type Install struct {
 	r       *Reconciler
-	in      *inspector
+	job     *job
 	o       InstallOptions
 	release *Manifest
 	system  *work
@@ -103,10 +103,10 @@ func (r *Reconciler) permits(m *Manifest, installed versioning.Version, o Instal
 // ErrBlocked where something stands in the way, and ErrInPlace or ErrNoSpace
 // where there is too little room.
 func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOptions) (*Install, error) {
-	in := newInspector(r, Options{})
+	j := newJob(r, Options{})
 	for {
-		i, err := r.beginInstall(ctx, in, m, o, in.tries+1 == moments)
-		if again, err := in.again(ctx, err); !again {
+		i, err := r.beginInstall(ctx, j, m, o, j.tries+1 == moments)
+		if again, err := j.again(ctx, err); !again {
 			return i, err
 		}
 	}
@@ -114,15 +114,13 @@ func (r *Reconciler) BeginInstall(ctx context.Context, m *Manifest, o InstallOpt
 
 // beginInstall is one try of BeginInstall. The last one does not wait for what is
 // being written.
-func (r *Reconciler) beginInstall(ctx context.Context, in *inspector, m *Manifest, o InstallOptions, last bool) (*Install, error) {
-	system, usrData, err := in.look(ctx, r.System, r.UsrData)
+func (r *Reconciler) beginInstall(ctx context.Context, j *job, m *Manifest, o InstallOptions, last bool) (*Install, error) {
+	system, usrData, err := j.snapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range []*Snapshot{system, usrData} {
-		if s.err != nil {
-			return nil, unusable(s)
-		}
+	if err := available(system, usrData); err != nil {
+		return nil, err
 	}
 	if len(system.Busy) > 0 && !last {
 		return nil, &staleError{System, system.Busy[0], errors.New("is being written")}
@@ -131,7 +129,7 @@ func (r *Reconciler) beginInstall(ctx context.Context, in *inspector, m *Manifes
 	if err != nil {
 		return nil, err
 	}
-	i := &Install{r: r, in: in, o: o, release: m, bad: bad, src: in.sources(system, usrData)}
+	i := &Install{r: r, job: j, o: o, release: m, bad: bad, src: j.sources(system, usrData)}
 	i.verdicts(system, usrData)
 	if o.Pending {
 		i.pending = &Pending{Version: m.Version, Previous: system.Version}
@@ -153,12 +151,12 @@ func (i *Install) plan(system, usrData *Snapshot, can func(*manifest.Entry) bool
 	i.New, i.Kept = i.merged.beside, i.merged.kept
 	d := &desired{record: i.merged.record}
 	var err error
-	if i.system, err = i.in.plan(i.r.System, system, d, UsrData); err != nil {
+	if i.system, err = i.job.plan(i.r.System, system, d, UsrData); err != nil {
 		return sideError(i.r.System, err)
 	}
 	i.usrData = nil
 	if i.o.Both && !i.o.InPlace && usrData.usable() && !usrData.Nested {
-		if i.usrData, err = i.in.plan(i.r.UsrData, usrData, d, System); err != nil {
+		if i.usrData, err = i.job.plan(i.r.UsrData, usrData, d, System); err != nil {
 			i.usrData = nil // it follows later, and tells
 		}
 	}
@@ -229,7 +227,7 @@ func (i *Install) fill(ctx context.Context, w *work, last bool) error {
 // what runs.
 func (i *Install) beginTight(ctx context.Context, w *work, short *SpaceError) (*change.Change, error) {
 	fs := w.side.FS
-	c, err := i.r.givePrevious(i.in, w, i.src, short)
+	c, err := i.job.givePrevious(w, i.src, short)
 	if !errors.As(err, &short) {
 		return c, err
 	}
@@ -245,7 +243,7 @@ func (i *Install) beginTight(ctx context.Context, w *work, short *SpaceError) (*
 		return nil, fmt.Errorf("%w; writing in place needs the other side whole: %v", short, err)
 	}
 	i.r.Log.WithField("side", w.side.Name).Warn("not enough space for two versions: writing in place; until that is done only the other side has the application")
-	i.src = i.in.sources(slices.DeleteFunc(slices.Clone(i.src.snaps), func(s *Snapshot) bool { return s.Side == System })...)
+	i.src = i.job.sources(slices.DeleteFunc(slices.Clone(i.src.snaps), func(s *Snapshot) bool { return s.Side == System })...)
 	return change.BeginInPlace(fs, w.plan)
 }
 
@@ -346,7 +344,7 @@ func (i *Install) refresh(ctx context.Context) error {
 		if !errors.As(err, &stale) {
 			return err // what is written from now on is found by the commit
 		}
-		i.in.suspects[stale.side][stale.path] = true
+		i.job.suspects[stale.side][stale.path] = true
 		if err := i.r.wait(ctx, rest); err != nil {
 			return err
 		}
@@ -356,7 +354,7 @@ func (i *Install) refresh(ctx context.Context) error {
 
 // restage looks again, merges again, and stages what that adds.
 func (i *Install) restage(ctx context.Context) error {
-	system, usrData, err := i.in.look(ctx, i.r.System, i.r.UsrData)
+	system, usrData, err := i.job.snapshots(ctx)
 	if err != nil {
 		return err
 	}
@@ -370,7 +368,7 @@ func (i *Install) restage(ctx context.Context) error {
 	staged := map[digest.SHA256]bool{} // of the bundle, which is read already
 	i.system.change.Staged(func(sum digest.SHA256) { staged[sum] = true })
 	both := i.usrData != nil
-	i.src = i.in.sources(system, usrData)
+	i.src = i.job.sources(system, usrData)
 	can := func(e *manifest.Entry) bool { return staged[*e.SHA256] || i.src.has(System, e) }
 	if err := i.plan(system, usrData, can); err != nil {
 		return err
@@ -425,16 +423,15 @@ func (i *Install) Commit(ctx context.Context) error {
 			return err
 		}
 	}
-	total := &Result{}
 	d := &desired{record: i.merged.record}
-	defer func() { i.in.after(ctx, d, i.system, i.usrData) }()
-	if _, err := i.r.commit(ctx, i.in, i.system, d, i.src, total); err != nil {
+	defer func() { i.job.after(ctx, d, i.system, i.usrData) }()
+	if _, err := i.job.commit(ctx, i.system, d, i.src); err != nil {
 		i.dropUsrData()
 		return sideError(i.r.System, err)
 	}
 	if i.usrData != nil {
-		i.r.announce(i.usrData)
-		if _, err := i.r.commit(ctx, i.in, i.usrData, d, i.src, total); err != nil {
+		i.job.announce(i.usrData)
+		if _, err := i.job.commit(ctx, i.usrData, d, i.src); err != nil {
 			i.r.Log.WithError(sideError(i.r.UsrData, err)).Warn("usr_data does not have the release yet") // Reconcile says what came of it
 		}
 	}
@@ -493,14 +490,12 @@ func (r *Reconciler) Bump(ctx context.Context, next func(versioning.Version) (ve
 	if _, err := r.Recover(); err != nil {
 		return versioning.Version{}, err
 	}
-	system, usrData, err := newInspector(r, Options{}).look(ctx, r.System, r.UsrData)
+	system, usrData, err := newJob(r, Options{}).snapshots(ctx)
 	if err != nil {
 		return versioning.Version{}, err
 	}
-	for _, s := range []*Snapshot{system, usrData} {
-		if s.err != nil {
-			return versioning.Version{}, unusable(s)
-		}
+	if err := available(system, usrData); err != nil {
+		return versioning.Version{}, err
 	}
 	if system.facts == nil || system.facts.Tree.Empty() {
 		return versioning.Version{}, fmt.Errorf("%w: nothing lies on %s that could become a version", ErrNoApplication, System)

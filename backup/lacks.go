@@ -11,15 +11,15 @@ import (
 // changes nothing; a file that turns out to be damaged later is lacking after
 // all. It returns nil if neither side has anything.
 func (r *Reconciler) Lacks(ctx context.Context, m *Manifest) (func(Path) bool, error) {
-	in := newInspector(r, Options{})
-	system, usrData, err := in.look(ctx, r.System, r.UsrData)
+	j := newJob(r, Options{})
+	system, usrData, err := j.snapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if system.facts == nil && usrData.facts == nil {
 		return nil, nil
 	}
-	src := in.sources(system, usrData)
+	src := j.sources(system, usrData)
 	lacking := map[Path]bool{}
 	for _, e := range m.Files {
 		if e.Type == manifest.File && !src.has(System, e) {

@@ -89,121 +89,53 @@ func (s *Snapshot) basis() *record.Record {
 	return s.facts.Basis
 }
 
-// inspector looks at both sides, again and again while one job lasts.
-type inspector struct {
+// looker looks at both sides. What it was told of them, and what it read besides their
+// files, serves each further look of the same job.
+type looker struct {
 	r        *Reconciler
-	fresh    bool // nothing was looked at yet, and the sides need not be read if they rest
-	full     bool // hash everything
-	forget   Path // configuration that is still to be forgotten; "" for none
-	forgot   Path // what was, but for what could not be removed
-	shutdown bool // the machine is about to stop
-	lessons
-	memory
-}
-
-// lessons are what a job ran into. Its next look heeds them, or it would run into the
-// same again.
-type lessons struct {
+	full     bool                       // hash everything
 	suspects map[SideName]map[Path]bool // hash these in any case
 	weak     map[SideName]map[Path]bool // the file system cannot keep these as they should be
-	left     map[SideName]map[Path]bool // these are not to be tried again
-	restless map[Path]bool              // directories whose configuration does not come to rest
-	large    map[Path]bool              // configuration that usr_data has no room for
-	short    *SpaceError                // how much it would have needed
-	badKept  map[kept]bool              // contents that are damaged where they are kept for a rollback
-	stuck    error                      // why system cannot be as it should; all else is done
-	frozen   bool                       // and cannot be written at all: nothing of it is captured
-	waited   bool                       // for stamps to grow old
-	tries    int                        // that ended because somebody wrote
+	known    map[digest.SHA256]*record.Record
+	indexes  map[SideName]*tree.Index
+	made     map[SideName]digest.SHA256 // the indexes that were made by this job
+	notes    map[SideName]bool          // of an orderly end, that were found; false for looked and found none
 }
 
-// memory is what a job read of its sides, and left on them, besides their files.
-type memory struct {
-	known   map[digest.SHA256]*record.Record
-	indexes map[SideName]*tree.Index
-	made    map[SideName]digest.SHA256 // the indexes that were made by this job
-	seen    bool                       // those that were made last tell of all that lies there
-	notes   map[SideName]bool          // of an orderly end, that were found; false for looked and found none
-	noted   []SideName                 // the sides that this job noted an orderly end on
-}
-
-func newInspector(r *Reconciler, o Options) *inspector {
-	sets := func() map[SideName]map[Path]bool { return map[SideName]map[Path]bool{System: {}, UsrData: {}} }
-	return &inspector{
-		r: r, fresh: !o.Full && !o.Shutdown && o.Forget == "", full: o.Full, forget: o.Forget, shutdown: o.Shutdown,
-		lessons: lessons{suspects: sets(), weak: sets(), left: sets(), restless: map[Path]bool{}, large: map[Path]bool{}, badKept: map[kept]bool{}},
-		memory:  memory{known: map[digest.SHA256]*record.Record{}, indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{}},
+// snapshots takes one of each side. It changes nothing.
+func (l *looker) snapshots(ctx context.Context) (system, usrData *Snapshot, err error) {
+	var sides [2]*found
+	for i, side := range l.r.sides() {
+		if sides[i], err = l.load(side); err != nil {
+			return nil, nil, sideError(side, err)
+		}
 	}
-}
-
-// clear reports whether a job has nothing to look at but what its sides hold.
-func (in *inspector) clear() bool {
-	left := len(in.weak[System]) + len(in.weak[UsrData]) + len(in.left[System]) + len(in.left[UsrData])
-	return left+len(in.restless)+len(in.large) == 0 && in.forget == "" && !in.shutdown
-}
-
-// again waits where a job ended because somebody wrote what it took, and reports whether
-// it is worth another try. It returns the error of a job that ends.
-func (in *inspector) again(ctx context.Context, err error) (bool, error) {
-	var stale *staleError
-	switch {
-	case !errors.As(err, &stale):
-		return false, err
-	case in.tries+1 == moments:
-		return false, fmt.Errorf("%s: files keep changing while they are copied: stop the application first: %w", stale.side, ErrBusy)
+	both := func(step func(s, other *found) error) error {
+		return l.r.each(2, func(i int) error { return sideError(sides[i].side, step(sides[i], sides[1-i])) })
 	}
-	in.tries++
-	in.r.Log.WithField("file", stale.path).Debug("changed while it was copied; copying it again")
-	in.suspects[stale.side][stale.path] = true
-	if err := in.r.wait(ctx, rest); err != nil {
-		return false, err
-	}
-	return true, nil
-}
-
-// look takes a snapshot of both sides. It changes nothing.
-func (in *inspector) look(ctx context.Context, system, usrData *Side) (*Snapshot, *Snapshot, error) {
-	a, err := in.load(system)
-	if err != nil {
-		return nil, nil, sideError(system, err)
-	}
-	b, err := in.load(usrData)
-	if err != nil {
-		return nil, nil, sideError(usrData, err)
-	}
-	both := func(f func(side *Side, me, other *found) error) error {
-		return in.r.each(2, func(i int) error {
-			if i == 0 {
-				return sideError(system, f(system, a, b))
-			}
-			return sideError(usrData, f(usrData, b, a))
-		})
-	}
-	if err := both(func(side *Side, s, _ *found) error { return in.walk(ctx, side, s) }); err != nil {
+	if err := both(func(s, _ *found) error { return l.walk(ctx, s) }); err != nil {
 		return nil, nil, err
 	}
-	if err := straighten(ctx, a, b); err != nil {
+	if err := straighten(ctx, sides[0], sides[1]); err != nil {
 		return nil, nil, err
 	}
-	for _, s := range []struct {
-		side *Side
-		*found
-	}{{system, a}, {usrData, b}} {
+	for _, s := range sides {
 		if s.comparable() {
-			if s.index, s.same, err = in.index(s.side); err != nil {
+			if s.index, s.same, err = l.index(s.side); err != nil {
 				return nil, nil, sideError(s.side, err)
 			}
 		}
 	}
-	if err := both(func(side *Side, me, other *found) error { return in.compare(ctx, side, me, other) }); err != nil {
+	if err := both(func(s, other *found) error { return l.compare(ctx, s, other) }); err != nil {
 		return nil, nil, err
 	}
-	return a.Snapshot, b.Snapshot, nil
+	return sides[0].Snapshot, sides[1].Snapshot, nil
 }
 
 // found is a side in the midst of a look.
 type found struct {
 	*Snapshot
+	side *Side
 	open bool // what lies in it is still to be found out
 	// lostRecord says that there is a record, which cannot be read.
 	lostRecord bool
@@ -221,8 +153,8 @@ func (s *found) comparable() bool {
 func (s *found) unavailable(err error) { s.State, s.err, s.Detail = Unavailable, err, err.Error() }
 
 // load reads what a side says of itself.
-func (in *inspector) load(side *Side) (*found, error) {
-	s := &found{Snapshot: &Snapshot{Side: side.Name, State: Absent}}
+func (l *looker) load(side *Side) (*found, error) {
+	s := &found{Snapshot: &Snapshot{Side: side.Name, State: Absent}, side: side}
 	switch err := side.ready(); {
 	case errors.Is(err, fs.ErrNotExist): // not made yet
 		return s, nil
@@ -234,9 +166,9 @@ func (in *inspector) load(side *Side) (*found, error) {
 	}
 	disk := side.FS
 	s.Path = disk.Path(".")
-	s.looked = in.r.Now().UnixNano()
+	s.looked = l.r.Now().UnixNano()
 	var err error
-	s.own, s.ownSum, err = record.Load(disk, change.RecordFile, in.known)
+	s.own, s.ownSum, err = record.Load(disk, change.RecordFile, l.known)
 	switch {
 	case err != nil && tree.Means(err) == tree.Nothing && !errors.Is(err, manifest.ErrInvalid):
 		return nil, err
@@ -246,16 +178,17 @@ func (in *inspector) load(side *Side) (*found, error) {
 	if prev, err := versioning.ReadTag(disk, path.Join(change.PreviousDir, change.TagFile)); err == nil {
 		s.Previous = prev
 	}
-	done, err := in.unfinished(disk, s)
+	done, err := l.unfinished(disk, s)
 	s.open = !done
 	return s, err
 }
 
 // walk finds out what lies on a side, and which version that is.
-func (in *inspector) walk(ctx context.Context, side *Side, s *found) error {
+func (l *looker) walk(ctx context.Context, s *found) error {
 	if !s.open {
 		return nil
 	}
+	side := s.side
 	disk := side.FS
 	apps, err := disk.Lstat(change.AppsDir)
 	switch {
@@ -289,13 +222,13 @@ func (in *inspector) walk(ctx context.Context, side *Side, s *found) error {
 			s.State, s.Detail = Damaged, err.Error()
 		}
 	}
-	return in.readTag(disk, s)
+	return l.readTag(disk, s)
 }
 
 // unfinished finds out whether a change was committed and is still to be
 // finished: then the side is the new version already.
-func (in *inspector) unfinished(disk fsys.FS, s *found) (bool, error) {
-	u, err := change.Pending(disk, in.known)
+func (l *looker) unfinished(disk fsys.FS, s *found) (bool, error) {
+	u, err := change.Pending(disk, l.known)
 	if u == nil || err != nil {
 		return false, err
 	}
@@ -313,7 +246,7 @@ func (in *inspector) unfinished(disk fsys.FS, s *found) (bool, error) {
 }
 
 // readTag finds out which version the side says it has.
-func (in *inspector) readTag(disk fsys.FS, s *found) error {
+func (l *looker) readTag(disk fsys.FS, s *found) error {
 	v, err := versioning.ReadTag(disk, change.TagFile)
 	s.Version = v
 	var te *versioning.TagError
@@ -324,7 +257,7 @@ func (in *inspector) readTag(disk fsys.FS, s *found) error {
 		if s.own != nil && !s.tree.Empty() { // what the record describes has a name all the same
 			s.Version = s.own.Manifest.Version
 			s.Detail += fmt.Sprintf("; its record says %s", s.Version)
-			in.r.Log.WithField("side", s.Side).Warn(s.Detail)
+			l.r.Log.WithField("side", s.Side).Warn(s.Detail)
 		}
 	case err == versioning.ErrNoTag:
 	case errors.Is(err, versioning.ErrNoTag):
@@ -352,12 +285,13 @@ func patterns(r *record.Record) Manifest {
 }
 
 // compare finds what a side's files are to be compared with, and compares.
-func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) error {
+func (l *looker) compare(ctx context.Context, s, other *found) error {
 	if s.State == Unavailable || s.facts != nil {
 		return nil
 	}
 	if s.State == Damaged { // the tree itself cannot be walked
-		return in.unwalked(side, s)
+		s.unwalked()
+		return nil
 	}
 	basis := &record.Record{}
 	sum := digest.SHA256{}
@@ -374,10 +308,10 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 			basis = &record.Record{Manifest: other.own.Manifest}
 		}
 	default:
-		if s.same && !in.full {
+		if s.same && !l.full {
 			s.index.Mark(s.tree, s.ownSum)
 		}
-		if basis, err = in.adopt(ctx, s); err != nil {
+		if basis, err = l.adopt(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -386,11 +320,11 @@ func (in *inspector) compare(ctx context.Context, side *Side, s, other *found) e
 		if basis.Len() == 0 {
 			return nil
 		}
-		s.tree = &tree.Tree{FS: side.FS, Root: change.AppsDir}
+		s.tree = &tree.Tree{FS: s.side.FS, Root: change.AppsDir}
 	}
 	s.facts, err = tree.Compare(ctx, s.tree, basis, tree.Options{
-		Live: side.live(), Full: in.full, Suspects: in.suspects[side.Name], Weak: in.weak[side.Name],
-		Index: s.index, Sum: sum, SameBoot: s.same, Started: in.r.Started,
+		Live: s.side.live(), Full: l.full, Suspects: l.suspects[s.Side], Weak: l.weak[s.Side],
+		Index: s.index, Sum: sum, SameBoot: s.same, Started: l.r.Started,
 	})
 	if err != nil {
 		return err
@@ -433,16 +367,15 @@ func (s *Snapshot) tell() {
 }
 
 // unwalked makes facts of a tree that the disk does not give.
-func (in *inspector) unwalked(side *Side, s *found) error {
+func (s *found) unwalked() {
 	basis := s.own
 	if basis == nil || basis.Manifest.Version.String() != s.Version.String() {
 		basis = &record.Record{Manifest: Manifest{Version: s.Version}}
 	}
-	s.facts = &tree.Facts{Basis: basis, Tree: &tree.Tree{FS: side.FS, Root: change.AppsDir}}
+	s.facts = &tree.Facts{Basis: basis, Tree: &tree.Tree{FS: s.side.FS, Root: change.AppsDir}}
 	s.facts.Odd = append(s.facts.Odd, tree.Fact{Path: ".", Finding: tree.Unreadable, Detail: s.Detail})
 	for e := range basis.Entries() {
 		s.facts.Odd = append(s.facts.Odd, tree.Fact{Path: e.Path, Entry: e, Finding: tree.Unreadable, Detail: s.Detail})
 	}
-	s.Snapshot.tell()
-	return nil
+	s.tell()
 }

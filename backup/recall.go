@@ -132,8 +132,8 @@ func goes(p, q Path) bool { return within(p, q) || manifest.JournalOf(q) == p }
 
 // forgets decides that configuration goes which was asked to be forgotten, if
 // that can be now. Damage is mended, and a version given up, before.
-func (in *inspector) forgets(res *Result) (bool, error) {
-	p := in.forget
+func (j *job) forgets(res *Result) (bool, error) {
+	p := j.forget
 	if p == "" || res.Decision.From == UsrData && res.Decision.Action != Nothing {
 		return false, nil
 	}

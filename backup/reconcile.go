@@ -169,56 +169,54 @@ func (r *Reconciler) tell(s *Side, out *change.Outcome) {
 // Look takes a snapshot of both sides and decides. It changes nothing. An
 // error that Decide gives comes with the snapshots.
 func (r *Reconciler) Look(ctx context.Context, o Options) (*Result, error) {
-	return r.look(ctx, newInspector(r, o), o)
+	return newJob(r, o).look(ctx, o)
 }
 
 // inspect is Look for those who need the facts, also where there is nothing to do.
 func (r *Reconciler) inspect(ctx context.Context) (*Result, error) {
-	in := newInspector(r, Options{})
-	in.fresh = false
-	return r.look(ctx, in, Options{})
+	j := newJob(r, Options{})
+	j.fresh = false
+	return j.look(ctx, Options{})
 }
 
 // look looks at both sides and decides. Where there is nothing to do the first look of
-// an inspector may have no facts.
-func (r *Reconciler) look(ctx context.Context, in *inspector, o Options) (*Result, error) {
-	if in.fresh {
-		in.fresh = false
-		if system, usrData := in.rest(ctx); system != nil {
-			if res, err := r.decide(ctx, in, system, usrData, o); err == nil && res.Decision.Action == Nothing {
+// a job may have no facts.
+func (j *job) look(ctx context.Context, o Options) (*Result, error) {
+	if j.fresh {
+		j.fresh = false
+		if system, usrData := j.rest(ctx); system != nil {
+			if res, err := j.decide(ctx, system, usrData, o); err == nil && res.Decision.Action == Nothing {
 				return res, nil
 			}
 		}
 	}
-	system, usrData, err := in.look(ctx, r.System, r.UsrData)
+	system, usrData, err := j.snapshots(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return r.decide(ctx, in, system, usrData, o)
+	return j.decide(ctx, system, usrData, o)
 }
 
-func (r *Reconciler) decide(ctx context.Context, in *inspector, system, usrData *Snapshot, o Options) (*Result, error) {
+func (j *job) decide(ctx context.Context, system, usrData *Snapshot, o Options) (*Result, error) {
 	res := &Result{System: system, UsrData: usrData}
-	for _, s := range []*Snapshot{system, usrData} {
-		if s.err != nil {
-			return res, unusable(s)
-		}
+	if err := available(system, usrData); err != nil {
+		return res, err
 	}
-	bad, err := r.Revoked()
+	bad, err := j.r.Revoked()
 	if err != nil {
 		return nil, err
 	}
-	src := in.sources(system, usrData)
+	src := j.sources(system, usrData)
 	src.uncover(system)
 	src.uncover(usrData)
-	a, b := r.candidate(system, src, bad), r.candidate(usrData, src, bad)
+	a, b := j.r.candidate(system, src, bad), j.r.candidate(usrData, src, bad)
 	choice := Choice{Hold: o.Hold}
 	res.Decision, err = Decide(a, b, choice)
-	if err == nil && in.stuck == nil && system.usable() && res.Decision.To.In(bad) {
-		kept, kerr := r.kept(ctx, in, system, usrData, wish{bad: bad})
+	if err == nil && j.stuck == nil && system.usable() && res.Decision.To.In(bad) {
+		kept, kerr := j.kept(ctx, system, usrData, wish{bad: bad})
 		switch {
 		case kerr == nil:
-			choice.Kept = kept.record.Manifest.Version
+			choice.Kept = kept.Manifest.Version
 			res.Decision, err = Decide(a, b, choice)
 		case !errors.Is(kerr, ErrNothingToReturnTo): // a revoked version is better than none
 			return nil, kerr
@@ -233,12 +231,18 @@ func (r *Reconciler) decide(ctx context.Context, in *inspector, system, usrData 
 	return res, err
 }
 
-// unusable is the error of a side that cannot be used.
-func unusable(s *Snapshot) error {
-	if errors.Is(s.err, ErrUnavailable) || errors.Is(s.err, ErrNewer) {
-		return s.err
+// available returns the error of a side that cannot be used.
+func available(snaps ...*Snapshot) error {
+	for _, s := range snaps {
+		switch {
+		case s.err == nil:
+		case errors.Is(s.err, ErrUnavailable), errors.Is(s.err, ErrNewer):
+			return s.err
+		default:
+			return fmt.Errorf("%w: %w", ErrUnavailable, s.err)
+		}
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, s.err)
+	return nil
 }
 
 func (res *Result) winner() *Snapshot {
@@ -295,101 +299,109 @@ const rounds = 24
 // ErrDamage, ErrBusy, ErrTooLarge, ErrUnavailable, ErrBlocked, ErrNewer or ErrNoSpace where
 // that is the reason.
 func (r *Reconciler) Reconcile(ctx context.Context, o Options) (_ *Result, err error) {
-	in := newInspector(r, o)
-	defer in.useUp()
+	j := newJob(r, o)
+	defer j.useUp()
 	defer func() {
-		if err != nil && in.shutdown && !errors.Is(err, ErrNewer) {
-			in.noteLive(ctx)
+		if err != nil && j.shutdown && !errors.Is(err, ErrNewer) {
+			j.noteLive(ctx)
 		}
 	}()
-	finished, err := r.Recover()
-	if err != nil {
-		return &Result{Finished: finished}, err
+	if j.total.Finished, err = r.Recover(); err != nil {
+		return j.total, err
 	}
-	release := func() {}
-	defer func() { release() }()
-	asked := r.Still == nil
-	var total *Result
-	mended := "" // what the disk did not give before the last round, which wrote it anew
+	defer func() { j.release() }()
 	for n := range rounds {
-		if total != nil { // what was found first is told, but not used any more
-			total.System.forget()
-			total.UsrData.forget()
-		}
-		res, err := r.look(ctx, in, o)
-		if total == nil && res != nil {
-			total = res
-			total.Finished = finished
-		}
-		if err != nil {
-			return total, err
-		}
-		if res.System.facts == nil && res.Decision.Action == Nothing { // both sides rest
-			return total, errors.Join(in.stuck, r.shareRevoked())
-		}
-		in.full = false // what was found damaged is a suspect from here on
-		for _, s := range []*Snapshot{res.System, res.UsrData} {
-			for _, p := range s.Problems {
-				in.suspects[s.Side][p.Path] = true
-			}
-		}
-		forgetting, err := in.forgets(res)
-		if err != nil {
-			return total, err
-		}
-		if !asked && res.Decision.Action != Hold && len(res.System.Edited)+len(res.System.Busy) > 0 {
-			asked = true
-			if release, err = r.Still(ctx); err != nil {
-				release = func() {}
-				return total, err
-			}
-			continue
-		}
-		if busy := res.System.Busy; len(busy) > 0 && n+1 < moments {
-			if err := in.unrest(ctx, n, busy[0]); err != nil {
-				return total, err
-			}
-			continue
-		}
-		for _, p := range res.System.Busy {
-			if res.System.facts.Basis.Manifest.IsConfig(p) {
-				in.restless[Path(path.Dir(string(p)))] = true
-			}
-		}
-		lost, written := res.unreadable(), total.Files
-		if lost != "" && lost == mended { // it does not give it now, either
-			return total, errors.Join(in.stuck, r.remaining(in, res, total))
-		}
-		done, err := r.round(ctx, in, res, total, forgetting)
-		if mended = ""; err == nil && total.Files > written {
-			mended = lost
-		}
-		in.fresh = err == nil && !done && total.clear() && in.clear() // then it may be seen quickly that all is done
-		if in.fresh && in.seen && r.follows(res) {
-			return total, errors.Join(in.stuck, r.shareRevoked())
-		}
-		if forgetting && err == nil {
-			in.forgot, in.forget = in.forget, ""
-		}
-		var stale *staleError
-		switch {
-		case errors.As(err, &stale):
-			r.Log.WithFields(logrus.Fields{"side": stale.side, "file": stale.path}).Debug("changed or damaged since it was looked at; looking again")
-			in.suspects[stale.side][stale.path] = true
-			if stale.side == System && stale.path != "" {
-				if err := in.unrest(ctx, n, stale.path); err != nil {
-					return total, err
-				}
-			}
-		case err != nil:
-			return total, err
-		case done && in.forget != "":
-			return total, errors.Join(fmt.Errorf("%s is not forgotten: the sides are not in step", in.forget), r.remaining(in, res, total))
-		case done:
-			return total, errors.Join(in.stuck, r.remaining(in, res, total))
+		if done, err := j.round(ctx, n, o); done || err != nil {
+			return j.total, err
 		}
 	}
-	return total, fmt.Errorf("%w: the sides did not settle within %d rounds: is something writing to them?", ErrDamage, rounds)
+	return j.total, fmt.Errorf("%w: the sides did not settle within %d rounds: is something writing to them?", ErrDamage, rounds)
+}
+
+// round looks at both sides, decides, and carries that out. It is done when nothing is left
+// to do; the error says then what is not as it should be.
+func (j *job) round(ctx context.Context, n int, o Options) (done bool, err error) {
+	if n > 0 { // what was found first is told, but not used any more
+		j.total.System.forget()
+		j.total.UsrData.forget()
+	}
+	res, err := j.look(ctx, o)
+	if n == 0 && res != nil {
+		res.Finished = j.total.Finished
+		j.total = res
+	}
+	if err != nil {
+		return false, err
+	}
+	if res.System.facts == nil && res.Decision.Action == Nothing { // both sides rest
+		return true, errors.Join(j.stuck, j.r.shareRevoked())
+	}
+	j.full = false // what was found damaged is a suspect from here on
+	for _, s := range []*Snapshot{res.System, res.UsrData} {
+		for _, p := range s.Problems {
+			j.suspects[s.Side][p.Path] = true
+		}
+	}
+	forgetting, err := j.forgets(res)
+	if err != nil {
+		return false, err
+	}
+	if still, err := j.still(ctx, n, res); !still || err != nil {
+		return false, err
+	}
+	lost, written := res.unreadable(), j.total.Files
+	if lost != "" && lost == j.mended { // it does not give it now, either
+		return true, errors.Join(j.stuck, j.remaining(res))
+	}
+	done, err = j.carryOut(ctx, res, forgetting)
+	if j.mended = ""; err == nil && j.total.Files > written {
+		j.mended = lost
+	}
+	j.fresh = err == nil && !done && j.total.clear() && j.clear() // then it may be seen quickly that all is done
+	if j.fresh && j.seen && j.r.follows(res) {
+		return true, errors.Join(j.stuck, j.r.shareRevoked())
+	}
+	if forgetting && err == nil {
+		j.forgot, j.forget = j.forget, ""
+	}
+	var stale *staleError
+	switch {
+	case errors.As(err, &stale):
+		j.r.Log.WithFields(logrus.Fields{"side": stale.side, "file": stale.path}).Debug("changed or damaged since it was looked at; looking again")
+		j.suspects[stale.side][stale.path] = true
+		if stale.side == System && stale.path != "" {
+			return false, j.unrest(ctx, n, stale.path)
+		}
+		return false, nil
+	case err != nil || !done:
+		return false, err
+	case j.forget != "":
+		return true, errors.Join(fmt.Errorf("%s is not forgotten: the sides are not in step", j.forget), j.remaining(res))
+	}
+	return true, errors.Join(j.stuck, j.remaining(res))
+}
+
+// still reports whether the configuration of system may be captured as it was found: the
+// application was asked to hold still for it, once, and rests or is not waited for any more.
+func (j *job) still(ctx context.Context, n int, res *Result) (bool, error) {
+	busy := res.System.Busy
+	if !j.asked && j.r.Still != nil && res.Decision.Action != Hold && len(res.System.Edited)+len(busy) > 0 {
+		j.asked = true
+		release, err := j.r.Still(ctx)
+		if err == nil {
+			j.release = release
+		}
+		return false, err
+	}
+	if len(busy) > 0 && n+1 < moments {
+		return false, j.unrest(ctx, n, busy[0])
+	}
+	for _, p := range busy {
+		if res.System.facts.Basis.Manifest.IsConfig(p) {
+			j.restless[Path(path.Dir(string(p)))] = true
+		}
+	}
+	return true, nil
 }
 
 // unreadable names what the disk does not give.
@@ -418,16 +430,16 @@ func (res *Result) clear() bool {
 	return len(res.Changed) > 0 && len(res.InPlace)+len(res.Left)+len(res.Lost) == 0
 }
 
-// round carries out one decision. It is done when there was nothing to change.
-func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Result, forgetting bool) (done bool, err error) {
-	total.Version, total.Revision = res.Version, res.Revision
+// carryOut carries out one decision. It is done when there was nothing to change.
+func (j *job) carryOut(ctx context.Context, res *Result, forgetting bool) (done bool, err error) {
+	j.total.Version, j.total.Revision = res.Version, res.Revision
 	switch res.Decision.Action {
 	case Nothing:
-		if in.young(res.System) {
-			in.waited = true
-			return false, r.wait(ctx, tree.Tick)
+		if j.young(res.System) {
+			j.waited = true
+			return false, j.r.wait(ctx, tree.Tick)
 		}
-		for _, s := range r.sides() {
+		for _, s := range j.r.sides() {
 			// Where the tag cannot be read the record says what it is; one that a person wrote is
 			// spelled as that of the other side.
 			if snap := res.of(s.Name); snap.strange || !versioning.IsTag(s.FS, change.TagFile, snap.Version) {
@@ -435,41 +447,41 @@ func (r *Reconciler) round(ctx context.Context, in *inspector, res, total *Resul
 					return false, sideError(s, err)
 				}
 			}
-			if err := in.remember(s, res.of(s.Name)); in.shutdown && err != nil {
+			if err := j.remember(s, res.of(s.Name)); j.shutdown && err != nil {
 				return false, err
 			} else if err != nil {
-				r.Log.WithField("side", s.Name).WithError(err).Debug("the index could not be written: files are read again next time")
+				j.r.Log.WithField("side", s.Name).WithError(err).Debug("the index could not be written: files are read again next time")
 			}
 		}
-		return true, r.shareRevoked()
+		return true, j.r.shareRevoked()
 	case Hold:
-		total.Held = true
-		return true, in.remember(r.System, res.System)
+		j.total.Held = true
+		return true, j.remember(j.r.System, res.System)
 	case Return:
-		kept, err := r.kept(ctx, in, res.System, res.UsrData, wish{to: res.Decision.To})
+		kept, err := j.kept(ctx, res.System, res.UsrData, wish{to: res.Decision.To})
 		if err != nil {
 			return false, err
 		}
-		r.Log.WithField("version", kept.record.Manifest.Version).Warn("the installed version is revoked; returning to the one before")
-		total.Returned = true
-		err = r.returnTo(ctx, in, res.System, res.UsrData, kept)
-		if in.stuck != nil { // all else is done all the same
-			total.Returned, err = false, nil
+		j.r.Log.WithField("version", kept.Manifest.Version).Warn("the installed version is revoked; returning to the one before")
+		j.total.Returned = true
+		err = j.returnTo(ctx, res.System, res.UsrData, kept)
+		if j.stuck != nil { // all else is done all the same
+			j.total.Returned, err = false, nil
 		}
 		return false, err
 	}
-	src := in.sources(res.System, res.UsrData)
-	forget := in.forget
+	src := j.sources(res.System, res.UsrData)
+	forget := j.forget
 	if !forgetting {
 		forget = ""
 	}
-	d := aim(res.Decision.From, res.System, res.UsrData, src, in.keepsCapture, in.tooLarge, forget)
-	changed, err := r.bring(ctx, in, res, d, src, total)
+	d := aim(res.Decision.From, res.System, res.UsrData, src, j.keepsCapture, j.tooLarge, forget)
+	changed, err := j.bring(ctx, res, d, src)
 	if err != nil {
 		return false, err
 	}
-	total.Version, total.Revision = d.record.Manifest.Version, d.record.Revision
-	total.add(d)
+	j.total.Version, j.total.Revision = d.record.Manifest.Version, d.record.Revision
+	j.total.add(d)
 	return !changed, nil
 }
 
@@ -489,7 +501,7 @@ func (res *Result) add(d *desired) {
 }
 
 // remaining returns what is not as it should be after all was done.
-func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
+func (j *job) remaining(res *Result) error {
 	unknown := 0
 	for _, s := range []*Snapshot{res.System, res.UsrData} {
 		for _, p := range s.Skipped {
@@ -497,43 +509,43 @@ func (r *Reconciler) remaining(in *inspector, res, total *Result) error {
 			if o.Finding == tree.Unknown {
 				unknown++
 			}
-			total.Left = append(total.Left, Left{s.Side, p, o.Detail})
-			if !in.left[s.Side][p] { // else the change told it
-				r.Log.WithFields(logrus.Fields{"side": s.Side, "file": p}).Warn("left as it is: " + o.Detail)
+			j.total.Left = append(j.total.Left, Left{s.Side, p, o.Detail})
+			if !j.left[s.Side][p] { // else the change told it
+				j.r.Log.WithFields(logrus.Fields{"side": s.Side, "file": p}).Warn("left as it is: " + o.Detail)
 			}
 		}
 	}
-	total.Busy = res.System.Busy
+	j.total.Busy = res.System.Busy
 	var large []Path
 	for _, p := range res.System.Edited {
-		if in.tooLarge(p) {
+		if j.tooLarge(p) {
 			large = append(large, p)
-		} else if !in.frozen && in.keepsCapture(p) {
-			total.Busy = append(total.Busy, p)
+		} else if !j.frozen && j.keepsCapture(p) {
+			j.total.Busy = append(j.total.Busy, p)
 		}
 	}
-	slices.Sort(total.Busy)
+	slices.Sort(j.total.Busy)
 	if n := len(res.System.Problems) + len(res.UsrData.Problems); n > 0 {
 		p := slices.Concat(res.System.Problems, res.UsrData.Problems)[0]
 		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, files(n), p.Side, p.Path, p.Kind, p.Detail)
 	}
-	if len(total.Lost) > 0 {
-		return lostError(total.Lost)
+	if len(j.total.Lost) > 0 {
+		return lostError(j.total.Lost)
 	}
 	if unknown > 0 {
-		l := total.Left[0]
+		l := j.total.Left[0]
 		return fmt.Errorf("%w: of %s nothing can be said, the first on %s: %s: %s", ErrDamage, files(unknown), l.Side, l.Path, l.Why)
 	}
-	if err := in.spared(large); err != nil {
+	if err := j.spared(large); err != nil {
 		return err
 	}
-	for _, p := range slices.Sorted(maps.Keys(in.left[System])) {
-		if in.forgot != "" && within(in.forgot, p) {
+	for _, p := range slices.Sorted(maps.Keys(j.left[System])) {
+		if j.forgot != "" && within(j.forgot, p) {
 			return fmt.Errorf("%s: %s: %w, and is not forgotten", System, p, ErrBlocked)
 		}
 	}
-	if len(total.Busy) > 0 {
-		return fmt.Errorf("%w: %s and what lies beside it is being written, and keeps the capture that it had (%s in all)", ErrBusy, total.Busy[0], files(len(total.Busy)))
+	if len(j.total.Busy) > 0 {
+		return fmt.Errorf("%w: %s and what lies beside it is being written, and keeps the capture that it had (%s in all)", ErrBusy, j.total.Busy[0], files(len(j.total.Busy)))
 	}
 	return nil
 }

@@ -16,21 +16,21 @@ import (
 // the same record, which is not revoked: then there is nothing to do, and what else a
 // look finds is not needed. nil if anything is otherwise, or cannot be read: then the
 // look tells.
-func (in *inspector) rest(ctx context.Context) (system, usrData *Snapshot) {
+func (l *looker) rest(ctx context.Context) (system, usrData *Snapshot) {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	snaps, walks := map[SideName]*Snapshot{}, map[SideName]func() *tree.Rest{}
-	for _, side := range in.r.sides() {
-		s, walk := in.restOf(ctx, side)
+	for _, side := range l.r.sides() {
+		s, walk := l.restOf(ctx, side)
 		if s == nil || side.Name == UsrData && s.ownSum != snaps[System].ownSum {
 			return nil, nil
 		}
 		snaps[side.Name], walks[side.Name] = s, walk
 	}
-	if bad, err := in.r.Revoked(); err != nil || snaps[System].Version.In(bad) {
+	if bad, err := l.r.Revoked(); err != nil || snaps[System].Version.In(bad) {
 		return nil, nil
 	}
-	err := in.r.each(2, func(i int) error {
+	err := l.r.each(2, func(i int) error {
 		n := []SideName{System, UsrData}[i]
 		rest := walks[n]()
 		if rest == nil {
@@ -50,16 +50,16 @@ var errRestless = errors.New("not as the index saw it")
 
 // restOf returns what a side is if the walk finds it at rest; nil if that is out of the
 // question. It is called for one side after the other, the walk for both at once.
-func (in *inspector) restOf(ctx context.Context, side *Side) (*Snapshot, func() *tree.Rest) {
+func (l *looker) restOf(ctx context.Context, side *Side) (*Snapshot, func() *tree.Rest) {
 	if side.ready() != nil {
 		return nil, nil
 	}
 	disk := side.FS
-	s := &Snapshot{Side: side.Name, Path: disk.Path("."), State: Intact, looked: in.r.Now().UnixNano()}
+	s := &Snapshot{Side: side.Name, Path: disk.Path("."), State: Intact, looked: l.r.Now().UnixNano()}
 	if u, err := change.Pending(disk, nil); u != nil || err != nil {
 		return nil, nil
 	}
-	index, same, err := in.index(side)
+	index, same, err := l.index(side)
 	if err != nil || !same {
 		return nil, nil
 	}

@@ -84,15 +84,15 @@ func restAgrees(t *testing.T, seeds uint64) {
 			if one, both := told(r), told(atOnce); one != both {
 				t.Fatalf("seed %d: %s, but at once %s after\n%q", seed, one, both, done)
 			}
-			system, usrData := newInspector(r, Options{}).rest(context.Background())
+			system, usrData := newJob(r, Options{}).rest(context.Background())
 			if system == nil {
 				continue
 			}
 			rested++
-			in := newInspector(r, Options{})
-			in.fresh = false
-			res, err := r.look(context.Background(), in, Options{})
-			if err == nil && in.young(res.System) {
+			j := newJob(r, Options{})
+			j.fresh = false
+			res, err := j.look(context.Background(), Options{})
+			if err == nil && j.young(res.System) {
 				t.Fatalf("seed %d: at rest, but just written after\n%q", seed, done)
 			}
 			if err != nil || res.Decision.Action != Nothing {

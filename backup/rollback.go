@@ -19,11 +19,6 @@ import (
 // ErrNothingToReturnTo says that no other version is kept on this device.
 var ErrNothingToReturnTo = errors.New("nothing to return to")
 
-// keptVersion is a version that the device could return to.
-type keptVersion struct {
-	record *record.Record
-}
-
 // Rollback leaves the version on system for the one that was there before, or
 // for the version named: it revokes the present one, on both sides, then
 // commits the other one on system. The backup is Reconcile's. Configuration
@@ -43,7 +38,7 @@ func (r *Reconciler) Rollback(ctx context.Context, to versioning.Version, stop f
 	if l == nil || err != nil {
 		return l.from(), now, err
 	}
-	if err := r.wayFree(l.in, l.system, l.usrData, l.kept); err != nil {
+	if err := l.wayFree(l.system, l.usrData, l.to); err != nil {
 		return l.from(), now, err
 	}
 	stop(l.from(), l.back())
@@ -145,11 +140,10 @@ func (r *Reconciler) withdraw(ctx context.Context, wd Withdrawal) (*leaving, err
 
 // leaving is a version that is about to be left for another one that is kept.
 type leaving struct {
-	r               *Reconciler
-	in              *inspector
+	*job
 	system, usrData *Snapshot
 	bad             []versioning.Version // revoked so far
-	kept            *keptVersion
+	to              *record.Record
 }
 
 func (l *leaving) from() versioning.Version {
@@ -159,7 +153,7 @@ func (l *leaving) from() versioning.Version {
 	return l.system.Version
 }
 
-func (l *leaving) back() versioning.Version { return l.kept.record.Manifest.Version }
+func (l *leaving) back() versioning.Version { return l.to.Manifest.Version }
 
 // revoke durably revokes the version that is left, on both sides, and not the one
 // that comes back. The recall of a release that is named is done with.
@@ -177,27 +171,26 @@ func (l *leaving) revoke(recalled ...digest.SHA256) error {
 // again, and takes what is there then.
 func (l *leaving) commit(ctx context.Context) error {
 	for {
-		err := l.r.returnTo(ctx, l.in, l.system, l.usrData, l.kept)
-		if again, err := l.in.again(ctx, err); !again {
+		err := l.returnTo(ctx, l.system, l.usrData, l.to)
+		if again, err := l.again(ctx, err); !again {
 			return err
 		}
-		if l.system, l.usrData, err = l.in.look(ctx, l.r.System, l.r.UsrData); err != nil {
+		if l.system, l.usrData, err = l.snapshots(ctx); err != nil {
 			return err
 		}
 	}
 }
 
-// leave looks at the sides and finds the version to return to. Where the error wraps ErrNothingToReturnTo there is a result all the same.
+// leave looks at the sides and finds the version to return to. Where the error wraps
+// ErrNothingToReturnTo there is a result all the same.
 func (r *Reconciler) leave(ctx context.Context, want func(bad []versioning.Version) wish) (*leaving, error) {
-	l := &leaving{r: r, in: newInspector(r, Options{})}
+	l := &leaving{job: newJob(r, Options{})}
 	var err error
-	if l.system, l.usrData, err = l.in.look(ctx, r.System, r.UsrData); err != nil {
+	if l.system, l.usrData, err = l.snapshots(ctx); err != nil {
 		return nil, err
 	}
-	for _, s := range []*Snapshot{l.system, l.usrData} {
-		if s.err != nil {
-			return nil, unusable(s)
-		}
+	if err := available(l.system, l.usrData); err != nil {
+		return nil, err
 	}
 	if !l.system.usable() {
 		return nil, fmt.Errorf("%w: %s is %s", ErrNoApplication, System, l.system.State)
@@ -205,7 +198,7 @@ func (r *Reconciler) leave(ctx context.Context, want func(bad []versioning.Versi
 	if l.bad, err = r.Revoked(); err != nil {
 		return nil, err
 	}
-	l.kept, err = r.kept(ctx, l.in, l.system, l.usrData, want(l.bad))
+	l.to, err = l.kept(ctx, l.system, l.usrData, want(l.bad))
 	return l, err
 }
 
@@ -221,9 +214,9 @@ type wish struct {
 // over counts, revoked or not, until that is confirmed. Another build of the
 // version on system is none: it would be revoked with it. usr_data's own version
 // counts, too: it is what the device returns to while a backup is held back.
-func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *Snapshot, want wish) (*keptVersion, error) {
+func (j *job) kept(ctx context.Context, system, usrData *Snapshot, want wish) (*record.Record, error) {
 	to, bad := want.to, want.bad
-	pending, err := r.Pending()
+	pending, err := j.r.Pending()
 	if err != nil {
 		return nil, err
 	}
@@ -241,16 +234,16 @@ func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *S
 		case !to.IsZero() && v.String() != to.String():
 		case to.IsZero() && v.In(bad) && !before:
 			passed = append(passed, v.String())
-		case found == nil || before || r.higher(&k.Manifest, &found.Manifest) && (pending == nil || found.Manifest.Version.String() != pending.Previous.String()):
+		case found == nil || before || j.r.higher(&k.Manifest, &found.Manifest) && (pending == nil || found.Manifest.Version.String() != pending.Previous.String()):
 			found = k
 		}
 	}
 	if usrData.State == Intact {
 		consider(usrData.facts.Basis)
 	}
-	src := in.sources(system, usrData)
-	for _, side := range r.sides() {
-		k, err := in.previous(ctx, side, system, src)
+	src := j.sources(system, usrData)
+	for _, side := range j.r.sides() {
+		k, err := j.previous(ctx, side, system, src)
 		if err != nil {
 			return nil, sideError(side, err)
 		}
@@ -260,7 +253,7 @@ func (r *Reconciler) kept(ctx context.Context, in *inspector, system, usrData *S
 	}
 	switch {
 	case found != nil:
-		return &keptVersion{found}, nil
+		return found, nil
 	case len(passed) > 0 && (to.IsZero() || slices.Contains(passed, to.String())):
 		return nil, fmt.Errorf("%w: %s is kept, and is revoked or was taken back itself", ErrNothingToReturnTo, passed[0])
 	case to.IsZero():
@@ -280,11 +273,11 @@ func (r *Reconciler) higher(m, n *Manifest) bool {
 // previous returns the record of the version that a side keeps for a rollback;
 // nil if there is none, or its application files are not all to be had.
 // Configuration that is nowhere any more is as system has it now.
-func (in *inspector) previous(ctx context.Context, side *Side, system *Snapshot, src *sources) (*record.Record, error) {
+func (j *job) previous(ctx context.Context, side *Side, system *Snapshot, src *sources) (*record.Record, error) {
 	if side.ready() != nil {
 		return nil, nil
 	}
-	r, _, err := record.Load(side.FS, path.Join(change.PreviousDir, path.Base(change.RecordFile)), in.known)
+	r, _, err := record.Load(side.FS, path.Join(change.PreviousDir, path.Base(change.RecordFile)), j.known)
 	if err != nil && tree.Means(err) == tree.Nothing {
 		return nil, err
 	}
@@ -299,7 +292,7 @@ func (in *inspector) previous(ctx context.Context, side *Side, system *Snapshot,
 		}
 		from, whole := src.find(side.Name, e)
 		if whole && from.node == nil {
-			if whole, err = in.whole(ctx, from, *e.SHA256); err != nil {
+			if whole, err = j.whole(ctx, from, *e.SHA256); err != nil {
 				return nil, err
 			}
 		}
@@ -322,7 +315,7 @@ func (in *inspector) previous(ctx context.Context, side *Side, system *Snapshot,
 
 // whole reports whether what is kept for a rollback is whole: it is read, since
 // nothing else ever does.
-func (in *inspector) whole(ctx context.Context, from source, want digest.SHA256) (bool, error) {
+func (j *job) whole(ctx context.Context, from source, want digest.SHA256) (bool, error) {
 	f, err := from.fs.Open(from.name)
 	var sum digest.SHA256
 	if err == nil {
@@ -333,16 +326,16 @@ func (in *inspector) whole(ctx context.Context, from source, want digest.SHA256)
 		return false, err
 	}
 	if err != nil || sum != want {
-		in.badKept[kept{from.side, want}] = true
+		j.badKept[kept{from.side, want}] = true
 		return false, nil
 	}
 	return true, nil
 }
 
 // way is what there is to do on system to return to a version that is kept.
-func (r *Reconciler) way(in *inspector, system, usrData *Snapshot, kept *keptVersion) (*work, *desired, error) {
-	d := returning(kept.record, system.facts, usrData.Revision)
-	w, err := in.plan(r.System, system, d, UsrData)
+func (j *job) way(system, usrData *Snapshot, kept *record.Record) (*work, *desired, error) {
+	d := returning(kept, system.facts, usrData.Revision)
+	w, err := j.plan(j.r.System, system, d, UsrData)
 	if err == nil {
 		w.plan.Tag = true
 	}
@@ -350,46 +343,46 @@ func (r *Reconciler) way(in *inspector, system, usrData *Snapshot, kept *keptVer
 }
 
 // wayFree returns the error that returnTo would end with before it changes anything.
-func (r *Reconciler) wayFree(in *inspector, system, usrData *Snapshot, kept *keptVersion) error {
-	w, _, err := r.way(in, system, usrData, kept)
+func (j *job) wayFree(system, usrData *Snapshot, kept *record.Record) error {
+	w, _, err := j.way(system, usrData, kept)
 	if err == nil {
 		var short *SpaceError
-		if short, err = change.Shortage(r.System.FS, w.plan); short != nil {
+		if short, err = change.Shortage(j.r.System.FS, w.plan); short != nil {
 			err = short
 		}
 	}
-	return sideError(r.System, err)
+	return sideError(j.r.System, err)
 }
 
 // returnTo commits a version that is kept on system. Where that is in the way of it what
-// has nothing to do with it need not wait for, in.stuck says so: nothing is changed then.
-func (r *Reconciler) returnTo(ctx context.Context, in *inspector, system, usrData *Snapshot, kept *keptVersion) error {
-	src := in.sources(system, usrData)
-	w, d, err := r.way(in, system, usrData, kept)
+// has nothing to do with it need not wait for, j.stuck says so: nothing is changed then.
+func (j *job) returnTo(ctx context.Context, system, usrData *Snapshot, kept *record.Record) error {
+	src := j.sources(system, usrData)
+	w, d, err := j.way(system, usrData, kept)
 	if err == nil {
-		w.change, err = change.Begin(r.System.FS, w.plan)
+		w.change, err = change.Begin(j.r.System.FS, w.plan)
 	}
 	if err == nil {
-		if err = r.fill(ctx, w, src); err != nil {
+		if err = j.fill(ctx, w, src); err != nil {
 			err = errors.Join(err, w.change.Discard())
 		}
 	}
-	if err = sideError(r.System, err); err != nil {
+	if err = sideError(j.r.System, err); err != nil {
 		if errors.Is(err, ErrBlocked) || errors.Is(err, ErrNoSpace) {
-			in.stuck = err
+			j.stuck = err
 		}
 		return err
 	}
-	bad, err := r.Revoked()
-	if err == nil && kept.record.Manifest.Version.In(bad) { // it was, by the installation that is taken back
-		err = r.setRevoked(versioning.Without(bad, kept.record.Manifest.Version))
+	bad, err := j.r.Revoked()
+	if err == nil && kept.Manifest.Version.In(bad) { // it was, by the installation that is taken back
+		err = j.r.setRevoked(versioning.Without(bad, kept.Manifest.Version))
 	}
 	if err != nil {
 		return errors.Join(err, w.change.Discard())
 	}
-	_, err = r.commit(ctx, in, w, d, src, &Result{})
-	in.after(ctx, d, w)
-	return sideError(r.System, err)
+	_, err = j.commit(ctx, w, d, src)
+	j.after(ctx, d, w)
+	return sideError(j.r.System, err)
 }
 
 // returning works out what system shall hold once the version of k is back: what that

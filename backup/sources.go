@@ -49,15 +49,15 @@ type kept struct {
 type sources struct {
 	snaps []*Snapshot
 	sides []*Side
-	in    *inspector
+	job   *job
 	bad   map[kept]bool              // what is kept under these turned out to be damaged
 	known map[digest.SHA256][]source // made when it is first asked for
 	none  map[SideName]bool          // sides that keep nothing for a rollback
 	mu    sync.Mutex                 // of all this, while files are copied
 }
 
-func (in *inspector) sources(snaps ...*Snapshot) *sources {
-	return &sources{snaps: snaps, sides: in.r.sides(), in: in, bad: in.badKept, none: map[SideName]bool{}}
+func (j *job) sources(snaps ...*Snapshot) *sources {
+	return &sources{snaps: snaps, sides: j.r.sides(), job: j, bad: j.badKept, none: map[SideName]bool{}}
 }
 
 // find returns a place that is believed to hold the content of e: its path or
@@ -241,7 +241,7 @@ func (s *sources) link(ctx context.Context, near SideName, c *change.Change, f c
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if from, ok := s.inPrevious(near, *f.SHA256); ok && from.side == near {
-		whole, err := s.in.whole(ctx, from, *f.SHA256)
+		whole, err := s.job.whole(ctx, from, *f.SHA256)
 		if whole {
 			linked, err = c.Link(f, from.name)
 		}
