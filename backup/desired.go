@@ -28,6 +28,14 @@ type desired struct {
 	forgotten map[Path]bool
 }
 
+// aiming is what is desired while it is worked out.
+type aiming struct {
+	*desired
+	basis   *record.Record           // what the side that won is to hold
+	changes map[Path]*manifest.Entry // of its captured configuration; nil goes
+	changed bool                     // so that this is another revision
+}
+
 // aim works out what both sides shall hold once the side from has won. It is
 // pure: the facts say all. keeps tells which configuration keeps its last capture,
 // and large of which usr_data cannot hold more; forget is configuration that goes, "" for
@@ -37,86 +45,105 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, keeps, large fu
 	if from == UsrData {
 		winner, loser = usrData, system
 	}
-	basis := winner.basis()
-	d := &desired{take: map[Path]bool{}, aside: map[Path]bool{}, forgotten: map[Path]bool{}, out: map[Path]bool{}}
-	changes := map[Path]*manifest.Entry{} // of the captured configuration; nil goes
-	now := func(p Path) *manifest.Entry {
-		if e, ok := changes[p]; ok {
-			return e
-		}
-		return manifest.Find(basis.Config, p)
+	a := &aiming{
+		desired: &desired{take: map[Path]bool{}, aside: map[Path]bool{}, forgotten: map[Path]bool{}, out: map[Path]bool{}},
+		basis:   winner.basis(), changes: map[Path]*manifest.Entry{},
 	}
-	changed := false
-	set := func(e *manifest.Entry) {
-		if old := now(e.Path); old == nil || !manifest.Equal(old, e) || old.Adopted {
-			changed = true
-		}
-		changes[e.Path] = e
-		d.take[e.Path] = true
+	a.capture(winner, src, keeps)
+	a.dropLost(winner, src)
+	if from == System {
+		a.spare(usrData, large)
 	}
+	if loser == system && loser.usable() && (!loser.Adopted || loser.lowered()) {
+		a.merge(loser)
+	}
+	if loser.usable() && winner.Version.Compare(loser.Version) == 0 && (winner.ownSum != loser.ownSum || loser.Adopted) && (from == UsrData || winner.Revision == loser.Revision) {
+		a.part(loser)
+	}
+	if forget != "" {
+		a.without(forget)
+	}
+	a.record = &record.Record{Manifest: a.basis.Manifest, Revision: max(winner.Revision, 1), Config: overlay(a.basis.Config, a.changes)}
+	if a.changed {
+		a.record.Revision = max(system.Revision, usrData.Revision) + 1
+	}
+	dropOrphans(a.record)
+	return a.desired
+}
 
+// now returns the configuration at p as it is desired so far; nil for none.
+func (a *aiming) now(p Path) *manifest.Entry {
+	if e, ok := a.changes[p]; ok {
+		return e
+	}
+	return manifest.Find(a.basis.Config, p)
+}
+
+// set takes e into the configuration.
+func (a *aiming) set(e *manifest.Entry) {
+	if old := a.now(e.Path); old == nil || !manifest.Equal(old, e) || old.Adopted {
+		a.changed = true
+	}
+	a.changes[e.Path] = e
+	a.take[e.Path] = true
+}
+
+// drop leaves p out of the configuration.
+func (a *aiming) drop(p Path) { a.changes[p], a.changed = nil, true }
+
+// capture takes what was edited and deleted on the side that won, and notes what is lost.
+func (a *aiming) capture(winner *Snapshot, src *sources, keeps func(Path) bool) {
 	for i := range winner.facts.Odd {
 		o := &winner.facts.Odd[i]
 		switch {
 		case keeps(o.Path):
 		case o.Finding == tree.Edited:
-			set(captured(winner.facts, o))
-			d.written = append(d.written, o.Path)
+			a.set(captured(winner.facts, o))
+			a.written = append(a.written, o.Path)
 		case o.Finding == tree.Deleted:
-			changes[o.Path], changed = nil, true
-			d.aside[o.Path] = o.Aside
-			d.take[o.Path] = true
-		case o.Entry != nil && basis.Writable(o.Entry) && src.lost(winner, o):
-			d.lost = append(d.lost, o.Path)
-			d.take[o.Path] = true
-			changed = true
-			changes[o.Path] = nil
+			a.drop(o.Path)
+			a.aside[o.Path] = o.Aside
+			a.take[o.Path] = true
+		case o.Entry != nil && a.basis.Writable(o.Entry) && src.lost(winner, o):
+			a.lost = append(a.lost, o.Path)
+			a.take[o.Path] = true
+			a.drop(o.Path)
 			if o.Now != nil && o.Now.Type == manifest.File {
-				changes[o.Path] = o.Now
+				a.changes[o.Path] = o.Now
 			}
 		}
 	}
-	for i := range winner.facts.Odd { // a capture that nobody has keeps nothing else waiting
+}
+
+// dropLost leaves out captures that nobody has, so that they keep nothing else waiting.
+func (a *aiming) dropLost(winner *Snapshot, src *sources) {
+	for i := range winner.facts.Odd {
 		o := &winner.facts.Odd[i]
-		if o.Entry == nil || o.Entry.Type != manifest.File || !basis.Writable(o.Entry) || d.take[o.Path] {
+		if o.Entry == nil || o.Entry.Type != manifest.File || !a.basis.Writable(o.Entry) || a.take[o.Path] {
 			continue
 		}
-		if e := now(o.Path); e != nil && !src.has(winner.Side, e) {
-			changes[o.Path], changed = nil, true
+		if e := a.now(o.Path); e != nil && !src.has(winner.Side, e) {
+			a.drop(o.Path)
 		}
 	}
-	for _, e := range basis.Config {
-		if from == System && large(e.Path) && e.Type == manifest.File && now(e.Path) == e {
-			has := usrData.facts.Has(e.Path)
-			if has != nil && manifest.SameContent(has, e) {
-				continue
-			}
-			changes[e.Path], changed, d.out[e.Path] = nil, true, true
-			if was := usrData.basis(); was != nil && has != nil && was.Captures(has) && manifest.SameContent(has, was.Find(e.Path)) {
-				changes[e.Path] = was.Find(e.Path)
-			}
-		}
-	}
-	if loser == system && loser.usable() && (!loser.Adopted || loser.lowered()) {
-		d.merge(basis, loser, now, set)
-	}
-	if loser.usable() && winner.Version.Compare(loser.Version) == 0 && (winner.ownSum != loser.ownSum || loser.Adopted) && (from == UsrData || winner.Revision == loser.Revision) {
-		d.part(loser, now)
-	}
-	if forget != "" {
-		d.without(forget, basis.Config, changes, set)
-		changed = true
-	}
+}
 
-	d.record = &record.Record{Manifest: basis.Manifest, Revision: winner.Revision, Config: overlay(basis.Config, changes)}
-	dropOrphans(d.record)
-	switch {
-	case changed:
-		d.record.Revision = max(system.Revision, usrData.Revision) + 1
-	case d.record.Revision == 0:
-		d.record.Revision = 1
+// spare leaves usr_data with the capture that it has of what it has no room for.
+func (a *aiming) spare(usrData *Snapshot, large func(Path) bool) {
+	for _, e := range a.basis.Config {
+		if !large(e.Path) || e.Type != manifest.File || a.now(e.Path) != e {
+			continue
+		}
+		has := usrData.facts.Has(e.Path)
+		if has != nil && manifest.SameContent(has, e) {
+			continue
+		}
+		a.drop(e.Path)
+		a.out[e.Path] = true
+		if was := usrData.basis(); was != nil && has != nil && was.Captures(has) && manifest.SameContent(has, was.Find(e.Path)) {
+			a.changes[e.Path] = was.Find(e.Path)
+		}
 	}
-	return d
 }
 
 // lowered reports whether somebody lowered the tag by hand: that asks for a restore, and
@@ -126,43 +153,43 @@ func (s *Snapshot) lowered() bool {
 }
 
 // merge keeps what was edited on system and not captured, where usr_data has won.
-func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *manifest.Entry, set func(*manifest.Entry)) {
+func (a *aiming) merge(system *Snapshot) {
 	f, was := system.facts, system.facts.Basis
 	edit := func(e *manifest.Entry) {
-		wins, shipped := now(e.Path), manifest.Find(basis.Manifest.Files, e.Path)
+		wins, shipped := a.now(e.Path), manifest.Find(a.basis.Manifest.Files, e.Path)
 		switch {
-		case wins == nil && shipped != nil && !basis.Manifest.IsConfig(e.Path):
+		case wins == nil && shipped != nil && !a.basis.Manifest.IsConfig(e.Path):
 			// an application file of the version that won
 		case wins == nil && was.Captures(e):
 			// it was removed since, where the newer configuration comes from
-		case wins == nil && !otherDatabase(basis, f, e.Path):
-			set(e)
+		case wins == nil && !otherDatabase(a.basis, f, e.Path):
+			a.set(e)
 		case wins != nil && manifest.SameContent(wins, e) || e.Type == manifest.Dir || e.Type == manifest.Hardlink:
 		case shipped != nil && manifest.SameContent(shipped, e):
 			// the release's own default, not an edit
 		default:
 			beside := *e
 			beside.Path = besides(e.Path, ".conflict", e, func(p Path) *manifest.Entry {
-				if there := now(p); there != nil {
+				if there := a.now(p); there != nil {
 					return there
 				}
 				return taken(f, p, f.Has(p))
 			})
-			d.kept = append(d.kept, beside.Path)
-			set(&beside)
+			a.kept = append(a.kept, beside.Path)
+			a.set(&beside)
 		}
 	}
 	if system.Adopted { // what was written since the record is an edit all the same
 		was = system.own
 		for _, e := range f.Basis.Config {
-			if old := was.Find(e.Path); (old == nil || !manifest.SameContent(old, e)) && !basis.Manifest.IsIgnored(e.Path) {
+			if old := was.Find(e.Path); (old == nil || !manifest.SameContent(old, e)) && !a.basis.Manifest.IsIgnored(e.Path) {
 				edit(e)
 			}
 		}
 	}
 	for i := range f.Odd {
 		o := &f.Odd[i]
-		if o.Finding == tree.Edited && o.Now != nil && !basis.Manifest.IsIgnored(o.Path) {
+		if o.Finding == tree.Edited && o.Now != nil && !a.basis.Manifest.IsIgnored(o.Path) {
 			edit(captured(f, o))
 		}
 	}
@@ -170,18 +197,18 @@ func (d *desired) merge(basis *record.Record, system *Snapshot, now func(Path) *
 
 // part has put aside what was captured on a side whose configuration is not what the other
 // one has come from, as where two devices changed partitions: it is nowhere else.
-func (d *desired) part(loser *Snapshot, now func(Path) *manifest.Entry) {
+func (a *aiming) part(loser *Snapshot) {
 	parts := map[Path]bool{}
 	for _, e := range loser.facts.Basis.Config {
-		def, wins := manifest.Find(loser.facts.Basis.Manifest.Files, e.Path), now(e.Path)
+		def, wins := manifest.Find(loser.facts.Basis.Manifest.Files, e.Path), a.now(e.Path)
 		if loser.facts.At(e.Path) == nil && e.Type != manifest.Dir && (def == nil || !manifest.SameContent(def, e)) && (wins == nil || !manifest.SameContent(wins, e)) {
 			parts[e.Path] = true
 		}
 	}
 	if loser.Side == System {
-		d.loses = parts
+		a.loses = parts
 	} else {
-		maps.Copy(d.aside, parts)
+		maps.Copy(a.aside, parts)
 	}
 }
 

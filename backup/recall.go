@@ -171,22 +171,23 @@ func (j *job) forgets(res *Result) (bool, error) {
 
 // without leaves p, and what goes with it, out of the configuration that is
 // desired. A further name of a file that goes becomes a file.
-func (d *desired) without(p Path, config []*manifest.Entry, changes map[Path]*manifest.Entry, set func(*manifest.Entry)) {
-	config = overlay(config, changes)
+func (a *aiming) without(p Path) {
+	config := overlay(a.basis.Config, a.changes)
 	for _, e := range config {
 		switch {
 		case goes(p, e.Path):
-			changes[e.Path] = nil
-			delete(d.take, e.Path)
-			d.forgotten[e.Path] = true
+			a.changes[e.Path] = nil
+			delete(a.take, e.Path)
+			a.forgotten[e.Path] = true
 		case e.Type == manifest.Hardlink && goes(p, e.Link):
 			if first := manifest.Find(config, e.Link); first != nil {
 				file := *first
 				file.Path = e.Path
-				set(&file)
+				a.set(&file)
 			}
 		}
 	}
+	a.changed = true
 	here := func(q Path) bool { return goes(p, q) }
-	d.written, d.lost = slices.DeleteFunc(d.written, here), slices.DeleteFunc(d.lost, here)
+	a.written, a.lost = slices.DeleteFunc(a.written, here), slices.DeleteFunc(a.lost, here)
 }
