@@ -33,7 +33,7 @@ type Candidate struct {
 	Edited   bool          // it has configuration that is not captured
 	Adopted  bool          // there is no record for its tag yet
 	Nested   bool          // the application lies one directory too deep
-	Record   digest.SHA256 // of the side's record.json
+	Record   digest.SHA256 // of the side's record
 }
 
 // usable reports whether the side holds a version, whole or not.

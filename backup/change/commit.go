@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 
 	"tandem/backup/manifest"
@@ -108,7 +109,7 @@ func Pending(fs fsys.FS, known map[digest.SHA256]*record.Record) (*Unfinished, e
 		return nil, err
 	}
 	u := &Unfinished{Version: c.Version, Undo: c.Undo}
-	for _, name := range []string{nextDir + "/record.json", RecordFile} {
+	for _, name := range []string{path.Join(nextDir, path.Base(RecordFile)), RecordFile} {
 		if r, sum, err := record.Load(fs, name, known); err == nil && r != nil && sum == c.Record {
 			u.Record, u.Sum = r, sum
 			break

@@ -24,7 +24,7 @@ const (
 	AppsDir     = "apps"
 	TagFile     = "app_ver.txt"
 	OwnDir      = ".tandem"
-	RecordFile  = ".tandem/record.json"
+	RecordFile  = ".tandem/record"
 	IndexFile   = ".tandem/index"
 	CommitFile  = ".tandem/commit.json"
 	PreviousDir = ".tandem/previous"

@@ -38,7 +38,7 @@ func clearName(fs fsys.FS) error {
 // Newer returns a *record.NewerError if one of our files on a side was made by a newer
 // Tandem. The error is one of those of record.Newer.
 func Newer(fs fsys.FS) error {
-	const name = "/record.json"
+	name := "/" + path.Base(RecordFile)
 	return record.Newer(fs, RecordFile, CommitFile, PendingFile, RevokedFile, IndexFile, KeptFile, PreviousDir+name, nextDir+name, oldDir+name)
 }
 

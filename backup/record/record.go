@@ -4,34 +4,31 @@
 package record
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
-	"strconv"
-	"strings"
 
 	"tandem/backup/manifest"
+	"tandem/internal/compact"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 )
 
-// maxRecord bounds a record in bytes: 200,000 entries and more.
+// maxRecord bounds a record, in bytes on the disk and in memory: 500,000 entries and more.
 const maxRecord = 128 << 20
 
 // Record is what a side knows of itself: a version and its configuration. It is
 // a value; nobody changes one that others may hold.
 type Record struct {
-	Manifest manifest.Manifest `json:"manifest"`
+	Manifest manifest.Manifest
 	// Config is the configuration as it was captured last, sorted by path: what
 	// the manifest's config patterns name, and what the manifest does not know.
-	Config []*manifest.Entry `json:"config"`
+	Config []*manifest.Entry
 	// Revision goes up by one each time changed configuration is captured.
-	Revision int `json:"revision"`
+	Revision int
 }
 
-// Write writes the content of record.json, whose body is known.
+// Write writes the file of r, whose body is known.
 func (r *Record) Write(w io.Writer, by Author, body Body) error {
 	if _, err := w.Write(by.head("record", body.Size, body.Sum).line()); err != nil {
 		return err
@@ -63,28 +60,6 @@ func (c *counter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n += int64(n)
 	return n, err
-}
-
-// writeBody writes the record as json.Marshal would, and a newline, piece by
-// piece: in one piece it would take several times the memory of all that it
-// describes.
-func (r *Record) writeBody(w io.Writer) error {
-	m := r.Manifest
-	m.Files = nil
-	head, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	out := &entryWriter{w: w}
-	out.text(`{"manifest":`)
-	out.text(strings.TrimSuffix(string(head), "null}"))
-	out.list(r.Manifest.Files)
-	out.text(`},"config":`)
-	out.list(r.Config)
-	out.text(`,"revision":`)
-	out.text(strconv.Itoa(r.Revision))
-	out.text("}\n")
-	return out.flush()
 }
 
 // Load reads the record name of a side; a missing one gives nil and no error.
@@ -126,24 +101,16 @@ func load(fs fsys.FS, name string, parse func(Head, io.Reader) error) (*Head, er
 // digest of the record's body, which is checked; nil for none. The error is one of
 // Load's.
 func Outline(fs fsys.FS, name string) (*manifest.Manifest, digest.SHA256, error) {
-	m := &manifest.Manifest{}
-	head, err := load(fs, name, func(_ Head, body io.Reader) error {
-		in := newScanner(body)
-		err := in.object(map[string]func() error{
-			"manifest": func() error { return in.manifest(m, func() error { return errOutlined }) },
-		})
-		if errors.Is(err, errOutlined) {
-			return nil
-		}
+	var o outline
+	head, err := load(fs, name, func(_ Head, body io.Reader) (err error) {
+		o, err = readOutline(compact.NewReader(body))
 		return err
 	})
 	if head == nil || err != nil {
 		return nil, digest.SHA256{}, err
 	}
-	return m, head.SHA256, nil
+	return &o.Manifest, head.SHA256, nil
 }
-
-var errOutlined = errors.New("the rest is not needed")
 
 // check reports what rule of its format r breaks, if any.
 func (r *Record) check() error {
@@ -247,9 +214,14 @@ func (r *Record) Shares(e *manifest.Entry) *manifest.Entry {
 	}
 	for _, list := range [][]*manifest.Entry{r.Config, r.Manifest.Files} {
 		old := manifest.Find(list, e.Path)
-		if old != nil && old.Mtime == e.Mtime && old.Adopted == e.Adopted && manifest.Equal(old, e) && (e.Type != manifest.Symlink || old.Mode == e.Mode) {
+		if old != nil && same(old, e) {
 			return old
 		}
 	}
 	return e
+}
+
+// same reports whether two entries of one path are the same in all that is written.
+func same(a, b *manifest.Entry) bool {
+	return a.Mtime == b.Mtime && a.Adopted == b.Adopted && manifest.Equal(a, b) && (a.Type != manifest.Symlink || a.Mode == b.Mode)
 }

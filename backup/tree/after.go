@@ -19,27 +19,24 @@ type Moment struct {
 // was placed, by its inode; and whether all that lies there was found good in that way.
 // before may be nil.
 func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed func(manifest.Path) (ino uint64, ok bool), m Moment) (x *Index, all bool) {
-	x = &Index{Boot: m.Boot, Record: sum, Weak: len(m.Weak) > 0 || before != nil && before.Weak, raw: make([]byte, 0, usualEntry*rec.Len())}
-	last, all := manifest.Path(""), true
-	add := func(n *Node, flags uint64) {
-		x.add(last, n, flags)
-		last = n.Path
-	}
+	x = &Index{Boot: m.Boot, Record: sum, Weak: len(m.Weak) > 0 || before != nil && before.Weak}
+	x.entries.Bytes = make([]byte, 0, usualEntry*rec.Len())
+	all = true
 	for e := range rec.Entries() {
 		x.count(e)
 		n := t.Get(e.Path)
 		if n != nil && after(before, e, n, placed) {
-			add(n, m.flags(rec, e, n))
+			x.add(n, m.flags(rec, e, n))
 			continue
 		}
 		all = false
 		// It was there a moment ago: what it is now came since then.
 		if ino, ok := placed(e.Path); ok {
-			add(&Node{Path: e.Path, Ino: ino}, 0)
+			x.add(&Node{Path: e.Path, Ino: ino}, 0)
 		} else if has := before.Has(e.Path); has != nil && manifest.SameContent(has, e) {
-			add(before.Tree.Get(e.Path), 0)
+			x.add(before.Tree.Get(e.Path), 0)
 		} else if has != nil || before.uncaptured(e.Path) {
-			add(&Node{Path: e.Path}, 0)
+			x.add(&Node{Path: e.Path}, 0)
 		}
 	}
 	x.finish(rec)

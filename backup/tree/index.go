@@ -1,13 +1,13 @@
 package tree
 
 import (
-	"encoding/binary"
+	"bytes"
+	"encoding/json"
 	"errors"
-	"fmt"
-	"strings"
 
 	"tandem/backup/manifest"
 	"tandem/backup/record"
+	"tandem/internal/compact"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 )
@@ -15,24 +15,24 @@ import (
 // An Index is what a side remembers of its own inodes: which of them were seen
 // to hold what the record says. It may be lost, and is never copied.
 type Index struct {
-	Boot   string        // in which it was made; "" if that was not known
-	Record digest.SHA256 // of the record's body that it belongs to
+	Boot   string        `json:"boot"`   // in which it was made; "" if that was not known
+	Record digest.SHA256 `json:"record"` // of the record's body that it belongs to
 	// Orderly says that nothing was written after it, and all is durable: it was
 	// made when the machine was shut down in order.
-	Orderly bool
+	Orderly bool `json:"orderly,omitempty"`
 	// Weak says that the file system did not keep all attributes.
-	Weak bool
+	Weak bool `json:"weak,omitempty"`
 	// Whole says that all that the record knows was seen: no file of the release
 	// was deleted, and none is missing.
-	Whole    bool
-	Revision int // of the record
-	Files    int // files and links that it knows
+	Whole    bool `json:"whole,omitempty"`
+	Revision int  `json:"revision"` // of the record
+	Files    int  `json:"files"`    // files and links that it knows
 
-	raw []byte // entries, sorted by path; most take less than usualEntry
-	n   int
+	entries entries
+	n       int // how many were added
 }
 
-const usualEntry = 48 // bytes
+const usualEntry = 24 // bytes: most take less
 
 // maxIndex bounds an index in bytes.
 const maxIndex = 64 << 20
@@ -49,10 +49,12 @@ func LoadIndex(fs fsys.FS, name string) (*Index, error) {
 	case err != nil || raw == nil:
 		return nil, nil
 	}
-	x, err := decodeIndex(raw)
-	if err != nil {
+	x := &Index{}
+	line, all, _ := bytes.Cut(raw, []byte("\n"))
+	if json.Unmarshal(line, x) != nil {
 		return nil, nil
 	}
+	x.entries.Bytes = all
 	return x, nil
 }
 
@@ -66,7 +68,7 @@ func (x *Index) Store(fs fsys.FS, name string, by record.Author) error {
 	if err != nil {
 		return err
 	}
-	if err := by.SealTo(f, "index", x.head(), x.raw); err != nil {
+	if err := by.SealTo(f, "index", x.head(), x.entries.Bytes); err != nil {
 		f.Close()
 		return err
 	}
@@ -80,76 +82,14 @@ func (x *Index) Store(fs fsys.FS, name string, by record.Author) error {
 func (x *Index) Sum() digest.SHA256 {
 	h := digest.New()
 	h.Write(x.head())
-	h.Write(x.raw)
+	h.Write(x.entries.Bytes)
 	return digest.Sum(h)
 }
 
-const (
-	orderly = 1 << iota
-	weak
-	whole
-)
-
 // head returns what comes before the entries.
 func (x *Index) head() []byte {
-	b := binary.AppendUvarint(nil, uint64(len(x.Boot)))
-	b = append(b, x.Boot...)
-	b = append(b, x.Record[:]...)
-	var traits byte
-	if x.Orderly {
-		traits |= orderly
-	}
-	if x.Weak {
-		traits |= weak
-	}
-	if x.Whole {
-		traits |= whole
-	}
-	b = append(b, traits)
-	b = binary.AppendUvarint(b, uint64(x.Revision))
-	b = binary.AppendUvarint(b, uint64(x.Files))
-	return binary.AppendUvarint(b, uint64(x.n))
-}
-
-func decodeIndex(b []byte) (*Index, error) {
-	r := &reader{b: b}
-	x := &Index{}
-	x.Boot = string(r.bytes(r.number()))
-	copy(x.Record[:], r.bytes(uint64(len(x.Record))))
-	if traits := r.bytes(1); len(traits) == 1 {
-		x.Orderly, x.Weak, x.Whole = traits[0]&orderly != 0, traits[0]&weak != 0, traits[0]&whole != 0
-	}
-	x.Revision, x.Files = int(r.number()), int(r.number())
-	x.n = int(r.number())
-	x.raw = r.b
-	if r.bad {
-		return nil, fmt.Errorf("%w: an index that is cut short", manifest.ErrInvalid)
-	}
-	return x, nil
-}
-
-// reader reads what binary.Append wrote. Past the end it reads nothing and is bad.
-type reader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *reader) number() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.bad, n = true, len(r.b)
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) bytes(n uint64) []byte {
-	if n > uint64(len(r.b)) {
-		r.bad, n = true, uint64(len(r.b))
-	}
-	p := r.b[:n]
-	r.b = r.b[n:]
-	return p
+	line, _ := json.Marshal(x) // has no error to give
+	return append(line, '\n')
 }
 
 const (
@@ -159,22 +99,85 @@ const (
 	// bare marks a directory of configuration without extended attributes: no stamp
 	// tells when it gets some.
 	bare
+	// stamped marks one whose inode, times and size are noted, and changed one whose mode
+	// or owner are not those of the last entry that was stamped, or not, as it is.
+	stamped
+	changed
 )
 
+// noted is what was noted last, without and with stamps.
+type noted [2][7]uint64
+
+// entries are those of an index as they are written, sorted by path.
+type entries struct {
+	compact.Writer
+	last noted
+}
+
 // add appends the entry of n to the index; paths come in order.
-func (x *Index) add(before manifest.Path, n *Node, flags uint64) {
-	shared := 0
-	for shared < len(before) && shared < len(n.Path) && before[shared] == n.Path[shared] {
-		shared++
+func (x *Index) add(n *Node, flags uint64) {
+	w, s := &x.entries, stamps(n)
+	last := &w.last[0]
+	if [4]uint64(s[3:]) != [4]uint64{} {
+		flags |= stamped
+		last = &w.last[1]
 	}
-	b := binary.AppendUvarint(x.raw, uint64(shared))
-	b = binary.AppendUvarint(b, uint64(len(n.Path)-shared))
-	b = append(b, n.Path[shared:]...)
-	for _, v := range stamps(n) {
-		b = binary.AppendUvarint(b, v)
+	if [3]uint64(s[:3]) != [3]uint64(last[:3]) {
+		flags |= changed
 	}
-	b = binary.AppendUvarint(b, flags)
-	x.raw, x.n = b, x.n+1
+	w.Path(string(n.Path))
+	w.Uint(flags)
+	if flags&changed != 0 {
+		for _, v := range s[:3] {
+			w.Uint(v)
+		}
+	}
+	if flags&stamped != 0 {
+		for k := 3; k < 6; k++ {
+			w.Int(int64(s[k] - last[k]))
+		}
+		w.Uint(s[6])
+	}
+	*last, x.n = s, x.n+1
+}
+
+// entryReader reads the entries of an index, one after the other.
+type entryReader struct {
+	compact.Reader
+	last  noted
+	more  bool // there is a present one, and that is:
+	path  []byte
+	was   [7]uint64
+	flags uint64
+}
+
+func (x *Index) read() *entryReader {
+	return &entryReader{Reader: *compact.NewReader(bytes.NewReader(x.entries.Bytes))}
+}
+
+// next goes to the next entry, and reports whether there is one.
+func (r *entryReader) next() bool {
+	if r.more = r.More(); !r.more {
+		return false
+	}
+	r.path, r.flags = r.Path(), r.Uint()
+	last := &r.last[0]
+	if r.flags&stamped != 0 {
+		last = &r.last[1]
+	}
+	if r.flags&changed != 0 {
+		for k := range 3 {
+			last[k] = r.Uint()
+		}
+	}
+	if r.flags&stamped != 0 {
+		for k := 3; k < 6; k++ {
+			last[k] += uint64(r.Int())
+		}
+		last[6] = r.Uint()
+	}
+	r.was, r.more = *last, r.Err() == nil
+	return r.more
 }
 
 // stamps are what shows whether something happened to n. The times of a
@@ -194,28 +197,13 @@ func (x *Index) Mark(t *Tree, record digest.SHA256) (gone map[manifest.Path]bool
 	if x == nil {
 		return gone
 	}
-	r := &reader{b: x.raw}
-	var buf []byte
 	i := 0
-	for range x.n {
-		shared := r.number()
-		if shared > uint64(len(buf)) {
-			return gone
-		}
-		buf = append(buf[:shared], r.bytes(r.number())...)
-		var was [7]uint64
-		for k := range was {
-			was[k] = r.number()
-		}
-		flags := r.number()
-		if r.bad {
-			return gone
-		}
-		for i < len(t.Nodes) && strings.Compare(string(t.Nodes[i].Path), string(buf)) < 0 {
+	for r := x.read(); r.next(); {
+		for i < len(t.Nodes) && string(t.Nodes[i].Path) < string(r.path) {
 			i++
 		}
-		if i == len(t.Nodes) || string(t.Nodes[i].Path) != string(buf) {
-			gone[manifest.Path(buf)] = true
+		if i == len(t.Nodes) || string(t.Nodes[i].Path) != string(r.path) {
+			gone[manifest.Path(r.path)] = true
 			continue
 		}
 		if x.Record != record {
@@ -223,9 +211,9 @@ func (x *Index) Mark(t *Tree, record digest.SHA256) (gone map[manifest.Path]bool
 		}
 		n := t.Nodes[i]
 		n.flags |= flagSeen
-		if stamps(n) == was {
+		if stamps(n) == r.was {
 			n.flags |= flagFits
-			if flags&racy != 0 {
+			if r.flags&racy != 0 {
 				n.flags |= flagRacy
 			}
 		}
@@ -252,8 +240,8 @@ const Tick = 10_000_000
 // NewIndex returns the index of a side on which a look found what f has. Nodes of
 // files that lie there as the record says enter it.
 func NewIndex(f *Facts, m Moment) *Index {
-	x := &Index{Boot: m.Boot, Record: f.Sum, Weak: f.Weak || len(m.Weak) > 0, raw: make([]byte, 0, usualEntry*f.Basis.Len())}
-	before := manifest.Path("")
+	x := &Index{Boot: m.Boot, Record: f.Sum, Weak: f.Weak || len(m.Weak) > 0}
+	x.entries.Bytes = make([]byte, 0, usualEntry*f.Basis.Len())
 	nodes := f.Tree.Nodes
 	for e := range f.Basis.Entries() {
 		x.count(e)
@@ -262,13 +250,11 @@ func NewIndex(f *Facts, m Moment) *Index {
 		}
 		switch {
 		case f.uncaptured(e.Path):
-			x.add(before, &Node{Path: e.Path}, 0)
+			x.add(&Node{Path: e.Path}, 0)
 		case len(nodes) == 0 || nodes[0].Path != e.Path || f.At(e.Path) != nil:
-			continue
 		default:
-			x.add(before, nodes[0], m.flags(f.Basis, e, nodes[0]))
+			x.add(nodes[0], m.flags(f.Basis, e, nodes[0]))
 		}
-		before = e.Path
 	}
 	x.finish(f.Basis)
 	return x
@@ -294,5 +280,5 @@ func (x *Index) finish(r *record.Record) {
 
 // Same reports whether x and y say the same of the same inodes.
 func (x *Index) Same(y *Index) bool {
-	return x != nil && y != nil && x.Record == y.Record && x.Weak == y.Weak && string(x.raw) == string(y.raw)
+	return x != nil && y != nil && x.Record == y.Record && x.Weak == y.Weak && bytes.Equal(x.entries.Bytes, y.entries.Bytes)
 }

@@ -26,9 +26,9 @@ func (x *Index) AtRest(ctx context.Context, fs fsys.FS, root string, m *manifest
 	if x == nil || !x.Whole || x.Weak {
 		return nil
 	}
-	w := &resting{ctx: ctx, fs: fs, root: root, m: m, live: live, now: now, entries: reader{b: x.raw}, left: x.n}
-	w.next()
-	if !w.walk(root, "", 0) || w.left >= 0 || w.entries.bad {
+	w := &resting{ctx: ctx, fs: fs, root: root, m: m, live: live, now: now, index: x.read()}
+	w.index.next()
+	if !w.walk(root, "", 0) || w.index.more || w.index.Err() != nil {
 		return nil
 	}
 	return &w.rest
@@ -44,26 +44,8 @@ type resting struct {
 	now  int64
 	rest Rest
 
-	entries reader
-	left    int // entries behind the present one; -1 after the last
-	path    []byte
-	was     [7]uint64
-	flags   uint64
-	seen    int // nodes
-}
-
-// next goes to the next entry of the index.
-func (w *resting) next() {
-	if w.left--; w.left < 0 {
-		w.path = nil
-		return
-	}
-	shared := min(w.entries.number(), uint64(len(w.path)))
-	w.path = append(w.path[:shared], w.entries.bytes(w.entries.number())...)
-	for i := range w.was {
-		w.was[i] = w.entries.number()
-	}
-	w.flags = w.entries.number()
+	index *entryReader
+	seen  int // nodes
 }
 
 // step is an entry of a directory, or what lies below it: the two stand apart in the
@@ -123,9 +105,9 @@ func (w *resting) fits(at string, i *fsys.Info) bool {
 	if age := w.now - n.Ctime; w.live && !n.IsDir() && age >= 0 && age < Tick && n.Ctime%second != 0 {
 		return false
 	}
-	if w.left >= 0 && w.at(at, i.Name) {
-		ok := !n.Foreign() && stamps(&n) == w.was && w.flags&racy == 0 && (w.flags&bare == 0 || w.isBare(below(at, i.Name)))
-		w.next()
+	if x := w.index; x.more && isAt(x.path, at, i.Name) {
+		ok := !n.Foreign() && stamps(&n) == x.was && x.flags&racy == 0 && (x.flags&bare == 0 || w.isBare(below(at, i.Name)))
+		x.next()
 		return ok
 	}
 	p := below(at, i.Name)
@@ -145,11 +127,11 @@ func (w *resting) isBare(p manifest.Path) bool {
 	return err == nil && len(xattrs) == 0
 }
 
-// at reports whether the present entry is of what has that name in the directory at.
-func (w *resting) at(at, name string) bool {
+// isAt reports whether path is that of what has that name in the directory at.
+func isAt(path []byte, at, name string) bool {
 	if at == "" {
-		return string(w.path) == name
+		return string(path) == name
 	}
 	n := len(at)
-	return len(w.path) == n+1+len(name) && string(w.path[:n]) == at && w.path[n] == '/' && string(w.path[n+1:]) == name
+	return len(path) == n+1+len(name) && string(path[:n]) == at && path[n] == '/' && string(path[n+1:]) == name
 }

@@ -42,9 +42,9 @@ func TestNewerFiles(t *testing.T) {
 	}
 	for _, side := range []string{"system", "usr_data"} {
 		for name, kind := range map[string]string{
-			"record.json": "record", "commit.json": "commit", "pending.json": "pending", "revoked.json": "revoked", "index": "index",
-			"self/kept.json":   "kept",
-			"next/record.json": "record", "next/old/record.json": "record", "previous/record.json": "record",
+			"record": "record", "commit.json": "commit", "pending.json": "pending", "revoked.json": "revoked", "index": "index",
+			"self/kept.json": "kept",
+			"next/record":    "record", "next/old/record": "record", "previous/record": "record",
 		} {
 			files[side+"/.tandem/"+name] = kind
 		}
@@ -56,7 +56,7 @@ func TestNewerFiles(t *testing.T) {
 		{"rollback"}, {"rollback", "--to", "1.0.0"}, {"confirm"}, {"revoke", "1.1.0"}, {"revoke", "3.0.0"}, {"unrevoke", "0.9.0"}, {"bump", "patch"},
 		{"forget", "etc/hello.conf"}, {"recall"}, {"recall", "etc/hello.conf"}, {"recall", "--bump", "bin/hello"}, {"backup", "--shutdown"},
 	}
-	full := map[string]bool{"system/.tandem/record.json": true, "usr_data/.tandem/revoked.json": true, "state/agent.json": true}
+	full := map[string]bool{"system/.tandem/record": true, "usr_data/.tandem/revoked.json": true, "state/agent.json": true}
 	for name, kind := range files {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

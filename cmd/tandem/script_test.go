@@ -236,7 +236,7 @@ func cmdInStep(ts *testscript.TestScript, neg bool, args []string) {
 	for i, name := range []string{"system", "usr_data"} {
 		dir := ts.MkAbs(name)
 		var err error
-		sides[i], err = readTree(dir, "apps", "app_ver.txt", ".tandem/record.json")
+		sides[i], err = readTree(dir, "apps", "app_ver.txt", ".tandem/record")
 		ts.Check(err)
 		tag, err := os.ReadFile(filepath.Join(dir, "app_ver.txt"))
 		ts.Check(err)

@@ -38,7 +38,7 @@ const (
 const (
 	appsDir    = "apps"
 	tagFile    = "app_ver.txt"
-	recordFile = ".tandem/record.json"
+	recordFile = ".tandem/record"
 	commitFile = ".tandem/commit.json"
 	nextDir    = ".tandem/next"
 	prevDir    = ".tandem/previous"
