@@ -9,7 +9,7 @@ MAINTAINER ?= $(if $(DEBEMAIL),$(or $(DEBFULLNAME),$(DEBEMAIL)) <$(DEBEMAIL)>,$(
 # What is small: HTTP/2 is left out, which a device has no use for, and functions are not inlined,
 # but for the packages in HOT, where the time goes that bytes and files take.
 HOT      = runtime crypto/sha256 crypto/internal/fips140/sha256 $(addprefix github.com/klauspost/compress/,zstd/... huff0 internal/le) \
-           tandem/packaging/delta/internal/codec tandem/backup/tree
+           tandem/packaging/delta/internal/codec
 SMALL    = -tags nethttpomithttp2 -gcflags=all=-l $(HOT:%=-gcflags=%=)
 # Segments begin at pages, which 32-bit ARM has of 4 KiB.
 LINK_armv7 = -R=4096

@@ -29,20 +29,25 @@ func (l *looker) adopt(ctx context.Context, s *found) (*record.Record, error) {
 	}
 	division := r.Manifest
 	r.Manifest.Files = nil
-	entries := make([]*manifest.Entry, len(s.tree.Nodes))
-	err := l.r.each(len(entries), func(i int) (err error) {
-		n := s.tree.Nodes[i]
-		if division.IsIgnored(n.Path) || n.Foreign() {
-			return nil
+	entries := make([]*manifest.Entry, s.tree.Len())
+	var unknown []int
+	for c := s.tree.Nodes(); c.Next(); {
+		i, n := c.Place(), c.Node()
+		switch e := s.own.Find(n.Path); {
+		case division.IsIgnored(n.Path) || n.Foreign():
+		case e != nil && e.Type == manifest.File && n.Known() && n.Link() == "" && !l.suspects[s.Side][n.Path]:
+			if entries[i] = e; e.Adopted || e.Mtime != n.Mtime {
+				now := *e
+				now.Mtime, now.Adopted = n.Mtime, false
+				entries[i] = &now
+			}
+		default:
+			unknown = append(unknown, i)
 		}
-		e := s.own.Find(n.Path)
-		if e != nil && e.Type == manifest.File && n.Known() && n.Link() == "" && !l.suspects[s.Side][n.Path] {
-			now := *e
-			now.Mtime = n.Mtime
-			entries[i] = &now
-			return nil
-		}
-		entries[i], err = l.describe(ctx, s, n, &division)
+	}
+	err := l.r.each(len(unknown), func(k int) (err error) {
+		i := unknown[k]
+		entries[i], err = l.describe(ctx, s, s.tree.At(i), &division)
 		if tree.Means(err) == tree.Nothing {
 			return err
 		}
@@ -51,17 +56,20 @@ func (l *looker) adopt(ctx context.Context, s *found) (*record.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, n := range s.tree.Nodes {
+	for c := s.tree.Nodes(); c.Next(); {
+		i, n := c.Place(), c.Node()
 		e := entries[i]
 		if e == nil {
 			continue
 		}
-		n.Told()
+		s.tree.Told(i)
 		if !division.IsConfig(n.Path) {
 			r.Manifest.Files = append(r.Manifest.Files, s.own.Shares(e))
 			continue
 		}
-		e.Adopted = s.own == nil
+		if s.own == nil {
+			e.Adopted = true
+		}
 		r.Config = append(r.Config, s.own.Shares(e))
 	}
 	if s.own != nil { // what cannot be looked at now keeps its last capture

@@ -332,7 +332,7 @@ func (i *Install) refresh(ctx context.Context) error {
 		return nil
 	}
 	for n := range moments {
-		now, err := tree.Scan(ctx, i.system.snap.facts.Tree.FS, i.system.snap.facts.Tree.Root, i.merged.record)
+		now, err := tree.Scan(ctx, i.system.snap.facts.Tree.FS, i.system.snap.facts.Tree.Root)
 		if err != nil {
 			return err
 		}

@@ -204,7 +204,7 @@ func (l *looker) walk(ctx context.Context, s *found) error {
 		s.mounted = true
 		var sub fsys.FS
 		if sub, err = side.Mounted(); err == nil {
-			s.tree, err = tree.Scan(ctx, sub, ".", s.own)
+			s.tree, err = tree.Scan(ctx, sub, ".")
 		}
 		if err != nil && tree.Means(err) == tree.Nothing {
 			return err
@@ -215,7 +215,7 @@ func (l *looker) walk(ctx context.Context, s *found) error {
 	case apps.Type != fsys.TypeDir:
 		s.Detail = fmt.Sprintf("%s: a %s, expected a directory", disk.Path(change.AppsDir), apps.Type)
 	default:
-		if s.tree, err = tree.Scan(ctx, disk, change.AppsDir, s.own); err != nil && !fsys.IsNotExist(err) {
+		if s.tree, err = tree.Scan(ctx, disk, change.AppsDir); err != nil && !fsys.IsNotExist(err) {
 			if tree.Means(err) == tree.Nothing {
 				return err
 			}

@@ -103,8 +103,8 @@ func merge(release *Manifest, system *Snapshot, o InstallOptions, can func(*mani
 		}
 	}
 	if m.facts != nil {
-		for i := range m.facts.Paths() {
-			m.local(m.facts.Path(i))
+		for p := range m.facts.Paths() {
+			m.local(p)
 		}
 		m.parents()
 		m.links()
@@ -288,7 +288,7 @@ func (m *merger) there(p Path) *manifest.Entry {
 
 // local keeps what the device has and the release does not bring.
 func (m *merger) local(p Path) {
-	if p == "" || m.config[p] != nil || m.record.Manifest.IsIgnored(p) || manifest.MatchAny(m.release.Remove, p) {
+	if m.config[p] != nil || m.record.Manifest.IsIgnored(p) || manifest.MatchAny(m.release.Remove, p) {
 		return
 	}
 	def := manifest.Find(m.old.Files, p)

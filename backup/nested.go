@@ -18,7 +18,7 @@ func straighten(ctx context.Context, a, b *found) error {
 	}{{a, da}, {b, db}} {
 		for range s.depth {
 			s.snap.Nested = true
-			t, err := tree.Scan(ctx, s.snap.tree.FS, path.Join(s.snap.tree.Root, change.AppsDir), s.snap.own)
+			t, err := tree.Scan(ctx, s.snap.tree.FS, path.Join(s.snap.tree.Root, change.AppsDir))
 			if err != nil {
 				return err
 			}
@@ -78,7 +78,8 @@ func depth(s *found) int {
 		if f == nil || !f.IsDir() {
 			return n
 		}
-		for _, f := range s.tree.Nodes {
+		for c := s.tree.Nodes(); c.Next(); {
+			f := c.Node()
 			if dir := path.Dir(string(f.Path)); f.Path != next && (dir == string(at) || dir == "." && at == "") {
 				return n
 			}

@@ -10,6 +10,7 @@ import (
 
 	"tandem/backup/change"
 	"tandem/backup/manifest"
+	"tandem/backup/tree"
 )
 
 // What a person asks for by the name of a path.
@@ -156,10 +157,7 @@ func (j *job) forgets(res *Result) (bool, error) {
 		return false, fmt.Errorf("%s: %w: its release says that it is not kept, so there is nothing to forget", p, ErrNoSuchPath)
 	}
 	there := slices.ContainsFunc(f.Basis.Config, func(e *manifest.Entry) bool { return within(p, e.Path) })
-	for i := 0; i < len(f.Tree.Nodes) && !there; i++ {
-		there = within(p, f.Tree.Nodes[i].Path)
-	}
-	if !there {
+	if !there && !f.Tree.Any(func(n *tree.Node) bool { return within(p, n.Path) }) {
 		return false, fmt.Errorf("%s: %w among the configuration", p, ErrNoSuchPath)
 	}
 	if res.Decision.Action == Nothing {

@@ -50,7 +50,7 @@ func (j *job) young(system *Snapshot) bool {
 	if j.waited || system.facts == nil {
 		return false
 	}
-	return slices.ContainsFunc(system.facts.Tree.Nodes, system.young)
+	return system.facts.Tree.Any(system.young)
 }
 
 func (s *Snapshot) young(n *tree.Node) bool { return tree.Moment{Now: s.looked}.Young(n) }
@@ -191,23 +191,23 @@ func (j *job) afterOn(ctx context.Context, d *desired, w *work) (*tree.Index, er
 	}
 	look := func() (*tree.Tree, error) {
 		if before == nil {
-			return tree.Scan(ctx, w.side.FS, change.AppsDir, w.plan.Record)
+			return tree.Scan(ctx, w.side.FS, change.AppsDir)
 		}
-		return before.Tree.Again(ctx, again, w.plan.Record)
+		return before.Tree.Again(ctx, again)
 	}
 	if w.side.live() && before != nil {
 		for p := range d.take { // it may have been written since it was first read
 			again[p] = true
 		}
-		for _, n := range before.Tree.Nodes {
-			if w.snap.young(n) {
+		for c := before.Tree.Nodes(); c.Next(); {
+			if n := c.Node(); w.snap.young(n) {
 				again[n.Path] = true
 			}
 		}
 	}
 	now := j.at(w.side)
 	t, err := look()
-	if err == nil && w.side.live() && slices.ContainsFunc(t.Nodes, func(n *tree.Node) bool { return now.Young(n) }) {
+	if err == nil && w.side.live() && t.Any(now.Young) {
 		if err := j.r.wait(ctx, tree.Tick); err != nil {
 			return nil, err // the change is made
 		}

@@ -397,8 +397,7 @@ func returning(k *record.Record, now *tree.Facts, revision int) *desired {
 		}
 	}
 	stays := map[Path]*manifest.Entry{}
-	for i := range now.Paths() {
-		p := now.Path(i)
+	for p := range now.Paths() {
 		e := now.Holds(p)
 		if e == nil || e.Type == manifest.File && shipped[*e.SHA256] && !journaled(now, p) || k.Manifest.IsIgnored(p) {
 			continue

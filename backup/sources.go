@@ -123,12 +123,14 @@ func (s *sources) lookup() map[digest.SHA256][]source {
 		if snap.facts == nil {
 			continue
 		}
-		for _, n := range snap.facts.Tree.Nodes {
+		for c := snap.facts.Tree.Nodes(); c.Next(); {
+			n := c.Node()
 			if !n.IsFile() {
 				continue
 			}
 			if has := snap.facts.Has(n.Path); has != nil && has.SHA256 != nil {
-				s.known[*has.SHA256] = append(s.known[*has.SHA256], snap.source(n.Path, n))
+				node := *n
+				s.known[*has.SHA256] = append(s.known[*has.SHA256], snap.source(n.Path, &node))
 			}
 		}
 	}

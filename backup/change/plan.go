@@ -108,31 +108,27 @@ type planner struct {
 }
 
 func (p *planner) walk() error {
-	nodes := p.Facts.Tree.Nodes
 	var removals []Op
+	c := p.Facts.Tree.Nodes()
+	remove := func() error {
+		o, err := p.remove(c.Node())
+		removals = append(removals, o...)
+		return err
+	}
 	for e := range p.Record.Entries() {
-		for len(nodes) > 0 && nodes[0].Path < e.Path {
-			o, err := p.remove(nodes[0])
-			if err != nil {
+		for c.Before(e.Path) {
+			if err := remove(); err != nil {
 				return err
 			}
-			removals = append(removals, o...)
-			nodes = nodes[1:]
 		}
-		var n *tree.Node
-		if len(nodes) > 0 && nodes[0].Path == e.Path {
-			n, nodes = nodes[0], nodes[1:]
-		}
-		if err := p.want(e, n); err != nil {
+		if err := p.want(e, c.On(e.Path)); err != nil {
 			return err
 		}
 	}
-	for _, n := range nodes {
-		o, err := p.remove(n)
-		if err != nil {
+	for c.Next() {
+		if err := remove(); err != nil {
 			return err
 		}
-		removals = append(removals, o...)
 	}
 	slices.Reverse(removals) // what is in a directory goes before it
 	p.Ops = append(removals, p.Ops...)
@@ -186,7 +182,7 @@ func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
 	if e.Type == manifest.Hardlink && n.Link() == e.Link && !p.replaced[e.Link] {
 		return nil
 	}
-	has := f.Has(e.Path)
+	has := f.HasAt(n)
 	if has != nil && manifest.SameContent(has, e) && (has.Type == manifest.Dir || n.Type() == fsys.Type(has.Type) || has.Type == manifest.Hardlink) {
 		same := manifest.SameAttr(has, e) || f.Weak && !p.Live
 		if e.Type == manifest.Hardlink && p.replaced[e.Link] {
@@ -232,8 +228,8 @@ func (p *planner) replace(n *tree.Node, has, e *manifest.Entry, config bool) err
 		return p.leave(e.Path, why, config)
 	}
 	if n.IsDir() {
-		for _, below := range p.Facts.Tree.Nodes {
-			if under(n.Path, below.Path) && (below.Fixed() || below.Foreign()) {
+		for c := p.Facts.Tree.Below(n.Path); c.Next() && under(n.Path, c.Node().Path); {
+			if below := c.Node(); below.Fixed() || below.Foreign() {
 				return p.leave(e.Path, fmt.Sprintf("%s lies below it, and cannot be removed", below.Path), config)
 			}
 		}
@@ -348,7 +344,7 @@ func (p *planner) remove(n *tree.Node) ([]Op, error) {
 	if why != "" {
 		return nil, p.leave(n.Path, why, true)
 	}
-	has := f.Has(n.Path)
+	has := f.HasAt(n)
 	config := p.Live && (f.Basis.Manifest.IsConfig(n.Path) || f.Basis.Find(n.Path) == nil)
 	return []Op{{Path: n.Path, Old: described(n, has), Config: config && !gone, Aside: p.worth(n, has) || p.Aside[n.Path] && !n.IsDir(), seen: info(n)}}, nil
 }

@@ -22,10 +22,11 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 	x = &Index{Boot: m.Boot, Record: sum, Weak: len(m.Weak) > 0 || before != nil && before.Weak}
 	x.entries.Bytes = make([]byte, 0, usualEntry*rec.Len())
 	all = true
+	c, was := t.Nodes(), before.nodes()
 	for e := range rec.Entries() {
 		x.count(e)
-		n := t.Get(e.Path)
-		if n != nil && after(before, e, n, placed) {
+		n, old := c.On(e.Path), was.On(e.Path)
+		if n != nil && after(before, e, n, old, placed) {
 			x.add(n, m.flags(rec, e, n))
 			continue
 		}
@@ -34,13 +35,21 @@ func After(t *Tree, before *Facts, rec *record.Record, sum digest.SHA256, placed
 		if ino, ok := placed(e.Path); ok {
 			x.add(&Node{Path: e.Path, Ino: ino}, 0)
 		} else if has := before.Has(e.Path); has != nil && manifest.SameContent(has, e) {
-			x.add(before.Tree.Get(e.Path), 0)
+			x.add(old, 0)
 		} else if has != nil || before.uncaptured(e.Path) {
 			x.add(&Node{Path: e.Path}, 0)
 		}
 	}
 	x.finish(rec)
 	return x, all
+}
+
+// nodes goes through what was found. It is safe without facts.
+func (f *Facts) nodes() *Cursor {
+	if f == nil {
+		return (&list{}).Nodes()
+	}
+	return f.Tree.Nodes()
 }
 
 // uncaptured reports whether p is configuration that is known to have been there
@@ -72,7 +81,8 @@ func (m Moment) Young(n *Node) bool {
 	return !n.IsDir() && age >= 0 && age < Tick && n.Ctime%second != 0
 }
 
-func after(before *Facts, e *manifest.Entry, n *Node, placed func(manifest.Path) (ino uint64, ok bool)) bool {
+// after reports whether n is known to hold e; was is what lay there before, nil for nothing.
+func after(before *Facts, e *manifest.Entry, n, was *Node, placed func(manifest.Path) (ino uint64, ok bool)) bool {
 	switch e.Type {
 	case manifest.Dir:
 		return n.IsDir() && manifest.Mode(n.Mode) == e.Mode && int(n.UID) == e.UID && int(n.GID) == e.GID
@@ -87,6 +97,9 @@ func after(before *Facts, e *manifest.Entry, n *Node, placed func(manifest.Path)
 	if ino, ok := placed(e.Path); ok {
 		return n.Ino == ino && SameTime(n.Mtime, e.Mtime) // else somebody wrote into it already
 	}
-	has := before.Has(e.Path)
-	return has != nil && manifest.Equal(has, e) && before.Tree.Get(e.Path).same(n)
+	if was == nil {
+		return false
+	}
+	has := before.HasAt(was)
+	return has != nil && manifest.Equal(has, e) && was.same(n)
 }

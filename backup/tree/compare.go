@@ -47,32 +47,32 @@ func Compare(ctx context.Context, t *Tree, basis *record.Record, o Options) (*Fa
 		l.f.Weak = l.f.Weak || o.Index.Weak && o.Index.Record == o.Sum
 	}
 	l.over = map[manifest.Path]bool{}
-	for _, n := range t.Nodes {
-		if !o.Live && errors.Is(n.Err(), ErrBeyond) {
-			for dir := path.Dir(string(n.Path)); dir != "."; dir = path.Dir(dir) {
+	for p, r := range t.rare {
+		if !o.Live && errors.Is(r.err, ErrBeyond) {
+			for dir := path.Dir(string(p)); dir != "."; dir = path.Dir(dir) {
 				l.over[manifest.Path(dir)] = true
 			}
 		}
 	}
-	i := 0
 	var gone []*manifest.Entry
+	c := t.Nodes()
 	for e := range basis.Entries() {
-		for ; i < len(t.Nodes) && t.Nodes[i].Path < e.Path; i++ {
-			if err := l.unknown(t.Nodes[i]); err != nil {
+		for c.Before(e.Path) {
+			if err := l.unknown(c.Node()); err != nil {
 				return nil, err
 			}
 		}
-		if i == len(t.Nodes) || t.Nodes[i].Path != e.Path {
+		n := c.On(e.Path)
+		if n == nil {
 			gone = append(gone, e)
 			continue
 		}
-		if err := l.known(e, t.Nodes[i]); err != nil {
+		if err := l.known(e, n); err != nil {
 			return nil, err
 		}
-		i++
 	}
-	for ; i < len(t.Nodes); i++ {
-		if err := l.unknown(t.Nodes[i]); err != nil {
+	for c.Next() {
+		if err := l.unknown(c.Node()); err != nil {
 			return nil, err
 		}
 	}
@@ -120,7 +120,11 @@ func (l *looker) application(e *manifest.Entry) bool {
 	return e.Type != manifest.Dir && (!l.config(e) || e.Adopted)
 }
 
-func (l *looker) odd(o Fact) { l.f.Odd = append(l.f.Odd, o) }
+func (l *looker) odd(o Fact) {
+	n := *o.Node // which is good until the next one
+	o.Node = &n
+	l.f.Odd = append(l.f.Odd, o)
+}
 
 // unknown looks at what the record does not know.
 func (l *looker) unknown(n *Node) error {

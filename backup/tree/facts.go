@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"iter"
 	"path"
 	"sort"
 
@@ -81,10 +82,18 @@ func (f *Facts) Has(p manifest.Path) *manifest.Entry {
 	if o := f.At(p); o != nil {
 		return o.Now
 	}
-	if f.Tree.Get(p) == nil {
+	if !f.Tree.Has(p) {
 		return nil
 	}
 	return f.Basis.Find(p)
+}
+
+// HasAt is Has for what lies at n.
+func (f *Facts) HasAt(n *Node) *manifest.Entry {
+	if o := f.At(n.Path); o != nil {
+		return o.Now
+	}
+	return f.Basis.Find(n.Path)
 }
 
 // Holds is Has, and of configuration of which nothing can be said now, since it is being
@@ -97,18 +106,20 @@ func (f *Facts) Holds(p manifest.Path) *manifest.Entry {
 	return e
 }
 
-// Paths is how many paths Holds may tell of.
-func (f *Facts) Paths() int { return len(f.Tree.Nodes) + len(f.Odd) }
-
-// Path returns one of them; "" for what another one is.
-func (f *Facts) Path(i int) manifest.Path {
-	if i < len(f.Tree.Nodes) {
-		return f.Tree.Nodes[i].Path
+// Paths returns the paths that Holds may tell of.
+func (f *Facts) Paths() iter.Seq[manifest.Path] {
+	return func(yield func(manifest.Path) bool) {
+		for c := f.Tree.Nodes(); c.Next(); {
+			if !yield(c.Node().Path) {
+				return
+			}
+		}
+		for i := range f.Odd {
+			if f.Odd[i].Node == nil && !yield(f.Odd[i].Path) {
+				return
+			}
+		}
 	}
-	if o := &f.Odd[i-len(f.Tree.Nodes)]; o.Node == nil {
-		return o.Path
-	}
-	return ""
 }
 
 // Leaves reports whether what a fact is about stays as it is.
@@ -137,24 +148,21 @@ func (f *Facts) Moved(now *Tree, dirs map[manifest.Path]bool) manifest.Path {
 	config := func(p manifest.Path) bool {
 		return (dirs == nil || dirs[manifest.Path(path.Dir(string(p)))]) && f.Basis.Manifest.IsConfig(p)
 	}
-	a, b := f.Tree.Nodes, now.Nodes
-	for len(a) > 0 || len(b) > 0 {
-		switch {
-		case len(b) == 0 || len(a) > 0 && a[0].Path < b[0].Path:
-			if config(a[0].Path) {
-				return a[0].Path
+	a, b := f.Tree.Nodes(), now.Nodes()
+	for a.Next() {
+		p := manifest.Path(a.path)
+		for b.Before(p) {
+			if q := b.Node().Path; config(q) {
+				return q
 			}
-			a = a[1:]
-		case len(a) == 0 || b[0].Path < a[0].Path:
-			if config(b[0].Path) {
-				return b[0].Path
-			}
-			b = b[1:]
-		default:
-			if !a[0].same(b[0]) && !a[0].IsDir() && config(a[0].Path) {
-				return a[0].Path
-			}
-			a, b = a[1:], b[1:]
+		}
+		if n := b.On(p); (n == nil || !n.IsDir() && !n.same(&a.found)) && config(p) {
+			return p
+		}
+	}
+	for b.Next() {
+		if q := b.Node().Path; config(q) {
+			return q
 		}
 	}
 	return ""

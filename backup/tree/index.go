@@ -197,26 +197,27 @@ func (x *Index) Mark(t *Tree, record digest.SHA256) (gone map[manifest.Path]bool
 	if x == nil {
 		return gone
 	}
-	i := 0
+	c := t.Nodes()
 	for r := x.read(); r.next(); {
-		for i < len(t.Nodes) && string(t.Nodes[i].Path) < string(r.path) {
-			i++
+		for c.ahead() && string(c.path) < string(r.path) {
+			c.taken = true
 		}
-		if i == len(t.Nodes) || string(t.Nodes[i].Path) != string(r.path) {
+		if c.at == t.n || string(c.path) != string(r.path) {
 			gone[manifest.Path(r.path)] = true
 			continue
 		}
 		if x.Record != record {
 			continue
 		}
-		n := t.Nodes[i]
-		n.flags |= flagSeen
-		if stamps(n) == r.was {
-			n.flags |= flagFits
+		note := flagSeen
+		if stamps(&c.found) == r.was {
+			note |= flagFits
 			if r.flags&racy != 0 {
-				n.flags |= flagRacy
+				note |= flagRacy
 			}
 		}
+		t.note(c.at, note)
+		t.note(c.at, note)
 	}
 	return gone
 }
@@ -242,18 +243,16 @@ const Tick = 10_000_000
 func NewIndex(f *Facts, m Moment) *Index {
 	x := &Index{Boot: m.Boot, Record: f.Sum, Weak: f.Weak || len(m.Weak) > 0}
 	x.entries.Bytes = make([]byte, 0, usualEntry*f.Basis.Len())
-	nodes := f.Tree.Nodes
+	c := f.Tree.Nodes()
 	for e := range f.Basis.Entries() {
 		x.count(e)
-		for len(nodes) > 0 && nodes[0].Path < e.Path {
-			nodes = nodes[1:]
-		}
+		n := c.On(e.Path)
 		switch {
 		case f.uncaptured(e.Path):
 			x.add(&Node{Path: e.Path}, 0)
-		case len(nodes) == 0 || nodes[0].Path != e.Path || f.At(e.Path) != nil:
+		case n == nil || f.At(e.Path) != nil:
 		default:
-			x.add(nodes[0], m.flags(f.Basis, e, nodes[0]))
+			x.add(n, m.flags(f.Basis, e, n))
 		}
 	}
 	x.finish(f.Basis)

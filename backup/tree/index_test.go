@@ -70,22 +70,26 @@ func TestIndexRoundTrip(t *testing.T) {
 func TestMark(t *testing.T) {
 	list := nodes(2000)
 	x := &Index{}
+	seen := &Tree{}
 	for _, n := range list {
 		x.add(n, 0)
+		seen.add(n)
 	}
-	seen := &Tree{Nodes: list}
 	if n := testing.AllocsPerRun(10, func() { x.Mark(seen, x.Record) }); n > 10 {
 		t.Errorf("%v allocations for %d entries", n, len(list))
 	}
-	for _, n := range list {
-		if !n.Known() {
+	for c := seen.Nodes(); c.Next(); {
+		if n := c.Node(); !n.Known() {
 			t.Errorf("%q is not known", n.Path)
 		}
 	}
 	list[5].Ctime++
-	list[5].flags = 0
-	if gone := x.Mark(&Tree{Nodes: list[1:]}, x.Record); len(gone) != 1 || !gone[list[0].Path] || list[5].Known() {
-		t.Errorf("gone: %v; %q is known: %v", gone, list[5].Path, list[5].Known())
+	rest := &Tree{}
+	for _, n := range list[1:] {
+		rest.add(n)
+	}
+	if gone := x.Mark(rest, x.Record); len(gone) != 1 || !gone[list[0].Path] || rest.At(4).Known() || !rest.At(5).Known() {
+		t.Errorf("gone: %v; %q is known: %v", gone, list[5].Path, rest.At(4).Known())
 	}
 	x.entries.Bytes = x.entries.Bytes[:len(x.entries.Bytes)-1]
 	if gone := x.Mark(&Tree{}, x.Record); len(gone) != len(list)-1 {

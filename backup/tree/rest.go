@@ -56,6 +56,23 @@ type step struct {
 	below bool
 }
 
+// steps returns what lies in a directory, and what below it, in the order of their paths.
+func steps(infos []fsys.Info) []step {
+	list := make([]step, 0, len(infos))
+	for i := range infos {
+		list = append(list, step{key: infos[i].Name, info: &infos[i]})
+	}
+	for i := range infos {
+		if infos[i].Type == fsys.TypeDir && !infos[i].Mount {
+			list = append(list, step{key: infos[i].Name + "/", info: &infos[i], below: true})
+		}
+	}
+	if len(list) > len(infos) { // else they are in order
+		sort.Slice(list, func(i, j int) bool { return list[i].key < list[j].key })
+	}
+	return list
+}
+
 func (w *resting) walk(name, at string, depth int) bool {
 	if w.ctx.Err() != nil || depth > maxDepth {
 		return false
@@ -64,20 +81,7 @@ func (w *resting) walk(name, at string, depth int) bool {
 	if w.seen += len(infos); err != nil || w.seen > maxEntries {
 		return false
 	}
-	steps := make([]step, 0, len(infos))
-	for i := range infos {
-		steps = append(steps, step{key: infos[i].Name, info: &infos[i]})
-	}
-	for i := range infos {
-		if infos[i].Type == fsys.TypeDir && !infos[i].Mount {
-			steps = append(steps, step{key: infos[i].Name + "/", info: &infos[i], below: true})
-		}
-	}
-	if len(steps) > len(infos) { // else they are in order
-		sort.Slice(steps, func(i, j int) bool { return steps[i].key < steps[j].key })
-	}
-	for i := range steps {
-		s := &steps[i]
+	for _, s := range steps(infos) {
 		if !s.below {
 			if !w.fits(at, s.info) {
 				return false
@@ -112,7 +116,7 @@ func (w *resting) fits(at string, i *fsys.Info) bool {
 	}
 	p := below(at, i.Name)
 	switch {
-	case len(p) > maxPath || manifest.CheckPath(p) != nil:
+	case !named(p):
 		return false
 	case n.Foreign() && (w.live || n.kind != kindOther):
 		w.rest.Foreign = append(w.rest.Foreign, p)

@@ -15,11 +15,9 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"sort"
 	"strings"
 
 	"tandem/backup/manifest"
-	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
 )
@@ -127,9 +125,6 @@ func (n *Node) Err() error {
 	return n.rare.err
 }
 
-// Told notes that the record that n is compared with next was made from what n holds.
-func (n *Node) Told() { n.flags |= flagTold }
-
 // Known reports whether n holds what the record of an index says that was marked on
 // its tree.
 func (n *Node) Known() bool { return n.flags&(flagFits|flagRacy) == flagFits }
@@ -167,147 +162,157 @@ func (n *Node) set(p manifest.Path, i *fsys.Info) {
 	}
 }
 
-func (n *Node) seldom() *rare {
-	if n.rare == nil {
-		n.rare = &rare{}
-	}
-	return n.rare
-}
-
 // Tree is what lies below a directory, as a walk found it.
 type Tree struct {
-	FS    fsys.FS
-	Root  string  // of the tree, on FS
-	Nodes []*Node // sorted by path
+	FS   fsys.FS
+	Root string // of the tree, on FS
+	list
 }
 
 // Scan walks the directory root of fs. What cannot be read is part of the
 // result. An error means that nothing was found out: root is missing
 // (fsys.IsNotExist), the kernel had no means (fsys.IsTransient), or ctx ended.
-// Paths that known has are taken from there, so that they are in memory once.
-func Scan(ctx context.Context, fs fsys.FS, root string, known *record.Record) (*Tree, error) {
+func Scan(ctx context.Context, fs fsys.FS, root string) (*Tree, error) {
 	t := &Tree{FS: fs, Root: root}
-	if known != nil {
-		t.Nodes = make([]*Node, 0, known.Len())
-	}
-	if err := t.walk(ctx, nil, 0); err != nil {
+	w := walker{Tree: t, ctx: ctx, found: t.add}
+	if err := w.walk("", 0); err != nil {
 		return nil, err
-	}
-	slices.SortFunc(t.Nodes, byPath)
-	if known != nil {
-		i := 0
-		for e := range known.Entries() {
-			for i < len(t.Nodes) && t.Nodes[i].Path < e.Path {
-				i++
-			}
-			if i < len(t.Nodes) && t.Nodes[i].Path == e.Path {
-				t.Nodes[i].Path = e.Path
-			}
-		}
 	}
 	t.findLinks()
 	return t, nil
 }
 
-// walk adds what lies in a directory, nil for the root, and below it.
-func (t *Tree) walk(ctx context.Context, dir *Node, depth int) error {
-	if err := ctx.Err(); err != nil {
+// walker walks a tree in the order of paths.
+type walker struct {
+	*Tree
+	ctx   context.Context
+	found func(*Node) // which is good until the next one
+	node  Node
+	n     int // of nodes
+}
+
+// walk finds what lies in the directory at, "" for the root, and below it.
+func (w *walker) walk(at manifest.Path, depth int) error {
+	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	at := ""
-	if dir != nil {
-		at = string(dir.Path)
-	}
-	infos, err := t.FS.ReadDir(t.Name(manifest.Path(at)))
+	infos, err := w.FS.ReadDir(w.Name(at))
 	switch {
 	case err == nil:
-	case dir == nil || Means(err) == Nothing:
+	case at == "" || Means(err) == Nothing:
 		return err
 	default:
-		dir.seldom().err = err
+		w.seldom(at).err = err
 		return nil
 	}
 	switch {
-	case dir != nil && depth >= maxDepth && len(infos) > 0:
-		dir.seldom().err = fmt.Errorf("%w: deeper than %d directories", ErrBeyond, maxDepth)
+	case depth >= maxDepth && len(infos) > 0:
+		w.seldom(at).err = fmt.Errorf("%w: deeper than %d directories", ErrBeyond, maxDepth)
 		return nil
-	case dir != nil && len(t.Nodes)+len(infos) > maxEntries:
-		dir.seldom().err = fmt.Errorf("%w: more than %d files", ErrBeyond, maxEntries)
+	case at != "" && w.n+len(infos) > maxEntries:
+		w.seldom(at).err = fmt.Errorf("%w: more than %d files", ErrBeyond, maxEntries)
 		return nil
 	}
-	for i := range infos {
-		if err := t.add(ctx, below(at, infos[i].Name), &infos[i], depth+1); err != nil {
+	for _, s := range steps(infos) {
+		p := below(string(at), s.info.Name)
+		if !s.below {
+			err = w.look(p, s.info)
+		} else if named(p) {
+			err = w.walk(p, depth+1)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// add adds what lies at p, and below it.
-func (t *Tree) add(ctx context.Context, p manifest.Path, i *fsys.Info, depth int) error {
-	n := node(p, i)
-	t.Nodes = append(t.Nodes, n)
+// named reports whether p can be written down.
+func named(p manifest.Path) bool { return len(p) <= maxPath && manifest.CheckPath(p) == nil }
+
+// look finds what lies at p itself.
+func (w *walker) look(p manifest.Path, i *fsys.Info) error {
+	n := &w.node
+	n.set(p, i)
 	switch {
-	case len(p) > maxPath || manifest.CheckPath(p) != nil:
+	case !named(p):
 		n.flags |= flagUnnamed
-		n.seldom().err = fmt.Errorf("%w: its path is too long", ErrBeyond)
-	case n.Foreign():
-	case n.kind == kindDir:
-		return t.walk(ctx, n, depth)
+		w.seldom(p).err = fmt.Errorf("%w: its path is too long", ErrBeyond)
 	case n.kind == kindSymlink:
-		target, err := t.FS.Readlink(t.Name(p))
+		target, err := w.FS.Readlink(w.Name(p))
 		if err != nil && Means(err) == Nothing {
 			return err
 		}
-		r := n.seldom()
+		r := w.seldom(p)
 		r.target, r.err = target, err
 	case n.kind == kindFile && n.Size-n.Alloc > maxHole:
-		n.seldom().err = fmt.Errorf("%w: %d bytes long, of which it has %d on the disk", ErrBeyond, n.Size, n.Alloc)
+		w.seldom(p).err = fmt.Errorf("%w: %d bytes long, of which it has %d on the disk", ErrBeyond, n.Size, n.Alloc)
 	}
+	w.found(n)
+	w.n++
 	return nil
 }
 
 // Again returns the tree as it is once the paths in at, and what is new below them,
 // were looked at again. All of it is where a file has several names, or at has
 // the root. The error is one of those of Scan.
-func (t *Tree) Again(ctx context.Context, at map[manifest.Path]bool, known *record.Record) (*Tree, error) {
-	now := &Tree{FS: t.FS, Root: t.Root, Nodes: make([]*Node, 0, len(t.Nodes)+len(at))}
-	several := at["."]
-	for _, n := range t.Nodes {
-		if !at[n.Path] {
-			now.Nodes = append(now.Nodes, n)
-			several = several || n.kind == kindFile && n.Nlink > 1
-		}
+func (t *Tree) Again(ctx context.Context, at map[manifest.Path]bool) (*Tree, error) {
+	now := &Tree{FS: t.FS, Root: t.Root}
+	var found []*Node
+	w := walker{Tree: now, ctx: ctx, n: t.n}
+	w.found = func(n *Node) {
+		own := *n
+		found = append(found, &own)
 	}
-	kept := len(now.Nodes)
 	for p := range at {
 		info, err := t.FS.Lstat(t.Name(p))
-		switch was := t.Get(p); {
+		switch {
 		case fsys.IsNotExist(err), errors.Is(err, fsys.ErrElsewhere): // a directory above it may be a link by now
+			continue
 		case err != nil:
 			return nil, err
-		case info.Type == fsys.TypeDir && was != nil && was.IsDir():
-			now.Nodes = append(now.Nodes, node(p, &info))
-		default:
-			if err := now.add(ctx, p, &info, strings.Count(string(p), "/")+1); err != nil {
-				return nil, err
+		}
+		if err = w.look(p, &info); err != nil {
+			return nil, err
+		}
+		if n := &w.node; n.IsDir() && !n.Foreign() && named(p) {
+			if was := t.Get(p); was == nil || !was.IsDir() {
+				err = w.walk(p, strings.Count(string(p), "/")+1)
 			}
 		}
-	}
-	for _, n := range now.Nodes[kept:] {
-		several = several || n.kind == kindFile && n.Nlink > 1
-	}
-	if several {
-		return Scan(ctx, t.FS, t.Root, known)
-	}
-	slices.SortFunc(now.Nodes, byPath)
-	once := now.Nodes[:0]
-	for _, n := range now.Nodes {
-		if len(once) == 0 || once[len(once)-1].Path != n.Path {
-			once = append(once, n)
+		if err != nil {
+			return nil, err
 		}
 	}
-	now.Nodes = once
+	slices.SortFunc(found, byPath)
+	several := at["."]
+	add := func(n *Node) {
+		if now.n == 0 || now.last.Path != n.Path {
+			several = several || n.kind == kindFile && n.Nlink > 1
+			now.add(n)
+		}
+	}
+	kept := t.Nodes()
+	keep := func() {
+		if n := kept.Node(); !at[n.Path] {
+			if n.rare != nil {
+				*now.seldom(n.Path) = *n.rare
+			}
+			add(n)
+		}
+	}
+	for _, n := range found {
+		for kept.Before(n.Path) {
+			keep()
+		}
+		add(n)
+	}
+	for kept.Next() {
+		keep()
+	}
+	if several {
+		return Scan(ctx, t.FS, t.Root)
+	}
 	return now, nil
 }
 
@@ -315,6 +320,7 @@ func (t *Tree) Again(ctx context.Context, at map[manifest.Path]bool, known *reco
 // A directory that cannot be read lists nothing.
 func (t *Tree) Listing(dirs map[manifest.Path]bool) (*Tree, error) {
 	now := &Tree{FS: t.FS, Root: t.Root}
+	var found []*Node
 	for dir := range dirs {
 		infos, err := t.FS.ReadDir(t.Name(dir))
 		if err != nil && Means(err) == Nothing {
@@ -325,10 +331,13 @@ func (t *Tree) Listing(dirs map[manifest.Path]bool) (*Tree, error) {
 			at = ""
 		}
 		for i := range infos {
-			now.Nodes = append(now.Nodes, node(below(at, infos[i].Name), &infos[i]))
+			found = append(found, node(below(at, infos[i].Name), &infos[i]))
 		}
 	}
-	slices.SortFunc(now.Nodes, byPath)
+	slices.SortFunc(found, byPath)
+	for _, n := range found {
+		now.add(n)
+	}
 	return now, nil
 }
 
@@ -337,15 +346,16 @@ func byPath(a, b *Node) int { return strings.Compare(string(a.Path), string(b.Pa
 // findLinks notes which names are further names of a file.
 func (t *Tree) findLinks() {
 	var several []*Node
-	for _, n := range t.Nodes {
-		if n.kind == kindFile && n.Nlink > 1 {
-			several = append(several, n)
+	for c := t.Nodes(); c.Next(); {
+		if c.found.kind == kindFile && c.found.Nlink > 1 {
+			n := *c.Node()
+			several = append(several, &n)
 		}
 	}
 	slices.SortFunc(several, func(a, b *Node) int { return cmp.Or(cmp.Compare(a.Ino, b.Ino), byPath(a, b)) })
 	for i, first := 1, 0; i < len(several); i++ {
 		if several[i].Ino == several[first].Ino {
-			several[i].seldom().link = several[first].Path
+			t.seldom(several[i].Path).link = several[first].Path
 		} else {
 			first = i
 		}
@@ -360,14 +370,15 @@ func (t *Tree) Get(p manifest.Path) *Node {
 	if t == nil {
 		return nil
 	}
-	if i := sort.Search(len(t.Nodes), func(i int) bool { return t.Nodes[i].Path >= p }); i < len(t.Nodes) && t.Nodes[i].Path == p {
-		return t.Nodes[i]
-	}
-	return nil
+	return t.get(p)
 }
 
+// Told notes that the record that the node i is compared with next was made from what that
+// holds.
+func (t *Tree) Told(i int) { t.note(i, flagTold) }
+
 // Empty reports whether there is nothing at all.
-func (t *Tree) Empty() bool { return t == nil || len(t.Nodes) == 0 }
+func (t *Tree) Empty() bool { return t == nil || t.n == 0 }
 
 // Above returns the nearest directory above p that is there, or what is in its
 // place; nil for the root.
