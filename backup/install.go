@@ -90,7 +90,7 @@ func (r *Reconciler) permits(m *Manifest, installed versioning.Version, o Instal
 	case installed.IsZero(), c > 0, o.AllowDowngrade, c == 0 && (installed.In(bad) || o.Reinstall):
 		return nil
 	case c == 0:
-		return fmt.Errorf("%w: %s is %w", ErrDowngrade, m.Version, ErrInstalled)
+		return fmt.Errorf("%w: %s is %w", ErrDowngrade, installed, ErrInstalled)
 	}
 	return fmt.Errorf("%w: the bundle has %s, the device %s", ErrDowngrade, m.Version, installed)
 }

@@ -218,7 +218,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 		}
 		from, err := take(ctx, r)
 		if errors.Is(err, backup.ErrInstalled) {
-			return &Installed{Kind: m.Kind, App: m.App, From: m.Version, Version: m.Version}, err
+			return &Installed{Kind: m.Kind, App: m.App, From: from, Version: from}, err
 		}
 		if err != nil {
 			return nil, err
@@ -235,7 +235,7 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	recorded.Release = r.Release()
 	installed, err := in.Reconciler.Admit(ctx, &recorded, o)
 	if errors.Is(err, backup.ErrInstalled) {
-		return &Installed{Kind: m.Kind, App: m.App, From: installed, Version: m.Version}, err
+		return &Installed{Kind: m.Kind, App: m.App, From: installed, Version: installed}, err
 	}
 	if err != nil {
 		return nil, err
