@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"tandem/agent/device"
 	"tandem/agent/page"
 	"tandem/backup"
@@ -266,7 +267,7 @@ func (a *Agent) serveInstall(w http.ResponseWriter, r *http.Request) {
 		defer context.AfterFunc(ctx, func() { rc.SetReadDeadline(time.Unix(1, 0)) })() // nothing of the body is waited for
 		open := Once(func() io.ReadCloser { return r.Body })
 		if file != "" {
-			open = func() (io.ReadCloser, error) { return os.Open(file) }
+			open = func() (io.ReadCloser, error) { return os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) } // a FIFO would wait
 		}
 		if f != nil {
 			defer f.Close()

@@ -11,8 +11,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"tandem/agent"
 	"tandem/agent/device"
@@ -417,21 +420,23 @@ installed again: the sides are brought in step. A FILE of "-" is standard input.
 			} else if info.IsDir() {
 				return cli.Usage(cmd, "%s: a directory, expected a bundle", args[0])
 			} else {
-				f, err := os.Open(args[0])
+				f, err := os.OpenFile(args[0], os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would wait for a writer
 				if err != nil {
 					return err
 				}
 				defer f.Close()
 				body = handed{f}
 				if !info.Mode().IsRegular() {
-					stream = f
+					stream = &pipe{file: f, wait: writerTime}
 				}
 			}
 			if stream != nil {
 				body, open = stream, agent.Once(func() io.ReadCloser { return agent.Stream(ctx, stream) })
 			}
 			doc, err := carryOut(ctx, p, "/v1/install", query, body, func(d *device.Device) (*device.Updated, error) { return d.RunInstall(ctx, open, o) })
-			if err != nil && doc == nil {
+			if f, ok := stream.(*pipe); ok && f.empty {
+				err = cli.Usage(cmd, "%s: it is empty, and nobody writes to it: expected a bundle", args[0])
+			} else if err != nil && doc == nil {
 				err = fmt.Errorf("%s: %w", args[0], err)
 			}
 			return p.showUpdate(doc, err)
@@ -442,6 +447,34 @@ installed again: the sides are brought in step. A FILE of "-" is standard input.
 	cmd.Flags().BoolVar(&o.Tight, "tight", false, "of Tandem itself: also where there is no room for two, without a way back")
 	cmd.Flags().BoolVar(&o.AllowRevoked, "allow-revoked", false, "install a version that failed here or was taken back")
 	return cmd
+}
+
+// writerTime is how long somebody may take to begin writing to a FIFO.
+const writerTime = 5 * time.Second
+
+// pipe is a file that may have no content yet, such as a FIFO, opened without waiting.
+type pipe struct {
+	file  *os.File
+	wait  time.Duration // for the first byte, or until it is known that somebody writes
+	empty bool
+}
+
+// Read implements io.Reader. A FIFO that nobody writes to is empty.
+func (p *pipe) Read(b []byte) (int, error) {
+	wait := p.wait
+	if p.wait = 0; wait == 0 {
+		return p.file.Read(b)
+	}
+	conn, err := p.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	_ = conn.Control(func(fd uintptr) {
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait/time.Millisecond))
+	})
+	n, err := p.file.Read(b) // waits for a writer that is there
+	p.empty = err == io.EOF
+	return n, err
 }
 
 // cause returns what an operation on a file failed with, without its name.
