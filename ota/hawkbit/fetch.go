@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +30,7 @@ func (s *Source) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := &watcher{s: s, number: st.Action.Number, query: st.Action.Query, cancel: cancel, tenths: make(chan int64, 1)}
-	fetcher := s.fetcher(func() { cancel(errMissing) })
+	fetcher := s.fetcher(o, func() { cancel(errMissing) })
 	var watching sync.WaitGroup
 	stop, over := context.WithCancel(ctx)
 	watching.Go(func() { w.watch(stop) })
@@ -52,11 +54,55 @@ func (s *Source) Fetch(ctx context.Context, o ota.Offer, p ota.Progress) (string
 	return file, s.fetched(ctx, o.SHA256)
 }
 
-// fetcher makes what fetches bundles. missing is told of one that is not there.
-func (s *Source) fetcher(missing func()) *ota.Fetcher {
-	return s.o.Fetcher(&http.Client{
-		Transport: &ranged{next: s.o.Client.Transport, missing: missing}, CheckRedirect: s.o.Client.CheckRedirect,
-	})
+// fetcher makes what fetches an offer's bundles. missing is told of one that is not there.
+func (s *Source) fetcher(o ota.Offer, missing func()) *ota.Fetcher {
+	t := &ranged{next: s.o.Client.Transport, missing: missing, links: map[string]string{}}
+	t.renew = func(ctx context.Context, link string) string { return s.renew(ctx, o.SHA256, link) }
+	return s.o.Fetcher(&http.Client{Transport: t, CheckRedirect: s.o.Client.CheckRedirect})
+}
+
+// renew asks the server for the links of an offer's bundles again, as some are good for a
+// while only, and durably keeps them. It returns the one that takes the place of link: "" if
+// there is none, or no other.
+func (s *Source) renew(ctx context.Context, sum digest.SHA256, link string) string {
+	st, p, err := s.offered(ota.Offer{SHA256: sum})
+	if err != nil {
+		return ""
+	}
+	d, err := s.c.deployment(ctx, "deploymentBase", offered{st.Action.Number, st.Action.Query})
+	if err != nil {
+		s.o.Log.WithError(err).Debug("the server was not asked for another link")
+		return ""
+	}
+	found := ""
+	for _, part := range []*Part{p, p.Whole} {
+		if part == nil {
+			continue
+		}
+		old := part.URL
+		part.relink(s.o.Origin, d)
+		if old == link && part.URL != old {
+			found = part.URL
+		}
+	}
+	if found != "" && s.save(st) != nil {
+		return ""
+	}
+	return found
+}
+
+// relink takes the present link to the part's file from what the server says of its action.
+func (p *Part) relink(origin string, d *deployment) {
+	for _, c := range d.Chunks {
+		for _, a := range c.Artifacts {
+			if sum, err := digest.Parse(strings.ToLower(a.Hashes.SHA256)); err != nil || sum != p.SHA256 {
+				continue
+			}
+			if at, err := artifactURL(origin, a.Links); err == nil && spaced(at) != p.URL {
+				p.URL = at
+			}
+		}
+	}
 }
 
 // wanted is the bundle of a part, as its signed head says. A firmware is fetched
@@ -79,7 +125,7 @@ func (s *Source) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) {
 	if err != nil {
 		return ota.Form{}, fmt.Errorf("%s: %w", o.Name, err)
 	}
-	form, err := s.fetcher(func() {}).Cheapest(ctx, p.wanted())
+	form, err := s.fetcher(o, func() {}).Cheapest(ctx, p.wanted())
 	if !p.Base.IsZero() {
 		form.Kind = ota.DeltaBundle
 	}
@@ -90,7 +136,7 @@ func (s *Source) Cheapest(ctx context.Context, o ota.Offer) (ota.Form, error) {
 func (s *Source) Complete(ctx context.Context, o ota.Offer, want func(backup.Path) bool) error {
 	_, p, err := s.offered(o)
 	if err == nil {
-		err = s.fetcher(func() {}).Complete(ctx, p.wanted(), want)
+		err = s.fetcher(o, func() {}).Complete(ctx, p.wanted(), want)
 	}
 	if err != nil {
 		return fmt.Errorf("complete %s: %w", o.Name, err)
@@ -109,7 +155,7 @@ func (s *Source) Rest(ctx context.Context, o ota.Offer, want func(backup.Path) b
 	if err != nil {
 		return "", fmt.Errorf("fetch more of %s: %w", o.Name, err)
 	}
-	file, err := s.fetcher(func() {}).Rest(ctx, part.Whole.wanted(), want, p)
+	file, err := s.fetcher(o, func() {}).Rest(ctx, part.Whole.wanted(), want, p)
 	if err != nil {
 		return "", fmt.Errorf("fetch %s: %w", part.Whole.Artifact, err)
 	}
@@ -263,13 +309,56 @@ func (w *watcher) watch(ctx context.Context) {
 }
 
 // ranged asks for ranges even where a file is wanted as a whole: the server
-// counts whole downloads, and refuses them once there were too many.
+// counts whole downloads, and refuses them once there were too many. It asks for a link
+// anew that is refused.
 type ranged struct {
 	next    http.RoundTripper
-	missing func() // is told of a file that is not there
+	missing func()                                                // is told of a file that is not there
+	renew   func(ctx context.Context, link string) (other string) // that takes its place; "": none
+	links   map[string]string                                     // that took the place of others
 }
 
 func (t *ranged) RoundTrip(req *http.Request) (*http.Response, error) {
+	link := req.URL.String()
+	if other, ok := t.links[link]; ok {
+		req = at(req, other)
+	}
+	resp, err := t.ask(req)
+	if err != nil || !isRefused(resp.StatusCode) {
+		return resp, err
+	}
+	other := ""
+	if req.Response == nil { // nobody redirected it
+		other = t.renew(req.Context(), req.URL.String())
+	}
+	if other != "" {
+		t.links[link] = other
+		resp.Body.Close()
+		resp, err = t.ask(at(req, other))
+	}
+	if err == nil && isMissing(resp.StatusCode) {
+		t.missing()
+	}
+	return resp, err
+}
+
+// isRefused tells by the status of an answer that a link may lead nowhere any more.
+func isRefused(status int) bool {
+	return isMissing(status) || status == http.StatusUnauthorized || status == http.StatusForbidden
+}
+
+// at is the same request to another address.
+func at(req *http.Request, address string) *http.Request {
+	u, err := url.Parse(address)
+	if err != nil {
+		return req
+	}
+	other := req.Clone(req.Context())
+	other.URL, other.Host = u, u.Host
+	return other
+}
+
+func (t *ranged) ask(req *http.Request) (*http.Response, error) {
 	whole, plain := req.Header.Get("Range") == "", req
 	if whole {
 		req = req.Clone(req.Context())
@@ -280,8 +369,6 @@ func (t *ranged) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	switch {
-	case isMissing(resp.StatusCode):
-		t.missing()
 	case whole && resp.Header.Get("Content-Range") == fmt.Sprintf("bytes 0-%d/%d", resp.ContentLength-1, resp.ContentLength):
 		resp.StatusCode, resp.Status = http.StatusOK, "200 OK"
 		resp.Header.Del("Content-Range")
