@@ -7,6 +7,7 @@
 package child
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,12 +56,14 @@ type Program struct {
 	Inherit  *os.File
 	Out, Err func(line string)
 
-	forbidden *atomic.Bool // the sandbox that it is held in forbade it something; nil if none does
-	short     *atomic.Bool // it could not begin a process
+	forbidden *atomic.Bool  // the sandbox that it is held in forbade it something; nil if none does
+	short     *atomic.Bool  // it could not begin a process
+	dying     time.Duration // that it has to end once it is killed; 0 is patience
 }
 
 // Run runs p and waits until its process has ended. At the timeout, and when ctx
-// has ended and Grace is over, its process group is killed.
+// has ended and Grace is over, its process group is killed; what does not end then
+// within half a minute is left behind.
 //
 // The error is that of ctx once ctx has ended, unless the program succeeded in
 // spite of it. Else it wraps ErrNotRun, ErrPostponed for exit code 75, or
@@ -99,7 +102,12 @@ func Run(ctx context.Context, p Program) error {
 		finish()
 		return fmt.Errorf("%w: %s: %w", ErrNotRun, p.Name, cause(p.Argv, err))
 	}
-	late := await(ctx, cmd.Process.Pid, p.Timeout, p.Grace, u)
+	late, stuck := await(ctx, cmd.Process.Pid, &p, u)
+	if stuck {
+		go func() { _ = cmd.Wait() }()
+		finish()
+		return cmp.Or(ctx.Err(), fmt.Errorf("%w: %s: %s: killed after %s, and it does not end: the kernel holds it", ErrNotRun, p.Name, p.Argv[0], p.Timeout))
+	}
 	err = cmd.Wait() // it has ended
 	finish()
 	var exit *exec.ExitError
@@ -179,8 +187,9 @@ func (p *Program) connect(cmd *exec.Cmd) (finish func(), err error) {
 // await waits until the process pid, a child of this one that leads a process
 // group, has ended, and reports whether it was killed at the timeout. The group is
 // killed only while the process is there: afterwards what is left of it is
-// nobody's business. Where the process waits for a unit, that is killed.
-func await(ctx context.Context, pid int, timeout, grace time.Duration, u *unit) (late bool) {
+// nobody's business. Where the process waits for a unit, that is killed. One that the
+// kernel holds, such as for a disk that does not answer, is stuck: it may end much later.
+func await(ctx context.Context, pid int, p *Program, u *unit) (late, stuck bool) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -188,34 +197,41 @@ func await(ctx context.Context, pid int, timeout, grace time.Duration, u *unit) 
 		for errors.Is(unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
 		}
 	}()
-	limit := time.NewTimer(timeout)
+	limit := time.NewTimer(p.Timeout)
 	defer limit.Stop()
 	select {
 	case <-ended:
-		return false
+		return false, false
 	case <-limit.C:
 		late = true
 	case <-ctx.Done():
-		patience := time.NewTimer(grace)
-		defer patience.Stop()
+		grace := time.NewTimer(p.Grace)
+		defer grace.Stop()
 		select {
 		case <-ended:
-			return false
-		case <-patience.C:
+			return false, false
+		case <-grace.C:
 		case <-limit.C:
 		}
 	}
 	select {
 	case <-ended:
-		return false
+		return false, false
 	default:
 	}
 	if u != nil && u.end(ended) {
-		return late
+		return late, false
 	}
 	_ = unix.Kill(-pid, unix.SIGKILL) // it can only fail to be there
-	<-ended
-	return late
+	_ = unix.Kill(pid, unix.SIGKILL)  // it may have left its group
+	dying := time.NewTimer(cmp.Or(p.dying, patience))
+	defer dying.Stop()
+	select {
+	case <-ended:
+	case <-dying.C:
+		stuck = true
+	}
+	return late, stuck
 }
 
 // outcome reads what a program ended with.

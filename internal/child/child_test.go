@@ -1,11 +1,15 @@
 package child
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -325,6 +329,91 @@ func TestKill(t *testing.T) {
 	cancel()
 	if !alive(t, app()) {
 		t.Fatal("the application was killed after its hook had ended")
+	}
+}
+
+// tracing names, to this program run again, the process that it is to hold.
+const tracing = "TANDEM_TEST_TRACES"
+
+// TestTracer is no test: it holds a process until its own input ends.
+func TestTracer(t *testing.T) {
+	pid, err := strconv.Atoi(os.Getenv(tracing))
+	if err != nil {
+		t.Skip("it is run by TestStuck")
+	}
+	runtime.LockOSThread()
+	if _, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid), 0, 0, 0, 0); e != 0 {
+		fmt.Println(e)
+		return
+	}
+	fmt.Println("holds it")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// A program that was killed, and does not end, is not waited for: here another process
+// traces it and does not take its end.
+func TestStuck(t *testing.T) {
+	t.Parallel()
+	began := make(chan int, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	p := Program{
+		Name: "stop", Argv: []string{"sh", "-c", "echo $$; exec sleep 1000"}, Timeout: time.Hour, dying: 100 * time.Millisecond,
+		Out: func(line string) { n, _ := strconv.Atoi(line); began <- n },
+	}
+	go func() { done <- Run(ctx, p) }()
+	pid := <-began
+	tracer := exec.Command("/proc/self/exe", "-test.run=^TestTracer$")
+	tracer.Env = append(os.Environ(), fmt.Sprintf("%s=%d", tracing, pid))
+	in, err := tracer.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := tracer.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tracer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := said == "holds it\n"
+	cancel()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it is waited for")
+	}
+	if held && unix.Kill(pid, 0) != nil {
+		t.Error("the test proves nothing: the program ended")
+	}
+	in.Close()
+	_ = tracer.Wait()
+	until(t, "the end of the program, which is taken later", func() bool { return unix.Kill(pid, 0) != nil })
+	if !held {
+		t.Skip("no process may be traced here: " + said)
+	}
+}
+
+// A program that leaves its process group is killed all the same.
+func TestKillOutsideItsGroup(t *testing.T) {
+	t.Parallel()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip(err)
+	}
+	err = Run(t.Context(), Program{Name: "health", Argv: []string{python, "-c", `
+import os, time
+os.setpgid(0, os.getpgid(os.getppid()))
+time.sleep(1000)`}, Timeout: 500 * time.Millisecond, dying: time.Minute})
+	if !errors.Is(err, ErrRefused) {
+		t.Error(err)
 	}
 }
 

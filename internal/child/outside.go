@@ -137,7 +137,7 @@ func (u *unit) end(ended <-chan struct{}) bool {
 	}
 }
 
-// patience is how long systemd may take to answer.
+// patience is how long systemd may take to answer, and what was killed to end.
 const patience = 30 * time.Second
 
 // ended is how a unit's main process ended.
