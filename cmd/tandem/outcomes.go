@@ -35,6 +35,7 @@ func outcomes() cli.Outcomes {
 		cli.On(2, "wrong usage or configuration", cli.Any(config.ErrInvalid), "correct the configuration where the message says"),
 		cli.On(2, "", cli.IsUsage, ""), // its hint names the command
 		cli.On(2, "", cli.Any(trust.ErrRoot, device.ErrNoRoot), `put the root.json that "tandem-release repo init" named there`),
+		cli.On(2, "", cli.Any(lock.ErrPlace), "correct lock, or pid_file, in the section [agent] of the configuration"),
 		cli.On(2, "", cli.Any(backup.ErrApplicationFile), "a release or tandem bump changes it"),
 		cli.On(1, "", cli.Any(backup.ErrNoSuchPath), "name it as the messages do, below apps, such as etc/hello.conf"),
 		cli.On(60, "another tandem is at work", cli.Any(lock.ErrBusy), "wait until it is done, or stop it, then try again"),

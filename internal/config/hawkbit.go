@@ -86,7 +86,7 @@ func (r *reader) optionalURL(dst *string) setter {
 			*dst = ""
 			return nil
 		}
-		return r.url(dst)(value)
+		return r.url(dst, "http, https or file")(value)
 	}
 }
 

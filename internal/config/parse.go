@@ -159,7 +159,7 @@ func (r *reader) sections(source *Source, report *Report, page *Page) map[string
 		"trust":    {"root": r.path(&c.Trust.Root), "allow_unsigned": boolean(&c.Trust.AllowUnsigned)},
 		"source": {
 			"type":     oneOf(&source.Type, Repo, HawkBit),
-			"url":      r.url(&source.URL),
+			"url":      r.url(&source.URL, "http, https or file"),
 			"channels": someNames(&source.Channels),
 
 			"ca":            r.optionalPath(&source.CA),
@@ -191,7 +191,7 @@ func (r *reader) sections(source *Source, report *Report, page *Page) map[string
 			"scrub_bandwidth": bandwidth(&c.Agent.ScrubBandwidth),
 		},
 		"report": {
-			"url":         r.url(&report.URL),
+			"url":         r.url(&report.URL, "http or https"),
 			"format":      oneOf(&report.Format, OwnReports, OTLP),
 			"metrics":     duration(&report.Metrics),
 			"compression": oneOf(&report.Compression, Uncompressed, Gzip),
@@ -362,8 +362,8 @@ func (r *reader) checkReport() error {
 	switch {
 	case s.URL == "":
 		return r.errorAt(toml.Key{"report"}, `has no url: expected one such as "https://reports.example.com/devices"`)
-	case err != nil || u.Scheme == "file":
-		return at("url", "is a directory: expected one that begins with http or https")
+	case err != nil:
+		return at("url", "is no URL")
 	case u.User != nil && s.TokenFile != "":
 		return at("url", "holds a user, and there is a token_file, too: expected one way to show who reports")
 	case u.Scheme == "http" && s.CA != "":
@@ -707,9 +707,9 @@ func (r *reader) command(dst *[]string, optional bool) setter {
 	}
 }
 
-// url reads the address of a source. "file:DIR" with a relative DIR is
+// url reads an address that has one of schemes. "file:DIR" with a relative DIR is
 // relative to the directory of the configuration, as paths are.
-func (r *reader) url(dst *string) setter {
+func (r *reader) url(dst *string, schemes string) setter {
 	return func(value any) error {
 		s, err := text(value)
 		if err != nil {
@@ -725,12 +725,12 @@ func (r *reader) url(dst *string) setter {
 		if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 			return bad("has a query or a fragment")
 		}
-		switch u.Scheme {
-		case "http", "https":
+		switch {
+		case u.Scheme == "http", u.Scheme == "https":
 			if u.Hostname() == "" {
 				return bad("names no host")
 			}
-		case "file":
+		case u.Scheme == "file" && strings.Contains(schemes, "file"):
 			if u.Host != "" && u.Host != "localhost" {
 				return bad("names a host")
 			}
@@ -744,10 +744,10 @@ func (r *reader) url(dst *string) setter {
 				return bad("names no directory")
 			}
 			u = &url.URL{Scheme: "file", Path: r.absolute(p)}
-		case "":
+		case u.Scheme == "":
 			return bad("has no scheme")
 		default:
-			return fmt.Errorf("%q has the scheme %s: expected http, https or file", disclose.Text(s), u.Scheme)
+			return fmt.Errorf("%q has the scheme %s: expected %s", disclose.Text(s), u.Scheme, schemes)
 		}
 		*dst = strings.TrimRight(u.String(), "/")
 		return nil

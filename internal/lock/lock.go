@@ -17,6 +17,19 @@ import (
 // ErrBusy says that another tandem holds the lock.
 var ErrBusy = errors.New("another tandem is at work")
 
+// ErrPlace says that a lock file cannot be where it is to be.
+var ErrPlace = errors.New("no place for a lock file")
+
+// failed says that the lock file name could not be taken, and why.
+func failed(name string, err error) error {
+	for _, no := range []error{syscall.EISDIR, syscall.ENOTDIR, syscall.ENOENT, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ENXIO} {
+		if errors.Is(err, no) {
+			return fmt.Errorf("%w: %w", ErrPlace, err)
+		}
+	}
+	return fmt.Errorf("lock %s: %w", name, err)
+}
+
 // Acquire takes the lock file name without waiting, and returns what lets go
 // of it. The kernel lets go of it when the process ends, however that comes about;
 // the file itself stays, and nothing is written to it. A directory for it that is
@@ -25,12 +38,12 @@ var ErrBusy = errors.New("another tandem is at work")
 // The error wraps ErrBusy where another one holds it, and names that one.
 func Acquire(name string) (release func() error, err error) {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", name, err)
+		return nil, failed(name, err)
 	}
 	l := open(name)
 	ok, err := l.TryLock()
 	if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", name, err)
+		return nil, failed(name, err)
 	}
 	if !ok {
 		return nil, fmt.Errorf("%w: %s holds %s", ErrBusy, holder(name), name)
@@ -89,7 +102,7 @@ func AcquirePID(name string, pid int) (release func() error, err error) {
 		l := open(name)
 		ok, err := l.TryLock()
 		if err != nil {
-			return nil, fmt.Errorf("lock %s: %w", name, err)
+			return nil, failed(name, err)
 		}
 		if !ok {
 			other, _ := os.ReadFile(name) // it may be written just now
