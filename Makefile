@@ -94,7 +94,7 @@ trial: build ## make the folder that the book's examples are run in: TRIAL (try)
 	@sh test/book/trial.sh bin $(or $(TRIAL),try)
 	@echo 'now: cd $(or $(TRIAL),try) && PATH="$(CURDIR)/bin:$$PATH"'
 
-bench: ## measure against cp, rsync, tar, RAUC and the vendor's logic; BENCHFLAGS are its flags
+bench: build ## measure against cp, rsync, tar, RAUC and the vendor's logic; BENCHFLAGS are its flags
 	go run ./test/bench $(BENCHFLAGS)
 
 bench-delta: ## compare patches with bsdiff, xdelta3, zstd, detools and hdiffpatch on real releases, which it fetches; BENCHFLAGS are its flags

@@ -14,12 +14,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"syscall"
 )
 
@@ -40,7 +38,7 @@ func main() {
 	flag.IntVar(&o.runs, "n", 5, "how often each program does each job")
 	flag.Uint64Var(&o.seed, "seed", 1, "what the content of the trees is made from")
 	flag.BoolVar(&o.json, "json", false, "print one JSON document")
-	flag.StringVar(&o.tandem, "tandem", "", "a built tandem, instead of building it")
+	flag.StringVar(&o.tandem, "tandem", "", "a tandem to measure, instead of bin/tandem")
 	flag.BoolVar(&o.big, "big", false, "also install 16 MiB and 1 GiB, for the memory that it takes; needs 10 GiB in $TMPDIR")
 	flag.BoolVar(&o.many, "many", false, "also back up, boot, verify and bump 100,000 files, for the memory that it takes; needs 3 GiB in $TMPDIR, and minutes")
 	only := flag.String("run", "", "do only the jobs whose names match this regular expression")
@@ -70,10 +68,10 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	release := filepath.Join(tmp, "tandem-release")
-	err = build(ctx, release)
+	err = take(ctx, "bin/tandem-release", release)
 	if err == nil && o.tandem == "" {
 		o.tandem = filepath.Join(tmp, "tandem")
-		err = build(ctx, o.tandem)
+		err = take(ctx, "bin/tandem", o.tandem)
 	}
 	if err == nil {
 		o.tandem, err = filepath.Abs(o.tandem)
@@ -109,17 +107,11 @@ func run(ctx context.Context, o options) (err error) {
 	return r.print(o.stdout)
 }
 
-// build makes a program as it is shipped: without cgo and stripped. It is copied as an
-// installation would: what a linker has just written lies in memory in small pieces, and
+// take copies a program that "make build" made, with the flags that it is shipped with, as
+// an installation would: what a linker has just written lies in memory in small pieces, and
 // starts up to a third slower than what was read from a disk.
-func build(ctx context.Context, out string) error {
-	name, linked := filepath.Base(out), out+".linked"
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", linked, "tandem/cmd/"+name)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w: %s", name, err, strings.TrimSpace(string(msg)))
-	}
-	return errors.Join(command(ctx, nil, "cp", linked, out), os.Remove(linked))
+func take(ctx context.Context, program, to string) error {
+	return command(ctx, nil, "cp", program, to)
 }
 
 // add measures all jobs on one tree, and leaves nothing of it behind.
