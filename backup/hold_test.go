@@ -33,7 +33,7 @@ func TestDeletedWhileHeld(t *testing.T) {
 	l.mustInstall("1.0.0", nil, InstallOptions{})
 	m, content := bundleOf("1.1.0", nil)
 	ctx := context.Background()
-	i, err := l.reconciler().BeginInstall(ctx, m, InstallOptions{Pending: true, Now: l.m.Now(), UID: -1})
+	i, err := l.reconciler().BeginInstall(ctx, m, InstallOptions{Pending: true, Now: l.m.Now()})
 	l.must(err)
 	for _, e := range m.Files {
 		if i.Wants(e.Path) {

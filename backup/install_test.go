@@ -44,7 +44,7 @@ func bundleOf(version string, change func(map[string]string)) (*Manifest, map[Pa
 func (l *lab) install(m *Manifest, content map[Path]string, o InstallOptions) (*Install, error) {
 	ctx := context.Background()
 	r := l.reconciler()
-	o.Now, o.UID = l.m.Now(), -1
+	o.Now = l.m.Now()
 	if _, err := r.Admit(ctx, m, o); err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func TestInstallBesideWriter(t *testing.T) {
 		l.must(l.m.Disk("system").Edit(name, func(was []byte) []byte { return append(slices.Clone(was), '+') }))
 	}}
 	m, content := bundleOf("1.1.0", nil)
-	i, err := r.BeginInstall(ctx, m, InstallOptions{Both: true, Now: l.m.Now(), UID: -1})
+	i, err := r.BeginInstall(ctx, m, InstallOptions{Both: true, Now: l.m.Now()})
 	l.must(err)
 	for _, e := range m.Files {
 		if i.Wants(e.Path) {
@@ -176,7 +176,7 @@ func TestWantsWhatLacksTells(t *testing.T) {
 					return nil
 				})
 			}
-			i, err := r.BeginInstall(t.Context(), m, InstallOptions{Both: true, Now: l.m.Now(), UID: -1})
+			i, err := r.BeginInstall(t.Context(), m, InstallOptions{Both: true, Now: l.m.Now()})
 			l.must(err)
 			for _, e := range m.Files {
 				if want := e.Type == manifest.File && (lacks(e.Path) || c.damage != "" && e.Path == moved); i.Wants(e.Path) != want {
@@ -353,7 +353,7 @@ func TestConfigurationSavedAtStop(t *testing.T) {
 	l.write(System, "apps/etc/a.conf", "edited before")
 	r := l.reconciler()
 	m, content := bundleOf("1.1.0", conf("22"))
-	i, err := r.BeginInstall(t.Context(), m, InstallOptions{Now: l.m.Now(), UID: -1})
+	i, err := r.BeginInstall(t.Context(), m, InstallOptions{Now: l.m.Now()})
 	l.must(err)
 	for p, c := range content {
 		if i.Wants(p) {

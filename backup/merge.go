@@ -23,9 +23,12 @@ type InstallOptions struct {
 	// The caller has read the whole bundle before and found it good.
 	InPlace bool
 	// Both stages usr_data in the same pass.
-	Both     bool
-	UID, GID int // owner of all files where Tandem may not choose; below 0 means as the manifest says
+	Both  bool
+	Owner *Owner // of all files where Tandem may not choose; nil is as the manifest says
 }
+
+// Owner is who files belong to.
+type Owner struct{ UID, GID uint32 }
 
 // merged is a release on this device: its application files, and configuration
 // merged three ways from the old default, what is here, and the new default.
@@ -119,12 +122,12 @@ func merge(release *Manifest, system *Snapshot, o InstallOptions, can func(*mani
 
 // recorded is a release's entry as it is recorded on this device.
 func recorded(shipped *manifest.Entry, o InstallOptions) *manifest.Entry {
-	if o.UID < 0 && shipped.Mtime != 0 {
+	if o.Owner == nil && shipped.Mtime != 0 {
 		return shipped
 	}
 	e := *shipped
-	if o.UID >= 0 {
-		e.UID, e.GID = o.UID, o.GID
+	if o.Owner != nil {
+		e.UID, e.GID = o.Owner.UID, o.Owner.GID
 	}
 	if e.Mtime == 0 {
 		e.Mtime = o.Now.UnixNano()

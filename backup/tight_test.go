@@ -121,7 +121,7 @@ func TestDamagedHigherVersionIsKeptAside(t *testing.T) {
 	l.mustInstall("1.0.0", nil, InstallOptions{})
 	m, content := bundleOf("2.0.0", nil)
 	r := l.reconciler()
-	i, err := r.BeginInstall(t.Context(), m, InstallOptions{Now: l.m.Now(), UID: -1})
+	i, err := r.BeginInstall(t.Context(), m, InstallOptions{Now: l.m.Now()})
 	l.must(err)
 	for p, c := range content {
 		if i.Wants(p) {

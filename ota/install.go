@@ -449,9 +449,9 @@ func (c *counter) Read(p []byte) (int, error) {
 // Owner returns the install options of this process: without the right to give
 // files away they belong to whoever runs it.
 func Owner(euid, egid int, now time.Time) backup.InstallOptions {
-	o := backup.InstallOptions{Now: now, UID: -1, GID: -1}
+	o := backup.InstallOptions{Now: now}
 	if euid != 0 {
-		o.UID, o.GID = euid, egid
+		o.Owner = &backup.Owner{UID: uint32(euid), GID: uint32(egid)}
 	}
 	return o
 }

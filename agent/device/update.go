@@ -43,7 +43,7 @@ func (d *Device) Install(ctx context.Context, open func() (io.ReadCloser, error)
 // if that is not nil.
 func (d *Device) install(ctx context.Context, command string, open func() (io.ReadCloser, error), offer *ota.Offer, o backup.InstallOptions) (*Update, error) {
 	owner := ota.Owner(d.env.EUID, d.env.EGID, d.env.Now())
-	o.Now, o.UID, o.GID = owner.Now, owner.UID, owner.GID
+	o.Now, o.Owner = owner.Now, owner.Owner
 	d.tight = o.Tight
 	in, err := d.installer(o)
 	if err != nil {

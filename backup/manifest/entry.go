@@ -50,8 +50,8 @@ type Entry struct {
 	Path   Path              `json:"path"`
 	Type   EntryType         `json:"type"`
 	Mode   Mode              `json:"mode,omitempty"`
-	UID    int               `json:"uid,omitempty"`
-	GID    int               `json:"gid,omitempty"`
+	UID    uint32            `json:"uid,omitempty"`
+	GID    uint32            `json:"gid,omitempty"`
 	Size   int64             `json:"size,omitempty"`   // bytes
 	Mtime  int64             `json:"mtime,omitempty"`  // nanoseconds since 1970-01-01 UTC
 	SHA256 *digest.SHA256    `json:"sha256,omitempty"` // of a file's content
@@ -159,7 +159,7 @@ func (e *Entry) check(find func(Path) *Entry) error {
 	if e.Mode > 0o7777 {
 		return fmt.Errorf("mode %o has more than permission bits", uint32(e.Mode))
 	}
-	if e.UID < 0 || e.GID < 0 || e.UID > math.MaxInt32 || e.GID > math.MaxInt32 {
+	if e.UID == math.MaxUint32 || e.GID == math.MaxUint32 { // to chown it means nobody's
 		return fmt.Errorf("owner %d:%d does not exist", e.UID, e.GID)
 	}
 	switch e.Type {

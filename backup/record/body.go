@@ -36,7 +36,7 @@ var kinds = [...]manifest.EntryType{manifest.File, manifest.Dir, manifest.Symlin
 // attr is what most entries of a kind have in common.
 type attr struct {
 	mode     manifest.Mode
-	uid, gid int
+	uid, gid uint32
 }
 
 // before is what was said of the entries before, by their kinds, and how much memory is
@@ -195,7 +195,7 @@ func (r *reader) entry() (*manifest.Entry, uint64) {
 	traits := r.UpTo(allTraits)
 	kind := traits & ofKind
 	if traits&hasAttr != 0 {
-		r.attr[kind] = attr{manifest.Mode(r.UpTo(0o7777)), int(r.UpTo(math.MaxInt32)), int(r.UpTo(math.MaxInt32))}
+		r.attr[kind] = attr{manifest.Mode(r.UpTo(0o7777)), uint32(r.UpTo(math.MaxUint32)), uint32(r.UpTo(math.MaxUint32))}
 	}
 	a := r.attr[kind]
 	r.mtime[kind] += r.Int()

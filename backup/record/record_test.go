@@ -24,7 +24,7 @@ func sample(t testing.TB) *Record {
 	}
 	sum := digest.Of([]byte("x"))
 	file := func(p manifest.Path) *manifest.Entry {
-		return &manifest.Entry{Path: p, Type: manifest.File, Mode: 0o4755, UID: 7, Size: 1, Mtime: 5, SHA256: &sum, Xattrs: map[string][]byte{"user.a": {0, 255}}}
+		return &manifest.Entry{Path: p, Type: manifest.File, Mode: 0o4755, UID: 1<<32 - 2, Size: 1, Mtime: 5, SHA256: &sum, Xattrs: map[string][]byte{"user.a": {0, 255}}}
 	}
 	plain := &manifest.Entry{Path: "etc/p", Type: manifest.File, Mode: 0o644, Size: 1, Mtime: -5, SHA256: &sum}
 	mine, theirs := *plain, *plain

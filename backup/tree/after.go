@@ -85,9 +85,9 @@ func (m Moment) Young(n *Node) bool {
 func after(before *Facts, e *manifest.Entry, n, was *Node, placed func(manifest.Path) (ino uint64, ok bool)) bool {
 	switch e.Type {
 	case manifest.Dir:
-		return n.IsDir() && manifest.Mode(n.Mode) == e.Mode && int(n.UID) == e.UID && int(n.GID) == e.GID
+		return n.IsDir() && manifest.Mode(n.Mode) == e.Mode && n.UID == e.UID && n.GID == e.GID
 	case manifest.Symlink:
-		return n.kind == kindSymlink && n.target() == string(e.Target) && int(n.UID) == e.UID && int(n.GID) == e.GID
+		return n.kind == kindSymlink && n.target() == string(e.Target) && n.UID == e.UID && n.GID == e.GID
 	case manifest.Hardlink:
 		return n.Link() == e.Link
 	}

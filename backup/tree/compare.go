@@ -196,7 +196,7 @@ func (l *looker) failed(o *Fact, err error) error {
 // told as a hard link if the first one is configuration, too, or application file
 // of the same release; see link.
 func Describe(ctx context.Context, t *Tree, n *Node) (*manifest.Entry, error) {
-	e := &manifest.Entry{Path: n.Path, Mode: manifest.Mode(n.Mode), UID: int(n.UID), GID: int(n.GID), Mtime: n.Mtime}
+	e := &manifest.Entry{Path: n.Path, Mode: manifest.Mode(n.Mode), UID: n.UID, GID: n.GID, Mtime: n.Mtime}
 	switch n.kind {
 	case kindSymlink:
 		if err := n.Err(); err != nil {
@@ -326,7 +326,7 @@ func (l *looker) content(o *Fact, config bool) error {
 		return l.attributes(o, config, c.xattrs)
 	}
 	o.Now = &manifest.Entry{
-		Path: o.Path, Type: manifest.File, Mode: manifest.Mode(o.Node.Mode), UID: int(o.Node.UID), GID: int(o.Node.GID),
+		Path: o.Path, Type: manifest.File, Mode: manifest.Mode(o.Node.Mode), UID: o.Node.UID, GID: o.Node.GID,
 		Size: o.Node.Size, Mtime: o.Node.Mtime, SHA256: &c.sum, Xattrs: c.xattrs,
 	}
 	return l.differs(o, config, fmt.Sprintf("sha256 %s, expected %s", c.sum, o.Entry.SHA256))
@@ -334,14 +334,14 @@ func (l *looker) content(o *Fact, config bool) error {
 
 // sameOwner reports whether mode and owner of n are as e says.
 func sameOwner(e *manifest.Entry, n *Node) bool {
-	return manifest.Mode(n.Mode) == e.Mode && int(n.UID) == e.UID && int(n.GID) == e.GID
+	return manifest.Mode(n.Mode) == e.Mode && n.UID == e.UID && n.GID == e.GID
 }
 
 // attributes compares what is not content.
 func (l *looker) attributes(o *Fact, config bool, xattrs map[string][]byte) error {
 	e, n := o.Entry, o.Node
 	now := *e
-	now.Mode, now.UID, now.GID, now.Xattrs, now.Mtime = manifest.Mode(n.Mode), int(n.UID), int(n.GID), xattrs, n.Mtime
+	now.Mode, now.UID, now.GID, now.Xattrs, now.Mtime = manifest.Mode(n.Mode), n.UID, n.GID, xattrs, n.Mtime
 	if e.Type == manifest.Symlink {
 		now.Mode = e.Mode
 	}

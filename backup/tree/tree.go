@@ -151,7 +151,7 @@ func node(p manifest.Path, i *fsys.Info) *Node {
 func (n *Node) set(p manifest.Path, i *fsys.Info) {
 	*n = Node{
 		Path: p, Size: i.Size, Alloc: i.Alloc, Mtime: i.Mtime, Ctime: i.Ctime, Dev: i.Dev, Ino: i.Ino,
-		UID: uint32(i.UID), GID: uint32(i.GID), Nlink: uint32(i.Nlink), Mode: uint16(i.Mode),
+		UID: i.UID, GID: i.GID, Nlink: uint32(i.Nlink), Mode: uint16(i.Mode),
 		kind: kind(slices.Index(kinds[:], i.Type)),
 	}
 	if i.Mount {
@@ -425,7 +425,7 @@ func (t *Tree) read(ctx context.Context, n *Node) (c content, err error) {
 // Info returns what a look at n said of it.
 func (n *Node) Info() fsys.Info {
 	return fsys.Info{
-		Name: path.Base(string(n.Path)), Type: n.Type(), Mode: uint32(n.Mode), UID: int(n.UID), GID: int(n.GID),
+		Name: path.Base(string(n.Path)), Type: n.Type(), Mode: uint32(n.Mode), UID: n.UID, GID: n.GID,
 		Size: n.Size, Alloc: n.Alloc, Mtime: n.Mtime, Ctime: n.Ctime, Dev: n.Dev, Ino: n.Ino, Nlink: uint64(n.Nlink),
 		Mount: n.flags&flagMount != 0, Fixed: n.flags&flagFixed != 0,
 	}

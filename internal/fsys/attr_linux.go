@@ -91,7 +91,7 @@ func (o *OS) setLinkAttr(dir *parent, base string, a Attr, was Info) error {
 		return err
 	}
 	if now.UID != a.UID || now.GID != a.GID {
-		if err := unix.Fchownat(fd, "", a.UID, a.GID, unix.AT_EMPTY_PATH); err != nil {
+		if err := unix.Fchownat(fd, "", int(a.UID), int(a.GID), unix.AT_EMPTY_PATH); err != nil {
 			return err
 		}
 	}
@@ -114,7 +114,7 @@ func mtime(a Attr) [2]unix.Timespec {
 // mode comes after the owner, because chown clears setuid and setgid.
 func setAttr(fd int, now Info, a Attr) error {
 	if now.UID != a.UID || now.GID != a.GID {
-		if err := unix.Fchown(fd, a.UID, a.GID); err != nil {
+		if err := unix.Fchown(fd, int(a.UID), int(a.GID)); err != nil {
 			return err
 		}
 		// Which of setuid and setgid chown clears depends on the entry.

@@ -36,8 +36,8 @@ type Info struct {
 	Name  string // last element of the name
 	Type  Type
 	Mode  uint32 // permission bits with setuid, setgid and sticky (07777)
-	UID   int
-	GID   int
+	UID   uint32
+	GID   uint32
 	Size  int64 // bytes; meaningful for files
 	Alloc int64 // bytes that it takes on the disk; a file with holes takes less than Size
 	Mtime int64 // nanoseconds since 1970-01-01 UTC
@@ -62,8 +62,8 @@ func (i Info) Same(now Info) bool {
 // Attr is what can be set on an entry. Mode is not applied to symbolic links.
 type Attr struct {
 	Mode   uint32
-	UID    int
-	GID    int
+	UID    uint32
+	GID    uint32
 	Mtime  int64             // nanoseconds since 1970-01-01 UTC
 	Xattrs map[string][]byte // the complete set; others are removed. nil leaves them alone
 }

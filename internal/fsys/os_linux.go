@@ -278,7 +278,7 @@ func (o *OS) Mkdir(name string, mode uint32) error {
 		if err != nil {
 			return err
 		}
-		if info.Type != TypeDir || info.UID != os.Geteuid() {
+		if info.Type != TypeDir || int(info.UID) != os.Geteuid() {
 			return ErrReplaced
 		}
 		return unix.Fchmod(fd, mode)

@@ -79,8 +79,8 @@ func infoOf(st *unix.Stat_t) Info {
 	return Info{
 		Type:  typeOf(uint32(st.Mode)),
 		Mode:  uint32(st.Mode) & 0o7777,
-		UID:   int(st.Uid),
-		GID:   int(st.Gid),
+		UID:   st.Uid,
+		GID:   st.Gid,
 		Size:  st.Size,
 		Alloc: int64(st.Blocks) * 512,
 		Mtime: st.Mtim.Nano(),
@@ -96,8 +96,8 @@ func infoOfStatx(st *unix.Statx_t) Info {
 	return Info{
 		Type:  typeOf(uint32(st.Mode)),
 		Mode:  uint32(st.Mode) & 0o7777,
-		UID:   int(st.Uid),
-		GID:   int(st.Gid),
+		UID:   st.Uid,
+		GID:   st.Gid,
 		Size:  int64(st.Size),
 		Alloc: int64(st.Blocks) * 512,
 		Mtime: nanoseconds(st.Mtime),

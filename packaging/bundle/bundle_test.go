@@ -704,7 +704,7 @@ func TestBadManifest(t *testing.T) {
 		{"through a file", rename("b", "a/b"), "goes through"},
 		{"symlink without target", add(manifest.Entry{Path: "l", Type: manifest.Symlink}), "target"},
 		{"hard link to nothing", add(manifest.Entry{Path: "l", Type: manifest.Hardlink, Link: "../../etc/passwd"}), "no file listed before it"},
-		{"owner below zero", func(m *release.Manifest) { m.Files[0].UID = -1 }, "owner"},
+		{"owner that nobody can be", func(m *release.Manifest) { m.Files[0].UID = 1<<32 - 1 }, "owner"},
 		{"negative size", func(m *release.Manifest) { m.Files[0].Size = -1 }, "size -1"},
 		{"sizes overflow", func(m *release.Manifest) { m.Files[0].Size, m.Files[1].Size = 1<<62, 1<<62 }, "together"},
 		{"no hash", func(m *release.Manifest) { m.Files[0].SHA256 = nil }, "sha256"},

@@ -197,7 +197,7 @@ func (s *scanner) dir(ctx context.Context, dir string) error {
 				return err
 			}
 		}
-		if info.UID != 0 && info.UID != s.o.Builder {
+		if info.UID != 0 && int(info.UID) != s.o.Builder {
 			s.tell.add("left out: the owner of %s: on devices all belongs to root", e.Path)
 		}
 		if len(s.m.Files) == release.MaxFiles {

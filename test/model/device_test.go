@@ -169,7 +169,7 @@ func (d *device) installBundle(data []byte, t trust.Options, o backup.InstallOpt
 func (d *device) installWith(in *ota.Installer, open opener, t trust.Options, o backup.InstallOptions) error {
 	in.Reconciler, in.Trust, in.App, in.Compatible, in.Log = d.reconciler(), t, "hello", []string{"model"}, quiet()
 	owner := ota.Owner(0, 0, d.m.Now())
-	o.Now, o.UID, o.GID = owner.Now, owner.UID, owner.GID
+	o.Now, o.Owner = owner.Now, owner.Owner
 	_, err := in.Install(context.Background(), open, o)
 	return err
 }

@@ -238,7 +238,7 @@ func testReplaced(t *testing.T, f fsys.FS) {
 		"the same, linked":  func() { ok(t, f.Remove("b")); ok(t, f.Link("a", "b")) },
 		"the same, changed": func() {
 			tick(t, f)
-			ok(t, setAttr(f, "a", fsys.Attr{Mode: 0o640, UID: os.Geteuid(), GID: os.Getegid()}))
+			ok(t, setAttr(f, "a", fsys.Attr{Mode: 0o640, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}))
 		},
 	} {
 		was := reset()
@@ -380,8 +380,12 @@ func testCtime(t *testing.T, f fsys.FS) {
 		changed []string
 	}{
 		{"write", func() error { _, err := io.WriteString(w, "x"); return err }, []string{"a"}},
-		{"attributes of the open file", func() error { return w.SetAttr(fsys.Attr{Mode: 0o600, UID: os.Geteuid(), GID: os.Getegid()}) }, []string{"a"}},
-		{"attributes", func() error { return setAttr(f, "a", fsys.Attr{Mode: 0o640, UID: os.Geteuid(), GID: os.Getegid()}) }, []string{"a"}},
+		{"attributes of the open file", func() error {
+			return w.SetAttr(fsys.Attr{Mode: 0o600, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())})
+		}, []string{"a"}},
+		{"attributes", func() error {
+			return setAttr(f, "a", fsys.Attr{Mode: 0o640, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())})
+		}, []string{"a"}},
 		{"link", func() error { return f.Link("a", "d/b") }, []string{"a", "d"}},
 		{"rename", func() error { return f.Rename("d/b", "e/b") }, []string{"a", "d", "e"}},
 		{"remove", func() error { return f.Remove("e/b") }, []string{"a", "e"}},

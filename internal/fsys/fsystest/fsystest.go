@@ -183,7 +183,7 @@ func testFiles(t *testing.T, f fsys.FS) {
 	if i.Type != fsys.TypeFile || i.Mode != 0o600 || i.Size != 7 || i.Nlink != 1 || i.Ino == 0 {
 		t.Errorf("%+v", i)
 	}
-	if i.UID != os.Geteuid() && i.UID != 0 {
+	if int(i.UID) != os.Geteuid() && i.UID != 0 {
 		t.Errorf("owner %d", i.UID)
 	}
 
@@ -425,7 +425,7 @@ func testOwner(t *testing.T, f fsys.FS) {
 		// A change of owner clears setuid on some and leaves it on others.
 		for i, mode := range []uint32{0o755, 0o6755, 0o6755, 0o755, 0o2644, 0o644, 0o2755, 0o755} {
 			a := attrOf(lstat(t, f, name))
-			a.Mode, a.UID, a.GID = mode, 1000+i, 2000+i
+			a.Mode, a.UID, a.GID = mode, uint32(1000+i), uint32(2000+i)
 			ok(t, setAttr(f, name, a))
 			got := attrOf(lstat(t, f, name))
 			if got.UID != a.UID || got.GID != a.GID || name != "l" && got.Mode != mode {
@@ -498,7 +498,9 @@ func testTimes(t *testing.T, f fsys.FS) {
 		{"link", func() error { return f.Link("a", "d/h") }, []string{"d"}, []string{"e", "a"}},
 		{"rename", func() error { return f.Rename("d/h", "e/h") }, []string{"d", "e"}, []string{"a"}},
 		{"remove", func() error { return f.Remove("e/h") }, []string{"e"}, []string{"d", "a"}},
-		{"attributes", func() error { return setAttr(f, "d/a", fsys.Attr{Mode: 0o600, UID: os.Geteuid(), GID: os.Getegid()}) }, nil, []string{"d", "e"}},
+		{"attributes", func() error {
+			return setAttr(f, "d/a", fsys.Attr{Mode: 0o600, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())})
+		}, nil, []string{"d", "e"}},
 	} {
 		age("d", "e", "a")
 		ok(t, tt.run())

@@ -404,7 +404,7 @@ type inode struct {
 
 type attr struct {
 	mode     uint32
-	uid, gid int
+	uid, gid uint32
 	mtime    int64
 	ctime    int64
 	xattrs   map[string][]byte // replaced as a whole, never changed
