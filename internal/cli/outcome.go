@@ -13,25 +13,19 @@ import (
 // exit code, what that code means, and what to do next.
 type Outcome struct {
 	Exit  int
-	Means string // "" in all rows of an exit code but one
-	Is    func(error) bool
-	Hint  string // "" where nothing can be said that fits each time
+	Means string           // "" in all rows of an exit code but one
+	Errs  []error          // it is about what wraps one of these,
+	Is    func(error) bool // and what this, if it is not nil, is true of
+	Hint  string           // "" where nothing can be said that fits each time
 }
 
 // Outcomes are all of a program. Exit codes, hints, help and the book come from
 // this one table. Where an error fits several rows, the first one counts.
 type Outcomes []Outcome
 
-// On returns one row.
-func On(exit int, means string, is func(error) bool, hint string) Outcome {
-	return Outcome{exit, means, is, hint}
-}
-
-// Any returns what an Outcome is about: errors that wrap one of these.
-func Any(targets ...error) func(error) bool {
-	return func(err error) bool {
-		return slices.ContainsFunc(targets, func(t error) bool { return errors.Is(err, t) })
-	}
+// is reports whether the row is about an error.
+func (o *Outcome) is(err error) bool {
+	return slices.ContainsFunc(o.Errs, func(e error) bool { return errors.Is(err, e) }) || o.Is != nil && o.Is(err)
 }
 
 // IsUsage reports whether err is about the command line.
@@ -49,7 +43,7 @@ func (o Outcomes) Of(err error) (exit int, hint string) {
 	}
 	exit = 1
 	for _, row := range o {
-		if row.Is != nil && row.Is(err) {
+		if row.is(err) {
 			exit, hint = row.Exit, row.Hint
 			break
 		}
@@ -72,7 +66,7 @@ func (o Outcomes) Of(err error) (exit int, hint string) {
 // Knows reports whether a row is about an error: what went wrong is then known by its
 // name. nil is known.
 func (o Outcomes) Knows(err error) bool {
-	return err == nil || slices.ContainsFunc(o, func(row Outcome) bool { return row.Is != nil && row.Is(err) })
+	return err == nil || slices.ContainsFunc(o, func(row Outcome) bool { return row.is(err) })
 }
 
 // Code is what is said of an exit code, in one place for all its errors.
