@@ -75,9 +75,21 @@ func Describe(res *backup.Result) *Reconciliation {
 	return doc
 }
 
+// maxListed is how many files of a kind a person is told one by one: where a whole tree is
+// lost the console would have no other word. The document has all.
+const maxListed = 20
+
 // remarks gathers what a person should know of a reconciliation.
 func (doc *Reconciliation) remarks(res *backup.Result) {
 	say := func(format string, args ...any) { doc.Remarks = append(doc.Remarks, fmt.Sprintf(format, args...)) }
+	list := func(n int, what string, one func(i int)) {
+		for i := range min(n, maxListed) {
+			one(i)
+		}
+		if n > maxListed {
+			say("%s: %d more", what, n-maxListed)
+		}
+	}
 	if res.Decision.Reason != "" && res.Decision.Action != backup.Nothing {
 		say("%s", res.Decision.Reason)
 	}
@@ -88,19 +100,18 @@ func (doc *Reconciliation) remarks(res *backup.Result) {
 		if s.Detail != "" && s.State != backup.Damaged {
 			say("%s: %s", s.Side, s.Detail)
 		}
-		for _, pr := range s.Problems {
+		list(len(s.Problems), string(s.Side)+": damaged", func(i int) {
+			pr := s.Problems[i]
 			say("%s: %s: %s: %s", pr.Side, pr.Path, pr.Kind, pr.Detail)
-		}
-		for _, f := range s.Foreign {
-			say("%s: %s: %s", s.Side, f, LeftAlone)
-		}
+		})
+		list(len(s.Foreign), string(s.Side)+": left alone", func(i int) { say("%s: %s: %s", s.Side, s.Foreign[i], LeftAlone) })
 	}
-	for _, c := range res.Conflicts {
-		say("%s: an edit made here was kept beside the newer configuration", c)
-	}
-	for _, l := range res.Lost {
-		say("%s: captured configuration was lost on both sides", l)
-	}
+	list(len(res.Conflicts), "edits that were kept beside the newer configuration", func(i int) {
+		say("%s: an edit made here was kept beside the newer configuration", res.Conflicts[i])
+	})
+	list(len(res.Lost), "captured configuration that was lost on both sides", func(i int) {
+		say("%s: captured configuration was lost on both sides", res.Lost[i])
+	})
 }
 
 // Updated is the document of install and update.
