@@ -167,3 +167,40 @@ func TestAdoptedFileLost(t *testing.T) {
 		}
 	}
 }
+
+// A record that cannot be read for a while ends no rollback half way: an edit that is in
+// what is kept alone comes back with it.
+func TestRollbackWithUnreadableRecord(t *testing.T) {
+	base := newLab(t, memfs.Options{})
+	base.mustInstall("1.0.0", nil, InstallOptions{})
+	base.write(System, "apps/etc/app.conf", "edited in 1.0.0")
+	base.mustBoot()
+	m, content := bundleOf("1.1.0", nil)
+	m.Replace = []string{"etc/**"}
+	_, err := base.install(m, content, InstallOptions{})
+	base.must(err)
+	base.must(base.reconciler().SetPending(Pending{Version: v("1.1.0"), Previous: v("1.0.0")}))
+	base.erase(UsrData)
+	base.release(UsrData, "1.0.0")
+	for first, last := 1, false; !last; first++ {
+		l := base.clone()
+		reads := 0
+		l.m.FailReads(func(path string) error {
+			if strings.HasSuffix(path, "system/.tandem/record.json") {
+				if reads++; reads >= first && reads < first+4 {
+					return syscall.EIO
+				}
+			}
+			return nil
+		})
+		err := l.rollback("")
+		l.m.FailReads(nil)
+		if last = reads < first; err != nil {
+			l.mustBoot()
+		}
+		if got := l.read(System, "apps/etc/app.conf"); got != "edited in 1.0.0" {
+			t.Errorf("reads %d to %d failed (%v): the edit is %q", first, first+3, err, got)
+		}
+		l.wantInStep("1.0.0")
+	}
+}

@@ -51,16 +51,16 @@ type Side struct {
 	Mounted func() (fsys.FS, error)
 
 	known bool  // newer was looked for
-	newer error // what a newer Tandem made here; nil for nothing
+	newer error // what keeps our hands off it: a newer Tandem's files, or a mount in their place; nil for nothing
 }
 
 // NewSide is a side on fs that is always ready. A file that fs cannot give at
 // the first try is asked for again before it counts as damage.
 func NewSide(name SideName, fs fsys.FS) *Side { return &Side{Name: name, FS: fsys.ReadAgain(fs)} }
 
-// ready makes sure that the side can be used, and that all of our files on it are of
-// formats that this Tandem knows: else the error is a *record.NewerError, and the side
-// is left alone.
+// ready makes sure that the side can be used, and that all of our files on it are its own,
+// and of formats that this Tandem knows: else the error wraps ErrUnavailable, or is a
+// *record.NewerError, and the side is left alone.
 func (s *Side) ready() error {
 	if s.Ready != nil {
 		if err := s.Ready(); err != nil {
@@ -68,11 +68,20 @@ func (s *Side) ready() error {
 		}
 	}
 	if !s.known {
-		err := change.Newer(s.FS)
+		own, err := s.FS.Lstat(change.OwnDir)
+		switch {
+		case err == nil && own.Mount: // it would be lost with the mount, or hide what is below
+			err = fmt.Errorf("%w: %s: something is mounted at %s: unmount it", ErrUnavailable, s.Name, s.FS.Path(change.OwnDir))
+		case !fsys.IsTransient(err):
+			err = change.Newer(s.FS)
+		}
 		if fsys.IsTransient(err) {
 			return sideError(s, err)
 		}
-		s.known, s.newer = true, sideError(s, err)
+		s.known, s.newer = true, err
+		if errors.Is(err, ErrNewer) {
+			s.newer = sideError(s, err)
+		}
 	}
 	return s.newer
 }

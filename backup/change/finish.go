@@ -13,12 +13,18 @@ import (
 // finish ends a change that is in place, its record with it, and durable: the tag is
 // written, and what was displaced gets its place.
 func (a *applier) finish() error {
-	if head, err := record.ReadHead(a.fs, RecordFile); err != nil && !errors.Is(err, manifest.ErrInvalid) {
-		return err
-	} else if err != nil || head == nil || head.SHA256 != a.commit.Record {
-		// What was staged is lost, and the disk with it: the record and the other
-		// side say what is left to save.
-		return a.end()
+	if a.again {
+		// One that is damaged or unreadable is told at the next look: all else is in place.
+		head, err := record.ReadHead(a.fs, RecordFile)
+		switch {
+		case errors.Is(err, manifest.ErrInvalid):
+		case err != nil:
+			return err
+		case head == nil || head.SHA256 != a.commit.Record:
+			// What was staged is lost, and the disk with it: the record and the other
+			// side say what is left to save.
+			return a.end()
+		}
 	}
 	if a.commit.Tag {
 		if err := a.moveStaged(TagFile); err != nil {

@@ -195,12 +195,12 @@ func ReadHead(fs fsys.FS, name string) (*Head, error) {
 	return &h, nil
 }
 
-// open opens one of our files. A missing one gives nil and no error; something
-// else of that name wraps manifest.ErrInvalid.
+// open opens one of our files. A missing one gives nil and no error, as does one behind a
+// link: that is not ours. Something else of that name wraps manifest.ErrInvalid.
 func open(fs fsys.FS, name string) (fsys.File, int64, error) {
 	info, err := fs.Lstat(name)
 	switch {
-	case fsys.IsNotExist(err):
+	case fsys.IsNotExist(err), errors.Is(err, fsys.ErrElsewhere):
 		return nil, 0, nil
 	case err != nil:
 		return nil, 0, err
