@@ -158,6 +158,9 @@ func (j *job) forgets(res *Result) (bool, error) {
 	}
 	there := slices.ContainsFunc(f.Basis.Config, func(e *manifest.Entry) bool { return within(p, e.Path) })
 	if !there && !f.Tree.Any(func(n *tree.Node) bool { return within(p, n.Path) }) {
+		if n := f.Tree.Above(p); n.Err() != nil {
+			return false, fmt.Errorf("%s is not forgotten: %w: what lies in %s cannot be told: %w", p, ErrDamage, n.Path, n.Err())
+		}
 		return false, fmt.Errorf("%s: %w among the configuration", p, ErrNoSuchPath)
 	}
 	if res.Decision.Action == Nothing {
