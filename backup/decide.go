@@ -84,7 +84,11 @@ func Decide(system, usrData Candidate, c Choice) (Decision, error) {
 	}
 	same := winner.usable() && loser.usable() && winner.Version.Compare(loser.Version) == 0
 	if !winner.whole() && !same {
-		return Decision{}, fmt.Errorf("%w: %s %s is damaged, and no side holds a version that is whole", ErrDamage, from, winner.Version)
+		but := "no side holds a version that is whole"
+		if loser.whole() {
+			but = fmt.Sprintf("%s %s is not for this device", from.Other(), loser.Version)
+		}
+		return Decision{}, fmt.Errorf("%w: %s %s is damaged, and %s", ErrDamage, from, winner.Version, but)
 	}
 	d := Decision{From: from, To: winner.Version}
 	switch {

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"tandem/internal/digest"
@@ -95,6 +96,9 @@ func TestDecide(t *testing.T) {
 			d, err := Decide(tc.system, tc.usrData, Choice{})
 			if !errors.Is(err, tc.err) {
 				t.Fatalf("error %v, want %v", err, tc.err)
+			}
+			if err != nil && strings.Contains(err.Error(), "no side holds") && (tc.system.whole() || tc.usrData.whole()) {
+				t.Errorf("%v: one does", err)
 			}
 			if err == nil && (d.Action != tc.action || d.From != tc.from || d.Reason == "") {
 				t.Errorf("%+v, want %s from %s with a reason", d, tc.action, tc.from)
