@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -111,6 +112,32 @@ func TestHistoryDamaged(t *testing.T) {
 	}
 	if got, err := numbers(m); err != nil || !slices.Equal(got, []uint64{1, 3}) {
 		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// A segment that may not be read keeps no event from being remembered, and is not written over.
+func TestHistoryUnreadable(t *testing.T) {
+	for n := range 2 {
+		m := memfs.NewMachine()
+		disk := m.NewDisk("state", memfs.Options{}).FS()
+		for range 3 {
+			if err := add(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m.FailReads(func(path string) error {
+			if strings.HasSuffix(path, segment(n)) {
+				return syscall.EACCES
+			}
+			return nil
+		})
+		if err := add(m); err != nil {
+			t.Fatal(err)
+		}
+		m.FailReads(nil)
+		if got, err := numbers(m); err != nil || len(got) != 4 {
+			t.Errorf("segment %d: %v, %v", n, got, err)
+		}
 	}
 }
 
