@@ -119,7 +119,7 @@ func TestHistoryDamaged(t *testing.T) {
 func TestHistoryUnreadable(t *testing.T) {
 	for n := range 2 {
 		m := memfs.NewMachine()
-		disk := m.NewDisk("state", memfs.Options{}).FS()
+		m.NewDisk("state", memfs.Options{})
 		for range 3 {
 			if err := add(m); err != nil {
 				t.Fatal(err)
