@@ -257,7 +257,6 @@ func (l *looker) readTag(disk fsys.FS, s *found) error {
 		if s.own != nil && !s.tree.Empty() { // what the record describes has a name all the same
 			s.Version = s.own.Manifest.Version
 			s.Detail += fmt.Sprintf("; its record says %s", s.Version)
-			l.r.Log.WithField("side", s.Side).Warn(s.Detail)
 		}
 	case err == versioning.ErrNoTag:
 	case errors.Is(err, versioning.ErrNoTag):

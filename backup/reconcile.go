@@ -445,6 +445,8 @@ func (j *job) carryOut(ctx context.Context, res *Result, forgetting bool) (done 
 			if snap := res.of(s.Name); snap.strange || !versioning.IsTag(s.FS, change.TagFile, snap.Version) {
 				if err := change.WriteTag(s.FS, snap.Version); err != nil && (snap.strange || !fsys.IsNotWritable(err)) {
 					return false, sideError(s, err)
+				} else if err == nil && snap.strange {
+					j.r.Log.WithField("side", s.Name).Warnf("the tag, which could not be read, is %s again, as the record says", snap.Version)
 				}
 			}
 			if err := j.remember(s, res.of(s.Name)); j.shutdown && err != nil {
