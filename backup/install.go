@@ -34,6 +34,7 @@ type Install struct {
 	job     *job
 	o       InstallOptions
 	release *Manifest
+	from    versioning.Version // that runs
 	system  *work
 	usrData *work // nil where usr_data follows later
 	merged  *merged
@@ -129,7 +130,7 @@ func (r *Reconciler) beginInstall(ctx context.Context, j *job, m *Manifest, o In
 	if err != nil {
 		return nil, err
 	}
-	i := &Install{r: r, job: j, o: o, release: m, bad: bad, src: j.sources(system, usrData)}
+	i := &Install{r: r, job: j, o: o, release: m, from: system.Version, bad: bad, src: j.sources(system, usrData)}
 	i.verdicts(system, usrData)
 	if o.Pending {
 		i.pending = &Pending{Version: m.Version, Previous: system.Version}
@@ -407,6 +408,10 @@ func (i *Install) restage(ctx context.Context) error {
 // short is undone by the next Reconcile.
 func (i *Install) Commit(ctx context.Context) error {
 	if err := i.refresh(ctx); err != nil {
+		return errors.Join(sideError(i.r.System, err), i.Discard())
+	}
+	if v, err := versioning.ReadTag(i.r.System.FS, change.TagFile); err == nil && v.String() != i.from.String() {
+		err = fmt.Errorf("the tag was changed from %s to %s while %s was on its way: nothing is installed", i.from, v, i.release.Version)
 		return errors.Join(sideError(i.r.System, err), i.Discard())
 	}
 	stands, err := i.stands()

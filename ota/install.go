@@ -234,16 +234,17 @@ func (in *Installer) once(ctx context.Context, open func() (io.ReadCloser, error
 	recorded := m.Backup()
 	recorded.Release = r.Release()
 	installed, err := in.Reconciler.Admit(ctx, &recorded, o)
+	if err == nil && in.PreInstall != nil {
+		if err := in.PreInstall(ctx, installed, m.Version); err != nil {
+			return nil, err
+		}
+		installed, err = in.Reconciler.Admit(ctx, &recorded, o) // it may have changed what runs
+	}
 	if errors.Is(err, backup.ErrInstalled) {
 		return &Installed{Kind: m.Kind, App: m.App, From: installed, Version: installed}, err
 	}
 	if err != nil {
 		return nil, err
-	}
-	if in.PreInstall != nil {
-		if err := in.PreInstall(ctx, installed, m.Version); err != nil {
-			return nil, err
-		}
 	}
 	in.Log.WithFields(logrus.Fields{"app": m.App, "from": installed, "version": m.Version}).Info("installing")
 	i, err := in.Reconciler.BeginInstall(ctx, &recorded, o)
