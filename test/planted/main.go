@@ -133,13 +133,19 @@ func (b *bug) inScratch(root string, f func(overlay string) error) (err error) {
 	return f(overlay)
 }
 
+// build builds tandem with the bug as the file name.
 func (b *bug) build(ctx context.Context, root, name string) error {
 	name, err := filepath.Abs(name)
 	if err != nil {
 		return err
 	}
+	return b.compile(ctx, root, "-trimpath", "-ldflags", "-s -w", "-o", name, "./cmd/tandem")
+}
+
+// compile runs go build, with those arguments, on the sources with the bug.
+func (b *bug) compile(ctx context.Context, root string, args ...string) error {
 	return b.inScratch(root, func(overlay string) error {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-overlay", overlay, "-o", name, "./cmd/tandem")
+		cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-overlay", overlay}, args...)...)
 		cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 		if msg, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build with %s: %w: %s", b.name, err, msg)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Every planted bug still fits the sources, and is in the book.
+// Every planted bug still fits the sources, compiles, and is in the book.
 func TestPlanted(t *testing.T) {
 	t.Parallel()
 	root, err := moduleRoot(t.Context())
@@ -19,8 +19,14 @@ func TestPlanted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, b := range bugs {
+		var packages []string
+		for _, e := range b.edits {
+			packages = append(packages, "./"+filepath.Dir(e.file))
+		}
 		if _, err := b.sources(root); err != nil {
 			t.Errorf("%s: %v", b.name, err)
+		} else if err := b.compile(t.Context(), root, packages...); err != nil {
+			t.Error(err)
 		}
 		if !strings.Contains(string(page), "| `"+b.name+"` |") {
 			t.Errorf("docs/crash-safety.md does not list %s", b.name)
