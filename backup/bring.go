@@ -51,6 +51,9 @@ func (j *job) bring(ctx context.Context, res *Result, d *desired, src *sources) 
 			return false, sideError(j.r.side(n), err)
 		}
 		w.plan.Copy = n != res.Decision.From
+		if j.frozen && n == System && w.plan.Idle() { // it keeps the record that it has
+			w.plan.Body.Sum = res.System.facts.Sum
+		}
 		jobs = append(jobs, w)
 	}
 	order := jobs

@@ -50,7 +50,7 @@ func aim(from SideName, system, usrData *Snapshot, src *sources, keeps, large fu
 		basis:   winner.basis(), changes: map[Path]*manifest.Entry{},
 	}
 	a.capture(winner, src, keeps)
-	a.dropLost(winner, src)
+	a.dropLost(winner, src, keeps)
 	if from == System {
 		a.spare(usrData, large)
 	}
@@ -115,15 +115,16 @@ func (a *aiming) capture(winner *Snapshot, src *sources, keeps func(Path) bool) 
 	}
 }
 
-// dropLost leaves out captures that nobody has, so that they keep nothing else waiting.
-func (a *aiming) dropLost(winner *Snapshot, src *sources) {
+// dropLost leaves out captures that nobody has, so that they keep nothing else waiting. Where
+// what is there instead is kept for later that makes no revision.
+func (a *aiming) dropLost(winner *Snapshot, src *sources, keeps func(Path) bool) {
 	for i := range winner.facts.Odd {
 		o := &winner.facts.Odd[i]
 		if o.Entry == nil || o.Entry.Type != manifest.File || !a.basis.Writable(o.Entry) || a.take[o.Path] {
 			continue
 		}
 		if e := a.now(o.Path); e != nil && !src.has(winner.Side, e) {
-			a.drop(o.Path)
+			a.changes[o.Path], a.changed = nil, a.changed || !keeps(o.Path)
 		}
 	}
 }

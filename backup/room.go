@@ -20,7 +20,7 @@ import (
 // freezes reports whether system cannot take even a record, and what has nothing to do with
 // that is to be done without it.
 func (j *job) freezes(w *work, err error) bool {
-	if j.stuck != nil || !w.side.live() || !w.plan.Idle() || !fsys.IsNotWritable(err) && !errors.Is(err, ErrNoSpace) {
+	if j.stuck != nil || !w.side.live() || !w.plan.Idle() || !fsys.IsNotWritable(err) && !errors.Is(err, ErrNoSpace) && !errors.Is(err, ErrBlocked) {
 		return false
 	}
 	j.stuck, j.frozen = err, true

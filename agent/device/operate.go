@@ -170,7 +170,7 @@ func (d *Device) Foretell(ctx context.Context, command string) (*backup.Result, 
 			written = []backup.SideName{backup.System}
 		}
 		for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
-			if (s.Adopted || len(s.Problems) > 0) && res.Decision.Action != backup.Nothing {
+			if (s.Adopted || len(s.Problems)+len(s.Edited) > 0) && res.Decision.Action != backup.Nothing {
 				written = append(written, s.Side)
 			}
 		}

@@ -113,7 +113,11 @@ func (g *given) linked(fs fsys.FS) bool {
 
 // Shortage reports how much room p needs on fs, if that is more than there is.
 func Shortage(fs fsys.FS, p *Plan) (*SpaceError, error) {
-	err := newChange(fs, p).checkSpace()
+	c := newChange(fs, p)
+	err := c.checkEnd()
+	if err == nil {
+		err = c.checkSpace()
+	}
 	var short *SpaceError
 	if errors.As(err, &short) {
 		return short, nil

@@ -85,9 +85,16 @@ func newChange(fs fsys.FS, p *Plan) *Change {
 
 // checkEnd finds out before anything is changed whether what a change ends with can be replaced.
 func (c *Change) checkEnd() error {
-	for _, name := range []string{RecordFile, TagFile, "."} {
+	if c.Idle() && c.sameRecord() {
+		return nil
+	}
+	names := []string{OwnDir, RecordFile}
+	if c.Tag {
+		names = append(names, TagFile, ".")
+	}
+	for _, name := range names {
 		i, err := c.fs.Lstat(name)
-		if err == nil && (i.Fixed || i.Mount && i.Type != fsys.TypeDir) && (c.Tag || name == RecordFile) && !c.Idle() {
+		if err == nil && (i.Fixed || i.Mount && i.Type != fsys.TypeDir) {
 			return fmt.Errorf("%s: %w: it is immutable, or something is mounted on it", c.fs.Path(name), ErrBlocked)
 		}
 	}
