@@ -144,14 +144,18 @@ func (j *job) plan(side *Side, snap *Snapshot, d *desired, from SideName) (*work
 
 // names returns what tells whether a record names a content.
 func names(r *record.Record) func(digest.SHA256) bool {
-	all := make([]*digest.SHA256, 0, r.Len())
-	for e := range r.Entries() {
-		if e.SHA256 != nil {
-			all = append(all, e.SHA256)
+	sorted := sync.OnceValue(func() []*digest.SHA256 { // few changes ask
+		all := make([]*digest.SHA256, 0, r.Len())
+		for e := range r.Entries() {
+			if e.SHA256 != nil {
+				all = append(all, e.SHA256)
+			}
 		}
-	}
-	sort.Slice(all, func(i, k int) bool { return string(all[i][:]) < string(all[k][:]) })
+		sort.Slice(all, func(i, k int) bool { return string(all[i][:]) < string(all[k][:]) })
+		return all
+	})
 	return func(sum digest.SHA256) bool {
+		all := sorted()
 		i := sort.Search(len(all), func(i int) bool { return string(all[i][:]) >= string(sum[:]) })
 		return i < len(all) && *all[i] == sum
 	}

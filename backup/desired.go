@@ -273,7 +273,7 @@ func dropOrphans(r *record.Record) {
 	gone := map[Path]*manifest.Entry{}
 	typeAt := func(p Path) manifest.EntryType {
 		if _, ok := gone[p]; ok {
-			return ""
+			return 0
 		}
 		return r.TypeAt(p)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"tandem/backup/record"
-	"tandem/backup/tree"
 	"tandem/internal/digest"
 )
 
@@ -45,7 +44,7 @@ func newJob(r *Reconciler, o Options) *job {
 	return &job{
 		looker: looker{
 			r: r, full: o.Full, suspects: sets(), weak: sets(), known: map[digest.SHA256]*record.Record{},
-			indexes: map[SideName]*tree.Index{}, made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{},
+			made: map[SideName]digest.SHA256{}, notes: map[SideName]bool{},
 		},
 		fresh: !o.Full && !o.Shutdown && o.Forget == "", forget: o.Forget, shutdown: o.Shutdown,
 		release: func() {}, total: &Result{},

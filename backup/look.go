@@ -97,7 +97,6 @@ type looker struct {
 	suspects map[SideName]map[Path]bool // hash these in any case
 	weak     map[SideName]map[Path]bool // the file system cannot keep these as they should be
 	known    map[digest.SHA256]*record.Record
-	indexes  map[SideName]*tree.Index
 	made     map[SideName]digest.SHA256 // the indexes that were made by this job
 	notes    map[SideName]bool          // of an orderly end, that were found; false for looked and found none
 }
@@ -321,9 +320,11 @@ func (l *looker) compare(ctx context.Context, s, other *found) error {
 		}
 		s.tree = &tree.Tree{FS: s.side.FS, Root: change.AppsDir}
 	}
+	index := s.index
+	s.index = nil // once it is marked on the tree it is not needed
 	s.facts, err = tree.Compare(ctx, s.tree, basis, tree.Options{
 		Live: s.side.live(), Full: l.full, Suspects: l.suspects[s.Side], Weak: l.weak[s.Side],
-		Index: s.index, Sum: sum, SameBoot: s.same, Started: l.r.Started,
+		Index: index, Sum: sum, SameBoot: s.same, Started: l.r.Started,
 	})
 	if err != nil {
 		return err

@@ -22,10 +22,8 @@ func (l *looker) index(side *Side) (*tree.Index, bool, error) {
 		l.notes[side.Name] = l.notes[side.Name] || x != nil && x.Orderly
 	}
 	if err != nil || x == nil {
-		delete(l.indexes, side.Name)
 		return nil, false, err
 	}
-	l.indexes[side.Name] = x
 	return x, l.holds(side, x), nil
 }
 
@@ -64,7 +62,10 @@ func (j *job) remember(side *Side, s *Snapshot) error {
 	m := j.at(side)
 	m.Now = s.looked
 	fresh := tree.NewIndex(s.facts, m)
-	old := j.indexes[side.Name]
+	old, err := tree.LoadIndex(side.FS, change.IndexFile) // it was not kept: it may be large
+	if err != nil {
+		return err
+	}
 	if old != nil && (len(s.facts.Of(tree.Deleted)) > 0 || j.shutdown && len(s.Edited) > 0) && j.holds(side, old) {
 		// They are not captured yet, and that they were there, and whole, tells an edit from damage.
 		same := *old

@@ -214,7 +214,7 @@ func (a *applier) holds(e *manifest.Entry, name string, now fsys.Info) (bool, er
 		target, err := a.fs.Readlink(name)
 		return err == nil && (e.Target == "" || target == string(e.Target)), err
 	}
-	return string(now.Type) == string(e.Type), nil
+	return string(now.Type) == e.Type.String(), nil
 }
 
 func (a *applier) hash(name string) (digest.SHA256, error) {
@@ -257,7 +257,7 @@ func (a *applier) place(i int, o *Op) error {
 // nobody else's, too: an application can put another name of any file in a
 // directory of its own.
 func (a *applier) setAttr(name string, e *manifest.Entry, was fsys.Info) error {
-	if was.Type != fsys.Type(e.Type) || a.live && was.Type == fsys.TypeFile && was.Nlink > 1 {
+	if was.Type != fsys.Type(e.Type.String()) || a.live && was.Type == fsys.TypeFile && was.Nlink > 1 {
 		return nil
 	}
 	was.Ctime = 0

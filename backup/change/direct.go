@@ -184,7 +184,7 @@ func (c *Change) commitDirect() (*Outcome, error) {
 		if fsys.IsNotExist(err) {
 			continue
 		}
-		if err == nil && info.Type == fsys.Type(e.Type) && !(c.Live && info.Type == fsys.TypeFile && info.Nlink > 1) {
+		if err == nil && info.Type == fsys.Type(e.Type.String()) && !(c.Live && info.Type == fsys.TypeFile && info.Nlink > 1) {
 			err = c.setAttr(e.Path, Name(e.Path), attr(e), info)
 		}
 		if err != nil {

@@ -183,7 +183,7 @@ func (p *planner) want(e *manifest.Entry, n *tree.Node) error {
 		return nil
 	}
 	has := f.HasAt(n)
-	if has != nil && manifest.SameContent(has, e) && (has.Type == manifest.Dir || n.Type() == fsys.Type(has.Type) || has.Type == manifest.Hardlink) {
+	if has != nil && manifest.SameContent(has, e) && (has.Type == manifest.Dir || n.EntryType() == has.Type || has.Type == manifest.Hardlink) {
 		same := manifest.SameAttr(has, e) || f.Weak && !p.Live
 		if e.Type == manifest.Hardlink && p.replaced[e.Link] {
 			return p.replace(n, has, e, config)
@@ -243,10 +243,10 @@ func (p *planner) replace(n *tree.Node, has, e *manifest.Entry, config bool) err
 
 // described returns what lies at n, as far as it is known.
 func described(n *tree.Node, has *manifest.Entry) *manifest.Entry {
-	if has != nil && n.Type() == fsys.Type(has.Type) {
+	if has != nil && n.EntryType() == has.Type {
 		return has
 	}
-	return &manifest.Entry{Path: n.Path, Type: manifest.EntryType(n.Type()), Size: n.Size}
+	return &manifest.Entry{Path: n.Path, Type: n.EntryType(), Size: n.Size}
 }
 
 // worth reports whether what is displaced at n is to be put aside.

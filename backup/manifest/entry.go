@@ -18,26 +18,44 @@ import (
 )
 
 // EntryType is the kind of an entry in a manifest or a record.
-type EntryType string
+type EntryType uint8
 
 // The kinds of entry.
 const (
-	File     EntryType = "file"
-	Dir      EntryType = "dir"
-	Symlink  EntryType = "symlink"
-	Hardlink EntryType = "hardlink" // another name of the file that Link names
+	File EntryType = iota + 1
+	Dir
+	Symlink
+	Hardlink // another name of the file that Link names
+	Other    // what is none of these; no manifest and no record has it
 )
+
+var types = [...]string{"", "file", "dir", "symlink", "hardlink", "special file"}
+
+func (t EntryType) String() string { return types[t] }
+
+// MarshalText implements encoding.TextMarshaler.
+func (t EntryType) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (t *EntryType) UnmarshalText(text []byte) error {
+	i := slices.Index(types[:], string(text))
+	if i < 0 {
+		return fmt.Errorf("unknown type %.20q: expected file, dir, symlink or hardlink", text)
+	}
+	*t = EntryType(i)
+	return nil
+}
 
 // Mode is a set of permission bits with setuid, setgid and sticky; its text
 // form is octal, such as "0755".
-type Mode uint32
+type Mode uint16
 
 // MarshalText implements encoding.TextMarshaler.
 func (m Mode) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%04o", uint32(m)), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (m *Mode) UnmarshalText(text []byte) error {
-	n, err := strconv.ParseUint(string(text), 8, 32)
+	n, err := strconv.ParseUint(string(text), 8, 16)
 	if err != nil || n > 0o7777 {
 		return fmt.Errorf("mode %.20q: expected four octal digits, such as 0644", text)
 	}
@@ -45,22 +63,22 @@ func (m *Mode) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Entry is one file, directory or link of an application.
+// Entry is one file, directory or link of an application. There are very many.
 type Entry struct {
-	Path   Path              `json:"path"`
-	Type   EntryType         `json:"type"`
-	Mode   Mode              `json:"mode,omitempty"`
-	UID    uint32            `json:"uid,omitempty"`
-	GID    uint32            `json:"gid,omitempty"`
-	Size   int64             `json:"size,omitempty"`   // bytes
-	Mtime  int64             `json:"mtime,omitempty"`  // nanoseconds since 1970-01-01 UTC
-	SHA256 *digest.SHA256    `json:"sha256,omitempty"` // of a file's content
-	Target Path              `json:"target,omitempty"` // of a symbolic link: any text
-	Link   Path              `json:"link,omitempty"`   // of a hard link: the entry that holds the content
-	Xattrs map[string][]byte `json:"xattrs,omitempty"`
+	Path Path      `json:"path"`
+	Type EntryType `json:"type"`
 	// Adopted says that the file is as it was when a tree with nothing to divide
 	// it was taken over: it may be configuration, or an application file.
-	Adopted bool `json:"adopted,omitempty"`
+	Adopted bool              `json:"adopted,omitempty"`
+	Mode    Mode              `json:"mode,omitempty"`
+	UID     uint32            `json:"uid,omitempty"`
+	GID     uint32            `json:"gid,omitempty"`
+	Size    int64             `json:"size,omitempty"`   // bytes
+	Mtime   int64             `json:"mtime,omitempty"`  // nanoseconds since 1970-01-01 UTC
+	SHA256  *digest.SHA256    `json:"sha256,omitempty"` // of a file's content
+	Target  Path              `json:"target,omitempty"` // of a symbolic link: any text
+	Link    Path              `json:"link,omitempty"`   // of a hard link: the entry that holds the content
+	Xattrs  map[string][]byte `json:"xattrs,omitempty"`
 }
 
 // Manifest is the list of a version's application files, with the rules that

@@ -165,12 +165,12 @@ func (r *Record) Find(p manifest.Path) *manifest.Entry {
 	return nil
 }
 
-// TypeAt returns the type of the entry at p, "" if there is none.
+// TypeAt returns the type of the entry at p, 0 if there is none.
 func (r *Record) TypeAt(p manifest.Path) manifest.EntryType {
 	if e := r.Find(p); e != nil {
 		return e.Type
 	}
-	return ""
+	return 0
 }
 
 // Writable reports whether e is configuration that may go: unlike a file that is as it was

@@ -29,22 +29,24 @@ type Options struct {
 
 type looker struct {
 	Options
-	ctx  context.Context
-	f    *Facts
-	gone map[manifest.Path]bool // seen by the index, and not there any more
-	lost bool                   // application files are missing
-	none bool                   // all of them are
-	over map[manifest.Path]bool // directories of a backup that hold what is beyond the limits
+	ctx    context.Context
+	f      *Facts
+	gone   map[manifest.Path]bool // seen by the index, and not there any more
+	unseen bool                   // there is no index
+	lost   bool                   // application files are missing
+	none   bool                   // all of them are
+	over   map[manifest.Path]bool // directories of a backup that hold what is beyond the limits
 }
 
 // Compare finds out what of basis lies in t as it should, and what does not. The
 // error is one of those of Scan.
 func Compare(ctx context.Context, t *Tree, basis *record.Record, o Options) (*Facts, error) {
-	l := &looker{Options: o, ctx: ctx, f: &Facts{Tree: t, Basis: basis, Sum: o.Sum, Index: o.Index}}
+	l := &looker{Options: o, ctx: ctx, f: &Facts{Tree: t, Basis: basis, Sum: o.Sum}, unseen: o.Index == nil}
 	l.f.Weak = len(o.Weak) > 0
 	if o.Index != nil { // one of another record knows no content, but what was there
 		l.gone = o.Index.Mark(t, o.Sum)
 		l.f.Weak = l.f.Weak || o.Index.Weak && o.Index.Record == o.Sum
+		l.Index = nil // all that it knows is noted
 	}
 	l.over = map[manifest.Path]bool{}
 	for p, r := range t.rare {
@@ -403,7 +405,7 @@ func SameTime(found, recorded int64) bool {
 // absent says what it means that an entry is not there; nil if it is as it
 // should be.
 func (l *looker) absent(e *manifest.Entry) *Fact {
-	o := &Fact{Path: e.Path, Entry: e, Finding: Missing, Detail: "expected a " + string(e.Type)}
+	o := &Fact{Path: e.Path, Entry: e, Finding: Missing, Detail: "expected a " + e.Type.String()}
 	above := l.f.Tree.Above(e.Path)
 	switch {
 	case above != nil && above.Foreign() && !(l.Live && l.makesWay(above)):
@@ -428,7 +430,7 @@ func (l *looker) absent(e *manifest.Entry) *Fact {
 		o.Finding = Deleted
 	case l.settled(e):
 		o.Finding, o.Aside = Deleted, true
-	case l.lost || l.f.Index == nil && l.f.Tree.Empty() || above == nil && path.Dir(string(e.Path)) != "." || above != nil && string(above.Path) != path.Dir(string(e.Path)):
+	case l.lost || l.unseen && l.f.Tree.Empty() || above == nil && path.Dir(string(e.Path)) != "." || above != nil && string(above.Path) != path.Dir(string(e.Path)):
 	case l.newer(e):
 		o.Finding, o.Aside = Deleted, true
 	}

@@ -56,7 +56,6 @@ type Facts struct {
 	Sum     digest.SHA256  // of the basis, as it lies on the side; zero if it does not
 	Odd     []Fact         // what is not as the basis says, sorted by path
 	Foreign []manifest.Path
-	Index   *Index // that was used; may be nil
 	// Weak says that the file system cannot keep all attributes.
 	Weak bool
 }

@@ -85,6 +85,11 @@ const (
 // Type returns what n is.
 func (n *Node) Type() fsys.Type { return kinds[n.kind] }
 
+// EntryType returns what n is as an entry.
+func (n *Node) EntryType() manifest.EntryType {
+	return [...]manifest.EntryType{manifest.File, manifest.Dir, manifest.Symlink, manifest.Other}[n.kind]
+}
+
 // IsDir reports whether n is a directory of the tree.
 func (n *Node) IsDir() bool { return n.kind == kindDir }
 

@@ -695,8 +695,8 @@ func TestBadManifest(t *testing.T) {
 		{"element too long", rename("b", strings.Repeat("b", 64<<10)), "at most"},
 		{"repeats", rename("b", "a"), "listed twice"},
 		{"not sorted", rename("a", "c"), "sorted by path"},
-		{"device node", add(manifest.Entry{Path: "dev", Type: "char"}), "unknown type"},
-		{"block device", add(manifest.Entry{Path: "dev", Type: "block"}), "unknown type"},
+		{"device node", add(manifest.Entry{Path: "dev", Type: manifest.Other}), "unknown type"},
+		{"no type", add(manifest.Entry{Path: "dev", Type: 0}), "unknown type"},
 		{"parent missing", rename("b", "dir/b"), "not listed before it"},
 		{"through a symlink", func(m *release.Manifest) {
 			m.Files = release.Files{m.Files[0], {Path: "l", Type: manifest.Symlink, Target: "/etc"}, fileEntry("l/passwd", "beta")}
