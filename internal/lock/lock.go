@@ -37,13 +37,9 @@ func failed(name string, err error) error {
 //
 // The error wraps ErrBusy where another one holds it, and names that one.
 func Acquire(name string) (release func() error, err error) {
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return nil, failed(name, err)
-	}
-	l := open(name)
-	ok, err := l.TryLock()
+	l, ok, err := take(name)
 	if err != nil {
-		return nil, failed(name, err)
+		return nil, err
 	}
 	if !ok {
 		return nil, fmt.Errorf("%w: %s holds %s", ErrBusy, holder(name), name)
@@ -51,10 +47,17 @@ func Acquire(name string) (release func() error, err error) {
 	return l.Unlock, nil
 }
 
-// open prepares a lock. What lies there is opened without waiting: for a FIFO that would
-// be for ever.
-func open(name string) *flock.Flock {
-	return flock.New(name, flock.SetFlag(os.O_CREATE|os.O_RDONLY|syscall.O_NONBLOCK))
+// take tries to take a lock. What lies there is opened without waiting: for a FIFO that
+// would be for ever.
+func take(name string) (l *flock.Flock, ok bool, err error) {
+	l = flock.New(name, flock.SetFlag(os.O_CREATE|os.O_RDONLY|syscall.O_NONBLOCK))
+	if err = os.MkdirAll(filepath.Dir(name), 0o755); err == nil {
+		ok, err = l.TryLock()
+	}
+	if err != nil {
+		err = failed(name, err)
+	}
+	return l, ok, err
 }
 
 // Directory takes the directory name itself, without waiting, and returns what
@@ -99,10 +102,9 @@ func unknown(err error) bool {
 // The error wraps ErrBusy where another one runs, and names its process id.
 func AcquirePID(name string, pid int) (release func() error, err error) {
 	for {
-		l := open(name)
-		ok, err := l.TryLock()
+		l, ok, err := take(name)
 		if err != nil {
-			return nil, failed(name, err)
+			return nil, err
 		}
 		if !ok {
 			other, _ := os.ReadFile(name) // it may be written just now

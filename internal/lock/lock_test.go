@@ -94,3 +94,24 @@ func TestHolding(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// A directory that is missing is made for each kind of lock; where there cannot be one,
+// the error says so.
+func TestPlace(t *testing.T) {
+	dir := t.TempDir()
+	pid := func(name string) (func() error, error) { return AcquirePID(name, 1) }
+	for kind, acquire := range map[string]func(string) (func() error, error){"lock": Acquire, "pid": pid} {
+		release, err := acquire(filepath.Join(dir, kind, "run", "tandem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := release(); err != nil {
+			t.Error(err)
+		}
+		for _, name := range []string{dir, "/proc/nowhere/tandem", "/dev/null/tandem"} {
+			if _, err := acquire(name); !errors.Is(err, ErrPlace) {
+				t.Errorf("%s %s: %v", kind, name, err)
+			}
+		}
+	}
+}
