@@ -36,7 +36,7 @@ signed metadata, the list of files, and their compressed contents.`,
 		Example: `  tandem-release bundle create hello/ --app hello --version 1.1.0 --compatible demo --out hello-1.1.0.tandem
   tandem-release bundle info hello-1.1.0.tandem`,
 	}
-	group(cmd)
+	cli.Group(cmd)
 	cmd.AddCommand(
 		newBundleCreateCommand(p),
 		newBundleDeltaCommand(p),

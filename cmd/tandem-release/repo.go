@@ -33,7 +33,7 @@ root or targets keys are, and "repo apply" publishes it where the others are.`,
 		Example: `  tandem-release repo init repo --keys keys > root.json
   tandem-release repo add repo hello-1.1.0.tandem --keys keys`,
 	}
-	group(cmd)
+	cli.Group(cmd)
 	cmd.AddCommand(
 		newRepoInitCommand(p), newRepoAddCommand(p), newRepoListCommand(p), newRepoStatusCommand(p), newRepoCheckCommand(p),
 		newRepoRolloutCommand(p), newRepoPromoteCommand(p), newRepoYankCommand(p), newRepoRemoveCommand(p),

@@ -96,23 +96,12 @@ can serve. Results go to standard output, messages to standard error.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	group(cmd)
+	cli.Group(cmd)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.Usage(cmd, "%w", err) })
 	cmd.AddCommand(newKeygenCommand(p), newPubkeyCommand(p), newBundleCommand(p), newRepoCommand(p), newVersionCommand(p),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean, and what to do", Long: outcomes().Help()})
 	p.completeReleases(cmd)
 	return cmd
-}
-
-// group makes cmd a command that does nothing but hold others.
-func group(cmd *cobra.Command) {
-	cmd.Args = cobra.ArbitraryArgs
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return cli.Usage(cmd, "%s needs a command after it", cmd.CommandPath())
-		}
-		return cli.Unknown(cmd, args[0])
-	}
 }
 
 func newVersionCommand(p *program) *cobra.Command {

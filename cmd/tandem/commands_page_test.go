@@ -29,7 +29,7 @@ func TestSchemaKnowsCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range newRootCommand(&program{}).Commands() {
-		if !c.Runnable() || c.Name() == "agent" || c.Name() == "completion" {
+		if c.HasSubCommands() || !c.Runnable() || c.Name() == "agent" || c.Name() == "completion" {
 			continue
 		}
 		if err := schema.Valid("#/$defs/"+c.Name(), []byte(`{"exit": 0}`)); err != nil && strings.Contains(err.Error(), "the schema has no") {

@@ -26,6 +26,7 @@ func newPageCommand(p *program) *cobra.Command {
 password, and the certificate that the device makes for itself.`,
 		Example: "  tandem page password\n  tandem page fingerprint",
 	}
+	cli.Group(cmd)
 	cmd.AddCommand(newPasswordCommand(p), newFingerprintCommand(p))
 	return cmd
 }

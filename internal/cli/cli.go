@@ -46,6 +46,17 @@ func Unknown(cmd *cobra.Command, name string) error {
 	return e
 }
 
+// Group makes cmd a command that does nothing but hold others.
+func Group(cmd *cobra.Command) {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return Usage(cmd, "%s needs a command after it", cmd.CommandPath())
+		}
+		return Unknown(cmd, args[0])
+	}
+}
+
 // Exactly asks for arguments by name, none of them empty.
 func Exactly(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
