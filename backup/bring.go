@@ -51,18 +51,19 @@ func (j *job) bring(ctx context.Context, res *Result, d *desired, src *sources) 
 			return false, sideError(j.r.side(n), err)
 		}
 		w.plan.Copy = n != res.Decision.From
-		if j.frozen && n == System && w.plan.Idle() { // it keeps the record that it has
-			w.plan.Body.Sum = res.System.facts.Sum
-		}
 		jobs = append(jobs, w)
 	}
 	order := jobs
 	if short, err := change.Shortage(jobs[1].side.FS, jobs[1].plan); err != nil || short != nil {
 		order = []*work{jobs[1], jobs[0]} // it tells before anything is touched
 	}
+	mends := res.Decision.Action == Repair && res.Decision.From == System
 	for _, w := range order {
+		if w.side.Name == j.frozen {
+			continue
+		}
 		if err := sideError(w.side, j.stage(ctx, w, src)); err != nil {
-			if j.freezes(w, err) || res.Decision.From == System && j.spares(w, err) {
+			if res.Decision.From == System && j.spares(w, err) || !res.System.Adopted && j.freezes(w, mends, err) {
 				return true, nil // once more, without what stands in the way
 			}
 			return false, err
@@ -75,9 +76,12 @@ func (j *job) bring(ctx context.Context, res *Result, d *desired, src *sources) 
 	defer func() { j.after(ctx, d, jobs...) }()
 	changed, froze := false, false
 	commit := func(w *work) error {
+		if w.side.Name == j.frozen {
+			return nil
+		}
 		wrote, err := j.commit(ctx, w, d, src)
 		err = sideError(w.side, err)
-		changed, froze = changed || wrote, err != nil && j.freezes(w, err)
+		changed, froze = changed || wrote, err != nil && j.freezes(w, false, err)
 		return err
 	}
 	// What the second side gets may be made durable beside the commit of the first.
@@ -85,7 +89,7 @@ func (j *job) bring(ctx context.Context, res *Result, d *desired, src *sources) 
 		switch w := jobs[i]; {
 		case i == 0:
 			return commit(w)
-		case w.change != nil: // else there is no room to stage
+		case w.change != nil: // else there is no room to stage, or it cannot be written
 			return sideError(w.side, w.change.Prepare())
 		}
 		return nil

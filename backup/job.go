@@ -33,8 +33,8 @@ type lessons struct {
 	large    map[Path]bool              // configuration that usr_data has no room for
 	short    *SpaceError                // how much it would have needed
 	badKept  map[kept]bool              // contents that are damaged where they are kept for a rollback
-	stuck    error                      // why system cannot be as it should; all else is done
-	frozen   bool                       // and cannot be written at all: nothing of it is captured
+	stuck    error                      // why a side cannot be as it should; all else is done
+	frozen   SideName                   // the side that cannot be written at all: nothing is captured
 	waited   bool                       // for stamps to grow old
 	tries    int                        // that ended because somebody wrote
 }

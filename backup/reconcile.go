@@ -522,7 +522,7 @@ func (j *job) remaining(res *Result) error {
 	for _, p := range res.System.Edited {
 		if j.tooLarge(p) {
 			large = append(large, p)
-		} else if !j.frozen && j.keepsCapture(p) {
+		} else if j.frozen == "" && j.keepsCapture(p) {
 			j.total.Busy = append(j.total.Busy, p)
 		}
 	}

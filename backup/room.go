@@ -17,13 +17,14 @@ import (
 
 // Where something does not fit, or cannot be written, all else is done.
 
-// freezes reports whether system cannot take even a record, and what has nothing to do with
-// that is to be done without it.
-func (j *job) freezes(w *work, err error) bool {
-	if j.stuck != nil || !w.side.live() || !w.plan.Idle() || !fsys.IsNotWritable(err) && !errors.Is(err, ErrNoSpace) && !errors.Is(err, ErrBlocked) {
+// freezes reports whether a side cannot be written, and what has nothing to do with that is to
+// be done without it: where system cannot take even a record, or one side cannot be mended.
+func (j *job) freezes(w *work, mends bool, err error) bool {
+	cannot := fsys.IsNotWritable(err) || errors.Is(err, ErrNoSpace) || errors.Is(err, ErrBlocked) || mends && fsys.IsUnreadable(err)
+	if j.stuck != nil || !cannot || !mends && !(w.side.live() && w.plan.Idle()) {
 		return false
 	}
-	j.stuck, j.frozen = err, true
+	j.stuck, j.frozen = err, w.side.Name
 	return true
 }
 

@@ -170,8 +170,11 @@ func (d *Device) Foretell(ctx context.Context, command string) (*backup.Result, 
 			written = []backup.SideName{backup.System}
 		}
 		for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
-			if (s.Adopted || len(s.Problems)+len(s.Edited) > 0) && res.Decision.Action != backup.Nothing {
+			if (s.Adopted || len(s.Problems) > 0) && res.Decision.Action != backup.Nothing {
 				written = append(written, s.Side)
+			}
+			if len(s.Edited) > 0 && res.Decision.Action != backup.Hold {
+				written = append(written, backup.System, backup.UsrData)
 			}
 		}
 		err = d.writable(written...)
