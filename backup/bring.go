@@ -57,7 +57,7 @@ func (j *job) bring(ctx context.Context, res *Result, d *desired, src *sources) 
 	if short, err := change.Shortage(jobs[1].side.FS, jobs[1].plan); err != nil || short != nil {
 		order = []*work{jobs[1], jobs[0]} // it tells before anything is touched
 	}
-	mends := res.Decision.Action == Repair && res.Decision.From == System
+	mends := res.Decision.From == System
 	for _, w := range order {
 		if w.side.Name == j.frozen {
 			continue

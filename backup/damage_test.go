@@ -205,3 +205,45 @@ func TestRollbackWithUnreadableRecord(t *testing.T) {
 		l.wantInStep("1.0.0")
 	}
 }
+
+// A side that cannot be written keeps the other one from nothing that it needs: neither where
+// both have one version, nor where one is behind.
+func TestOneSideCannotBeWritten(t *testing.T) {
+	for _, frozen := range []SideName{System, UsrData} {
+		for _, behind := range []bool{false, true} {
+			l := newLab(t, memfs.Options{})
+			l.mustInstall("1.0.0", nil, InstallOptions{})
+			if behind {
+				m, content := bundleOf("1.1.0", nil)
+				r := l.reconciler()
+				i, err := r.BeginInstall(t.Context(), m, InstallOptions{})
+				l.must(err)
+				for _, e := range m.Files {
+					if i.Wants(e.Path) {
+						l.must(i.Put(t.Context(), e.Path, strings.NewReader(content[e.Path])))
+					}
+				}
+				l.must(i.Commit(t.Context()))
+			}
+			l.remove(System, "apps/bin/helper")
+			l.write(System, "apps/etc/app.conf", "edited")
+			if !behind {
+				l.remove(UsrData, "apps/bin/app")
+			}
+			l.m.Disk(string(frozen)).SetReadOnly(true)
+			if _, err := l.boot(); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("%s is read-only, behind %v: %v", frozen, behind, err)
+			}
+			version := l.tag(System)
+			if err := l.holdsRelease(frozen.Other(), change.AppsDir, version); err != nil {
+				t.Errorf("%s is read-only, behind %v: %v", frozen, behind, err)
+			}
+			l.m.Disk(string(frozen)).SetReadOnly(false)
+			l.mustBoot()
+			l.wantInStep(version)
+			if got := l.read(UsrData, "apps/etc/app.conf"); got != "edited" {
+				t.Errorf("%s was read-only, behind %v: the edit is %q", frozen, behind, got)
+			}
+		}
+	}
+}
