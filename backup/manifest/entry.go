@@ -81,6 +81,12 @@ type Entry struct {
 	Xattrs  map[string][]byte `json:"xattrs,omitempty"`
 }
 
+// Summed is an entry with the digest that it points to, in one piece of memory.
+type Summed struct {
+	Entry
+	Sum digest.SHA256
+}
+
 // Manifest is the list of a version's application files, with the rules that
 // divide a tree into application files and configuration.
 type Manifest struct {

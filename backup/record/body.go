@@ -10,7 +10,6 @@ import (
 
 	"tandem/backup/manifest"
 	"tandem/internal/compact"
-	"tandem/internal/digest"
 )
 
 // outline is the first line of a record's body. The entries follow, up to its end: those
@@ -183,12 +182,6 @@ type reader struct {
 	before
 }
 
-// summed is an entry with the digest that it points to, in one piece of memory.
-type summed struct {
-	manifest.Entry
-	sum digest.SHA256
-}
-
 func (r *reader) entry() (*manifest.Entry, uint64) {
 	p := manifest.Path(r.Path())
 	r.left -= entryWeight + len(p)
@@ -199,11 +192,11 @@ func (r *reader) entry() (*manifest.Entry, uint64) {
 	}
 	a := r.attr[kind]
 	r.mtime[kind] += r.Int()
-	s := &summed{Entry: manifest.Entry{Path: p, Type: kinds[kind], Mode: a.mode, UID: a.uid, GID: a.gid, Mtime: r.mtime[kind], Adopted: traits&isAdopted != 0}}
+	s := &manifest.Summed{Entry: manifest.Entry{Path: p, Type: kinds[kind], Mode: a.mode, UID: a.uid, GID: a.gid, Mtime: r.mtime[kind], Adopted: traits&isAdopted != 0}}
 	switch s.Type {
 	case manifest.File:
-		s.Size, s.SHA256 = int64(r.Uint()), &s.sum
-		r.Fill(s.sum[:])
+		s.Size, s.SHA256 = int64(r.Uint()), &s.Sum
+		r.Fill(s.Sum[:])
 	case manifest.Symlink:
 		s.Target = manifest.Path(r.Text(compact.MaxPath))
 	case manifest.Hardlink:

@@ -222,8 +222,9 @@ func Describe(ctx context.Context, t *Tree, n *Node) (*manifest.Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		e.Type, e.SHA256, e.Size, e.Xattrs = manifest.File, &c.sum, n.Size, c.xattrs
-		return e, nil
+		s := &manifest.Summed{Entry: *e, Sum: c.sum}
+		s.Type, s.SHA256, s.Size, s.Xattrs = manifest.File, &s.Sum, n.Size, c.xattrs
+		return &s.Entry, nil
 	}
 	return nil, fmt.Errorf("%s: a %s", t.FS.Path(t.Name(n.Path)), n.Type())
 }

@@ -262,6 +262,9 @@ func (w *walker) look(p manifest.Path, i *fsys.Info) error {
 // were looked at again. All of it is where a file has several names, or at has
 // the root. The error is one of those of Scan.
 func (t *Tree) Again(ctx context.Context, at map[manifest.Path]bool) (*Tree, error) {
+	if len(at) == 0 {
+		return t, nil
+	}
 	now := &Tree{FS: t.FS, Root: t.Root}
 	var found []*Node
 	w := walker{Tree: now, ctx: ctx, n: t.n}
