@@ -65,6 +65,7 @@ type Snapshot struct {
 	mounted  bool  // apps is a file system of its own: nothing that is staged can be moved there
 	noApps   bool  // apps is not there, or is no directory
 	strange  bool  // its tag cannot be read
+	undoes   bool  // Commit is to be taken back
 }
 
 // forget lets go of all but what is told of a side: the rest takes memory for
@@ -231,7 +232,7 @@ func (l *looker) unfinished(disk fsys.FS, s *found) (bool, error) {
 	if u == nil || err != nil {
 		return false, err
 	}
-	s.Commit = u.Version
+	s.Commit, s.undoes = u.Version, u.Undo
 	if u.Undo || u.Record == nil {
 		return false, nil
 	}

@@ -36,11 +36,13 @@ func (r *Reconciler) Foresee(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return res, err
 	}
-	switch res.Decision.Action {
-	case Nothing, Hold:
-		return res, nil
+	for _, s := range []*Snapshot{res.System, res.UsrData} {
+		if !s.Commit.IsZero() {
+			res.Finished = append(res.Finished, Finished{s.Side, s.Commit, s.undoes})
+		}
 	}
-	if !res.System.Commit.IsZero() || !res.UsrData.Commit.IsZero() { // what is staged is to be told from what lacks
+	// What is staged is to be told from what lacks.
+	if a := res.Decision.Action; a == Nothing || a == Hold || len(res.Finished) > 0 {
 		return res, nil
 	}
 	if res.Decision.Action == Return {

@@ -121,7 +121,11 @@ func (p *program) plan(ctx context.Context, d *device.Device, command string) er
 	p.remark(doc.Remarks)
 	var lines []string
 	if err == nil || errors.Is(err, device.ErrUnhealthy) {
-		lines = []string{fmt.Sprintf("would do: %s (%s)", doc.Action, doc.Reason)}
+		what := string(doc.Action)
+		if doc.Action == backup.Nothing && len(doc.Finished) > 0 {
+			what = "recover"
+		}
+		lines = []string{fmt.Sprintf("would do: %s (%s)", what, doc.Reason)}
 	}
 	return errors.Join(p.print(doc, lines...), err)
 }
