@@ -170,11 +170,11 @@ func readWhole(disk fsys.FS) (events []Event, known bool, err error) {
 }
 
 // readSegment reads the lines of a segment, and reports whether it is whole: of a damaged
-// one those that are there count, and of one that may not be read none. The error is of a
-// look that has found nothing out.
+// one those that are there count, and of one that may not be read none. The error is that of
+// a newer Tandem's file, or of a look that has found nothing out.
 func readSegment(disk fsys.FS, n int) (data []byte, whole bool, err error) {
 	data, err = record.Read(disk, historyKind, segment(n), maxSegment)
-	if err != nil && !fsys.IsTransient(err) {
+	if err != nil && !fsys.IsTransient(err) && !errors.Is(err, record.ErrNewer) {
 		data, err = record.Salvage(disk, segment(n), maxSegment)
 		return data, false, err
 	}
