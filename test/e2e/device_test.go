@@ -68,8 +68,8 @@ func newDevice(t testing.TB, o options) *device {
 	t.Helper()
 	d := &device{t: t, dir: t.TempDir()}
 	t.Cleanup(func() {
-		if d.agent != nil {
-			d.agent.kill()
+		if d.agent != nil { // a hook of one that is killed goes on, and writes to what is about to be removed
+			d.agent.end()
 		}
 		if t.Failed() {
 			log, _ := os.ReadFile(d.path("agent.log"))
@@ -218,6 +218,16 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may have ended by itself
 	<-p.done
+}
+
+// end tells it to end, and ends it where it does not.
+func (p *process) end() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+	select {
+	case <-p.done:
+	case <-time.After(promise):
+		p.kill()
+	}
 }
 
 // start starts the agent, and waits until it can be talked to.
