@@ -81,7 +81,7 @@ func (j *job) unrest(ctx context.Context, n int, p Path) error {
 }
 
 // keepsCapture reports whether p keeps its last capture, because something beside it
-// does not come to rest, because it does not fit, or because system cannot be written.
+// does not come to rest, because it does not fit, or because a side cannot be written.
 func (j *job) keepsCapture(p Path) bool {
 	return j.frozen != "" || j.restless[Path(path.Dir(string(p)))] || j.tooLarge(p)
 }
