@@ -36,9 +36,9 @@ func (l *looker) adopt(ctx context.Context, s *found) (*record.Record, error) {
 		switch e := s.own.Find(n.Path); {
 		case division.IsIgnored(n.Path) || n.Foreign():
 		case e != nil && e.Type == manifest.File && n.Known() && n.Link() == "" && !l.suspects[s.Side][n.Path]:
-			if entries[i] = e; e.Adopted || e.Mtime != n.Mtime {
+			if entries[i] = e; e.Mtime != n.Mtime {
 				now := *e
-				now.Mtime, now.Adopted = n.Mtime, false
+				now.Mtime = n.Mtime
 				entries[i] = &now
 			}
 		default:
@@ -67,8 +67,8 @@ func (l *looker) adopt(ctx context.Context, s *found) (*record.Record, error) {
 			r.Manifest.Files = append(r.Manifest.Files, s.own.Shares(e))
 			continue
 		}
-		if s.own == nil {
-			e.Adopted = true
+		if was := s.own.Find(n.Path); !e.Adopted && (s.own == nil || was != nil && was.Adopted && manifest.SameContent(was, e)) {
+			e.Adopted = true // e is new, or it would be so marked
 		}
 		r.Config = append(r.Config, s.own.Shares(e))
 	}

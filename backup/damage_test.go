@@ -149,21 +149,29 @@ func TestStuckIsTriedAgain(t *testing.T) {
 }
 
 // A file that is as it was when a tree was adopted with nothing to divide it counts as the
-// application's: lost on both sides, it is damage at each look, and none of its going is
-// captured.
+// application's, also once the tree has another tag: lost on both sides, it is damage at each
+// look, and none of its going is captured.
 func TestAdoptedFileLost(t *testing.T) {
 	for _, lost := range []string{"apps/bin/app", "apps"} {
-		l := newLab(t, memfs.Options{})
-		l.write(System, "apps/bin/app", "1.0.0")
-		l.write(System, "apps/etc/app.conf", "default")
-		l.write(System, "app_ver.txt", "1.0.0\n")
-		l.mustBoot()
-		for _, side := range []SideName{System, UsrData} {
-			l.must(fsys.RemoveAll(l.fs(side), lost))
-		}
-		for range 3 {
-			if _, err := l.boot(); !errors.Is(err, ErrDamage) || !strings.Contains(err.Error(), "bin/app") {
-				t.Errorf("without %s: %v", lost, err)
+		for _, tags := range [][]string{{"1.0.0"}, {"1.0.0", "1.0.1"}, {"1.0.0", "1.0.1", "restart"}} {
+			l := newLab(t, memfs.Options{})
+			l.write(System, "apps/bin/app", "1.0.0")
+			l.write(System, "apps/etc/app.conf", "default")
+			for _, tag := range tags {
+				if tag == "restart" { // all is read again then
+					l.m.Restart(memfs.Everything())
+					tag = "1.0.2"
+				}
+				l.write(System, "app_ver.txt", tag+"\n")
+				l.mustBoot()
+			}
+			for _, side := range []SideName{System, UsrData} {
+				l.must(fsys.RemoveAll(l.fs(side), lost))
+			}
+			for range 3 {
+				if _, err := l.boot(); !errors.Is(err, ErrDamage) || !strings.Contains(err.Error(), "bin/app") {
+					t.Errorf("%v, then without %s: %v", tags, lost, err)
+				}
 			}
 		}
 	}

@@ -294,14 +294,24 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// A release over what a factory laid down takes its files for the version before;
-// only what was written since then is kept beside.
+// A release over what a factory laid down takes its files for the version before, whatever
+// tags that had; only what was written since then is kept beside.
 func TestInstallOverAdopted(t *testing.T) {
+	for _, bumped := range []bool{false, true} {
+		testInstallOverAdopted(t, bumped)
+	}
+}
+
+func testInstallOverAdopted(t *testing.T, bumped bool) {
 	l := newLab(t, memfs.Options{})
 	l.release(System, "1.0.0")
 	l.mustBoot()
 	l.m.Advance(time.Second)
 	l.write(System, "apps/bin/helper", "mine")
+	if bumped {
+		l.write(System, "app_ver.txt", "1.0.1\n")
+		l.mustBoot()
+	}
 	l.mustInstall("1.1.0", nil, InstallOptions{})
 	for name, want := range map[string]string{
 		"bin/app":             "binary of 1.1.0",
