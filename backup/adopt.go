@@ -63,14 +63,16 @@ func (l *looker) adopt(ctx context.Context, s *found) (*record.Record, error) {
 			continue
 		}
 		s.tree.Told(i)
-		if !division.IsConfig(n.Path) {
-			r.Manifest.Files = append(r.Manifest.Files, s.own.Shares(e))
-			continue
+		config := division.IsConfig(n.Path)
+		if was := s.own.Find(n.Path); e != was { // it is new
+			e.Adopted = config && (s.own == nil || was != nil && was.Adopted && manifest.SameContent(was, e))
+			e = s.own.Shares(e)
 		}
-		if was := s.own.Find(n.Path); !e.Adopted && (s.own == nil || was != nil && was.Adopted && manifest.SameContent(was, e)) {
-			e.Adopted = true // e is new, or it would be so marked
+		if config {
+			r.Config = append(r.Config, e)
+		} else {
+			r.Manifest.Files = append(r.Manifest.Files, e)
 		}
-		r.Config = append(r.Config, s.own.Shares(e))
 	}
 	if s.own != nil { // what cannot be looked at now keeps its last capture
 		hidden := map[Path]*manifest.Entry{}

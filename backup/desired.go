@@ -277,9 +277,16 @@ func dropOrphans(r *record.Record) {
 		}
 		return r.TypeAt(p)
 	}
+	parent := "." // of the entry before, which has one
 	for _, e := range r.Config {
-		dir := path.Dir(string(e.Path))
-		if dir != "." && typeAt(Path(dir)) != manifest.Dir || e.Type == manifest.Hardlink && typeAt(e.Link) != manifest.File {
+		if dir := path.Dir(string(e.Path)); dir != "." && dir != parent {
+			if typeAt(Path(dir)) != manifest.Dir {
+				gone[e.Path] = nil
+				continue
+			}
+			parent = dir
+		}
+		if e.Type == manifest.Hardlink && typeAt(e.Link) != manifest.File {
 			gone[e.Path] = nil
 		}
 	}

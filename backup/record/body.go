@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"tandem/backup/manifest"
 	"tandem/internal/compact"
@@ -177,13 +178,33 @@ func readOutline(r *compact.Reader) (outline, error) {
 	return o, err
 }
 
+// reader makes room for entries, and for their paths, many at once.
 type reader struct {
 	*compact.Reader
 	before
+	room  []manifest.Summed
+	paths strings.Builder
+}
+
+const (
+	roomEntries = 63      // 8 KiB with what the allocator notes of them
+	roomPaths   = 4 << 10 // bytes
+)
+
+// path reads a path.
+func (r *reader) path() manifest.Path {
+	p := r.Path()
+	if r.paths.Cap()-r.paths.Len() < len(p) { // what was given out of the last one stays
+		r.paths.Reset()
+		r.paths.Grow(max(roomPaths, len(p)))
+	}
+	r.paths.Write(p)
+	all := r.paths.String()
+	return manifest.Path(all[len(all)-len(p):])
 }
 
 func (r *reader) entry() (*manifest.Entry, uint64) {
-	p := manifest.Path(r.Path())
+	p := r.path()
 	r.left -= entryWeight + len(p)
 	traits := r.UpTo(allTraits)
 	kind := traits & ofKind
@@ -192,7 +213,12 @@ func (r *reader) entry() (*manifest.Entry, uint64) {
 	}
 	a := r.attr[kind]
 	r.mtime[kind] += r.Int()
-	s := &manifest.Summed{Entry: manifest.Entry{Path: p, Type: kinds[kind], Mode: a.mode, UID: a.uid, GID: a.gid, Mtime: r.mtime[kind], Adopted: traits&isAdopted != 0}}
+	if len(r.room) == 0 {
+		r.room = make([]manifest.Summed, roomEntries)
+	}
+	s := &r.room[0]
+	r.room = r.room[1:]
+	s.Entry = manifest.Entry{Path: p, Type: kinds[kind], Mode: a.mode, UID: a.uid, GID: a.gid, Mtime: r.mtime[kind], Adopted: traits&isAdopted != 0}
 	switch s.Type {
 	case manifest.File:
 		s.Size, s.SHA256 = int64(r.Uint()), &s.Sum
