@@ -76,8 +76,9 @@ func (l *looker) adopt(ctx context.Context, s *found) (*record.Record, error) {
 	}
 	if s.own != nil { // what cannot be looked at now keeps its last capture
 		hidden := map[Path]*manifest.Entry{}
+		c := s.tree.Nodes()
 		for _, e := range s.own.Config {
-			n := s.tree.Get(e.Path)
+			n := c.On(e.Path)
 			if n == nil {
 				n = s.tree.Above(e.Path)
 			}
