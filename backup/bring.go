@@ -271,8 +271,11 @@ func (j *job) commit(ctx context.Context, w *work, d *desired, src *sources) (bo
 	for _, p := range out.Aside {
 		j.total.Aside = append(j.total.Aside, Left{w.side.Name, p, w.side.FS.Path(change.AsideDir)})
 	}
-	for _, l := range append(w.change.Cannot(), out.Cannot...) {
-		j.r.Log.WithFields(logrus.Fields{"side": w.side.Name, "file": l.Path}).Warn("not kept as it is: " + l.Why)
+	cannot := append(w.change.Cannot(), out.Cannot...)
+	few(j.r.Log, w.side.Name, cannot, func(log logrus.FieldLogger, l change.Left) {
+		log.WithField("file", l.Path).Warn("not kept as it is: " + l.Why)
+	})
+	for _, l := range cannot {
 		j.weak[w.side.Name][l.Path] = true
 	}
 	for _, l := range out.Left {

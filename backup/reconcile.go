@@ -155,14 +155,29 @@ func (r *Reconciler) Recover() ([]Finished, error) {
 
 // tell logs what people should know of a change.
 func (r *Reconciler) tell(s *Side, out *change.Outcome) {
-	for _, p := range out.Newer {
-		r.Log.WithFields(logrus.Fields{"side": s.Name, "file": p}).Info("was written meanwhile: it stays as it is now")
+	few(r.Log, s.Name, out.Newer, func(log logrus.FieldLogger, p Path) {
+		log.WithField("file", p).Info("was written meanwhile: it stays as it is now")
+	})
+	few(r.Log, s.Name, out.Left, func(log logrus.FieldLogger, l change.Left) {
+		log.WithField("file", l.Path).Warn("left as it is: " + l.Why)
+	})
+	few(r.Log, s.Name, out.Aside, func(log logrus.FieldLogger, p Path) {
+		log.WithField("file", p).Warnf("what was there lies in %s now: \"tandem recall\" brings it back, with --bump if it is part of the application", s.FS.Path(change.AsideDir))
+	})
+}
+
+// maxTold is how many files of a kind are told one by one: where a whole tree went aside
+// the console would have no other word.
+const maxTold = 20
+
+// few calls say for the first files of a list, and logs how many more there are.
+func few[T any](log logrus.FieldLogger, side SideName, list []T, say func(logrus.FieldLogger, T)) {
+	log = log.WithField("side", side)
+	for _, t := range list[:min(len(list), maxTold)] {
+		say(log, t)
 	}
-	for _, l := range out.Left {
-		r.Log.WithFields(logrus.Fields{"side": s.Name, "file": l.Path}).Warn("left as it is: " + l.Why)
-	}
-	for _, p := range out.Aside {
-		r.Log.WithFields(logrus.Fields{"side": s.Name, "file": p}).Warnf("what was there lies in %s now: \"tandem recall\" brings it back, with --bump if it is part of the application", s.FS.Path(change.AsideDir))
+	if more := len(list) - maxTold; more > 0 {
+		log.Warnf("and %s more, of which the same is to be said", files(more))
 	}
 }
 
@@ -506,6 +521,7 @@ func (res *Result) add(d *desired) {
 func (j *job) remaining(res *Result) error {
 	unknown := 0
 	for _, s := range []*Snapshot{res.System, res.UsrData} {
+		var untold []*tree.Fact
 		for _, p := range s.Skipped {
 			o := s.facts.At(p)
 			if o.Finding == tree.Unknown {
@@ -513,9 +529,12 @@ func (j *job) remaining(res *Result) error {
 			}
 			j.total.Left = append(j.total.Left, Left{s.Side, p, o.Detail})
 			if !j.left[s.Side][p] { // else the change told it
-				j.r.Log.WithFields(logrus.Fields{"side": s.Side, "file": p}).Warn("left as it is: " + o.Detail)
+				untold = append(untold, o)
 			}
 		}
+		few(j.r.Log, s.Side, untold, func(log logrus.FieldLogger, o *tree.Fact) {
+			log.WithField("file", o.Path).Warn("left as it is: " + o.Detail)
+		})
 	}
 	j.total.Busy = res.System.Busy
 	var large []Path

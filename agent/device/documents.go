@@ -41,6 +41,9 @@ type Reconciliation struct {
 	Problems  []backup.Problem   `json:"problems,omitempty"`
 	Conflicts []backup.Path      `json:"conflicts,omitempty"`
 	Lost      []backup.Path      `json:"lost,omitempty"`
+	Busy      []backup.Path      `json:"busy,omitempty"`    // configuration that is being written: it keeps the capture that it had
+	Left      []backup.Left      `json:"left,omitempty"`    // what should be otherwise, and could not be changed
+	Aside     []backup.Left      `json:"aside,omitempty"`   // what was put aside: why says where
 	Remarks   []string           `json:"remarks,omitempty"` // what a person should know
 	Failure
 }
@@ -66,6 +69,7 @@ func Describe(res *backup.Result) *Reconciliation {
 	doc.Changed = append(doc.Changed, res.Changed...)
 	doc.Files, doc.Bytes = res.Files, res.Bytes
 	doc.InPlace, doc.Finished, doc.Conflicts, doc.Lost = res.InPlace, res.Finished, res.Conflicts, res.Lost
+	doc.Busy, doc.Left, doc.Aside = res.Busy, res.Left, res.Aside
 	for _, s := range []*backup.Snapshot{res.System, res.UsrData} {
 		if s != nil {
 			doc.Problems = append(doc.Problems, s.Problems...)
