@@ -6,11 +6,11 @@ VERSION ?= $(shell git describe --tags --match 'v*' 2>/dev/null | sed 's/^v//' |
 BUILT   ?= $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null))
 # Who answers for the packages; without DEBEMAIL, who made the commit.
 MAINTAINER ?= $(if $(DEBEMAIL),$(or $(DEBFULLNAME),$(DEBEMAIL)) <$(DEBEMAIL)>,$(shell git log -1 --format='%cn <%ce>' 2>/dev/null))
-# What is small: HTTP/2 is left out, which a device has no use for, and functions are not inlined,
-# but for the packages in HOT, where the time goes that bytes and files take.
-HOT      = runtime crypto/sha256 crypto/internal/fips140/sha256 $(addprefix github.com/klauspost/compress/,zstd/... huff0 internal/le) \
-           tandem/packaging/delta/internal/codec
-SMALL    = -tags nethttpomithttp2 -gcflags=all=-l $(HOT:%=-gcflags=%=)
+# What is small: HTTP/2 is left out, which a device has no use for, and functions are not inlined
+# in the packages in COLD, which are large and seldom at work.
+COLD     = tandem/agent/page maragu.dev/gomponents/... github.com/theupdateframework/... github.com/sigstore/... \
+           github.com/spf13/... net/http crypto/tls crypto/x509
+SMALL    = -tags nethttpomithttp2 $(COLD:%=-gcflags=%=-l)
 # Segments begin at pages, which 32-bit ARM has of 4 KiB.
 LINK_armv7 = -R=4096
 LDFLAGS  = -ldflags '$(LINK_$*) -s -w -X main.version=$(VERSION) -X "main.mark=tandem program, version:$(VERSION):" -X main.commit=$(COMMIT) -X main.built=$(BUILT)'

@@ -62,7 +62,7 @@ func (o *Options) validate() error {
 // Page is the page.
 type Page struct {
 	o        Options
-	look     *look
+	texts    map[string]string // of the page, once somebody wants to see it
 	doors    *doors
 	tasks    *tasks
 	keepAt   sync.Mutex // one upload at a time
@@ -128,12 +128,12 @@ func (p *Page) serve(ctx context.Context) error {
 	if _, err := readPasswords(p.o.Config.PasswordFile); err != nil {
 		return err
 	}
-	if p.look == nil {
-		l, err := newLook()
+	if p.texts == nil {
+		texts, err := readTexts()
 		if err != nil {
 			return err
 		}
-		p.look = l
+		p.texts = texts
 	}
 	plain, err := net.Listen("tcp", p.o.Config.Listen.String())
 	if err != nil {

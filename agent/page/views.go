@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html/template"
 	"net/http"
 	"net/url"
 	"slices"
@@ -15,63 +14,31 @@ import (
 	"strings"
 	"time"
 
+	g "maragu.dev/gomponents"
+
 	"tandem/agent/device"
 	"tandem/agent/device/doctor"
 	"tandem/backup"
-	"tandem/internal/text"
 )
 
-// What a browser gets: one page of templates, one style sheet, one script, and every
-// text in one file.
+// What a browser gets beside the page: one style sheet and one script; and every text of the
+// page in one file.
 //
-//go:embed page.html page.css page.js texts.json
+//go:embed page.css page.js texts.json
 var files embed.FS
 
-// look is how the page looks, once somebody wants to see it.
-type look struct {
-	texts map[string]string
-	html  *template.Template
-}
-
-func newLook() (*look, error) {
-	l := &look{}
+// readTexts returns the texts by their names.
+func readTexts() (texts map[string]string, err error) {
 	data, err := files.ReadFile("texts.json")
 	if err == nil {
-		err = json.Unmarshal(data, &l.texts)
+		err = json.Unmarshal(data, &texts)
 	}
-	if err != nil {
-		return nil, err
-	}
-	l.html, err = template.New("").Funcs(template.FuncMap{
-		"t": l.text, "line": func(v any) string { return text.Line(fmt.Sprint(v)) }, "size": text.Size, "percent": percent,
-		"when": text.Time,
-	}).ParseFS(files, "page.html")
-	return l, err
+	return texts, err
 }
 
-// text is a text by its name, filled in.
-func (l *look) text(name string, args ...any) (string, error) {
-	s, ok := l.texts[name]
-	if !ok {
-		return "", fmt.Errorf("texts.json has no %q", name)
-	}
-	if len(args) == 0 {
-		return s, nil
-	}
-	for i, a := range args {
-		args[i] = text.Line(fmt.Sprint(a))
-	}
-	return fmt.Sprintf(s, args...), nil
-}
+func (p *Page) text(name string) string { return p.texts[name] }
 
-func (p *Page) text(name string) string { return p.look.texts[name] }
-
-func percent(p *device.Progress) int64 {
-	if p.Total <= 0 {
-		return 0
-	}
-	return min(100, p.Done*100/p.Total)
-}
+func (p *Page) sheet(v *view) *sheet { return &sheet{v, p.texts} }
 
 // routes is the page's handler.
 func (p *Page) routes() http.Handler {
@@ -155,7 +122,7 @@ func (p *Page) ask(ctx context.Context, path string, query url.Values, doc any) 
 	return errors.New(p.text("no_agent"))
 }
 
-// view is what the templates show.
+// view is what a sheet shows.
 type view struct {
 	Device  string
 	Session struct {
@@ -172,7 +139,6 @@ type view struct {
 	Filter  filter
 	Choices []string
 	Doctor  *doctor.Diagnosis
-	Boots   int
 }
 
 type side struct {
@@ -258,7 +224,7 @@ func (p *Page) view(r *http.Request) *view {
 func (p *Page) showNow(w http.ResponseWriter, r *http.Request) {
 	v := p.view(r)
 	v.Now = p.now(r.Context())
-	p.render(w, http.StatusOK, "now", v)
+	p.render(w, http.StatusOK, p.sheet(v).now())
 }
 
 func (p *Page) showPage(w http.ResponseWriter, r *http.Request) {
@@ -307,21 +273,21 @@ func (p *Page) showPage(w http.ResponseWriter, r *http.Request) {
 			break
 		}
 	}
-	p.render(w, http.StatusOK, "page", v)
+	p.render(w, http.StatusOK, p.sheet(v).page())
 }
 
 func (p *Page) showLogin(w http.ResponseWriter, status int, message string) {
-	p.render(w, status, "login", &view{Device: p.o.Device, Problem: message})
+	p.render(w, status, p.sheet(&view{Device: p.o.Device, Problem: message}).login())
 }
 
 // fail shows what went wrong, by the name of its text, with a way back.
 func (p *Page) fail(w http.ResponseWriter, status int, name string) {
-	p.render(w, status, "failed", &view{Device: p.o.Device, Problem: p.text(name)})
+	p.render(w, status, p.sheet(&view{Device: p.o.Device, Problem: p.text(name)}).failed())
 }
 
-func (p *Page) render(w http.ResponseWriter, status int, name string, v *view) {
+func (p *Page) render(w http.ResponseWriter, status int, sheet g.Node) {
 	var b bytes.Buffer
-	if err := p.look.html.ExecuteTemplate(&b, name, v); err != nil {
+	if err := sheet.Render(&b); err != nil {
 		p.o.Log.WithError(err).Error("the page cannot be made")
 		http.Error(w, p.text("no_page"), http.StatusInternalServerError)
 		return
@@ -371,9 +337,4 @@ func (p *Page) cancel(w http.ResponseWriter, r *http.Request) {
 	a := &answer{}
 	call(r.Context(), p.o.API, a, http.MethodPost, "/v1/cancel", nil, by(r), nil)
 	http.Redirect(w, r, "/#now", http.StatusSeeOther)
-}
-
-// Actions are the buttons of every page.
-func (*view) Actions() []string {
-	return []string{"check", "update", "confirm", "rollback", "verify", "repair"}
 }
