@@ -19,6 +19,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"tandem/internal/config"
 )
 
@@ -44,8 +46,16 @@ func certificate(c config.Page, state string, random io.Reader) (tls.Certificate
 
 // ownCertificate returns the certificate that the device made for the page at an address,
 // and makes it, durably, where there is none. It lies in page.pem in the agent's state,
-// mode 0600, with its key.
+// mode 0600, with its key. Whoever asks while it is made gets that one.
 func ownCertificate(addr netip.Addr, state string, random io.Reader) (tls.Certificate, error) {
+	if err := os.MkdirAll(state, 0o755); err != nil {
+		return tls.Certificate{}, err
+	}
+	one := flock.New(state, flock.SetFlag(os.O_RDONLY))
+	if err := one.Lock(); err != nil {
+		return tls.Certificate{}, err
+	}
+	defer one.Close()
 	file := filepath.Join(state, "page.pem")
 	data, err := os.ReadFile(file)
 	if err == nil {
@@ -60,9 +70,6 @@ func ownCertificate(addr netip.Addr, state string, random io.Reader) (tls.Certif
 		return tls.Certificate{}, err
 	}
 	if data, err = makeCertificate(addr, random); err != nil {
-		return tls.Certificate{}, err
-	}
-	if err := os.MkdirAll(state, 0o755); err != nil {
 		return tls.Certificate{}, err
 	}
 	if err := writePrivate(file, data); err != nil {
