@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -145,14 +144,6 @@ func (e *HookError) Hint() string {
 func (d *Device) Shipped(name string, argv []string) bool {
 	return (name == "start" || name == "health") &&
 		slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, d.cfg.System.Path+"/apps/") })
-}
-
-// lacksProgram reports whether a hook ended with what shells, env and loaders end with
-// where a program or a part of one is missing. Whose that is it does not tell.
-func lacksProgram(err error) bool {
-	const cannotRun, notFound = 126, 127
-	var exit *exec.ExitError
-	return errors.As(err, &exit) && (exit.ExitCode() == cannotRun || exit.ExitCode() == notFound)
 }
 
 // checkHooks looks whether each hook could be run, before anything depends on it.

@@ -338,7 +338,7 @@ func (d *Device) Prove(ctx context.Context, from, to versioning.Version, started
 		return nil, nil
 	case err != nil:
 		res, failed := d.giveUp(ctx, backup.Pending{Version: to, Previous: from}, err.Error(), true)
-		if lacksProgram(err) && res != nil && res.Version.Compare(to) != 0 {
+		if child.LacksProgram(err) && res != nil && res.Version.Compare(to) != 0 {
 			return res, d.acquit(ctx, asked, res.Version, to, failed)
 		}
 		return res, failed
@@ -354,7 +354,7 @@ func (d *Device) acquit(ctx context.Context, hook string, now, gone versioning.V
 	if hook == "health" {
 		err = d.hook(ctx, hook, d.cfg.Hooks.Health, d.cfg.Hooks.HealthTimeout, gone, now)
 	}
-	if !lacksProgram(err) || ctx.Err() != nil {
+	if !child.LacksProgram(err) || ctx.Err() != nil {
 		return failed
 	}
 	if e := d.Unrevoke(gone); e != nil {

@@ -113,11 +113,15 @@ func parseProgress(line string) (int64, bool) {
 }
 
 // run runs the handler, gives what it prints line by line, and logs what it
-// prints on standard error.
+// prints on standard error. One that lacks a program says nothing about the firmware.
 func (c *Command) run(ctx context.Context, timeout time.Duration, args, env []string, line func(string)) error {
-	return child.Run(ctx, child.Program{
+	err := child.Run(ctx, child.Program{
 		Name: c.name, Verb: args[0], Argv: append(slices.Clone(c.argv), args...), Env: append(slices.Clone(c.env), env...),
 		Timeout: timeout, Bound: true, Outside: c.outside,
 		Out: line, Err: func(l string) { c.log.WithField("firmware", c.name).Info(l) },
 	})
+	if child.LacksProgram(err) {
+		return fmt.Errorf("%w: a program that the handler calls is missing: %v", child.ErrNotRun, err)
+	}
+	return err
 }

@@ -61,6 +61,14 @@ type Program struct {
 	dying     time.Duration // that it has to end once it is killed; 0 is patience
 }
 
+// LacksProgram reports whether a program ended with what shells, env and loaders end with
+// where a program or a part of one is missing. Whose that is it does not tell.
+func LacksProgram(err error) bool {
+	const cannotRun, notFound = 126, 127
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && (exit.ExitCode() == cannotRun || exit.ExitCode() == notFound)
+}
+
 // Run runs p and waits until its process has ended. At the timeout, and when ctx
 // has ended and Grace is over, its process group is killed; what does not end then
 // within half a minute is left behind.
