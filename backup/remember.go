@@ -75,13 +75,16 @@ func (j *job) remember(side *Side, s *Snapshot) error {
 	if j.shutdown {
 		return j.note(side, fresh)
 	}
-	if fresh.Same(old) && !old.Orderly {
-		if old.Boot != j.r.Boot {
-			return j.r.see(side.Name, old.Sum())
-		}
-		return nil
+	switch {
+	case !fresh.Same(old) || old.Orderly:
+		err = fresh.Store(bare(side), change.IndexFile, j.r.By)
+	case old.Boot != j.r.Boot:
+		err = j.r.see(side.Name, old.Sum())
 	}
-	return fresh.Store(bare(side), change.IndexFile, j.r.By)
+	if err != nil {
+		j.r.Log.WithField("side", side.Name).WithError(err).Debug("the index could not be written: files are read again next time")
+	}
+	return nil
 }
 
 // bare is the file system of a side as it is mounted: an index is not worth a remount.

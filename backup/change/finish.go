@@ -8,6 +8,7 @@ import (
 	"tandem/backup/record"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/versioning"
 )
 
 // finish ends a change that is in place, its record with it, and durable: the tag is
@@ -23,12 +24,17 @@ func (a *applier) finish() error {
 		case head == nil || head.SHA256 != a.commit.Record:
 			// What was staged is lost, and the disk with it: the record and the other
 			// side say what is left to save.
-			return a.end()
+			return a.abandon()
 		}
 	}
 	if a.commit.Tag {
 		if err := a.moveStaged(TagFile); err != nil {
 			return err
+		}
+		if a.again && !versioning.IsTag(a.fs, TagFile, a.commit.Version) { // what was staged is lost
+			if err := WriteTag(a.fs, a.commit.Version); err != nil {
+				return err
+			}
 		}
 	}
 	if err := a.putAside(); err != nil {
@@ -68,10 +74,14 @@ func (a *applier) end() error {
 // moved before. It is durable once the directories are synced.
 func (a *applier) moveStaged(name string) error {
 	staged := path.Join(nextDir, path.Base(name))
-	if _, there, err := a.lstat(staged); err != nil || !there {
+	info, there, err := a.lstat(staged)
+	if err != nil || !there {
 		return err
 	}
-	info, there, err := a.lstat(name)
+	if info.Type != fsys.TypeFile { // it is not what was staged
+		return clear(a.fs, staged)
+	}
+	info, there, err = a.lstat(name)
 	switch {
 	case err != nil:
 		return err
@@ -149,13 +159,13 @@ func (a *applier) keepPrevious() error {
 	if fsys.IsTransient(err) {
 		return err
 	}
-	if previous == nil { // what cannot be read is nothing to return to
+	if previous == nil && err == nil {
 		return nil
 	}
 	added := false
 	for _, i := range kept {
 		sum, err := digest.Parse(i.Name)
-		if err != nil || !previous.Names(sum) {
+		if err != nil || previous != nil && !previous.Names(sum) { // one that cannot be read may name each
 			continue
 		}
 		if err := a.fs.Rename(Kept(oldDir, i.Name), Kept(PreviousDir, i.Name)); err != nil {

@@ -38,7 +38,8 @@ func Recover(fs fsys.FS, live bool, by record.Author) (*Recovered, error) {
 		// It was durable before anything was moved, so this is flash that went
 		// bad. The record and the other side say what is left to save.
 		a := &applier{fs: fs}
-		return &Recovered{}, a.end()
+		err := a.abandon()
+		return &Recovered{Outcome: a.out}, err
 	case err != nil:
 		return nil, err
 	case c == nil:

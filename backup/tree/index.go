@@ -75,6 +75,11 @@ func (x *Index) Store(fs fsys.FS, name string, by record.Author) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
+	if there, err := fs.Lstat(name); err == nil && there.Type == fsys.TypeDir { // it is no index
+		if err := fsys.RemoveAll(fs, name); err != nil {
+			return err
+		}
+	}
 	return fs.Rename(tmp, name)
 }
 
