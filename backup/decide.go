@@ -47,7 +47,8 @@ type Choice struct {
 	// Hold is a version that is not to replace another one on usr_data yet,
 	// while that is whole: it is what a rollback returns to.
 	Hold versioning.Version
-	// Kept is the version that is kept to return to; zero if there is none.
+	// Kept is the version that is kept to return to; zero if there is none, or if the backup
+	// has it with all that there is of its configuration.
 	Kept versioning.Version
 }
 
@@ -92,9 +93,9 @@ func Decide(system, usrData Candidate, c Choice) (Decision, error) {
 	}
 	d := Decision{From: from, To: winner.Version}
 	switch {
-	case winner.Revoked && system.usable() && !c.Kept.IsZero():
+	case system.usable() && !c.Kept.IsZero() && (winner.Revoked || system.Revoked && c.Kept.Compare(winner.Version) == 0):
 		d.Action, d.To = Return, c.Kept
-		d.Reason = fmt.Sprintf("%s is revoked; %s is kept", winner.Version, c.Kept)
+		d.Reason = fmt.Sprintf("%s is revoked; %s is kept", system.Version, c.Kept)
 	case !loser.usable():
 		d.Action, d.Reason = follow(from), fmt.Sprintf("%s has %s; %s is %s", from, winner.Version, from.Other(), loser.State)
 	case !same:

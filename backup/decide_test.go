@@ -106,3 +106,14 @@ func TestDecide(t *testing.T) {
 		})
 	}
 }
+
+// TestReturn has system's version revoked, and one that is kept: the device returns to that
+// where the backup has it, too, and else follows the backup.
+func TestReturn(t *testing.T) {
+	for kept, action := range map[string]Action{"1.0.0": Return, "0.9.0": Restore} {
+		d, err := Decide(revokedSide(whole("2.0.0", 3, "a")), whole("1.0.0", 1, "b"), Choice{Kept: v(kept)})
+		if err != nil || d.Action != action || action == Return && d.To.String() != kept {
+			t.Errorf("%s is kept: %+v, %v, want %s", kept, d, err, action)
+		}
+	}
+}

@@ -138,6 +138,7 @@ func (r *Reconciler) Recover() ([]Finished, error) {
 			errs = append(errs, sideError(s, fmt.Errorf("finish the interrupted change: %w", err)))
 			continue
 		}
+		r.tell(s, &f.Outcome)
 		if f.Version.IsZero() {
 			continue
 		}
@@ -147,7 +148,6 @@ func (r *Reconciler) Recover() ([]Finished, error) {
 		} else {
 			log.Info("finished an interrupted change")
 		}
-		r.tell(s, &f.Outcome)
 		done = append(done, Finished{s.Name, f.Version, f.Undone})
 	}
 	return done, errors.Join(errs...)
@@ -227,6 +227,17 @@ func (j *job) decide(ctx context.Context, system, usrData *Snapshot, o Options) 
 	a, b := j.r.candidate(system, src, bad), j.r.candidate(usrData, src, bad)
 	choice := Choice{Hold: o.Hold}
 	res.Decision, err = Decide(a, b, choice)
+	if err == nil && j.stuck == nil && system.usable() && a.Revoked && !res.Decision.To.In(bad) {
+		// The backup may lack configuration that system keeps with that version.
+		kept, err := j.previous(ctx, j.r.System, system, src)
+		if err != nil {
+			return nil, sideError(j.r.System, err)
+		}
+		if kept != nil && kept.Manifest.Version.String() == res.Decision.To.String() {
+			choice.Kept = res.Decision.To
+			res.Decision, _ = Decide(a, b, choice)
+		}
+	}
 	if err == nil && j.stuck == nil && system.usable() && res.Decision.To.In(bad) {
 		kept, kerr := j.kept(ctx, system, usrData, wish{bad: bad})
 		switch {
@@ -464,10 +475,8 @@ func (j *job) carryOut(ctx context.Context, res *Result, forgetting bool) (done 
 					j.r.Log.WithField("side", s.Name).Warnf("the tag, which could not be read, is %s again, as the record says", snap.Version)
 				}
 			}
-			if err := j.remember(s, res.of(s.Name)); j.shutdown && err != nil {
+			if err := j.remember(s, res.of(s.Name)); err != nil {
 				return false, err
-			} else if err != nil {
-				j.r.Log.WithField("side", s.Name).WithError(err).Debug("the index could not be written: files are read again next time")
 			}
 		}
 		return true, j.r.shareRevoked()

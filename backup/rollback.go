@@ -222,24 +222,23 @@ func (j *job) kept(ctx context.Context, system, usrData *Snapshot, want wish) (*
 	}
 	var found *record.Record
 	var passed []string
+	before := func(k *record.Record) bool {
+		return pending != nil && k.Manifest.Version.String() == pending.Previous.String()
+	}
 	consider := func(k *record.Record) {
 		v := k.Manifest.Version
 		if v.In(want.never) && v.Compare(system.Version) != 0 {
 			passed = append(passed, v.String())
 			return
 		}
-		before := pending != nil && v.String() == pending.Previous.String()
 		switch {
 		case v.Compare(system.Version) == 0:
 		case !to.IsZero() && v.String() != to.String():
-		case to.IsZero() && v.In(bad) && !before:
+		case to.IsZero() && v.In(bad) && !before(k):
 			passed = append(passed, v.String())
-		case found == nil || before || j.r.higher(&k.Manifest, &found.Manifest) && (pending == nil || found.Manifest.Version.String() != pending.Previous.String()):
+		case found == nil || !before(found) && (before(k) || j.r.higher(&k.Manifest, &found.Manifest)):
 			found = k
 		}
-	}
-	if usrData.State == Intact {
-		consider(usrData.facts.Basis)
 	}
 	src := j.sources(system, usrData)
 	for _, side := range j.r.sides() {
@@ -250,6 +249,9 @@ func (j *job) kept(ctx context.Context, system, usrData *Snapshot, want wish) (*
 		if k != nil {
 			consider(k)
 		}
+	}
+	if usrData.State == Intact { // last: what system keeps of a version may have newer configuration
+		consider(usrData.facts.Basis)
 	}
 	switch {
 	case found != nil:
