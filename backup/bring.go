@@ -195,7 +195,10 @@ func (j *job) stage(ctx context.Context, w *work, src *sources) error {
 		return err
 	}
 	w.change = c
-	return j.fill(ctx, w, src)
+	if err = j.fill(ctx, w, src); fsys.IsNoSpace(err) {
+		return j.unforeseen(ctx, w, src, err)
+	}
+	return err
 }
 
 func (j *job) fill(ctx context.Context, w *work, src *sources) error {

@@ -111,6 +111,30 @@ func (j *job) givePrevious(w *work, src *sources, short error) (*change.Change, 
 	return change.Begin(w.side.FS, w.plan)
 }
 
+// unforeseen is for a side that is full before the room is used up that its file system told
+// of, as with a quota: without what is kept for a rollback there may be enough. If not, the
+// error is a SpaceError whose numbers let spares leave out the larger half.
+func (j *job) unforeseen(ctx context.Context, w *work, src *sources, full error) error {
+	err := w.change.Discard()
+	if w.change = nil; err != nil {
+		return errors.Join(full, err)
+	}
+	if freed, err := j.r.giveUp(w.side, src); freed && err == nil {
+		if w.change, err = change.Begin(w.side.FS, w.plan); err == nil {
+			err = j.fill(ctx, w, src)
+		}
+		if !fsys.IsNoSpace(err) {
+			return err
+		}
+		full = err
+	}
+	var all int64
+	for _, f := range w.plan.Content() {
+		all += f.Size
+	}
+	return &SpaceError{Path: w.side.FS.Path("."), NeedBytes: all, FreeBytes: all / 2, FreeEntries: -1, Full: full}
+}
+
 // giveUp drops what a side keeps for a rollback, and reports whether that made room.
 func (r *Reconciler) giveUp(side *Side, src *sources) (freed bool, err error) {
 	n, err := change.DropPrevious(side.FS)

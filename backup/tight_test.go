@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"tandem/backup/change"
+	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 )
 
@@ -93,6 +94,47 @@ func TestTightFlash(t *testing.T) {
 			t.Errorf("changes: %v", c)
 		}
 	})
+}
+
+// A quota of which the file system tells nothing: what is too large is named, all else is
+// backed up, and what is kept for a rollback goes where that helps.
+func TestQuota(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	l.m.NewDisk("quota", memfs.Options{Capacity: 80 * 4096, Quota: true})
+	reconcile := func() error {
+		r := l.reconciler()
+		r.UsrData = &Side{Name: UsrData, FS: l.m.Disk("quota").FS()}
+		_, err := r.Reconcile(t.Context(), Options{})
+		return err
+	}
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	l.must(reconcile())
+	l.write(System, "apps/etc/large", strings.Repeat("large", 100*4096))
+	l.write(System, "apps/etc/own.conf", "own")
+	for range 2 {
+		if err := reconcile(); !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), "etc/large") {
+			t.Errorf("%v, want ErrTooLarge for etc/large", err)
+		}
+	}
+	read := func(name string) string {
+		data, err := fsys.ReadFile(l.m.Disk("quota").FS(), name, 1<<20)
+		if err != nil {
+			t.Error(err)
+		}
+		return string(data)
+	}
+	if got := read("apps/etc/own.conf"); got != "own" {
+		t.Errorf("own.conf is backed up as %q", got)
+	}
+	l.remove(System, "apps/etc/large")
+	l.must(reconcile())
+	for _, version := range []string{"1.1.0", "1.2.0", "1.3.0"} {
+		l.mustInstall(version, func(f map[string]string) { f["bin/big"] = strings.Repeat(version[2:3], 25*4096) }, InstallOptions{})
+		l.must(reconcile())
+		if got := read("app_ver.txt"); got != version+"\n" {
+			t.Errorf("usr_data has %q, want %s", got, version)
+		}
+	}
 }
 
 // changes lists the operations since, but for syncs and the index.

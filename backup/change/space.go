@@ -17,9 +17,15 @@ type SpaceError struct {
 	Path                     string
 	NeedBytes, FreeBytes     int64
 	NeedEntries, FreeEntries int64 // FreeEntries is below zero where the file system does not count them
+	// Full is what a file system said that was full sooner than it had told; nil for none. What
+	// is free is a guess then.
+	Full error
 }
 
 func (e *SpaceError) Error() string {
+	if e.Full != nil {
+		return fmt.Sprintf("%s: %v: %v", e.Path, ErrNoSpace, e.Full)
+	}
 	if e.FreeEntries >= 0 && e.NeedEntries > e.FreeEntries {
 		return fmt.Sprintf("%s: %v: needs %d new files, the file system has room for %d", e.Path, ErrNoSpace, e.NeedEntries, e.FreeEntries)
 	}

@@ -60,6 +60,7 @@ const (
 // Options describes a disk. The zero value has everything and no limits.
 type Options struct {
 	Capacity      int64 // bytes; 0 is no limit
+	Quota         bool  // Space tells nothing of Capacity
 	Inodes        int64 // entries with their own inode, the root included; 0 is no limit
 	NoExchange    bool  // Exchange fails with ErrUnsupported
 	NoSyncReports bool  // Sync hides write errors, as before Linux 5.8

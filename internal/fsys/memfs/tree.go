@@ -558,6 +558,9 @@ func (t *tree) Space() (s fsys.Space, err error) {
 	err = t.do("statfs", ".", func() error {
 		d := t.d
 		s = fsys.Space{Free: d.room() * blockSize, Total: cmp.Or(d.opts.Capacity, plenty), Inodes: -1, BlockSize: blockSize}
+		if d.opts.Quota {
+			s.Free, s.Total = plenty, plenty
+		}
 		if d.opts.Inodes > 0 {
 			s.Inodes = max(d.opts.Inodes-d.count, 0)
 		}
