@@ -246,7 +246,11 @@ func (j *job) commit(ctx context.Context, w *work, d *desired, src *sources) (bo
 	}
 	var written []Path
 	if w.side.live() {
-		written = d.written
+		if written = d.written; w.snap.Adopted {
+			for e := range w.plan.Record.Entries() {
+				written = append(written, e.Path)
+			}
+		}
 	}
 	if w.snap.mounted && len(written) > 0 {
 		if err := w.snap.facts.Tree.FS.Sync(); err != nil {

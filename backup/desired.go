@@ -19,7 +19,7 @@ type desired struct {
 	body    record.Body // of the record, once it is known
 	kept    []Path      // configuration that was kept beside the one that won
 	lost    []Path      // captured configuration that neither side has any more
-	written []Path      // configuration of system that the record takes as it is
+	written []Path      // configuration of system that the record takes, or leaves out, as it is
 	take    map[Path]bool
 	aside   map[Path]bool // what usr_data has of these may be missed by somebody
 	loses   map[Path]bool // what system has of these
@@ -86,6 +86,7 @@ func (a *aiming) set(e *manifest.Entry) {
 	}
 	a.changes[e.Path] = e
 	a.take[e.Path] = true
+	a.written = append(a.written, e.Path)
 }
 
 // drop leaves p out of the configuration.
@@ -99,11 +100,11 @@ func (a *aiming) capture(winner *Snapshot, src *sources, keeps func(Path) bool) 
 		case keeps(o.Path):
 		case o.Finding == tree.Edited:
 			a.set(captured(winner.facts, o))
-			a.written = append(a.written, o.Path)
 		case o.Finding == tree.Deleted:
 			a.drop(o.Path)
 			a.aside[o.Path] = o.Aside
 			a.take[o.Path] = true
+			a.written = append(a.written, o.Path)
 		case o.Entry != nil && a.basis.Writable(o.Entry) && src.lost(winner, o):
 			a.lost = append(a.lost, o.Path)
 			a.take[o.Path] = true

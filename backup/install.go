@@ -522,7 +522,11 @@ func (r *Reconciler) Bump(ctx context.Context, next func(versioning.Version) (ve
 	case v.In(bad):
 		return versioning.Version{}, fmt.Errorf("%w: %s failed here or was taken back: choose another version, or unrevoke it", ErrRevoked, v)
 	}
-	if err := versioning.WriteTag(r.System.FS, change.TagFile, v); err != nil {
+	err = r.System.FS.Sync() // the tag names what lies there
+	if err == nil {
+		err = versioning.WriteTag(r.System.FS, change.TagFile, v)
+	}
+	if err != nil {
 		return versioning.Version{}, sideError(r.System, err)
 	}
 	return v, nil

@@ -430,6 +430,11 @@ func returning(k *record.Record, now *tree.Facts, revision int) *desired {
 			d.written = append(d.written, p)
 		}
 	}
+	for i := range now.Odd {
+		if o := &now.Odd[i]; o.Finding == tree.Deleted {
+			d.written = append(d.written, o.Path)
+		}
+	}
 	rec := *k
 	if len(stays) > 0 {
 		rec.Config, rec.Revision = overlay(k.Config, stays), max(k.Revision, revision)+1
