@@ -15,7 +15,7 @@ import (
 func TestCapturedIsDurable(t *testing.T) {
 	for name, o := range map[string]memfs.Options{"exchange": {SyncCheap: true}, "flash": {}, "sync tells nothing": {NoSyncReports: true}} {
 		for how, work := range map[string]func(l *lab){
-			"boot": func(l *lab) { l.mustBoot() },
+			"boot":         func(l *lab) { l.mustBoot() },
 			"installation": func(l *lab) { l.mustInstall("1.0.1", nil, InstallOptions{}) },
 			"rollback": func(l *lab) {
 				l.must(l.rollback(""))
