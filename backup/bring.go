@@ -196,7 +196,7 @@ func (j *job) stage(ctx context.Context, w *work, src *sources) error {
 	}
 	w.change = c
 	if err = j.fill(ctx, w, src); fsys.IsNoSpace(err) {
-		return j.unforeseen(ctx, w, src, err)
+		return unforeseen(w, err)
 	}
 	return err
 }
@@ -246,14 +246,10 @@ func (j *job) commit(ctx context.Context, w *work, d *desired, src *sources) (bo
 	}
 	var written []Path
 	if w.side.live() {
-		if written = d.written; w.snap.Adopted {
-			for e := range w.plan.Record.Entries() {
-				written = append(written, e.Path)
-			}
-		}
+		written = d.written
 	}
-	if w.snap.mounted && len(written) > 0 {
-		if err := w.snap.facts.Tree.FS.Sync(); err != nil {
+	if w.side.live() && w.snap.Adopted && w.snap.facts != nil || w.snap.mounted && len(written) > 0 {
+		if err := w.snap.facts.Tree.FS.Sync(); err != nil { // the record takes all as it is, or lies elsewhere
 			return false, err
 		}
 		written = nil

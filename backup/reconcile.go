@@ -227,23 +227,18 @@ func (j *job) decide(ctx context.Context, system, usrData *Snapshot, o Options) 
 	a, b := j.r.candidate(system, src, bad), j.r.candidate(usrData, src, bad)
 	choice := Choice{Hold: o.Hold}
 	res.Decision, err = Decide(a, b, choice)
-	if err == nil && j.stuck == nil && system.usable() && a.Revoked && !res.Decision.To.In(bad) {
-		// The backup may lack configuration that system keeps with that version.
-		kept, err := j.previous(ctx, j.r.System, system, src)
-		if err != nil {
-			return nil, sideError(j.r.System, err)
+	if to := res.Decision.To; err == nil && j.stuck == nil && system.usable() && (a.Revoked || to.In(bad)) {
+		want := wish{bad: bad}
+		if !to.In(bad) {
+			want.to = to
 		}
-		if kept != nil && kept.Manifest.Version.String() == res.Decision.To.String() {
-			choice.Kept = res.Decision.To
-			res.Decision, _ = Decide(a, b, choice)
-		}
-	}
-	if err == nil && j.stuck == nil && system.usable() && res.Decision.To.In(bad) {
-		kept, kerr := j.kept(ctx, system, usrData, wish{bad: bad})
+		kept, kerr := j.kept(ctx, system, usrData, want)
 		switch {
 		case kerr == nil:
-			choice.Kept = kept.Manifest.Version
-			res.Decision, err = Decide(a, b, choice)
+			if to.In(bad) || kept != usrData.basis() { // that may lack configuration which is kept with the version
+				choice.Kept = kept.Manifest.Version
+				res.Decision, err = Decide(a, b, choice)
+			}
 		case !errors.Is(kerr, ErrNothingToReturnTo): // a revoked version is better than none
 			return nil, kerr
 		}

@@ -111,22 +111,12 @@ func (j *job) givePrevious(w *work, src *sources, short error) (*change.Change, 
 	return change.Begin(w.side.FS, w.plan)
 }
 
-// unforeseen is for a side that is full before the room is used up that its file system told
-// of, as with a quota: without what is kept for a rollback there may be enough. If not, the
-// error is a SpaceError whose numbers let spares leave out the larger half.
-func (j *job) unforeseen(ctx context.Context, w *work, src *sources, full error) error {
+// unforeseen is the error of a side that is full before the room is used up that its file
+// system told of, as with a quota. Its numbers let spares leave out the larger half.
+func unforeseen(w *work, full error) error {
 	err := w.change.Discard()
 	if w.change = nil; err != nil {
-		return errors.Join(full, err)
-	}
-	if freed, err := j.r.giveUp(w.side, src); freed && err == nil {
-		if w.change, err = change.Begin(w.side.FS, w.plan); err == nil {
-			err = j.fill(ctx, w, src)
-		}
-		if !fsys.IsNoSpace(err) {
-			return err
-		}
-		full = err
+		return err
 	}
 	var all int64
 	for _, f := range w.plan.Content() {
@@ -175,6 +165,11 @@ func (j *job) spares(w *work, err error) bool {
 	var short *SpaceError
 	if w.side.live() || !errors.As(err, &short) {
 		return false
+	}
+	if short.Full != nil {
+		if freed, err := j.r.giveUp(w.side, &sources{}); freed && err == nil {
+			return true
+		}
 	}
 	content := w.plan.Content()
 	sort.Slice(content, func(i, j int) bool {

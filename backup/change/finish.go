@@ -56,6 +56,22 @@ func (a *applier) finish() error {
 	return a.end()
 }
 
+// abandon lets go of a commit of which nobody knows any more how far it came: what it staged
+// and displaced, of which some may be nowhere else, goes aside as it lies there, while there is
+// room.
+func (a *applier) abandon() error {
+	s := &aside{fs: a.fs}
+	err := s.move(nextDir, "interrupted")
+	if err == nil {
+		err = s.sync()
+	}
+	if err != nil && !fsys.IsNotExist(err) && !fsys.IsNoSpace(err) {
+		return err
+	}
+	a.out.Aside = append(a.out.Aside, s.put...)
+	return a.end()
+}
+
 // end lets go of the commit.
 func (a *applier) end() error {
 	if !a.unwritten {
