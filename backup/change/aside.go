@@ -77,6 +77,11 @@ func (a *aside) link(from string, p manifest.Path) error {
 // room returns a free name in the set for p.
 func (a *aside) room(p manifest.Path) (string, error) {
 	if a.set == "" {
+		if info, err := a.fs.Lstat(AsideDir); err == nil && info.Type != fsys.TypeDir { // it is not what was put aside
+			if err := clear(a.fs, AsideDir); err != nil {
+				return "", err
+			}
+		}
 		sets, err := asideSets(a.fs)
 		if err != nil {
 			return "", err

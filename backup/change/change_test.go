@@ -51,6 +51,9 @@ func TestAsideOfFileAndWhatIsBelowIt(t *testing.T) {
 	m := memfs.NewMachine()
 	m.NewDisk("system", memfs.Options{})
 	fs := m.Disk("system").FS()
+	if err := errors.Join(fsys.MkdirAll(fs, OwnDir, 0o700), fsys.WriteFile(fs, AsideDir, []byte("no directory"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	a := &aside{fs: fs}
 	for _, p := range []manifest.Path{"own", "own/sub/file", "own/a"} {
 		if err := errors.Join(fsys.WriteFile(fs, "from", []byte(p), 0o600), a.move("from", p)); err != nil {
