@@ -17,6 +17,7 @@ import (
 	"tandem/backup/tree"
 	"tandem/internal/digest"
 	"tandem/internal/fsys"
+	"tandem/internal/text"
 	"tandem/versioning"
 )
 
@@ -177,7 +178,7 @@ func few[T any](log logrus.FieldLogger, side SideName, list []T, say func(logrus
 		say(log, t)
 	}
 	if more := len(list) - maxTold; more > 0 {
-		log.Warnf("and %s more, of which the same is to be said", files(more))
+		log.Warnf("and %s more, of which the same is to be said", text.Count(more, "file"))
 	}
 }
 
@@ -556,14 +557,14 @@ func (j *job) remaining(res *Result) error {
 			first = res.UsrData.Problems
 		}
 		p := &first[0]
-		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, files(n), p.Side, p.Path, p.Kind, p.Detail)
+		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, text.Count(n, "file"), p.Side, p.Path, p.Kind, p.Detail)
 	}
 	if len(j.total.Lost) > 0 {
 		return lostError(j.total.Lost)
 	}
 	if unknown > 0 {
 		l := j.total.Left[0]
-		return fmt.Errorf("%w: of %s nothing can be said, the first on %s: %s: %s", ErrDamage, files(unknown), l.Side, l.Path, l.Why)
+		return fmt.Errorf("%w: of %s nothing can be said, the first on %s: %s: %s", ErrDamage, text.Count(unknown, "file"), l.Side, l.Path, l.Why)
 	}
 	if err := j.spared(large); err != nil {
 		return err
@@ -574,16 +575,9 @@ func (j *job) remaining(res *Result) error {
 		}
 	}
 	if len(j.total.Busy) > 0 {
-		return fmt.Errorf("%w: %s and what lies beside it is being written, and keeps the capture that it had (%s in all)", ErrBusy, j.total.Busy[0], files(len(j.total.Busy)))
+		return fmt.Errorf("%w: %s and what lies beside it is being written, and keeps the capture that it had (%s in all)", ErrBusy, j.total.Busy[0], text.Count(len(j.total.Busy), "file"))
 	}
 	return nil
-}
-
-func files(n int) string {
-	if n == 1 {
-		return "1 file"
-	}
-	return fmt.Sprintf("%d files", n)
 }
 
 // seen returns the index of a side that was found good since the machine started.

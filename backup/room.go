@@ -13,6 +13,7 @@ import (
 	"tandem/backup/manifest"
 	"tandem/backup/record"
 	"tandem/internal/fsys"
+	"tandem/internal/text"
 )
 
 // Where something does not fit, or cannot be written, all else is done.
@@ -205,7 +206,7 @@ func (j *job) spared(large []Path) error {
 	if len(large) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s: %w: %s keeps the capture that it had, if any (%s in all); with it: %v", UsrData, ErrTooLarge, large[0], files(len(large)), j.short)
+	return fmt.Errorf("%s: %w: %s keeps the capture that it had, if any (%s in all); with it: %v", UsrData, ErrTooLarge, large[0], text.Count(len(large), "file"), j.short)
 }
 
 // tooLarge reports whether usr_data has no room for p, or for what it belongs to: a

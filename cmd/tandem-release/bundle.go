@@ -377,7 +377,7 @@ func (f *facts) print(w io.Writer) error {
 	row("ignore", strings.Join(f.Ignore, ", "))
 	row("replace", strings.Join(f.Replace, ", "))
 	row("remove", strings.Join(f.Remove, ", "))
-	files := fmt.Sprintf("%d files, ", f.PayloadFiles)
+	files := text.Count(f.PayloadFiles, "file") + ", "
 	if d := f.Delta; d != nil {
 		row("builds on", d.BaseVersion+", release "+d.BaseRelease.String())
 		row("patches", fmt.Sprintf("%d, %s", len(d.Patches), text.Size(d.PatchSize)))

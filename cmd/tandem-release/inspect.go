@@ -163,7 +163,7 @@ func (p *program) list(s *repository.Status) error {
 	if err := b.Flush(); err != nil {
 		return err
 	}
-	p.say("%d releases; root version %d; devices trust the timestamp until %s", len(s.Releases), s.Root.Version, s.Timestamp.Expires.Format(time.RFC3339))
+	p.say("%s; root version %d; devices trust the timestamp until %s", text.Count(len(s.Releases), "release"), s.Root.Version, s.Timestamp.Expires.Format(time.RFC3339))
 	return nil
 }
 
@@ -246,7 +246,7 @@ exit code is 1. What only deserves attention goes to standard error.`,
 						return err
 					}
 				}
-				p.say("%d roots, %d releases, %s of bundles read, %d problems", rep.Roots, rep.Releases, text.Size(rep.Bytes), len(rep.Problems))
+				p.say("%s, %s, %s of bundles read, %s", text.Count(rep.Roots, "root"), text.Count(rep.Releases, "release"), text.Size(rep.Bytes), text.Count(len(rep.Problems), "problem"))
 				if len(rep.Problems) > 0 {
 					return fmt.Errorf("%s: %w", args[0], errProblems)
 				}

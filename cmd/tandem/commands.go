@@ -53,7 +53,7 @@ func (p *program) showReconciliation(doc *device.Reconciliation, err error) erro
 	case len(doc.Changed) == 0 && len(doc.Finished) == 0:
 		lines = []string{fmt.Sprintf("in step at %s", doc.Version)}
 	default:
-		lines = []string{fmt.Sprintf("%s: in step at %s now (%s, %s written)", done(doc.Action), doc.Version, count(doc.Files, "file"), text.Size(doc.Bytes))}
+		lines = []string{fmt.Sprintf("%s: in step at %s now (%s, %s written)", done(doc.Action), doc.Version, text.Count(doc.Files, "file"), text.Size(doc.Bytes))}
 	}
 	return errors.Join(p.report(doc, lines...), err)
 }
@@ -79,14 +79,6 @@ func done(a backup.Action) string {
 		return "configuration restored"
 	}
 	return "recovered"
-}
-
-// count writes a number of things for people.
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func newReconcileCommand(p *program, cmd *cobra.Command) *cobra.Command {
@@ -200,7 +192,7 @@ func newStatusCommand(p *program) *cobra.Command {
 				side := s.Sides[n]
 				l := fmt.Sprintf("%-9s %-11s %s", n, side.State, orNone(side.Version))
 				if !side.Version.IsZero() {
-					l += fmt.Sprintf("  revision %d, %s", side.Revision, count(side.Files, "file"))
+					l += fmt.Sprintf("  revision %d, %s", side.Revision, text.Count(side.Files, "file"))
 				}
 				if !side.Previous.IsZero() {
 					l += ", previous " + side.Previous.String()
@@ -211,7 +203,7 @@ func newStatusCommand(p *program) *cobra.Command {
 				}
 			}
 			if w := s.Pending; w != nil {
-				lines = append(lines, fmt.Sprintf("%s is not confirmed yet (%s)", w.Version, count(w.Starts, "start")))
+				lines = append(lines, fmt.Sprintf("%s is not confirmed yet (%s)", w.Version, text.Count(w.Starts, "start")))
 			}
 			lines = append(lines, inStepLine(s))
 			for _, v := range s.Revoked {
@@ -766,7 +758,7 @@ func eventLine(e *device.Event) string {
 		l += " (before: " + e.From.String() + ")"
 	}
 	if n := len(e.Repaired); n > 0 {
-		l += fmt.Sprintf(", %s", count(n, "damaged file"))
+		l += fmt.Sprintf(", %s", text.Count(n, "damaged file"))
 	}
 	if e.Command == "rollback" && e.Reason != "" {
 		l += ", because " + e.Reason

@@ -99,3 +99,11 @@ func Size(n int64) string {
 
 // Time writes a moment for people.
 func Time(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
+
+// Count writes a number of things for people.
+func Count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"tandem/internal/fsys"
+	"tandem/internal/text"
 	"tandem/packaging/release"
 	"tandem/packaging/trust"
 	"tandem/packaging/tuf"
@@ -268,7 +269,7 @@ func (c *Change) Describe() []string {
 	if c.targets == nil {
 		return lines
 	}
-	lines = append(lines, fmt.Sprintf("list of releases: version %d, %d releases, valid until %s", c.targets.Signed.Version, len(c.targets.Signed.Targets), c.targets.Signed.Expires.Format("2006-01-02")))
+	lines = append(lines, fmt.Sprintf("list of releases: version %d, %s, valid until %s", c.targets.Signed.Version, text.Count(len(c.targets.Signed.Targets), "release"), c.targets.Signed.Expires.Format("2006-01-02")))
 	names := maps.Clone(c.before.Signed.Targets)
 	maps.Copy(names, c.targets.Signed.Targets)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
