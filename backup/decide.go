@@ -92,39 +92,37 @@ func Decide(system, usrData Candidate, c Choice) (Decision, error) {
 		return Decision{}, fmt.Errorf("%w: %s %s is damaged, and %s", ErrDamage, from, winner.Version, but)
 	}
 	d := Decision{From: from, To: winner.Version}
-	// The reasons are told of: 1 the side that won and 2 its version, 3 the other side, 4 its
-	// version and 5 state, 6 why, 7 and 8 the revisions of system and usr_data, 9 what is
-	// kept, 10 the version of system.
-	reason := ""
 	switch {
 	case system.usable() && !c.Kept.IsZero() && (winner.Revoked || system.Revoked && c.Kept.Compare(winner.Version) == 0):
-		d.Action, d.To = Return, c.Kept
-		if reason = "%[2]s is revoked; %[9]s is kept"; !winner.Revoked {
-			reason = "%[10]s is revoked; %[9]s is kept"
+		bad := winner.Version
+		if !winner.Revoked {
+			bad = system.Version
 		}
+		d.Action, d.To = Return, c.Kept
+		d.Reason = fmt.Sprintf("%s is revoked; %s is kept", bad, c.Kept)
 	case !loser.usable():
-		d.Action, reason = follow(from), "%[1]s has %[2]s; %[3]s is %[5]s"
+		d.Action, d.Reason = follow(from), fmt.Sprintf("%s has %s; %s is %s", from, winner.Version, from.Other(), loser.State)
 	case !same:
-		d.Action, reason = follow(from), "%[1]s has %[2]s, %[3]s has %[4]s: %[6]s"
+		d.Action, d.Reason = follow(from), fmt.Sprintf("%s has %s, %s has %s: %s", from, winner.Version, from.Other(), loser.Version, why)
 		if from == System && winner.State == Intact && loser.State == Intact && !c.Hold.IsZero() && winner.Version.String() == c.Hold.String() {
-			d.Action, reason = Hold, "system has %[2]s, which is not confirmed yet; usr_data keeps %[4]s until then"
+			d.Action = Hold
+			d.Reason = fmt.Sprintf("system has %s, which is not confirmed yet; usr_data keeps %s until then", winner.Version, loser.Version)
 		}
 	case winner.State == Damaged || loser.State == Damaged:
-		d.Action, reason = Repair, "both sides have %[2]s; damaged files are repaired"
+		d.Action, d.Reason = Repair, fmt.Sprintf("both sides have %s; damaged files are repaired", winner.Version)
 	case from == UsrData:
-		d.Action, reason = RestoreConfig, "both sides have %[2]s; usr_data has configuration of revision %[8]d, system of %[7]d"
+		d.Action, d.Reason = RestoreConfig, fmt.Sprintf("both sides have %s; usr_data has configuration of revision %d, system of %d", winner.Version, usrData.Revision, system.Revision)
 	case system.Edited || usrData.Edited:
-		d.Action, reason = Capture, "configuration of %[2]s was changed"
+		d.Action, d.Reason = Capture, fmt.Sprintf("configuration of %s was changed", winner.Version)
 	case winner.Revision != loser.Revision:
-		d.Action, reason = BackUp, "both sides have %[2]s; system has configuration of revision %[7]d, usr_data of %[8]d"
+		d.Action, d.Reason = BackUp, fmt.Sprintf("both sides have %s; system has configuration of revision %d, usr_data of %d", winner.Version, system.Revision, usrData.Revision)
 	case winner.Adopted || loser.Adopted || winner.Nested || loser.Nested:
-		d.Action, reason = follow(from), "both sides have %[2]s; a record of it is made"
+		d.Action, d.Reason = follow(from), fmt.Sprintf("both sides have %s; a record of it is made", winner.Version)
 	case winner.Record != loser.Record:
-		d.Action, reason = BackUp, "both sides have %[2]s, with different content: the live side wins"
+		d.Action, d.Reason = BackUp, fmt.Sprintf("both sides have %s, with different content: the live side wins", winner.Version)
 	default:
-		d.Action, reason = Nothing, "both sides have %[2]s"
+		d.Action, d.Reason = Nothing, fmt.Sprintf("both sides have %s", winner.Version)
 	}
-	d.Reason = fmt.Sprintf(reason, from, winner.Version, from.Other(), loser.Version, loser.State, why, system.Revision, usrData.Revision, c.Kept, system.Version)
 	return d, nil
 }
 

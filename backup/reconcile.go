@@ -552,11 +552,7 @@ func (j *job) remaining(res *Result) error {
 	}
 	slices.Sort(j.total.Busy)
 	if n := len(res.System.Problems) + len(res.UsrData.Problems); n > 0 {
-		first := res.System.Problems
-		if len(first) == 0 {
-			first = res.UsrData.Problems
-		}
-		p := &first[0]
+		p := slices.Concat(res.System.Problems, res.UsrData.Problems)[0]
 		return fmt.Errorf("%w: %s, the first on %s: %s: %s: %s", ErrDamage, text.Count(n, "file"), p.Side, p.Path, p.Kind, p.Detail)
 	}
 	if len(j.total.Lost) > 0 {
