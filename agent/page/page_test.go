@@ -1,9 +1,11 @@
 package page
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
+	"encoding/xml"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -17,6 +19,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,8 +29,13 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/crypto/bcrypt"
+	g "maragu.dev/gomponents"
 
+	"tandem/agent/device"
+	"tandem/backup"
 	"tandem/internal/config"
+	"tandem/internal/text"
+	"tandem/versioning"
 )
 
 const (
@@ -248,6 +256,122 @@ func TestMarkupIsText(t *testing.T) {
 	}
 	if total > 60<<10 {
 		t.Errorf("%d bytes: expected at most 60 KiB", total)
+	}
+}
+
+// fill puts s, and what is not zero, into all that there is of v.
+func fill(v reflect.Value, s string) {
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(s)
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(1)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), s)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fill(v.Index(0), s)
+		fill(v.Index(1), s)
+	case reflect.Struct:
+		switch x := v.Addr().Interface().(type) {
+		case *time.Time:
+			*x = time.Unix(1, 0)
+		case *versioning.Version: // no text but a version's can be one
+			*x, _ = versioning.Parse("1.0.0")
+		default:
+			for i := range v.NumField() {
+				if f := v.Field(i); f.CanSet() {
+					fill(f, s)
+				}
+			}
+		}
+	}
+}
+
+// Whatever text comes from outside, a sheet has the elements and attributes that it has with
+// any other, and goes to the same places; all text can be seen.
+func TestNoTextIsMarkup(t *testing.T) {
+	texts, err := readTexts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// elements are those of all sheets, with what a browser acts upon.
+	elements := func(s string) (all []string, shown int) {
+		v := &view{}
+		fill(reflect.ValueOf(v).Elem(), s)
+		result, err := json.Marshal(map[string]string{"action": s, "version": s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range v.Now.Tasks {
+			v.Now.Tasks[i].Result = result
+		}
+		done := v.Now.Tasks[0]
+		done.Failure = &device.Failure{}
+		v.Now.Tasks = append(v.Now.Tasks, done)
+		sheet := &sheet{v, texts}
+		for _, n := range []g.Node{sheet.login(), sheet.failed(), sheet.page()} {
+			var b bytes.Buffer
+			if err := n.Render(&b); err != nil {
+				t.Fatal(err)
+			}
+			d := xml.NewDecoder(&b)
+			d.Strict, d.AutoClose, d.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity
+			for {
+				token, err := d.Token()
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch token := token.(type) {
+				case xml.CharData:
+					shown += strings.Count(string(token), text.Line(s))
+					if path := text.Line(backup.Path(s).String()); path != text.Line(s) { // a path has its own form of some characters
+						shown += strings.Count(string(token), path)
+					}
+					for line := range strings.Lines(string(token)) {
+						if line = strings.TrimSuffix(line, "\n"); text.Line(line) != line {
+							t.Errorf("%q is shown", line)
+						}
+					}
+				case xml.StartElement:
+					e := token.Name.Local
+					for _, a := range token.Attr {
+						e += " " + a.Name.Local
+						switch {
+						case a.Name.Local == "aria-label" && text.Line(a.Value) != a.Value:
+							t.Errorf("%q is read out", a.Value)
+						case slices.Contains([]string{"href", "src", "action", "method", "type", "style"}, a.Name.Local):
+							e += "=" + a.Value
+						}
+					}
+					all = append(all, e)
+				case xml.EndElement:
+					all = append(all, "/"+token.Name.Local)
+				default:
+					all = append(all, fmt.Sprintf("%T", token))
+				}
+			}
+		}
+		return all, shown
+	}
+	want, places := elements("harmless")
+	if places < 60 {
+		t.Fatalf("text from outside is shown at %d places only", places)
+	}
+	for _, s := range []string{
+		markup, `"><script>alert(1)</script>`, `" onload="alert(1)`, `' onload='alert(1)`, "` onload=alert(1)", `a b=c`,
+		`</title></pre></option><img src=x onerror=alert(1)>`, `<!--`, `-->`, `]]>`, `<![CDATA[`, `&lt;script&gt;`, `&quot; x=&quot;`,
+		`javascript:alert(1)`, `//elsewhere.example/`, "\u202etxt.exe\u2066", "a\u200bb\ufeff", "one\ntwo\r\tthree\u009b2J", "{{.}}%s%!d",
+	} {
+		if got, n := elements(s); !slices.Equal(got, want) || n != places {
+			t.Errorf("%q: shown at %d places, want %d; the elements are\n%q, want\n%q", s, n, places, got, want)
+		}
 	}
 }
 
