@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"tandem/backup/change"
+	"tandem/internal/digest"
 	"tandem/internal/fsys"
 	"tandem/internal/fsys/memfs"
 )
@@ -211,6 +212,35 @@ func TestRollbackWithUnreadableRecord(t *testing.T) {
 			t.Errorf("reads %d to %d failed (%v): the edit is %q", first, first+3, err, got)
 		}
 		l.wantInStep("1.0.0")
+	}
+}
+
+// Where the memory is short for a moment to ask what one side keeps for a rollback, and it does
+// not have it, the other side's is taken.
+func TestKeptByTheOtherSide(t *testing.T) {
+	l := newLab(t, memfs.Options{})
+	l.mustInstall("1.0.0", nil, InstallOptions{})
+	l.write(System, "apps/etc/app.conf", "edited in 1.0.0")
+	l.mustBoot()
+	m, content := bundleOf("1.1.0", nil)
+	m.Replace = []string{"etc/**"}
+	_, err := l.install(m, content, InstallOptions{})
+	l.must(err)
+	l.mustBoot()
+	name := change.Kept(change.PreviousDir, digest.Of([]byte("edited in 1.0.0")).String())
+	l.remove(System, name)
+	asked := false
+	l.m.FailLooks(func(op, path string) error {
+		if op == "lstat" && strings.HasSuffix(path, "system/"+name) && !asked {
+			asked = true
+			return syscall.ENOMEM
+		}
+		return nil
+	})
+	err = l.rollback("")
+	l.m.FailLooks(nil)
+	if got := l.read(System, "apps/etc/app.conf"); err != nil || !asked || got != "edited in 1.0.0" {
+		t.Errorf("%v, asked %v: the edit is %q", err, asked, got)
 	}
 }
 

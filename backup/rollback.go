@@ -292,13 +292,18 @@ func (j *job) previous(ctx context.Context, side *Side, system *Snapshot, src *s
 		if e.Type != manifest.File {
 			continue
 		}
-		from, whole := src.find(side.Name, e)
-		if whole && from.node == nil {
-			if whole, err = j.whole(ctx, from, *e.SHA256); err != nil {
+		from, there := src.find(side.Name, e)
+		for there && from.node == nil {
+			whole, err := j.whole(ctx, from, *e.SHA256)
+			if err != nil {
 				return nil, err
 			}
+			if whole {
+				break
+			}
+			from, there = src.find(side.Name, e) // that one is known to be bad now
 		}
-		if whole {
+		if there {
 			continue
 		}
 		if !r.Captures(e) {

@@ -171,6 +171,9 @@ func (j *job) spares(w *work, err error) bool {
 		if freed, err := j.r.giveUp(w.side, &sources{}); freed && err == nil {
 			return true
 		}
+		if w.plan.Tag { // a new version has to fit, and what is free is a guess
+			return false
+		}
 	}
 	content := w.plan.Content()
 	sort.Slice(content, func(i, j int) bool {
@@ -186,7 +189,7 @@ func (j *job) spares(w *work, err error) bool {
 		if fits() {
 			break
 		}
-		if w.plan.Record.Captures(f.Entry) && !j.large[f.Path] {
+		if w.plan.Record.Writable(f.Entry) && !j.large[f.Path] {
 			spared = append(spared, f.Path)
 			bytes, entries = bytes-f.Size, entries-1
 		}
