@@ -100,14 +100,19 @@ var errInsecure = errors.New("others can read this key")
 
 // passphrase tells the passphrase of encrypted keys: that in file, or that of
 // the environment, or what is typed at the terminal. An answer that was typed
-// for one key is tried for the next one.
+// for one key is tried for the next one; a file, which may be a pipe, is read once.
 func (p *program) passphrase(ctx context.Context, file string) signing.Passphrase {
-	var last []byte
-	return func(key string, attempt int) ([]byte, error) {
-		secret, source, err := p.givenPassphrase(file)
+	var last, secret []byte
+	var source string
+	return func(key string, attempt int) (_ []byte, err error) {
+		if source == "" {
+			secret, source, err = p.givenPassphrase(ctx, file)
+		}
 		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
 		case err != nil:
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", signing.ErrPassphrase, err)
 		case source != "" && attempt > 0:
 			return nil, fmt.Errorf("%w: that in %s does not", signing.ErrPassphrase, source)
 		case source != "":
@@ -126,14 +131,16 @@ func (p *program) passphrase(ctx context.Context, file string) signing.Passphras
 
 // givenPassphrase reads the passphrase from where it was put before the start,
 // and says where that is; source is empty if it was put nowhere.
-func (p *program) givenPassphrase(file string) (secret []byte, source string, err error) {
+func (p *program) givenPassphrase(ctx context.Context, file string) (secret []byte, source string, err error) {
 	if file != "" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, "", err
-		}
-		defer f.Close()
-		secret, err := io.ReadAll(io.LimitReader(f, maxPassphrase+1))
+		secret, err := await(ctx, func() ([]byte, error) {
+			f, err := os.Open(file)
+			if err != nil {
+				return nil, err
+			}
+			defer f.Close()
+			return io.ReadAll(io.LimitReader(f, maxPassphrase+1))
+		})
 		if err != nil {
 			return nil, "", err
 		}
@@ -152,7 +159,7 @@ func (p *program) givenPassphrase(file string) (secret []byte, source string, er
 // newPassphrase returns what new keys are to be encrypted with: what was put
 // somewhere before the start, or what is asked for.
 func (p *program) newPassphrase(ctx context.Context, file string) ([]byte, error) {
-	secret, source, err := p.givenPassphrase(file)
+	secret, source, err := p.givenPassphrase(ctx, file)
 	if err != nil || source != "" {
 		return secret, err
 	}
@@ -188,23 +195,31 @@ func terminal(in *os.File, out io.Writer) func(context.Context, string) ([]byte,
 		if _, err := io.WriteString(out, question); err != nil {
 			return nil, err
 		}
-		type answer struct {
-			secret []byte
-			err    error
-		}
-		// A read of a terminal cannot be cancelled: the program ends before it does.
-		typed := make(chan answer, 1)
-		go func() {
-			secret, err := term.ReadPassword(fd)
-			typed <- answer{secret, err}
-		}()
 		defer fmt.Fprintln(out)
-		select {
-		case a := <-typed:
-			return a.secret, a.err
-		case <-ctx.Done():
+		secret, err := await(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+		if ctx.Err() != nil {
 			_ = term.Restore(fd, before)
-			return nil, ctx.Err()
 		}
+		return secret, err
+	}
+}
+
+// await reads a secret where that cannot be cancelled, such as from a terminal or a
+// pipe to which nobody writes: once ctx is done the program ends before read does.
+func await(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+	type answer struct {
+		secret []byte
+		err    error
+	}
+	given := make(chan answer, 1)
+	go func() {
+		secret, err := read()
+		given <- answer{secret, err}
+	}()
+	select {
+	case a := <-given:
+		return a.secret, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
