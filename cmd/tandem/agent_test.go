@@ -436,3 +436,42 @@ func TestAgentWarnsOnce(t *testing.T) {
 		t.Errorf("the agent said: %s", o.stderr)
 	}
 }
+
+// An agent that hangs keeps nobody waiting: status tells what lies on the device, and
+// whoever would have it do something hears why it does not.
+func TestAgentHangs(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it waits as long as an agent may take to answer")
+	}
+	d := newDevice(t, "socket = \"socket\"\n")
+	if o := d.run("install", bundleFile("hello-1.0.0.tandem")); o.exit != 0 {
+		t.Fatal(o)
+	}
+	l, err := net.Listen("unix", filepath.Join(d.dir, "socket")) // the kernel takes what comes; nobody else does
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, c := range []struct {
+		args           []string
+		exit           int
+		stdout, stderr string
+	}{
+		{[]string{"status"}, 0, "the sides are in step", "the agent does not answer: this is what lies on the device"},
+		{[]string{"cancel"}, 60, "", "another tandem is at work: the agent does not answer\nhint: see what its log says last"},
+		{[]string{"confirm"}, 60, "", "another tandem is at work: the agent does not answer\nhint: see what its log says last"},
+	} {
+		t.Run(c.args[0], func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			var out, said lines
+			cmd := d.command(ctx, c.args...)
+			cmd.Stdout, cmd.Stderr = &out, &said
+			_ = cmd.Run()
+			if cmd.ProcessState.ExitCode() != c.exit || !strings.Contains(out.String(), c.stdout) || !strings.Contains(said.String(), c.stderr) {
+				t.Errorf("exit code %d: expected %d\n%s\n%s", cmd.ProcessState.ExitCode(), c.exit, &out, &said)
+			}
+		})
+	}
+}

@@ -27,7 +27,10 @@ carries out goes on after Ctrl-C, and is cancelled by another one within three s
 			if err != nil {
 				return err
 			}
-			r := p.agentHere(cfg)
+			r, err := p.agentHere(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
 			if r == nil {
 				return &hintedError{errors.New("no agent runs here"), "a command that runs by itself ends with Ctrl-C"}
 			}

@@ -260,13 +260,20 @@ type statusDocument struct {
 	device.Failure
 }
 
-// status asks the agent, if one runs here, or looks by itself.
+// status asks the agent, if one runs here and answers, or looks by itself.
 func (p *program) status(ctx context.Context) (*device.Status, error) {
 	cfg, err := config.Load(p.config)
 	if err != nil {
 		return nil, err
 	}
-	if r := p.agentHere(cfg); r != nil {
+	r, err := p.agentHere(ctx, cfg)
+	switch {
+	case errors.Is(err, errMute):
+		p.say("tandem: warning: %v: this is what lies on the device", err)
+		p.say("hint: %s", errMute.Hint())
+	case err != nil:
+		return nil, err
+	case r != nil:
 		return r.status(ctx)
 	}
 	var s *device.Status

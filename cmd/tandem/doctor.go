@@ -33,9 +33,13 @@ would go wrong.`,
 			}
 			fit := disclose.New(cfg.Secrets())
 			p.stderr.Through(fit.Words)
+			here, mute := p.agentHere(ctx, cfg)
+			if mute != nil && !errors.Is(mute, errMute) {
+				return mute
+			}
 			patient := doctor.Patient{
 				Config: cfg, Built: builtAt(), Now: p.now(), EUID: p.euid, Root: "/",
-				Agent: p.agentHere(cfg) != nil, Explain: p.failure,
+				Agent: here != nil, Explain: p.failure,
 			}
 			patient.Zone, patient.ZoneErr = zone()
 			if cfg.Source != nil {

@@ -20,6 +20,7 @@ import (
 	"tandem/agent/device"
 	"tandem/internal/config"
 	"tandem/internal/handover"
+	"tandem/internal/lock"
 )
 
 // remote is the agent that runs here, over its socket.
@@ -42,8 +43,16 @@ func (e *remoteError) Error() string { return e.Failure.Error }
 // Outcome is what the agent says of it.
 func (e *remoteError) Outcome() (exit int, hint string) { return e.Exit, e.Hint }
 
-// agentHere finds the agent that works with the same lock; nil if none runs.
-func (p *program) agentHere(cfg *config.Config) *remote {
+// errMute says that the agent that runs here does not answer. It wraps lock.ErrBusy.
+var errMute = &hintedError{fmt.Errorf("%w: the agent does not answer", lock.ErrBusy), "see what its log says last; if it stays like that, kill it: its next start goes on from there"}
+
+// muteTime is how long an agent may take to say that it is there: it does so while it
+// works, too.
+const muteTime = 10 * time.Second
+
+// agentHere finds the agent that works with the same lock; nil if none runs. The error is
+// errMute, or that of ctx.
+func (p *program) agentHere(ctx context.Context, cfg *config.Config) (*remote, error) {
 	dial := func(ctx context.Context) (*net.UnixConn, error) {
 		dir, err := os.Open(filepath.Dir(cfg.Agent.Socket))
 		if err != nil {
@@ -58,14 +67,26 @@ func (p *program) agentHere(cfg *config.Config) *remote {
 		}
 		return conn.(*net.UnixConn), nil
 	}
-	conn, err := dial(context.Background())
+	limited, cancel := context.WithTimeout(ctx, muteTime)
+	defer cancel()
+	conn, err := dial(limited)
 	if err != nil {
-		return nil
+		return nil, ctx.Err()
 	}
 	conn.Close()
-	return &remote{p, dial, &http.Client{Transport: &http.Transport{
+	r := &remote{p, dial, &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 	}}}
+	resp, err := r.do(limited, http.MethodGet, "/v1/agent", nil, nil)
+	switch {
+	case err == nil:
+		resp.Body.Close()
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case limited.Err() != nil:
+		return nil, errMute
+	}
+	return r, nil // what else it says, it says to what it is asked
 }
 
 // offering is a client that hands f over with its first request.
@@ -229,7 +250,10 @@ func carryOut[T any](ctx context.Context, p *program, path string, query url.Val
 	if err != nil {
 		return nil, err
 	}
-	r := p.agentHere(cfg)
+	r, err := p.agentHere(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
 	if r == nil {
 		err = p.open(device.Change, func(d *device.Device) error {
 			doc, err = local(d)
