@@ -146,7 +146,10 @@ func (f *Firmware) GoOn(ctx context.Context, when Occasion) (Record, error) {
 		return f.conclude(s, nil)
 	case errors.Is(err, backup.ErrDamage):
 		return f.damaged(s, err)
-	case ctx.Err() != nil, errors.Is(err, child.ErrPostponed), errors.Is(err, child.ErrNotRun):
+	case ctx.Err() != nil:
+		s.State, s.Reason = Postponed, "tandem was told to end"
+		return f.conclude(s, err)
+	case errors.Is(err, child.ErrPostponed), errors.Is(err, child.ErrNotRun):
 		s.State, s.Reason = Postponed, err.Error()
 		return f.conclude(s, err)
 	}

@@ -3,6 +3,7 @@ package fault
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -114,6 +115,9 @@ func adviceNoAnswer(err error) string {
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		return "see whether this device's clock is right; if it is, the server needs a new certificate"
 	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return "name in source.ca the authority that vouches for the server, and the server in source.url as its certificate does; else something between answers in its place"
+	}
 	return AdviceNetwork
 }
 
@@ -124,8 +128,13 @@ func BadStatus(shown string, status int, after time.Duration) error {
 		URL: shown, Found: strings.TrimSpace(fmt.Sprintf("the server answered %d %s", status, http.StatusText(status))),
 		Expected: "200", Advice: AdviceServer, RetryAfter: after, Kind: ErrUnreachable,
 	}
-	if status == http.StatusUnauthorized || status == http.StatusForbidden {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
 		p.Advice = "check the credentials in [source]: token_file, user and password_file, client_cert"
+	case http.StatusProxyAuthRequired:
+		p.Advice = "the proxy asks who you are: HTTPS_PROXY or HTTP_PROXY in the environment can name a user and a password"
+	case http.StatusNetworkAuthenticationRequired:
+		p.Advice = AdviceProxy
 	}
 	return p
 }
